@@ -1,0 +1,72 @@
+"""Everything that lsfm_core raises on purpose.
+
+    LsfmError
+    ├── InputError            (ValueError)       a request that cannot be carried out as it was made
+    │   ├── OrientationError                     letters that do not name three different body axes
+    │   └── UnknownChannelError (KeyError)       no such channel in the file
+    ├── SourceError           (ValueError)       an input image is missing, damaged, or not what it claims
+    ├── FormatError           (ValueError)       a file is not ours, not BigDataViewer's, or is broken
+    │   └── ChecksumError                        stored data do not match their checksum
+    ├── ExistsError           (FileExistsError)  a channel or an output is there already
+    ├── StorageError          (OSError)          reading or writing failed: disk full, no permission
+    │   └── BusyError                            another process holds the file
+    ├── MemoryBudgetError     (MemoryError)      the job cannot be done within the memory given
+    └── CancelledError                           the caller's cancel token was set
+
+Each message names the file, what is wrong with it, and what to do. Each class also derives from the built-in that callers would
+expect, so that ``except ValueError`` keeps working for those who do not know this tree.
+"""
+
+from __future__ import annotations
+
+
+class LsfmError(Exception):
+    """Base of every error that lsfm_core raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError would show its message in quotation marks.
+        return str(self.args[0]) if self.args else ""
+
+
+class InputError(LsfmError, ValueError):
+    """A request that cannot be carried out as it was made."""
+
+
+class OrientationError(InputError):
+    """Letters that do not name three different body axes."""
+
+
+class UnknownChannelError(InputError, KeyError):
+    """The file has no channel of that name."""
+
+
+class SourceError(LsfmError, ValueError):
+    """An input image is missing, damaged, or not what it claims to be."""
+
+
+class FormatError(LsfmError, ValueError):
+    """A file is neither ours nor BigDataViewer's, or its structure is broken."""
+
+
+class ChecksumError(FormatError):
+    """Stored data do not match their checksum."""
+
+
+class ExistsError(LsfmError, FileExistsError):
+    """A channel or an output file is there already."""
+
+
+class StorageError(LsfmError, OSError):
+    """Reading or writing failed: disk full, no permission, device gone."""
+
+
+class BusyError(StorageError):
+    """Another process holds the file."""
+
+
+class MemoryBudgetError(LsfmError, MemoryError):
+    """The job cannot be done within the memory that it was given."""
+
+
+class CancelledError(LsfmError):
+    """The caller's cancel token was set."""

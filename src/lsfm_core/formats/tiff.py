@@ -1,0 +1,220 @@
+"""TIFF in: a series of single-plane files."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+from tifffile import TiffFile, TiffFileError, TiffPage
+
+from lsfm_core.errors import InputError, SourceError
+from lsfm_core.formats._source import FileRecord, Source
+
+__all__ = ["TiffSeries", "find_series"]
+
+_SUFFIXES = {".tif", ".tiff"}
+_DIGITS = re.compile(r"(\d+)")
+_PRINTF = re.compile(r"%(0?)(\d*)d")
+
+
+class TiffSeries(Source):
+    """A volume whose planes are TIFF files.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        In plane order; see `find_series`.
+
+    Raises
+    ------
+    SourceError
+        If a file is no grey-scale TIFF, is cut short, or differs from the first in shape or dtype. Files whose size equals the
+        first one's are looked into only when their plane is read.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.name = str(files[0].parent)
+        self.files = tuple(files)
+        data = _read_bytes(files[0])
+        rows, columns, self.dtype = self._inspect(files[0], data)
+        self.shape = (len(files), rows, columns)
+        # A plane that does not fit should be found before hours of work, not after.
+        for file in files[1:]:
+            if _size(file) != len(data):
+                self._check_like_first(file, _read_bytes(file))
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord:
+        file = self.files[index]
+        data = _read_bytes(file)
+        self._decode(file, data, out)
+        return FileRecord(file.name, len(data), isal_zlib.crc32(data))
+
+    def _inspect(self, file: Path, data: bytes) -> tuple[int, int, np.dtype[Any]]:
+        with _open(file, data) as tiff:
+            page = _only_page(file, tiff)
+            _check_complete(file, page, len(data))
+            return int(page.shape[0]), int(page.shape[1]), _native(page)
+
+    def _check_like_first(self, file: Path, data: bytes) -> None:
+        rows, columns, dtype = self._inspect(file, data)
+        if (rows, columns) != self.shape[1:] or dtype != self.dtype:
+            raise SourceError(
+                f"{file}: is {rows} x {columns} {dtype}, but {self.files[0].name} is {self.shape[1]} x {self.shape[2]} {self.dtype}: "
+                "all planes of a series must be alike"
+            )
+
+    def _decode(self, file: Path, data: bytes, out: npt.NDArray[Any]) -> None:
+        with _open(file, data) as tiff:
+            page = _only_page(file, tiff)
+            if page.shape != self.shape[1:] or _native(page) != self.dtype:
+                self._check_like_first(file, data)
+            _check_complete(file, page, len(data))
+            if page.is_contiguous and page.dtype is not None:
+                stored = page.dtype.newbyteorder(tiff.byteorder)
+                out[:] = np.frombuffer(data, stored, out.size, page.dataoffsets[0]).reshape(out.shape)
+                return
+            try:
+                out[:] = page.asarray()
+            except Exception as error:  # decoders raise whatever they like on damaged data
+                raise SourceError(f"{file}: cannot be decoded, the file is damaged: {error}") from error
+
+
+def find_series(image: str | os.PathLike[str]) -> list[Path]:
+    """Files of a TIFF series in natural order (``Z9`` before ``Z10``).
+
+    Parameters
+    ----------
+    image : path
+        A folder; one file of the series, whose companions differ from it in one number only; a glob (``img_*_C01.tif``); or a
+        printf pattern (``img_%04d.tif``).
+
+    Raises
+    ------
+    InputError
+        If nothing is there, or what is there is not one series.
+    SourceError
+        If a number is missing in the series.
+    """
+    path = Path(image)
+    if path.is_dir():
+        files = _tiffs_in(path)
+        if not files:
+            raise InputError(f"{path}: no .tif or .tiff file in this folder")
+    elif path.is_file():
+        shape = _name_shape(path.name)
+        files = [f for f in _tiffs_in(path.parent) if _name_shape(f.name) == shape]
+        numbers = _DIGITS.findall(path.name)
+        # Companions differ in the last number; another channel or tile differs in an earlier one.
+        files = [f for f in files if _DIGITS.findall(f.name)[:-1] == numbers[:-1]] or [path]
+    elif _PRINTF.search(path.name):
+        text = "".join(
+            part if index % 4 == 0 else r"(\d+)" if index % 4 == 1 else ""
+            for index, part in enumerate(re.split(r"(%(0?)(\d*)d)", re.escape(path.name).replace(r"\%", "%")))
+        )
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        files = [f for f in path.parent.iterdir() if re.fullmatch(text, f.name)]
+    else:
+        files = [Path(name) for name in glob.glob(str(path)) if Path(name).suffix.lower() in _SUFFIXES]
+    if not files:
+        raise InputError(f"{path}: no file found: give a folder, a file of the series, a glob, or a pattern such as img_%04d.tif")
+    files.sort(key=lambda file: _natural_key(file.name))
+    _check_numbers(files)
+    return files
+
+
+def _tiffs_in(folder: Path) -> list[Path]:
+    return [f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith(".")]
+
+
+def _natural_key(name: str) -> tuple[list[str | int], str]:
+    parts = _DIGITS.split(name.lower())
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+
+
+def _name_shape(name: str) -> str:
+    return _DIGITS.sub("#", name)
+
+
+def _check_numbers(files: Sequence[Path]) -> None:
+    """A series counts along one number, evenly and without a gap."""
+    if len(files) < 2:
+        return
+    shapes = Counter(_name_shape(file.name) for file in files)
+    if len(shapes) > 1:
+        common, rare = shapes.most_common()[0][0], shapes.most_common()[-1][0]
+        odd = next(file for file in files if _name_shape(file.name) == rare)
+        raise InputError(
+            f"{odd.parent}: the names are not one series: {odd.name} beside names like {common}: name the series by a glob or pattern"
+        )
+    numbers = np.array([[int(n) for n in _DIGITS.findall(file.name)] for file in files], dtype=object)
+    varying = [column for column in range(numbers.shape[1]) if len(set(numbers[:, column])) > 1]
+    if len(varying) != 1:
+        raise InputError(
+            f"{files[0].parent}: the names count along {len(varying)} numbers ({files[0].name} … {files[-1].name}): several channels or "
+            "tiles? Name one series by a glob or pattern"
+        )
+    values = [int(n) for n in numbers[:, varying[0]]]
+    steps = Counter(b - a for a, b in zip(values, values[1:], strict=False))
+    if 0 in steps:
+        twice = next(file for file, a, b in zip(files[1:], values, values[1:], strict=False) if a == b)
+        raise InputError(f"{twice}: its number occurs twice in the series")
+    step = steps.most_common()[0][0]
+    missing = [n for a, b in zip(values, values[1:], strict=False) for n in range(a + step, b, step)]
+    if missing:
+        shown = ", ".join(str(n) for n in missing[:5]) + (" …" if len(missing) > 5 else "")
+        raise SourceError(
+            f"{files[0].parent}: {len(missing)} plane(s) missing between {files[0].name} and {files[-1].name}: number {shown}: "
+            "find them, or ingest the part before or after"
+        )
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _open(file: Path, data: bytes) -> TiffFile:
+    try:
+        return TiffFile(io.BytesIO(data), name=str(file))
+    except (TiffFileError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise SourceError(f"{file}: not a readable TIFF, empty or damaged: {error}") from error
+    except Exception as error:  # struct.error and others, on a header that is cut short
+        raise SourceError(f"{file}: its TIFF header is damaged: {error}") from error
+
+
+def _only_page(file: Path, tiff: TiffFile) -> TiffPage:
+    page = tiff.pages.first
+    if len(page.shape) != 2 or page.samplesperpixel != 1:
+        raise SourceError(f"{file}: has {page.samplesperpixel} colour samples per pixel (shape {page.shape}): only grey-scale planes can be used")
+    if page.dtype is None or page.dtype.kind not in "uif":
+        raise SourceError(f"{file}: has pixels of type {page.dtype or 'unknown'}: only integers and floats can be used")
+    return page
+
+
+def _native(page: TiffPage) -> np.dtype[Any]:
+    return np.dtype(page.dtype).newbyteorder("=")
+
+
+def _check_complete(file: Path, page: TiffPage, size: int) -> None:
+    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    if not ends or max(ends) > size:
+        raise SourceError(f"{file}: is cut short: its pixels end at byte {max(ends, default=0)}, the file has {size}: copy it again")

@@ -1,0 +1,19 @@
+"""Our file: HDF5 with a BigDataViewer XML beside it. docs/format.md is its specification."""
+
+from lsfm_core.store._chunks import default_threads
+from lsfm_core.store.file import Channel, ChannelWriter, Level, LsfmFile, SourceFile, check_channel_name, edit_lsfm, open_lsfm
+from lsfm_core.store.lazy import ChunkCache, LazyLevel
+
+__all__ = [
+    "Channel",
+    "ChannelWriter",
+    "ChunkCache",
+    "LazyLevel",
+    "Level",
+    "LsfmFile",
+    "SourceFile",
+    "check_channel_name",
+    "default_threads",
+    "edit_lsfm",
+    "open_lsfm",
+]

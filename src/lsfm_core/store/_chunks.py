@@ -1,0 +1,173 @@
+"""The chunk codec: what HDF5's shuffle, deflate and fletcher32 filters do, done outside HDF5's global lock.
+
+Encoded chunks go into the file with ``write_direct_chunk`` and come out with ``read_direct_chunk``; any HDF5 program reads them
+through its own filters. Deflate is ISA-L's [1]_: ten times faster than zlib at the same size. Shuffle puts the first bytes of all
+elements before the second bytes, and so on [2]_.
+
+.. [1] https://github.com/intel/isa-l
+.. [2] https://support.hdfgroup.org/documentation/hdf5/latest/_h5_d__u_g.html (filters)
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import h5py
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+
+from lsfm_core.errors import ChecksumError
+
+__all__ = ["ChunkCodec", "default_threads", "shared_pool"]
+
+Array = npt.NDArray[Any]
+
+_CHECKSUM_BYTES = 4
+#: ISA-L's own levels are 0 to 3; HDF5 programs show this number as the gzip level.
+DEFAULT_LEVEL = 1
+
+
+@dataclass(frozen=True)
+class ChunkCodec:
+    """Encodes and decodes the chunks of one dataset.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+    chunks : tuple of int
+        Shape of a chunk, in array order.
+    filters : tuple of int
+        HDF5 filter ids in the order in which they are applied when writing.
+    """
+
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    filters: tuple[int, ...] = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+    level: int = DEFAULT_LEVEL
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> ChunkCodec | None:
+        """Codec of an existing dataset, or None where only HDF5 itself can decode it (or it has no chunks of its own)."""
+        if dataset.chunks is None or dataset.is_virtual or not dataset.dtype.isnative:
+            return None
+        plist = dataset.id.get_create_plist()
+        filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))
+        known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
+        if any(code not in known for code in filters):
+            return None
+        return cls(dataset.dtype, dataset.chunks, filters)
+
+    def encode(self, block: Array) -> bytes:
+        """Bytes of one chunk; a `block` smaller than the chunk (at the image's far edges) is padded with zeros."""
+        if block.shape != self.chunks:
+            full = np.zeros(self.chunks, self.dtype)
+            full[tuple(slice(n) for n in block.shape)] = block
+            block = full
+        data: Any = block
+        for code in self.filters:
+            if code == h5py.h5z.FILTER_SHUFFLE:
+                data = _shuffle(block)
+            elif code == h5py.h5z.FILTER_DEFLATE:
+                data = isal_zlib.compress(np.ascontiguousarray(data), self.level)
+            else:
+                raw = bytes(data) if not isinstance(data, bytes) else data
+                data = raw + imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little")
+        return data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
+
+    def decode(self, data: bytes, filter_mask: int = 0) -> Array:
+        """Array of one chunk, from the bytes that are stored.
+
+        Parameters
+        ----------
+        data : bytes
+        filter_mask : int
+            Bit i set: filter i of the pipeline was not applied to this chunk.
+
+        Raises
+        ------
+        ChecksumError
+            If the stored checksum does not match, or the bytes cannot be inflated.
+        """
+        raw: Any = data
+        shuffled = False
+        for index in reversed(range(len(self.filters))):
+            if filter_mask >> index & 1:
+                continue
+            code = self.filters[index]
+            if code == h5py.h5z.FILTER_FLETCHER32:
+                raw, stored = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
+                if imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little") != stored:
+                    raise ChecksumError("a chunk does not match its checksum: the file is damaged")
+            elif code == h5py.h5z.FILTER_DEFLATE:
+                raw = self._inflate(raw)
+            else:
+                shuffled = True
+        flat = np.frombuffer(raw, np.uint8)
+        if flat.size != self.nbytes:
+            raise ChecksumError(f"a chunk holds {flat.size} bytes instead of {self.nbytes}: the file is damaged")
+        return (_unshuffle(flat, self.dtype) if shuffled else flat.view(self.dtype)).reshape(self.chunks)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of a decoded chunk."""
+        return int(np.prod(self.chunks)) * self.dtype.itemsize
+
+    def _inflate(self, data: bytes) -> Any:
+        try:
+            return imagecodecs.deflate_decode(data, out=self.nbytes)
+        except imagecodecs.DeflateError as error:
+            raise ChecksumError(f"a chunk cannot be inflated: the file is damaged ({error})") from error
+
+
+def _shuffle(block: Array) -> Array:
+    size = block.dtype.itemsize
+    if size == 1:
+        return block
+    out = np.empty((size, *block.shape), np.uint8)
+    if size == 2:
+        # Masks and shifts run in vector registers: three times faster than strided copies.
+        words = block.view(np.uint16)
+        np.bitwise_and(words, 0xFF, out=out[0], casting="unsafe")
+        np.right_shift(words, 8, out=out[1], casting="unsafe")
+        return out
+    if block.strides[-1] != size:
+        block = np.ascontiguousarray(block)
+    octets = block.view(np.uint8)
+    for index in range(size):
+        out[index] = octets[..., index::size]
+    return out
+
+
+def _unshuffle(flat: Array, dtype: np.dtype[Any]) -> Array:
+    size = dtype.itemsize
+    if size == 1:
+        return flat.view(dtype)
+    planes = flat.reshape(size, -1)
+    if size == 2:
+        words = planes[1].astype(np.uint16)
+        words <<= 8
+        words |= planes[0]
+        return words.view(dtype)
+    out = np.empty((planes.shape[1], size), np.uint8)
+    for index in range(size):
+        out[:, index] = planes[index]
+    return out.reshape(-1).view(dtype)
+
+
+def default_threads() -> int:
+    """Worker threads when the user names no number: the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+@cache
+def shared_pool() -> ThreadPoolExecutor:
+    """The threads in which readers decode, shared by every open file of the process."""
+    return ThreadPoolExecutor(default_threads(), thread_name_prefix="lsfm-decode")

@@ -1,0 +1,77 @@
+"""Every group, dataset and attribute name inside our HDF5 files. No other module spells one."""
+
+from __future__ import annotations
+
+import re
+
+# --- BigDataViewer's names ---------------------------------------------------------------------------------------------------
+CELLS = "cells"
+RESOLUTIONS = "resolutions"
+SUBDIVISIONS = "subdivisions"
+DATA_TYPE = "dataType"
+_SETUP = re.compile(r"s(\d{2,})$")
+
+# --- ours; the layout is lsfmpy's, so that its users find their way ---------------------------------------------------------
+LSFM = "LSFM"
+IMAGE = "IMAGE"
+AFFINES = "AFFINES"
+SOURCES = "SOURCES"
+METADATA = "extended_metadata"
+LOG = "log"
+
+# Attributes of /LSFM/<channel>
+FORMAT_VERSION = "format_version"
+KIND = "kind"
+UNIT = "unit"
+AXCODES = "axcodes"
+SETUP = "bdv_setup"
+PERCENTILES = "display_percentiles"
+WRITER = "written_by"
+# Attributes of /LSFM/<channel>/IMAGE/<L>
+WORLD_FROM_VOXEL = "world_from_voxel"
+FACTORS = "factors"
+# Attributes that lsfmpy wrote on /LSFM/<channel>/IMAGE, and its readers expect
+LEGACY_SPACING = "spacing"
+LEGACY_ORIGIN = "origin"
+LEGACY_SHAPE = "shape"
+LEGACY_PIXEL_TYPE = "pixel_type"
+LEGACY_MULTICHANNEL = "is_multichannel"
+LEGACY_SEGMENTATION = "is_segmentation"
+# lsfmpy's and our counters on the root
+SETUPS_COUNT = "BDV_setups_count"
+
+
+def channel(name: str) -> str:
+    """Group of a channel."""
+    return f"{LSFM}/{name}"
+
+
+def image(name: str) -> str:
+    """Group of a channel's pyramid."""
+    return f"{LSFM}/{name}/{IMAGE}"
+
+
+def level(name: str, index: int) -> str:
+    """Group of one level of a channel."""
+    return f"{LSFM}/{name}/{IMAGE}/{index}"
+
+
+def sources(name: str) -> str:
+    """Dataset with the names, sizes and checksums of the files a channel was made from."""
+    return f"{LSFM}/{name}/{SOURCES}"
+
+
+def setup(index: int) -> str:
+    """BigDataViewer's group of a setup's resolutions and data type."""
+    return f"s{index:02d}"
+
+
+def view_level(timepoint: int, setup_index: int, level_index: int) -> str:
+    """BigDataViewer's group of one level of a view."""
+    return f"t{timepoint:05d}/s{setup_index:02d}/{level_index}"
+
+
+def setup_index(name: str) -> int | None:
+    """The setup that a root group's name stands for, or None."""
+    match = _SETUP.match(name)
+    return int(match.group(1)) if match else None

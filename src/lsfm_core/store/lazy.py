@@ -1,0 +1,318 @@
+"""LazyLevel: a read-only array over one stored level that composes indices and reads only when asked.
+
+Why not h5py's own slicing: it decodes one chunk after the other under a global lock, forgets them, and a viewer that indexes in two
+steps would read everything in the first. Here ``level[...]`` is free, ``np.asarray(level[...])`` reads each chunk it needs once,
+decodes in threads, and keeps decoded chunks in a cache bounded in bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import product, takewhile
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import ChecksumError, MemoryBudgetError
+from lsfm_core.store._chunks import ChunkCodec, shared_pool
+
+__all__ = ["ChunkCache", "LazyLevel"]
+
+Array = npt.NDArray[Any]
+Index = int | slice | Any
+
+#: Decoded chunks that one file keeps unless its opener says otherwise.
+DEFAULT_CACHE_BYTES = 256 * 2**20
+
+
+class ChunkCache:
+    """Decoded chunks, least recently used first out, bounded in bytes; safe to share between files and threads."""
+
+    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._bytes = 0
+        self._chunks: OrderedDict[tuple[Any, ...], Array] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Any, ...]) -> Array | None:
+        """The chunk, or None if it is not here."""
+        with self._lock:
+            chunk = self._chunks.get(key)
+            if chunk is not None:
+                self._chunks.move_to_end(key)
+            return chunk
+
+    def put(self, key: tuple[Any, ...], chunk: Array) -> None:
+        """Keep a chunk, dropping the ones unused for longest."""
+        if chunk.nbytes > self.max_bytes:
+            return
+        with self._lock:
+            if key not in self._chunks:
+                self._bytes += chunk.nbytes
+            self._chunks[key] = chunk
+            while self._bytes > self.max_bytes:
+                _, dropped = self._chunks.popitem(last=False)
+                self._bytes -= dropped.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return self._bytes
+
+
+class _Store:
+    """One dataset with its codec and cache: what all views of it share."""
+
+    def __init__(self, dataset: h5py.Dataset, dtype: np.dtype[Any], cache: ChunkCache, max_read_bytes: int | None) -> None:
+        self.dataset = dataset
+        self.codec = ChunkCodec.of(dataset)
+        self.dtype = dtype
+        self.cache = cache
+        self.max_read_bytes = max_read_bytes
+        self.shape: tuple[int, ...] = dataset.shape
+        # Without chunks of its own a dataset is read as one piece per block of this shape.
+        self.chunks: tuple[int, ...] = dataset.chunks or tuple(min(n, 64) for n in dataset.shape)
+        self.name = f"{dataset.file.filename}:{dataset.name}"
+        self._key = (id(self),)
+
+    def chunk(self, index: tuple[int, ...], cached: bool) -> Array:
+        """Decoded chunk of a chunk index; full size for our own codec, cut at the image's edge for HDF5's."""
+        key = (*self._key, *index)
+        chunk = self.cache.get(key)
+        if chunk is None:
+            chunk = self._read(index)
+            if cached:
+                self.cache.put(key, chunk)
+        return chunk
+
+    def _read(self, index: tuple[int, ...]) -> Array:
+        offset = tuple(i * c for i, c in zip(index, self.chunks, strict=True))
+        if self.codec is None:
+            box = tuple(slice(o, min(o + c, n)) for o, c, n in zip(offset, self.chunks, self.shape, strict=True))
+            return self._present(self.dataset[box])
+        info = self.dataset.id.get_chunk_info_by_coord(offset)
+        if info.byte_offset is None:
+            return self._present(np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype))
+        filter_mask, data = self.dataset.id.read_direct_chunk(offset)
+        try:
+            return self._present(self.codec.decode(data, filter_mask))
+        except ChecksumError as error:
+            raise ChecksumError(f"{self.name}, voxels from {offset}: {error}") from error
+
+    def _present(self, chunk: Array) -> Array:
+        return chunk if chunk.dtype == self.dtype else chunk.view(self.dtype)
+
+
+class LazyLevel:
+    """A view of one level. Indexing with integers, slices (any step) and ``...`` gives another view; ``np.asarray`` reads it.
+
+    Attributes
+    ----------
+    shape, ndim, size, dtype, nbytes
+        As numpy's.
+    chunks : tuple of int
+        Extent of a chunk along each axis of this view, in zarr's form.
+    """
+
+    def __init__(self, store: _Store, axes: tuple[range | int, ...]) -> None:
+        self._store = store
+        # One entry per stored axis: the indices that are selected, or a single one whose axis is dropped. Python's range
+        # composes slices exactly as numpy does.
+        self._axes = axes
+
+    @classmethod
+    def of(
+        cls,
+        dataset: h5py.Dataset,
+        *,
+        cache: ChunkCache,
+        dtype: npt.DTypeLike | None = None,
+        max_read_bytes: int | None = None,
+    ) -> LazyLevel:
+        """View of a whole dataset.
+
+        Parameters
+        ----------
+        dataset : h5py.Dataset
+        cache : ChunkCache
+        dtype : dtype, optional
+            How the stored bits are to be understood, if not as they say themselves (BigDataViewer keeps uint16 as int16).
+        max_read_bytes : int, optional
+            Refuse to read more than this at once.
+        """
+        store = _Store(dataset, np.dtype(dtype or dataset.dtype), cache, max_read_bytes)
+        return cls(store, tuple(range(n) for n in dataset.shape))
+
+    def padded(self, shape: tuple[int, ...]) -> LazyLevel:
+        """This level as if it were larger (or smaller) at its far edges; what is not stored reads as zero."""
+        return LazyLevel(self._store, tuple(range(n) for n in shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis of this view."""
+        return tuple(len(axis) for axis in self._axes if isinstance(axis, range))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of this view."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        count = 1
+        for n in self.shape:
+            count *= n
+        return count
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an element."""
+        return self._store.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that reading this view gives."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Extent of a chunk along each axis of this view."""
+        return tuple(
+            max(1, chunk // abs(axis.step)) for axis, chunk in zip(self._axes, self._store.chunks, strict=True) if isinstance(axis, range)
+        )
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a view without axes")
+        return self.shape[0]
+
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> LazyLevel:
+        items = list(index) if isinstance(index, tuple) else [index]
+        if sum(item is Ellipsis for item in items) > 1:
+            raise IndexError("an index can have only one ellipsis ('...')")
+        if Ellipsis not in items:
+            items.append(Ellipsis)
+        place = items.index(Ellipsis)
+        missing = self.ndim - (len(items) - 1)
+        if missing < 0:
+            raise IndexError(f"too many indices: the view has {self.ndim} axes, {len(items) - 1} were indexed")
+        items[place : place + 1] = [slice(None)] * missing
+        remaining = iter(items)
+        axes = tuple(_select(axis, next(remaining)) if isinstance(axis, range) else axis for axis in self._axes)
+        return LazyLevel(self._store, axes)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("a stored level cannot be given without a copy: it is read from the file")
+        limit = self._store.max_read_bytes
+        if limit is not None and self.nbytes > limit:
+            raise MemoryBudgetError(
+                f"{self._store.name}: reading {self.shape} at once would take {self.nbytes / 2**20:.0f} MiB, more than the limit "
+                f"of {limit / 2**20:.0f} MiB: take a coarser level, a smaller box, or to_dask()"
+            )
+        array = self.read()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def read(self, *, cached: bool = True) -> Array:
+        """Read this view, whatever its size.
+
+        Parameters
+        ----------
+        cached : bool
+            Whether decoded chunks are kept for later reads; False for one sweep over more than the cache holds.
+
+        Raises
+        ------
+        ChecksumError
+            If stored data are damaged; names the dataset and the place.
+        """
+        store = self._store
+        steps = [axis if isinstance(axis, range) else range(axis, axis + 1) for axis in self._axes]
+        shape = tuple(len(axis) for axis in steps)
+        pieces = list(self._pieces(steps))
+        whole = all(
+            axis.step > 0 and len(axis) and axis[-1] < n for axis, n in zip(steps, store.shape, strict=True)
+        )  # every element is stored, so nothing needs a fill value
+        out = np.empty(shape, store.dtype) if whole else np.zeros(shape, store.dtype)
+
+        def copy(piece: tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]) -> None:
+            index, target, source = piece
+            out[target] = store.chunk(index, cached)[source]
+
+        if len(pieces) < 2:
+            for piece in pieces:
+                copy(piece)
+        else:
+            for _ in shared_pool().map(copy, pieces):
+                pass
+        return out.reshape(self.shape)
+
+    def _pieces(self, steps: list[range]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
+        """For each chunk that is needed: its index, where its voxels go, and which of its voxels they are."""
+        per_axis = []
+        for axis, chunk, size in zip(steps, self._store.chunks, self._store.shape, strict=True):
+            outside = sum(1 for _ in takewhile(lambda n, size=size: n >= size, axis if axis.step < 0 else axis[::-1]))
+            stored = axis[outside:] if axis.step < 0 else axis[: len(axis) - outside]
+            done = outside if axis.step < 0 else 0
+            hits = []
+            for index, count, inside in _extents(stored, chunk):
+                hits.append((index, slice(done, done + count), inside))
+                done += count
+            per_axis.append(hits)
+        for combination in product(*per_axis):
+            yield (
+                tuple(hit[0] for hit in combination),
+                tuple(hit[1] for hit in combination),
+                tuple(hit[2] for hit in combination),
+            )
+
+    def to_dask(self) -> Any:
+        """This view as a dask array with one block per chunk (needs dask)."""
+        import dask.array
+
+        extents = tuple(
+            tuple(count for _, count, _ in _extents(axis, chunk)) or (0,)
+            for axis, chunk in zip(self._axes, self._store.chunks, strict=True)
+            if isinstance(axis, range)
+        )
+        return dask.array.from_array(self, chunks=extents, name=False, asarray=True)
+
+    def __repr__(self) -> str:
+        return f"<LazyLevel {self._store.name} shape={self.shape} dtype={self.dtype}>"
+
+
+def _select(axis: range, item: Index) -> range | int:
+    if isinstance(item, slice):
+        return axis[item]
+    try:
+        return axis[item.__index__()]
+    except AttributeError:
+        raise IndexError(f"only integers, slices and '...' can index a stored level, not {item!r}") from None
+    except IndexError:
+        raise IndexError(f"index {item} is out of bounds for an axis of length {len(axis)}") from None
+
+
+def _extents(axis: range, chunk: int) -> Iterator[tuple[int, int, slice]]:
+    """Runs of `axis` that fall into one chunk: chunk index, number of elements, slice inside the chunk."""
+    position = 0
+    while position < len(axis):
+        index = axis[position] // chunk
+        start = index * chunk
+        if axis.step > 0:
+            count = -(-(start + chunk - axis[position]) // axis.step)
+        else:
+            count = (axis[position] - start) // -axis.step + 1
+        count = min(count, len(axis) - position)
+        yield index, count, _as_slice(axis[position : position + count], start)
+        position += count
+
+
+def _as_slice(run: range, start: int) -> slice:
+    stop = run[-1] - start + (1 if run.step > 0 else -1)
+    # A slice that runs down to element 0 has no stop that could be written as a number.
+    return slice(run[0] - start, stop if stop >= 0 else None, run.step)
