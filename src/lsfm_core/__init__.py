@@ -6,6 +6,82 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lsfm_core.ingest import ingest
+    from lsfm_core.errors import (
+        BusyError,
+        CancelledError,
+        ChecksumError,
+        ExistsError,
+        FormatError,
+        InputError,
+        LsfmError,
+        MemoryBudgetError,
+        OrientationError,
+        SourceError,
+        StorageError,
+        UnknownChannelError,
+    )
+    from lsfm_core.export import ExportPlan, ExportRequest, ExportResult, Volume, export, plan_export
+    from lsfm_core.geometry import Orientation, Space
+    from lsfm_core.ingest import IngestReport, IngestRequest, ingest
+    from lsfm_core.progress import CancelToken
+    from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, open_lsfm
 
-__all__ = ["ingest"]
+# The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
+# the package takes no time.
+_ROOMS = {
+    "errors": (
+        "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
+        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError",
+    ),
+    "export": ("ExportPlan", "ExportRequest", "ExportResult", "Volume", "export", "plan_export"),
+    "geometry": ("Orientation", "Space"),
+    "ingest": ("IngestReport", "IngestRequest", "ingest"),
+    "progress": ("CancelToken",),
+    "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "open_lsfm"),
+}  # fmt: skip
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "BusyError",
+    "CancelToken",
+    "CancelledError",
+    "Channel",
+    "ChecksumError",
+    "ChunkCache",
+    "ExistsError",
+    "ExportPlan",
+    "ExportRequest",
+    "ExportResult",
+    "FormatError",
+    "IngestReport",
+    "IngestRequest",
+    "InputError",
+    "LazyLevel",
+    "Level",
+    "LsfmError",
+    "LsfmFile",
+    "MemoryBudgetError",
+    "Orientation",
+    "OrientationError",
+    "SourceError",
+    "Space",
+    "StorageError",
+    "UnknownChannelError",
+    "Volume",
+    "export",
+    "ingest",
+    "open_lsfm",
+    "plan_export",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -290,8 +290,8 @@ class Space:
         """
         target = np.asarray(check_voxel_size(resolution_mm, "resolution"))
         own = np.asarray(self.voxel_size_mm)
-        # Nine decimals: 7.7 / 0.1 is 77.00000000000001, and must not depend on such dust at a half.
-        count = np.maximum(1, np.floor(np.round(own * self.shape / target, 9) + 0.5))
+        # Nine decimals first: 7.75 / 0.1 is 77.50000000000001, and a half must not depend on such dust.
+        count = np.maximum(1, np.rint(np.round(own * self.shape / target, 9)))
         ratio = target / own
         this_from_new = np.eye(4)
         this_from_new[:3, :3] = np.diag(ratio)

@@ -1,0 +1,374 @@
+"""The command line ``lsfm-core``: parse, call, map errors to exit codes.
+
+Exit codes: 0 done; 1 an error that the message explains; 2 a command line that cannot be read; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+# Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
+from lsfm_core.errors import InputError, LsfmError
+
+if TYPE_CHECKING:
+    from lsfm_core.progress import ProgressCallback
+    from lsfm_core.store import Channel
+
+_MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    parser = _build_parser()
+    arguments = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = arguments.command
+    try:
+        with _terminate_as_interrupt():
+            command(arguments)
+    except LsfmError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"lsfm-core {arguments.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"lsfm-core {arguments.verb}: interrupted; nothing was changed", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Somebody closed the pipe we print to (`lsfm-core info … | head`).
+        sys.stdout = None  # type: ignore[assignment]
+        return 1
+    return 0
+
+
+# --- the commands ---------------------------------------------------------------------------------------------------------------
+
+
+def _write(arguments: argparse.Namespace) -> None:
+    from lsfm_core.geometry import Orientation
+    from lsfm_core.ingest import IngestRequest, ingest
+
+    orientation = arguments.orientation
+    if arguments.origin_letters is not None:
+        orientation = Orientation.from_origin(arguments.origin_letters).axcodes
+    request = IngestRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        image=arguments.image,
+        voxel_size_mm=arguments.voxel_size,
+        orientation=orientation,
+        origin_mm=arguments.origin,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+        compression=arguments.compression,
+    )
+    with _bar(arguments) as progress:
+        report = ingest(request, progress=progress)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not arguments.quiet:
+        raw = report.raw_bytes / 1e6
+        print(f"{report.path}: channel {report.channel!r}, {_by(report.space.shape)} {report.dtype}, {len(report.levels)} levels")
+        print(f"  {report.space.orientation.describe()}")
+        print(f"  {raw:.1f} MB -> {report.stored_bytes / 1e6:.1f} MB in {report.seconds:.1f} s ({raw / report.seconds:.0f} MB/s)")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import open_lsfm
+
+    with open_lsfm(arguments.file) as file:
+        channels = [file[arguments.channel]] if arguments.channel else list(file.channels.values())
+        if arguments.json:
+            print(json.dumps({"path": str(file.path), "channels": [_channel_facts(c) for c in channels]}, indent=2))
+            return
+        print(f"{file.path}: {len(file)} channel(s), {file.path.stat().st_size / 1e6:.1f} MB")
+        print(f"  BigDataViewer XML: {file.xml_path.name if file.xml_path.exists() else 'none'}")
+        for channel in channels:
+            print("\n".join(_channel_lines(channel)))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import ExportRequest, export, plan_export
+    from lsfm_core.store import open_lsfm
+
+    request = ExportRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        output=arguments.output,
+        level=arguments.level,
+        resolution_mm=arguments.resolution,
+        output_orientation=arguments.output_orientation,
+        orientation=arguments.orientation,
+        interpolation=arguments.interpolation,
+        antialias=arguments.antialias,
+        overwrite=arguments.overwrite,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+    if arguments.dry_run:
+        with open_lsfm(request.path) as file:
+            print(plan_export(file, request).describe())
+        return
+    with _bar(arguments) as progress:
+        result = export(request, progress=progress)
+    if not arguments.quiet:
+        print(f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB in {result.seconds:.1f} s" if result.path else "")
+        print(result.plan.describe())
+
+
+def _channel_facts(channel: Channel) -> dict[str, Any]:
+    space = channel.space
+    return {
+        "name": channel.name,
+        "kind": channel.kind,
+        "dtype": str(channel.dtype),
+        "axcodes": channel.orientation.axcodes if channel.orientation else None,
+        "origin_letters": channel.orientation.origin_letters if channel.orientation else None,
+        "unit": channel.unit,
+        "world_from_voxel": space.world_from_voxel.tolist(),
+        "extent": list(space.bounds.size_mm),
+        "display_range": channel.display_range,
+        "bdv_setup": channel.setup,
+        "levels": [
+            {
+                "shape": list(level.shape),
+                "voxel_size": list(level.space.voxel_size_mm),
+                "factors": list(level.factors),
+                "chunks": list(level.data.chunks),
+                "raw_bytes": level.data.nbytes,
+                "stored_bytes": level.stored_bytes,
+            }
+            for level in channel.levels
+        ],
+        "sources": [{"name": s.name, "size": s.size, "crc32": s.crc32} for s in channel.sources],
+        "written_by": channel.written_by,
+        "remarks": list(channel.remarks),
+    }
+
+
+def _channel_lines(channel: Channel) -> Iterator[str]:
+    setup = "not in BigDataViewer" if channel.setup is None else f"BigDataViewer setup {channel.setup}"
+    yield f"\n{channel.name}: {channel.kind}, {channel.dtype}, {setup}" + (
+        f", written by {channel.written_by}" if channel.written_by else ""
+    )
+    if channel.orientation is None:
+        yield "  orientation  not recorded"
+    else:
+        yield f"  orientation  {channel.orientation} (origin at {channel.orientation.origin_letters}): {channel.orientation.describe()}"
+        r, a, s = channel.space.bounds.size_mm
+        yield f"  extent       {r:.3f} x {a:.3f} x {s:.3f} mm (R, A, S): {channel.space.bounds}"
+    if channel.sources:
+        total = sum(source.size for source in channel.sources) / 1e6
+        yield f"  sources      {len(channel.sources)} file(s), {total:.1f} MB: {channel.sources[0].name} … {channel.sources[-1].name}"
+    rows = [("level", "shape", f"voxel ({channel.unit})", "factors", "chunk", "raw MB", "stored MB")]
+    for level in channel.levels:
+        rows.append(
+            (
+                str(level.index),
+                _by(level.shape),
+                _by(f"{v:.6g}" for v in level.space.voxel_size_mm),
+                _by(f"{f:g}" for f in level.factors),
+                _by(level.data.chunks),
+                f"{level.data.nbytes / 1e6:.1f}",
+                f"{level.stored_bytes / 1e6:.1f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for remark in channel.remarks:
+        yield f"  warning: {remark}"
+
+
+# --- parsing --------------------------------------------------------------------------------------------------------------------
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lsfm-core",
+        description="Pack light-sheet stacks into one HDF5/BigDataViewer file, and take pieces of it out in RAS space.",
+    )
+    parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+
+    write = _add_verb(
+        verbs, "write", _write, "put an image into a file as a new channel",
+        "lsfm-core write brain.h5 --channel autofluo --image planes/ --voxel-size 0.05,0.04,0.04 --orientation AIR",
+    )  # fmt: skip
+    write.add_argument("file", help="the HDF5 file; made if it is not there")
+    write.add_argument("--channel", required=True, metavar="NAME", help="name of the new channel")
+    write.add_argument(
+        "--image", required=True, help="folder of TIFF planes, one of its files, a quoted glob, or a pattern such as img_%%04d.tif"
+    )
+    write.add_argument(
+        "--voxel-size", required=True, type=_numbers(3), metavar="P,R,C", help="millimetres, for planes, rows, columns"
+    )
+    orientation = write.add_mutually_exclusive_group(required=True)
+    orientation.add_argument(
+        "--orientation",
+        metavar="CODE",
+        help="for planes, rows and columns the side toward which the index grows: R or L, A or P, S or I (nibabel's axis codes), as AIR",
+    )
+    orientation.add_argument(
+        "--origin-orientation",
+        dest="origin_letters",
+        metavar="CODE",
+        help="the same, told by the side where the first voxel lies (BrainGlobe, ITK-SNAP), as psl",
+    )
+    write.add_argument(
+        "--origin",
+        type=_numbers(3),
+        metavar="R,A,S",
+        help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0); write --origin=-1,2,3 for minus signs",
+    )
+    write.add_argument(
+        "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast (default) to 3"
+    )
+    _add_resources(write)
+
+    info = _add_verb(
+        verbs, "info", _info, "show what is in a file",
+        "lsfm-core info brain.h5",
+    )  # fmt: skip
+    info.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    info.add_argument("--channel", metavar="NAME", help="show this channel only")
+    info.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+    export = _add_verb(
+        verbs, "export", _export, "take a channel out, in RAS orientation",
+        "lsfm-core export brain.h5 --channel autofluo --resolution 0.1 --output brain_100um.nii.gz",
+    )  # fmt: skip
+    export.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    export.add_argument("--channel", required=True, metavar="NAME")
+    export.add_argument("--output", required=True, help=".nii or .nii.gz")
+    export.add_argument("--level", type=int, metavar="L", help="pyramid level to read (default: the best for the resolution)")
+    export.add_argument(
+        "--resolution",
+        type=_numbers(1, 3),
+        metavar="MM",
+        help="voxel size of the output in mm, one number or three (default: that of the level)",
+    )
+    export.add_argument("--output-orientation", default="RAS", metavar="CODE", help="axis codes of the output (default RAS), or native")
+    export.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    export.add_argument("--interpolation", choices=("linear", "nearest"), help="default: nearest for labels, else linear")
+    export.add_argument(
+        "--no-antialias",
+        dest="antialias",
+        action="store_false",
+        help="interpolate only: do not average a source that is more than twice as fine as the output",
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    export.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    _add_resources(export)
+    return parser
+
+
+def _add_verb(
+    verbs: Any, name: str, command: Callable[[argparse.Namespace], None], summary: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    return parser
+
+
+def _add_resources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory", type=_memory, default=2 * 10**9, metavar="SIZE", help="memory to use at most (default 2GB)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+
+
+def _numbers(*counts: int) -> Callable[[str], Any]:
+    """A parser of comma-separated numbers; one number alone is not a tuple."""
+
+    def parse(text: str) -> float | tuple[float, ...]:
+        try:
+            values = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if len(values) not in counts:
+            expected = " or ".join(str(count) for count in counts)
+            raise argparse.ArgumentTypeError(f"expected {expected} number(s) separated by commas, found {text!r}")
+        return values[0] if len(values) == 1 else values
+
+    return parse
+
+
+def _memory(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
+    if not match or match.group(2) not in _MEMORY_UNITS:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500MB, 2GB or 4GiB, found {text!r}")
+    return int(float(match.group(1)) * _MEMORY_UNITS[match.group(2)])
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        import platform
+        from importlib.metadata import version
+
+        import h5py
+
+        print(f"lsfm-core {version('napari-lsfm')}")
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "h5py", "SimpleITK", "tifffile", "nibabel"))
+        print(f"Python {platform.python_version()}, HDF5 {h5py.version.hdf5_version}, {libraries}")
+        parser.exit()
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _bar(arguments: argparse.Namespace) -> Iterator[ProgressCallback | None]:
+    """A progress bar with rate and time left on stderr, if a person is looking."""
+    if arguments.quiet:
+        yield None
+        return
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is no terminal.
+    with tqdm(unit="B", unit_scale=True, disable=None, leave=False) as bar:
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.set_description(stage, refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let a batch system's SIGTERM undo the work as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _by(values: Any) -> str:
+    return " x ".join(str(v) for v in values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
