@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         StorageError,
         UnknownChannelError,
     )
-    from lsfm_core.export import ExportPlan, ExportRequest, ExportResult, Volume, export, plan_export
+    from lsfm_core.export import ExportPlan, ExportRequest, ExportResult, Volume, export_channel, plan_export
     from lsfm_core.geometry import Orientation, Space
-    from lsfm_core.ingest import IngestReport, IngestRequest, ingest
+    from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.progress import CancelToken
     from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, open_lsfm
 
@@ -33,9 +33,9 @@ _ROOMS = {
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
         "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError",
     ),
-    "export": ("ExportPlan", "ExportRequest", "ExportResult", "Volume", "export", "plan_export"),
+    "export": ("ExportPlan", "ExportRequest", "ExportResult", "Volume", "export_channel", "plan_export"),
     "geometry": ("Orientation", "Space"),
-    "ingest": ("IngestReport", "IngestRequest", "ingest"),
+    "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "progress": ("CancelToken",),
     "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "open_lsfm"),
 }  # fmt: skip
@@ -68,8 +68,8 @@ __all__ = [
     "StorageError",
     "UnknownChannelError",
     "Volume",
-    "export",
-    "ingest",
+    "export_channel",
+    "ingest_channel",
     "open_lsfm",
     "plan_export",
 ]

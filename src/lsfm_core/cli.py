@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(arguments: argparse.Namespace) -> None:
     from lsfm_core.geometry import Orientation
-    from lsfm_core.ingest import IngestRequest, ingest
+    from lsfm_core.ingest import IngestRequest, ingest_channel
 
     orientation = arguments.orientation
     if arguments.origin_letters is not None:
@@ -70,7 +70,7 @@ def _write(arguments: argparse.Namespace) -> None:
         compression=arguments.compression,
     )
     with _bar(arguments) as progress:
-        report = ingest(request, progress=progress)
+        report = ingest_channel(request, progress=progress)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
@@ -95,7 +95,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import ExportRequest, export, plan_export
+    from lsfm_core.export import ExportRequest, export_channel, plan_export
     from lsfm_core.store import open_lsfm
 
     request = ExportRequest(
@@ -117,7 +117,7 @@ def _export(arguments: argparse.Namespace) -> None:
             print(plan_export(file, request).describe())
         return
     with _bar(arguments) as progress:
-        result = export(request, progress=progress)
+        result = export_channel(request, progress=progress)
     if not arguments.quiet:
         print(f"{result.path}: {result.path.stat().st_size / 1e6:.1f} MB in {result.seconds:.1f} s" if result.path else "")
         print(result.plan.describe())

@@ -25,7 +25,7 @@ from lsfm_core.pyramid import block_mean
 from lsfm_core.resample import Interpolation, resample
 from lsfm_core.store import Channel, ChunkCache, Level, LsfmFile, default_threads, open_lsfm
 
-__all__ = ["ExportPlan", "ExportRequest", "ExportResult", "Volume", "export", "plan_export"]
+__all__ = ["ExportPlan", "ExportRequest", "ExportResult", "Volume", "export_channel", "plan_export"]
 
 Array = npt.NDArray[Any]
 
@@ -215,7 +215,7 @@ def plan_export(file: LsfmFile, request: ExportRequest) -> ExportPlan:
     )
 
 
-def export(request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> ExportResult:
+def export_channel(request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> ExportResult:
     """Carry a request out.
 
     Raises
@@ -409,15 +409,15 @@ def _interpolated(plan: ExportPlan, starts: Shape3, stops: Shape3) -> Array:
 
 
 def _inward(target: Space, source: Space) -> Space:
-    """`target` drawn toward the source's centre by 1e-9 of its distance.
+    """`target` drawn toward the source's centre by 1e-12 of its distance.
 
     A voxel whose centre lies exactly on the image's outer face (an extent of 13.5 voxels gives 14) is then inside for ITK, which
     counts one of the two faces as outside.
     """
     centre = np.add(source.bounds.lower_mm, source.bounds.upper_mm) / 2
     affine = target.world_from_voxel.copy()
-    affine[:3, :3] *= 1 - 1e-9
-    affine[:3, 3] += (centre - affine[:3, 3]) * 1e-9
+    affine[:3, :3] *= 1 - 1e-12
+    affine[:3, 3] += (centre - affine[:3, 3]) * 1e-12
     return Space(target.shape, affine)
 
 

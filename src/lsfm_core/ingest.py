@@ -32,7 +32,7 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import LevelPlan, block_sum, plan_levels, sum_dtype, sums_to_mean
 from lsfm_core.store import ChannelWriter, SourceFile, check_channel_name, default_threads, edit_lsfm
 
-__all__ = ["IngestReport", "IngestRequest", "ingest"]
+__all__ = ["IngestReport", "IngestRequest", "ingest_channel"]
 
 Array = npt.NDArray[Any]
 
@@ -125,7 +125,7 @@ class IngestReport:
     warnings: tuple[str, ...]
 
 
-def ingest(request: IngestRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> IngestReport:
+def ingest_channel(request: IngestRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> IngestReport:
     """Write one image into a file as a new channel.
 
     Raises

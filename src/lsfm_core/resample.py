@@ -44,7 +44,8 @@ def resample(array: Array, space: Space, target: Space, interpolation: Interpola
     image = sitk.GetImageFromArray(array)
     _place(image, space)
     origin, spacing, direction = target.to_itk()
-    # ITK would cut off the fraction of integers, so interpolate to floats that hold every value of the type.
+    # ITK would cut off the fraction of integers, so interpolate to floats that hold every value of the type. ITK computes in
+    # float64; to come back in float32 also heals halves that rounding has moved, so that blocks agree with the whole image.
     exact = sitk.sitkFloat32 if dtype.itemsize <= 2 or dtype == np.float32 else sitk.sitkFloat64
     pixel_type = image.GetPixelID() if interpolation == "nearest" else exact
     size = [int(n) for n in reversed(target.shape)]
@@ -56,7 +57,9 @@ def resample(array: Array, space: Space, target: Space, interpolation: Interpola
         return values.copy()
     if dtype.kind in "ui":
         limits = np.iinfo(dtype)
-        values = np.clip(np.rint(values), limits.min, limits.max)
+        # The largest 64-bit integers are no floats; the next float above them would wrap around.
+        top = np.float64(limits.max) if int(np.float64(limits.max)) <= limits.max else np.nextafter(np.float64(limits.max), 0)
+        values = np.clip(np.rint(values), limits.min, top)
     return values.astype(dtype)
 
 

@@ -7,14 +7,15 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
-from tifffile import TiffFile, TiffFileError, TiffPage
+from tifffile import TiffFile, TiffPage
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.formats._source import FileRecord, Source
@@ -192,13 +193,17 @@ def _size(file: Path) -> int:
         raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _open(file: Path, data: bytes) -> TiffFile:
-    try:
-        return TiffFile(io.BytesIO(data), name=str(file))
-    except (TiffFileError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise SourceError(f"{file}: not a readable TIFF, empty or damaged: {error}") from error
-    except Exception as error:  # struct.error and others, on a header that is cut short
-        raise SourceError(f"{file}: its TIFF header is damaged: {error}") from error
+@contextmanager
+def _open(file: Path, data: bytes) -> Iterator[TiffFile]:
+    # TiffFile and its pages refer to each other; without closing the buffer, every plane would stay in memory until Python
+    # next collects cycles.
+    with io.BytesIO(data) as buffer:
+        try:
+            tiff = TiffFile(buffer, name=str(file))
+        except Exception as error:  # struct.error, IndexError, TiffFileError …: whatever a damaged header leads to
+            raise SourceError(f"{file}: not a readable TIFF, empty or damaged: {error}") from error
+        with tiff:
+            yield tiff
 
 
 def _only_page(file: Path, tiff: TiffFile) -> TiffPage:

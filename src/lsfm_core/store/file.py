@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, ExistsError, FormatError, InputError, StorageError, UnknownChannelError
+from lsfm_core.errors import BusyError, ExistsError, FormatError, InputError, LsfmError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple
 from lsfm_core.pyramid import LevelPlan
 from lsfm_core.store import _journal, _paths
@@ -267,7 +267,7 @@ class LsfmFile:
             root = self._h5[_paths.setup(setup)]
             factors = [tuple(float(f) for f in row[::-1]) for row in np.atleast_2d(root[_paths.RESOLUTIONS][()])]
             view = views.get(setup)
-            affine = np.eye(4) if view is None else view.world_from_voxel
+            affine = np.eye(4) if view is None else _calibrated(view)
             levels: list[Level] = []
             for index, factor in enumerate(factors):
                 node = self._h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
@@ -519,7 +519,7 @@ def edit_lsfm(path: str | os.PathLike[str]) -> Iterator[LsfmFile]:
     except BaseException as error:
         raw.rollback()
         xml_partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
+        if isinstance(error, OSError) and not isinstance(error, LsfmError):
             raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
         raise
     os.replace(xml_partial, file.xml_path)
@@ -547,6 +547,16 @@ def _hdf5_of_xml(path: Path) -> Path:
     if not target.is_file():
         raise StorageError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
+
+
+def _calibrated(view: View) -> npt.NDArray[np.float64]:
+    """A view's registration where it maps to lengths; some writers (BigStitcher) map to pixels, then only the voxel size counts."""
+    if view.voxel_size_mm is None:
+        return view.world_from_voxel
+    norms = np.linalg.norm(view.world_from_voxel[:3, :3], axis=0)
+    if np.allclose(norms, view.voxel_size_mm, rtol=0.05):
+        return view.world_from_voxel
+    return np.diag([*view.voxel_size_mm, 1.0])
 
 
 def _write_file(path: Path, data: bytes) -> None:

@@ -1,0 +1,116 @@
+"""Fixtures of the core's tests: small volumes, series on disk, the real brain, and children whose memory is watched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lsfm_core import IngestReport, IngestRequest, ingest_channel
+from lsfm_core.testing import write_series
+
+REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
+
+# Runs a command line and reports its own peak resident size: a parent's view of its child counts memory from before exec.
+_WATCHED = """
+import sys
+from lsfm_core.cli import main
+code = main(sys.argv[1:])
+status = open("/proc/self/status").read()
+print("VmHWM", int(status.split("VmHWM:")[1].split()[0]) * 1024)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="session")
+def brain_data() -> Path:
+    """Folder of the real specimen."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the real specimen is not beside the project (../shared/data)")
+    return REAL_DATA / "mouse_brain"
+
+
+@pytest.fixture(scope="session")
+def legacy_file(brain_data: Path) -> Path:
+    """A file that lsfmpy 0.1.0 wrote."""
+    return brain_data.parent / "legacy_lsfmpy" / "mouse42.h5"
+
+
+@pytest.fixture(scope="session")
+def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real specimen's structural channel, ingested."""
+    path = tmp_path_factory.mktemp("brain") / "brain.h5"
+    ingest_channel(
+        IngestRequest(
+            path=path,
+            channel="autofluo",
+            image=str(brain_data / "structural_tiff"),
+            voxel_size_mm=(0.05, 0.04, 0.04),
+            orientation="AIR",
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def volume() -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Noise over the whole range of uint16, with sizes that no factor divides."""
+    return np.random.default_rng(3).integers(0, 65536, (37, 301, 83), dtype=np.uint16)
+
+
+@pytest.fixture
+def series(tmp_path: Path, volume: np.ndarray[Any, Any]) -> Path:
+    """`volume` as a TIFF series."""
+    return write_series(tmp_path / "series", volume)
+
+
+Ingester = Callable[..., IngestReport]
+
+
+@pytest.fixture
+def ingest_series(tmp_path: Path) -> Ingester:
+    """Ingest a folder with defaults for what the test does not care about."""
+
+    def run(image: Path | str, **fields: Any) -> IngestReport:
+        defaults = {
+            "path": tmp_path / "brain.h5",
+            "channel": "signal",
+            "voxel_size_mm": (0.005, 0.004, 0.004),
+            "orientation": "AIR",
+        }
+        return ingest_channel(IngestRequest(**{**defaults, "image": str(image), **fields}))
+
+    return run
+
+
+@pytest.fixture
+def peak_memory() -> Callable[..., int]:
+    """Run a command line in a child; returns its peak resident size in bytes."""
+
+    def run(*arguments: str | Path) -> int:
+        child = subprocess.run(
+            [sys.executable, "-c", _WATCHED, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
+        )
+        assert child.returncode == 0, child.stderr
+        return int(child.stdout.split("VmHWM")[1])
+
+    return run
+
+
+@pytest.fixture
+def info_json(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], dict[str, Any]]:
+    """What ``info --json`` says."""
+    from lsfm_core.cli import main
+
+    def run(path: Path) -> dict[str, Any]:
+        assert main(["info", str(path), "--json"]) == 0
+        facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return facts
+
+    return run

@@ -1,0 +1,172 @@
+"""Chunks and lazy levels, against h5py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsfm_core import ChecksumError, ChunkCache, LazyLevel, MemoryBudgetError
+from lsfm_core.store._chunks import ChunkCodec
+
+SHAPE = (23, 34, 45)
+DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8", "f2"]
+FILTERS: dict[str, dict[str, Any]] = {
+    "ours": {"compression": 1, "shuffle": True, "fletcher32": True},
+    "plain": {},
+    "gzip only": {"compression": 9},
+    "shuffle only": {"shuffle": True},
+    "checksum only": {"fletcher32": True},
+    "scale-offset": {"scaleoffset": 0, "compression": 4},
+    "lzf": {"compression": "lzf"},
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, SHAPE).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def datasets(data: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, h5py.Dataset]:
+    file = h5py.File(tmp_path_factory.mktemp("lazy") / "x.h5", "w")
+    for name, options in FILTERS.items():
+        file.create_dataset(name, data=data, chunks=(8, 16, 7), **options)
+    file["contiguous"] = data
+    file["big-endian"] = data.astype(">u2")
+    sparse = file.create_dataset("sparse", SHAPE, "u2", chunks=(8, 16, 7), fillvalue=9, compression=1)
+    sparse[:5, :5, :5] = data[:5, :5, :5]
+    return {name: file[name] for name in file}
+
+
+@st.composite
+def indices(draw: st.DrawFn) -> Any:
+    """Anything that numpy takes with integers, slices and an ellipsis."""
+    bound = st.one_of(st.none(), st.integers(-60, 60))
+    items: list[Any] = []
+    for n in SHAPE[: draw(st.integers(0, 3))]:
+        step = draw(st.one_of(st.none(), st.integers(-9, 9).filter(bool)))
+        items.append(draw(st.one_of(st.integers(-n, n - 1), st.builds(slice, bound, bound, st.just(step)))))
+    if draw(st.booleans()):
+        items.insert(draw(st.integers(0, len(items))), Ellipsis)
+    return tuple(items)
+
+
+@pytest.mark.parametrize("name", [*FILTERS, "contiguous", "big-endian", "sparse"])
+@given(index=indices())
+@settings(max_examples=60, deadline=None)
+def test_every_index_reads_what_numpy_would(name: str, index: Any, datasets: dict[str, h5py.Dataset]) -> None:
+    dataset = datasets[name]
+    level = LazyLevel.of(dataset, cache=ChunkCache(2**16), dtype=dataset.dtype)
+    expected = dataset[...][index]
+    view = level[index]
+    assert view.shape == expected.shape
+    got = np.asarray(view)
+    assert got.dtype == dataset.dtype
+    np.testing.assert_array_equal(got, expected)
+
+
+@given(first=indices(), second=indices())
+@settings(max_examples=200, deadline=None)
+def test_indices_compose(first: Any, second: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
+    level = LazyLevel.of(datasets["ours"], cache=ChunkCache())
+    try:
+        expected = data[first][second]
+    except IndexError:
+        with pytest.raises(IndexError):
+            level[first][second]
+        return
+    np.testing.assert_array_equal(np.asarray(level[first][second]), expected)
+
+
+@given(index=indices())
+@settings(max_examples=100, deadline=None)
+def test_a_padded_level_is_zero_beyond_what_is_stored(index: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
+    padded = LazyLevel.of(datasets["ours"], cache=ChunkCache()).padded((30, 34, 64))
+    expected = np.zeros((30, 34, 64), np.uint16)
+    expected[tuple(slice(n) for n in SHAPE)] = data
+    np.testing.assert_array_equal(np.asarray(padded[index]), expected[index])
+
+
+@pytest.mark.parametrize("index", [23, (0, -35), (0, 0, 0, 0), (Ellipsis, Ellipsis), "x", None, [1, 2]])
+def test_other_indices_are_errors(index: Any, datasets: dict[str, h5py.Dataset]) -> None:
+    with pytest.raises(IndexError):
+        LazyLevel.of(datasets["ours"], cache=ChunkCache())[index]
+
+
+def test_indexing_reads_nothing_and_reading_only_what_is_needed(datasets: dict[str, h5py.Dataset]) -> None:
+    cache = ChunkCache()
+    level = LazyLevel.of(datasets["ours"], cache=cache)
+    view = level[3:6, ..., ::2]
+    assert cache.nbytes == 0
+    np.asarray(view[0, 0, :2])
+    assert cache.nbytes == 8 * 16 * 7 * 2
+
+
+def test_the_cache_keeps_its_limit_and_gives_back_what_it_has(datasets: dict[str, h5py.Dataset]) -> None:
+    chunk = 8 * 16 * 7 * 2
+    cache = ChunkCache(3 * chunk)
+    level = LazyLevel.of(datasets["ours"], cache=cache)
+    np.asarray(level[...])
+    assert cache.nbytes == 3 * chunk
+    before = np.asarray(level[:4, :4, :4])
+    np.testing.assert_array_equal(np.asarray(level[:4, :4, :4]), before)
+    level.read(cached=False)
+    assert cache.nbytes == 3 * chunk
+
+
+def test_reads_above_the_limit_are_refused(datasets: dict[str, h5py.Dataset]) -> None:
+    level = LazyLevel.of(datasets["ours"], cache=ChunkCache(), max_read_bytes=1000)
+    np.asarray(level[0, :10])
+    with pytest.raises(MemoryBudgetError, match="coarser level"):
+        np.asarray(level)
+
+
+def test_uint16_kept_as_int16_is_read_as_uint16(tmp_path: Path) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(16, 64, 64)
+    with h5py.File(tmp_path / "bdv.h5", "w") as file:
+        dataset = file.create_dataset("x", data=values.view(np.int16), chunks=(8, 32, 32), compression=1)
+        level = LazyLevel.of(dataset, cache=ChunkCache(), dtype=np.uint16)
+        np.testing.assert_array_equal(np.asarray(level), values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(8, 16, 8), (5, 16, 3)])
+def test_hdf5_reads_what_the_codec_writes(dtype: str, size: tuple[int, int, int], tmp_path: Path) -> None:
+    block = np.random.default_rng(1).integers(0, 100, size).astype(dtype)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", (8, 16, 8), dtype, chunks=(8, 16, 8), **FILTERS["ours"])
+        codec = ChunkCodec.of(dataset)
+        assert codec is not None
+        dataset.id.write_direct_chunk((0, 0, 0), codec.encode(block))
+        file.flush()
+        np.testing.assert_array_equal(dataset[tuple(slice(n) for n in size)], block)
+        np.testing.assert_array_equal(codec.decode(dataset.id.read_direct_chunk((0, 0, 0))[1])[tuple(slice(n) for n in size)], block)
+
+
+def test_strided_blocks_are_encoded_as_their_copies(data: np.ndarray) -> None:
+    for dtype in DTYPES:
+        volume = data.astype(dtype)
+        block = volume[3:11, 2:18, 5:13]
+        codec = ChunkCodec(block.dtype, (8, 16, 8))
+        assert codec.encode(block) == codec.encode(block.copy())
+
+
+@pytest.mark.parametrize("where", [10, -2])
+def test_a_flipped_bit_is_found_and_placed(where: int, tmp_path: Path, data: np.ndarray) -> None:
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        info = file.create_dataset("x", data=data, chunks=(8, 16, 7), **FILTERS["ours"]).id.get_chunk_info(4)
+    with open(path, "r+b") as raw:
+        offset = info.byte_offset + where % info.size
+        raw.seek(offset)
+        byte = raw.read(1)[0]
+        raw.seek(offset)
+        raw.write(bytes([byte ^ 4]))
+    with h5py.File(path) as file, pytest.raises(ChecksumError, match=r"voxels from \(0, 0, 28\)"):
+        np.asarray(LazyLevel.of(file["x"], cache=ChunkCache()))

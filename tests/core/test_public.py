@@ -1,0 +1,45 @@
+"""The menu: what `lsfm_core` offers, and that the core stands without a GUI."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import lsfm_core
+from lsfm_core import errors
+
+
+def test_every_name_on_the_menu_exists_and_is_documented() -> None:
+    for name in lsfm_core.__all__:
+        assert getattr(lsfm_core, name).__doc__, name
+    assert lsfm_core.__all__ == sorted(lsfm_core.__all__, key=lambda name: (name[0].islower(), name))
+    assert set(lsfm_core.__all__) == set(lsfm_core._ROOM_OF)
+    assert dir(lsfm_core) == sorted(lsfm_core.__all__)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="frobnicate"):
+        lsfm_core.frobnicate  # noqa: B018
+
+
+def test_every_error_is_on_the_menu_and_in_the_tree() -> None:
+    tree = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert {error.__name__ for error in tree} <= set(lsfm_core.__all__)
+    assert errors.__doc__ is not None
+    for error in tree:
+        assert error.__name__ in errors.__doc__
+        assert issubclass(error, errors.LsfmError)
+        assert str(error("a message")) == "a message"
+
+
+def test_the_core_imports_no_gui() -> None:
+    script = """
+import sys, importlib, pkgutil, lsfm_core
+for module in pkgutil.walk_packages(lsfm_core.__path__, "lsfm_core."):
+    importlib.import_module(module.name)
+print(*sys.modules)
+"""
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"napari", "qtpy", "magicgui", "PyQt6", "PySide6"} & {name.split(".")[0] for name in modules}

@@ -1,0 +1,95 @@
+"""Planning levels, and the kernels that make them, against straightforward numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lsfm_core.pyramid import block_mean, block_sum, plan_levels, sum_dtype, sums_to_mean
+
+shapes = st.tuples(*[st.integers(1, 12)] * 3)
+
+
+def naive_mean(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+    """Pad with NaN, average what exists, round as numpy does."""
+    pad = [(0, -n % f) for n, f in zip(array.shape, factors, strict=True)]
+    padded = np.pad(array.astype(np.longdouble), pad, constant_values=np.nan)
+    split = [size for n, f in zip(padded.shape, factors, strict=True) for size in (n // f, f)]
+    mean = np.nanmean(padded.reshape(split), axis=(1, 3, 5))
+    return (np.rint(mean) if array.dtype.kind in "ui" else mean).astype(array.dtype)
+
+
+@given(
+    hnp.arrays(st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32]), shapes),
+    st.tuples(*[st.integers(1, 5)] * 3),
+)
+def test_integer_means_are_numpys(array: np.ndarray, factors: tuple[int, int, int]) -> None:
+    np.testing.assert_array_equal(block_mean(array, factors), naive_mean(array, factors))
+
+
+@given(
+    hnp.arrays(np.float32, shapes, elements=st.floats(-1e6, 1e6, width=32)),
+    st.tuples(*[st.sampled_from([1, 2, 4])] * 3),
+)
+def test_float_means_are_numpys(array: np.ndarray, factors: tuple[int, int, int]) -> None:
+    np.testing.assert_allclose(block_mean(array, factors), naive_mean(array, factors), rtol=1e-6)
+
+
+@given(hnp.arrays(np.uint16, shapes), st.data())
+def test_sums_in_two_steps_are_sums_in_one(array: np.ndarray, data: st.DataObject) -> None:
+    twice = block_sum(block_sum(array, (2, 1, 2), np.uint32), (2, 2, 2), np.uint32)
+    once = block_sum(array, (4, 2, 4), np.uint32)
+    np.testing.assert_array_equal(twice, once)
+    # A part of a level is made from its sums as the whole is.
+    start = [data.draw(st.integers(0, n - 1)) for n in once.shape]
+    part = once[tuple(slice(s, None) for s in start)]
+    whole = sums_to_mean(once, (4, 2, 4), np.uint16, (0, 0, 0), array.shape)
+    np.testing.assert_array_equal(
+        sums_to_mean(part, (4, 2, 4), np.uint16, start, array.shape), whole[tuple(slice(s, None) for s in start)]
+    )
+
+
+@pytest.mark.parametrize(("dtype", "voxels"), [(np.uint8, 2**24), (np.uint16, 2**16), (np.int16, 2**16), (np.uint16, 2**18), (np.uint32, 2**21)])
+def test_sums_never_overflow(dtype: type, voxels: int) -> None:
+    for extreme in (np.iinfo(dtype).min, np.iinfo(dtype).max):
+        limits = np.iinfo(sum_dtype(dtype, voxels))
+        assert limits.min <= int(extreme) * voxels <= limits.max
+
+
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 40000), st.integers(1, 40000)),
+    st.tuples(*[st.floats(0.0002, 0.05)] * 3),
+    st.sampled_from([1, 2, 4, 8]),
+)
+def test_plans_hold_their_promises(shape: tuple[int, int, int], voxel: tuple[float, float, float], itemsize: int) -> None:
+    levels = plan_levels(shape, voxel, itemsize)
+    assert levels[0].factors == (1, 1, 1)
+    assert levels[0].shape == shape
+    assert max(levels[-1].shape) <= 256
+    assert all(max(level.shape) > 256 for level in levels[:-1])
+    for finer, coarser in zip(levels, levels[1:], strict=False):
+        steps = [b // a for a, b in zip(finer.factors, coarser.factors, strict=True)]
+        assert set(steps) <= {1, 2}
+        assert 2 in steps
+        # A chunk is reduced by itself: it ends where blocks of the next level end, or covers its axis.
+        assert all(c % s == 0 or c == n for c, s, n in zip(finer.chunks, steps, finer.shape, strict=True))
+    for level in levels:
+        assert level.shape == tuple(-(-n // f) for n, f in zip(shape, level.factors, strict=True))
+        assert np.prod(level.chunks) * itemsize <= 2**20
+        assert all(1 <= c <= n for c, n in zip(level.chunks, level.shape, strict=True))
+
+
+def test_factors_are_bigdataviewers() -> None:
+    # What ProposeMipmaps of bigdataviewer-core gives for 1000 x 2000 x 2000 voxels of 5 x 1 x 1.
+    assert [level.factors for level in plan_levels((1000, 2000, 2000), (5, 1, 1), 2)] == [(1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 8, 8), (4, 16, 16)]
+
+
+def test_chunks_are_cubes_in_the_world() -> None:
+    voxel = (0.01, 0.002, 0.002)
+    chunks = plan_levels((500, 5000, 5000), voxel, 2)[0].chunks
+    extent = np.multiply(chunks, voxel)
+    assert extent.max() / extent.min() <= 2
+    assert np.prod(chunks) * 2 == 2**20

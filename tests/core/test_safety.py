@@ -1,0 +1,164 @@
+"""A write completes, or the file is byte for byte what it was: errors, a full disk, kill -9."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lsfm_core import StorageError, open_lsfm
+from lsfm_core.store._journal import JournaledFile, journal_path, recover
+from lsfm_core.store.file import edit_lsfm
+from lsfm_core.testing import write_series
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def write_command(path: Path, image: Path, channel: str) -> list[str]:
+    options = ["--voxel-size", "0.005,0.004,0.004", "--orientation", "AIR"]
+    return [sys.executable, "-m", "lsfm_core.cli", "write", str(path), "--channel", channel, "--image", str(image), *options]
+
+
+def test_an_error_inside_an_edit_restores_every_byte(series: Path, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
+    ingest_series(series)
+    before = files(tmp_path)
+    with pytest.raises(RuntimeError), edit_lsfm(tmp_path / "brain.h5") as file:
+        del file._h5["LSFM/signal"]
+        file._h5.create_dataset("junk", data=np.arange(10**6))
+        file._h5.flush()
+        raise RuntimeError
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_killed_writer_changes_nothing(existing: bool, tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]) -> None:
+    """kill -9 at random moments; then the old bytes, the old checksums, and the next write."""
+    series = write_series(tmp_path / "series", np.tile(volume, (8, 1, 6)))
+    path = tmp_path / "data" / "brain.h5"
+    path.parent.mkdir()
+    if existing:
+        ingest_series(write_series(tmp_path / "first", volume[:9]), path=path, channel="first")
+    before = files(path.parent)
+    dice = random.Random(existing)
+    outcomes = set()
+    for _ in range(12):
+        child = subprocess.Popen(write_command(path, series, "second"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(dice.uniform(0.15, 0.9))
+        child.send_signal(signal.SIGKILL)
+        killed = child.wait() != 0
+        if path.exists():
+            with open_lsfm(path) as file:
+                complete = "second" in file
+                for name in file:
+                    np.asarray(file[name].levels[0][...])
+        else:
+            complete = False
+        outcomes.add(complete)
+        assert complete or killed
+        if complete:
+            shutil.rmtree(path.parent)
+            path.parent.mkdir()
+            for name, data in before.items():
+                (path.parent / name).write_bytes(data)
+        elif existing:
+            assert path.read_bytes() == before["brain.h5"]
+    assert False in outcomes, "no kill hit a running write: shorten the delays"
+    ingest_series(series, path=path, channel="second")
+    with open_lsfm(path) as file:
+        np.testing.assert_array_equal(np.asarray(file["second"].levels[0][...]), np.tile(volume, (8, 1, 6)))
+
+
+def test_a_journal_undoes_every_kind_of_change(tmp_path: Path) -> None:
+    """Overwrite, append and cut at random, die, recover: the bytes are back."""
+    dice = random.Random(5)
+    for _ in range(40):
+        path = tmp_path / "x"
+        old = dice.randbytes(dice.choice([0, 1, 4095, 4096, 50_000]))
+        path.write_bytes(old)
+        file = JournaledFile(path)
+        for _ in range(dice.randrange(12)):
+            if dice.random() < 0.15:
+                file.truncate(dice.randrange(60_000))
+            file.seek(dice.randrange(60_000))
+            file.write(dice.randbytes(dice.randrange(1, 9000)))
+        # As if killed: no commit, no rollback, only the operating system's close. A record cut short was not acted upon.
+        file._file.close()
+        if dice.random() < 0.3:
+            with open(journal_path(path), "ab") as journal:
+                journal.write(dice.randbytes(dice.randrange(40)))
+        assert recover(path)
+        assert path.read_bytes() == old
+        assert not recover(path)
+        path.unlink()
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]) -> None:
+    """On a file system of a few MB, in a mount namespace of its own."""
+    series = write_series(tmp_path / "series", np.tile(volume, (2, 1, 2)))
+    ingest_series(write_series(tmp_path / "first", volume[:9]), channel="first")
+    first = files(tmp_path)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = f"""
+set -e
+mount -t tmpfs -o size=2m tmpfs {disk}
+cp {tmp_path}/brain.h5 {tmp_path}/brain.xml {disk}
+set +e
+{" ".join(write_command(disk / "brain.h5", series, "second"))}; echo "code $?"
+{" ".join(write_command(disk / "new.h5", series, "second"))}; echo "code $?"
+{sys.executable} -m lsfm_core.cli export {disk}/brain.h5 --channel first --resolution 0.002 --output {disk}/x.nii; echo "code $?"
+ls -A {disk}
+cp {disk}/* {tmp_path}/after
+"""
+    (tmp_path / "after").mkdir()
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system allows no mount namespaces")
+    run = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert run.stdout.split() == ["code", "1", "code", "1", "code", "1", "brain.h5", "brain.xml"], run.stderr
+    assert run.stderr.count("the disk is full") == 3
+    assert "Traceback" not in run.stderr
+    assert files(tmp_path / "after") == first
+
+
+def test_a_file_that_needs_recovery_and_cannot_be_written_says_so(
+    series: Path, tmp_path: Path, ingest_series: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest_series(series)
+    path = tmp_path / "brain.h5"
+    JournaledFile(path)._file.close()
+    if os.geteuid() == 0:  # root may write everything, so take the file system's word away
+        real = open
+        monkeypatch.setattr("builtins.open", lambda f, mode="r", *a, **k: _refuse(f) if "+" in mode else real(f, mode, *a, **k))
+    else:
+        path.chmod(0o444)
+    with pytest.raises(StorageError, match="interrupted write"):
+        open_lsfm(path)
+
+
+def _refuse(path: object) -> None:
+    raise PermissionError(13, "Permission denied", path)
+
+
+def test_ctrl_c_undoes_and_says_so(tmp_path: Path, volume: np.ndarray) -> None:
+    series = write_series(tmp_path / "series", np.tile(volume, (30, 1, 3)))
+    for code in (signal.SIGINT, signal.SIGTERM):
+        child = subprocess.Popen(write_command(tmp_path / "brain.h5", series, "x"), stderr=subprocess.PIPE, text=True)
+        while not list(tmp_path.glob("brain.h5*")):
+            time.sleep(0.02)
+        child.send_signal(code)
+        message = child.communicate(timeout=30)[1]
+        assert child.returncode == 130
+        assert "interrupted; nothing was changed" in message
+        assert not list(tmp_path.glob("brain*"))
