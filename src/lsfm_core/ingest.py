@@ -12,24 +12,25 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lsfm_core._request import Request
-from lsfm_core.errors import MemoryBudgetError
+from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.formats import FileRecord, Source, open_source
-from lsfm_core.geometry import Orientation, Shape3, Space, check_voxel_size, voxel_count
+from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
-from lsfm_core.pyramid import LevelPlan, block_sum, plan_levels, sum_dtype, sums_to_mean
+from lsfm_core.pyramid import Kind, LevelPlan, Reducer, plan_levels, reducer
 from lsfm_core.store import ChannelWriter, SourceFile, check_channel_name, default_threads, edit_lsfm
 
 __all__ = ["IngestReport", "IngestRequest", "ingest_channel"]
@@ -47,53 +48,76 @@ _SAMPLE_VOXELS = 2_000_000
 class IngestRequest(Request):
     """What to put into a file, and how.
 
+    Voxel size, orientation and origin may be left out where the image tells them itself; given ones win over the image's.
+
     Attributes
     ----------
     path : Path
         The HDF5 file; made if it is not there, else the channel is added.
     channel : str
         Name of the new channel.
-    image : str
-        A folder of TIFF planes, one of its files, a glob, or a printf pattern.
-    voxel_size_mm : tuple of 3 float
+    image : str, path, or array-like
+        What `lsfm_core.formats.open_source` takes: a TIFF series or stack, OME-TIFF, NIfTI, NRRD, MHA, Zarr, or in Python any array
+        or a function that gives planes.
+    image_channel : int or str, optional
+        Which channel of an image that has several.
+    kind : {"image", "labels", "vectors"}
+    voxel_size_mm : tuple of 3 float, optional
         Planes, rows, columns.
-    orientation : str
+    orientation : str, optional
         Axis codes in array order: where each index grows toward, as ``AIR``.
     origin_mm : tuple of 3 float, optional
-        R, A, S position of the centre of the voxel that is first in R, A and S. Default 0, 0, 0.
+        R, A, S position of the centre of the voxel that is first in R, A and S. Default: the image's own, or 0, 0, 0.
+    inverse_of : str, optional
+        For vectors: the channel that holds the inverse of this displacement field.
+    replace : bool
+        Whether a channel of that name gives way.
     memory_bytes : int
         Bound of the process' resident size.
     threads : int, optional
         Default: the cores this process may use.
     compression : int
         Deflate level 0 (none) to 3.
+    uint16_as_int16 : bool
+        Keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6.
     """
 
     path: Path
     channel: str
-    image: str
-    voxel_size_mm: tuple[float, float, float]
-    orientation: str
+    image: Any
+    image_channel: int | str | None = None
+    kind: Kind = "image"
+    voxel_size_mm: tuple[float, float, float] | None = None
+    orientation: str | None = None
     origin_mm: tuple[float, float, float] | None = None
+    inverse_of: str | None = None
+    replace: bool = False
     memory_bytes: int = Field(2 * 10**9, gt=0)
     threads: int | None = Field(None, gt=0)
     compression: int = Field(1, ge=0, le=3)
+    uint16_as_int16: bool = False
 
     @field_validator("orientation")
     @classmethod
-    def _check_orientation(cls, value: str) -> str:
-        return Orientation(value).axcodes
+    def _check_orientation(cls, value: str | None) -> str | None:
+        return None if value is None else Orientation(value).axcodes
 
     @field_validator("voxel_size_mm")
     @classmethod
-    def _check_voxel_size(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        return check_voxel_size(value)
+    def _check_voxel_size(cls, value: Triple | None) -> Triple | None:
+        return None if value is None else check_voxel_size(value)
 
     @field_validator("channel")
     @classmethod
     def _check_channel(cls, value: str) -> str:
         check_channel_name(value)
         return value
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> IngestRequest:
+        if self.inverse_of is not None and self.kind != "vectors":
+            raise InputError(f"inverse_of: only a channel of kind vectors can be the inverse of another, not {self.kind}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,7 @@ class IngestReport:
     ----------
     path : Path
     channel : str
+    kind : {"image", "labels", "vectors"}
     space : Space
     dtype : numpy.dtype
     levels : tuple of LevelPlan
@@ -116,6 +141,7 @@ class IngestReport:
 
     path: Path
     channel: str
+    kind: Kind
     space: Space
     dtype: np.dtype[Any]
     levels: tuple[LevelPlan, ...]
@@ -136,45 +162,83 @@ def ingest_channel(request: IngestRequest, *, progress: ProgressCallback | None 
     """
     began = time.perf_counter()
     with ExitStack() as stack:
-        source = open_source(request.image)
+        source = open_source(request.image, channel=request.image_channel, kind=request.kind)
         stack.callback(source.close)
-        orientation = Orientation(request.orientation)
-        space = Space.from_orientation(source.shape, request.voxel_size_mm, orientation, request.origin_mm)
-        levels = plan_levels(source.shape, space.voxel_size_mm, source.dtype.itemsize)
+        space, warnings = _resolve_space(source, request)
+        itemsize = source.dtype.itemsize * source.components
+        levels = plan_levels(source.shape, space.voxel_size_mm, itemsize)
         threads = request.threads or default_threads()
-        plan = _plan_memory(source, levels, threads, request.memory_bytes)
-        file = stack.enter_context(edit_lsfm(request.path))
-        writer = file.create_channel(
-            request.channel, kind="image", dtype=source.dtype, levels=levels, space=space, compression=request.compression
+        plan = _plan_memory(source, request.kind, levels, threads, request.memory_bytes)
+        editor = stack.enter_context(edit_lsfm(request.path))
+        if request.inverse_of is not None and editor[request.inverse_of].kind != "vectors":
+            raise InputError(f"{request.path}: channel {request.inverse_of!r} is no displacement field, so it has no inverse")
+        writer = editor.create_channel(
+            request.channel,
+            kind=request.kind,
+            dtype=source.dtype,
+            components=source.components,
+            levels=levels,
+            space=space,
+            compression=request.compression,
+            replace=request.replace,
+            uint16_as_int16=request.uint16_as_int16,
         )
         pool = ThreadPoolExecutor(threads, thread_name_prefix="lsfm-ingest")
         stack.callback(pool.shutdown, cancel_futures=True)
-        total = voxel_count(source.shape) * source.dtype.itemsize
-        pyramid = _PyramidWriter(source, levels, writer, plan, pool, threads, request.path.parent, Progress("ingest", total, progress, cancel))
+        report = Progress("ingest", voxel_count(source.shape) * itemsize, progress, cancel)
+        pyramid = _PyramidWriter(
+            source, levels, reducer(request.kind, source.dtype), writer, plan, pool, threads, request.path.parent, report
+        )
         stack.callback(pyramid.close)
         pyramid.run()
+        if request.inverse_of is not None:
+            editor.set_partners(request.channel, request.inverse_of)
+    if pyramid.non_finite:
+        warnings.append(f"{pyramid.non_finite} voxel(s) are NaN or infinite: kept, and left out of statistics")
     return IngestReport(
         path=request.path,
         channel=request.channel,
+        kind=request.kind,
         space=space,
         dtype=source.dtype,
         levels=levels,
-        raw_bytes=sum(voxel_count(level.shape) for level in levels) * source.dtype.itemsize,
+        raw_bytes=sum(voxel_count(level.shape) for level in levels) * itemsize,
         stored_bytes=pyramid.stored_bytes,
         seconds=time.perf_counter() - began,
-        warnings=tuple(_warnings(space, orientation)),
+        warnings=tuple(warnings),
     )
 
 
-def _warnings(space: Space, orientation: Orientation) -> Iterator[str]:
-    if orientation.is_mirrored:
-        yield (
-            f"orientation {orientation} is a mirror image of what a camera sees (columns, rows and planes form a left-handed frame): "
-            "right and left may be swapped; check it against the specimen"
-        )
+def _resolve_space(source: Source, request: IngestRequest) -> tuple[Space, list[str]]:
+    """The space of level 0: the request's wishes over the image's own words; and what the user should look at."""
+    warnings = [str(note) for note in source.facts.get("notes", ())]
+    if source.space is not None and request.voxel_size_mm is None and request.orientation is None:
+        space = source.space
+        if request.origin_mm is not None:
+            affine = space.world_from_voxel.copy()
+            corner = np.min([space.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in space.shape])], axis=0)
+            affine[:3, 3] += np.asarray(request.origin_mm) - corner
+            space = Space(space.shape, affine)
+    else:
+        voxel_size = request.voxel_size_mm or source.voxel_size_mm
+        orientation = Orientation(request.orientation) if request.orientation else source.space.orientation if source.space else None
+        missing = [
+            name for name, value in (("voxel size (--voxel-size)", voxel_size), ("orientation (--orientation)", orientation)) if not value
+        ]
+        if missing or voxel_size is None or orientation is None:
+            raise InputError(f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing")
+        space = Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)
+        if source.space is not None:
+            warnings.append("the image's own geometry was replaced by the one that was given")
+        if orientation.is_mirrored and request.orientation is not None:
+            warnings.append(
+                f"orientation {orientation} is a mirror image of what a camera sees (columns, rows and planes form a left-handed frame): "
+                "right and left may be swapped; check it against the specimen"
+            )
     size = space.bounds.size_mm
     if max(size) > 1000 or max(size) < 0.1:
-        yield f"the image would be {size[0]:g} x {size[1]:g} x {size[2]:g} mm (R, A, S) large: is the voxel size in mm?"
+        warnings.append(f"the image would be {size[0]:g} x {size[1]:g} x {size[2]:g} mm (R, A, S) large: is the voxel size in mm?")
+    return space, warnings
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------------------
@@ -202,8 +266,9 @@ class _MemoryPlan:
     readers: int
 
 
-def _plan_memory(source: Source, levels: Sequence[LevelPlan], threads: int, budget: int) -> _MemoryPlan:
-    itemsize = source.dtype.itemsize
+def _plan_memory(source: Source, kind: Kind, levels: Sequence[LevelPlan], threads: int, budget: int) -> _MemoryPlan:
+    itemsize = source.dtype.itemsize * source.components
+    reduce = reducer(kind, source.dtype)
     heights, slabs, bands = [], [], []
     for index, level in enumerate(levels):
         chunk = level.chunks[0]
@@ -214,14 +279,14 @@ def _plan_memory(source: Source, levels: Sequence[LevelPlan], threads: int, budg
             height = max(chunk, -(-heights[-1] // step // chunk) * chunk)
         height = min(height, level.shape[0])
         heights.append(height)
-        item = itemsize if index == 0 else sum_dtype(source.dtype, voxel_count(level.factors)).itemsize
+        item = itemsize if index == 0 else reduce.carried_dtype(level.factors).itemsize * source.components
         slabs.append(height * level.shape[1] * level.shape[2] * item)
         bands.append(height * level.chunks[1] * level.shape[2] * item)
     plane = source.shape[1] * source.shape[2] * itemsize
     chunk_bytes = voxel_count(levels[0].chunks) * itemsize
     # Per task: the sums of a chunk and its temporaries, its shuffled bytes, its encoded bytes.
-    fixed = _BASE_BYTES + 8 * chunk_bytes * (_IN_FLIGHT_PER_THREAD + 1) * threads
-    plan = _MemoryPlan(tuple(heights), True, (False,) * len(levels), threads)
+    fixed = _BASE_BYTES + source.read_bytes + 8 * chunk_bytes * (_IN_FLIGHT_PER_THREAD + 1) * threads
+    plan = _MemoryPlan(tuple(heights), True, (False,) * len(levels), 1 if source.forward_only else threads)
     while True:
         # A plane that is being read is there twice: as the file's bytes and decoded.
         need = fixed + 2 * plane * plan.readers + sum(
@@ -247,7 +312,7 @@ def _plan_memory(source: Source, levels: Sequence[LevelPlan], threads: int, budg
 class _Slab:
     """Consecutive planes of one level, in memory or in a scratch file."""
 
-    def __init__(self, shape: Shape3, dtype: np.dtype[Any], folder: Path | None) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path | None) -> None:
         self.shape = shape
         self.dtype = dtype
         self._lock = threading.Lock()
@@ -280,7 +345,7 @@ class _Slab:
         """Rows of the first `planes` planes."""
         if self._array is not None:
             return self._array[:planes, rows]
-        out = np.empty((planes, rows.stop - rows.start, self.shape[2]), self.dtype)
+        out = np.empty((planes, rows.stop - rows.start, *self.shape[2:]), self.dtype)
         for plane in range(planes):
             with self._lock:
                 self._at(plane, rows.start).readinto(memoryview(out[plane]).cast("B"))
@@ -294,7 +359,7 @@ class _Slab:
 
     def _at(self, plane: int, row: int) -> io.FileIO:
         file = cast(io.FileIO, self._file)
-        file.seek((plane * self.shape[1] + row) * self.shape[2] * self.dtype.itemsize)
+        file.seek((plane * self.shape[1] + row) * voxel_count(self.shape[2:]) * self.dtype.itemsize)
         return file
 
 
@@ -308,6 +373,7 @@ class _PyramidWriter:
         self,
         source: Source,
         levels: Sequence[LevelPlan],
+        reduce: Reducer,
         writer: ChannelWriter,
         plan: _MemoryPlan,
         pool: ThreadPoolExecutor,
@@ -317,10 +383,12 @@ class _PyramidWriter:
     ) -> None:
         self._source = source
         self._levels = levels
+        self._reducer = reduce
         self._writer = writer
         self._plan = plan
         self._pool = pool
         self._progress = progress
+        self._components = (source.components,) if source.components > 1 else ()
         self._slabs = [self._new_slab(level, folder) for level in range(len(levels))]
         self._spare = self._new_slab(0, folder) if plan.read_ahead else self._slabs[0]
         # First plane, and number of planes, of what each level's slab holds now.
@@ -330,19 +398,19 @@ class _PyramidWriter:
         self._pending: deque[Callable[[], None]] = deque()
         self._limit = _IN_FLIGHT_PER_THREAD * threads
         self._samples: list[Array] = []
+        self._count_lock = threading.Lock()
+        self.non_finite = 0
         self._stride = max(1, round((voxel_count(levels[-1].shape) / _SAMPLE_VOXELS) ** (1 / 3)))
         self.stored_bytes = 0
 
     def run(self) -> None:
         """Do it all."""
         planes, height = self._source.shape[0], self._plan.heights[0]
-        records = []
+        records: list[FileRecord] = []
         reads = self._read(0)
         for start in range(0, planes, height):
-            for future in reads:
-                record = future.result()
-                if record is not None:
-                    records.append(SourceFile(record.name, record.size, record.crc32))
+            for read in reads:
+                records.extend(record for record in read.result() if record is not None)
             following = start + height
             self._slabs[0], self._spare = self._spare, self._slabs[0]
             if self._plan.read_ahead and following < planes:
@@ -351,11 +419,14 @@ class _PyramidWriter:
             self._flush(0)
             if not self._plan.read_ahead and following < planes:
                 reads = self._read(following)
-        self._writer.set_sources(records)
+        records.extend(self._source.file_records())
         sample = np.concatenate(self._samples)
         sample = sample[np.isfinite(sample)]
-        if sample.size:
-            self._writer.set_display_percentiles(np.percentile(sample, _PERCENTILES).tolist())
+        self._writer.finish(
+            percentiles=np.percentile(sample, _PERCENTILES).tolist() if sample.size else (),
+            non_finite=self.non_finite,
+            sources=[SourceFile(record.name, record.size, record.crc32) for record in records],
+        )
 
     def close(self) -> None:
         """Let go of slabs and scratch files."""
@@ -364,27 +435,31 @@ class _PyramidWriter:
 
     def _new_slab(self, level: int, folder: Path) -> _Slab:
         plan = self._levels[level]
-        dtype = self._source.dtype if level == 0 else sum_dtype(self._source.dtype, voxel_count(plan.factors))
-        shape = (self._plan.heights[level], plan.shape[1], plan.shape[2])
+        dtype = self._source.dtype if level == 0 else self._reducer.carried_dtype(plan.factors)
+        shape = (self._plan.heights[level], *plan.shape[1:], *self._components)
         return _Slab(shape, dtype, folder if self._plan.in_scratch[level] else None)
 
-    def _read(self, start: int) -> list[Future[FileRecord | None]]:
+    def _read(self, start: int) -> list[Future[list[FileRecord | None]]]:
         """Start to read a slab of level 0 into the spare slab."""
         slab = self._spare
         stop = min(start + self._plan.heights[0], self._source.shape[0])
         turn = threading.BoundedSemaphore(self._plan.readers)
 
-        def read(plane: int) -> FileRecord | None:
-            if slab.array is not None:
-                with turn:
-                    return self._source.read_plane(plane, slab.array[plane - start])
+        def read(planes: range) -> list[FileRecord | None]:
             with turn:
-                rows = np.empty((1, *self._source.shape[1:]), self._source.dtype)
-                record = self._source.read_plane(plane, rows[0])
-                slab.put(plane - start, 0, rows)
-                return record
+                return [self._read_plane(slab, plane, plane - start) for plane in planes]
 
-        return [self._pool.submit(read, plane) for plane in range(start, stop)]
+        if self._source.forward_only:
+            return [self._pool.submit(read, range(start, stop))]
+        return [self._pool.submit(read, range(plane, plane + 1)) for plane in range(start, stop)]
+
+    def _read_plane(self, slab: _Slab, plane: int, place: int) -> FileRecord | None:
+        if slab.array is not None:
+            return self._source.read_plane(plane, slab.array[place])
+        rows = np.empty((1, *slab.shape[1:]), slab.dtype)
+        record = self._source.read_plane(plane, rows[0])
+        slab.put(place, 0, rows)
+        return record
 
     def _flush(self, level: int) -> None:
         """Encode what a level's slab holds, reduce it into the next level's, and go on there if that one is full."""
@@ -399,8 +474,8 @@ class _PyramidWriter:
             band = slab.band(planes, rows)
             sums = None
             if coarser is not None:
-                shape = [-(-n // s) for n, s in zip(band.shape, step, strict=True)]
-                sums = np.empty(shape, self._slabs[coarser].dtype)
+                shape = [-(-n // s) for n, s in zip(band.shape, step, strict=False)]
+                sums = np.empty((*shape, *self._components), self._slabs[coarser].dtype)
             for plane in range(0, planes, plan.chunks[0]):
                 for column in range(0, plan.shape[2], plan.chunks[2]):
                     block = band[plane : plane + plan.chunks[0], :, column : column + plan.chunks[2]]
@@ -429,10 +504,15 @@ class _PyramidWriter:
     def _encode(self, level: int, start: Shape3, block: Array, step: Shape3, target: Array | None) -> bytes:
         """Bytes of one chunk; its sums for the next level go to `target`. Runs in the pool."""
         if target is not None:
-            sums = block_sum(block, step, target.dtype)
-            target[: sums.shape[0], : sums.shape[1], : sums.shape[2]] = sums
+            carried = self._reducer.reduce(block, step, target.dtype)
+            target[: carried.shape[0], : carried.shape[1], : carried.shape[2]] = carried
         if level:
-            block = sums_to_mean(block, self._levels[level].factors, self._source.dtype, start, self._source.shape)
+            block = self._reducer.finish(block, self._levels[level].factors, start, self._source.shape)
+        elif block.dtype.kind == "f":
+            odd = block.size - int(np.count_nonzero(np.isfinite(block)))
+            if odd:
+                with self._count_lock:
+                    self.non_finite += odd
         if level == len(self._levels) - 1:
             self._samples.append(block[:: self._stride, :: self._stride, :: self._stride].ravel())
         return self._writer.codec(level).encode(block)

@@ -1,24 +1,26 @@
 """The resolution pyramid: which levels an image gets, and how their voxels are made.
 
-A level with factor f holds, at index i, the mean of level-0 voxels ``f*i … f*i + f - 1`` along each axis; the last block averages
-only the voxels that exist. Means are taken from sums of level 0, never from rounded means, so a level does not depend on the
-levels or slabs it came through.
+A level of an image (or of vectors) with factor f holds, at index i, the mean of level-0 voxels ``f*i … f*i + f - 1`` along each
+axis; the last block averages only the voxels that exist. Means are taken from sums of level 0, never from rounded means, so a level
+does not depend on the levels or slabs it came through. A level of labels holds the most frequent id of the finer level's block.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.geometry import Shape3, voxel_count
 
-__all__ = ["LevelPlan", "block_mean", "block_sum", "plan_levels", "sum_dtype", "sums_to_mean"]
+__all__ = ["Kind", "LevelPlan", "Reducer", "block_mean", "block_mode", "block_sum", "plan_levels", "reducer", "sum_dtype", "sums_to_mean"]
 
 Array = npt.NDArray[Any]
+Kind = Literal["image", "labels", "vectors"]
 
 #: Size of a chunk before compression: large enough that a viewer needs few of them, small enough to decode in a millisecond.
 CHUNK_BYTES = 2**20
@@ -195,3 +197,79 @@ def block_mean(array: Array, factors: Sequence[int]) -> Array:
     """Block means of a whole array, in its own dtype; the kernel that makes a level from level 0."""
     sums = block_sum(array, factors, sum_dtype(array.dtype, voxel_count(factors)))
     return sums_to_mean(sums, factors, array.dtype, (0, 0, 0), array.shape[:3])
+
+
+def block_mode(labels: Array, step: Sequence[int]) -> Array:
+    """Most frequent id of each block of 1 or 2 voxels per axis; of several equally frequent ones the smallest.
+
+    Parameters
+    ----------
+    labels : array (a, b, c), integers
+    step : sequence of 3 int
+        1 or 2 along each axis. The last block may be smaller.
+    """
+    # To repeat the last voxel doubles each count of its block, and leaves the winner.
+    padded = np.pad(labels, [(0, -n % s) for n, s in zip(labels.shape, step, strict=True)], mode="edge")
+    views = [padded[a :: step[0], b :: step[1], c :: step[2]] for a in range(step[0]) for b in range(step[1]) for c in range(step[2])]
+    result = views[0].copy()
+    # Inside a region all are the same, and only its boundary is left to count.
+    mixed = np.zeros(result.shape, bool)
+    for view in views[1:]:
+        mixed |= view != result
+    candidates = np.sort(np.stack([view[mixed] for view in views]), axis=0)
+    counts = np.stack([(candidates == candidate).sum(axis=0) for candidate in candidates])
+    result[mixed] = np.take_along_axis(candidates, counts.argmax(axis=0)[None], axis=0)[0]
+    return result
+
+
+class Reducer(ABC):
+    """How voxels of one kind become those of the next level, block by block.
+
+    What travels from level to level is *carried*: sums for means, ids for labels.
+    """
+
+    @abstractmethod
+    def carried_dtype(self, factors: Sequence[int]) -> np.dtype[Any]:
+        """Type of what a level with these factors carries."""
+
+    @abstractmethod
+    def reduce(self, carried: Array, step: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """What the next level carries, from a part of this one that begins at a block's edge."""
+
+    @abstractmethod
+    def finish(self, carried: Array, factors: Sequence[int], start: Sequence[int], full_shape: Sequence[int]) -> Array:
+        """Voxels of a part of a level; arguments as of `sums_to_mean`."""
+
+
+class _Mean(Reducer):
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
+
+    def carried_dtype(self, factors: Sequence[int]) -> np.dtype[Any]:
+        return sum_dtype(self._dtype, voxel_count(factors))
+
+    def reduce(self, carried: Array, step: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        with np.errstate(invalid="ignore"):  # inf - inf in float images is NaN, as it should be
+            return block_sum(carried, step, dtype)
+
+    def finish(self, carried: Array, factors: Sequence[int], start: Sequence[int], full_shape: Sequence[int]) -> Array:
+        return sums_to_mean(carried, factors, self._dtype, start, full_shape)
+
+
+class _Mode(Reducer):
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
+
+    def carried_dtype(self, factors: Sequence[int]) -> np.dtype[Any]:
+        return self._dtype
+
+    def reduce(self, carried: Array, step: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        return block_mode(carried, step)
+
+    def finish(self, carried: Array, factors: Sequence[int], start: Sequence[int], full_shape: Sequence[int]) -> Array:
+        return carried
+
+
+def reducer(kind: Kind, dtype: np.dtype[Any]) -> Reducer:
+    """The reducer for a channel of this kind and voxel type."""
+    return _Mode(dtype) if kind == "labels" else _Mean(dtype)

@@ -29,7 +29,7 @@ from lsfm_core import (
 )
 from lsfm_core.formats import Source
 from lsfm_core.ingest import _MemoryPlan, _plan_memory
-from lsfm_core.pyramid import plan_levels
+from lsfm_core.pyramid import Kind, plan_levels
 from lsfm_core.testing import write_series
 
 from .test_pyramid import naive_mean
@@ -106,15 +106,15 @@ def test_slabs_leave_no_seam(
     """Any chunking, with any of the slabs in scratch files, gives the levels that the whole volume gives."""
     volume = np.random.default_rng(5).integers(0, 65536, shape, dtype=np.uint16)
 
-    def plan(source: Source, levels: Any, threads: int, budget: int) -> _MemoryPlan:
-        heights = _plan_memory(source, levels, threads, budget).heights
+    def plan(source: Source, kind: Kind, levels: Any, threads: int, budget: int) -> _MemoryPlan:
+        heights = _plan_memory(source, kind, levels, threads, budget).heights
         return _MemoryPlan(heights, read_ahead, tuple(in_scratch[: len(levels)]), 1 + read_ahead)
 
     with monkeypatch.context() as patch:
         patch.setattr("lsfm_core.pyramid.COARSEST_SIZE", 9)
         patch.setattr("lsfm_core.ingest.plan_levels", lambda s, v, i: plan_levels(s, v, i, chunk_bytes))
         patch.setattr("lsfm_core.ingest._plan_memory", plan)
-        patch.setattr("lsfm_core.ingest.open_source", lambda image: _Array(volume))
+        patch.setattr("lsfm_core.ingest.open_source", lambda image, **_: _Array(volume))
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.h5"
         ingest_channel(IngestRequest(path=path, channel="x", image="", voxel_size_mm=voxel, orientation="RAS"))
     assert_levels(path, "x", volume)

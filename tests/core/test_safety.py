@@ -18,7 +18,7 @@ import pytest
 
 from lsfm_core import StorageError, open_lsfm
 from lsfm_core.store._journal import JournaledFile, journal_path, recover
-from lsfm_core.store.file import edit_lsfm
+from lsfm_core.store import edit_lsfm
 from lsfm_core.testing import write_series
 
 
@@ -29,6 +29,13 @@ def files(folder: Path) -> dict[str, bytes]:
 def write_command(path: Path, image: Path, channel: str) -> list[str]:
     options = ["--voxel-size", "0.005,0.004,0.004", "--orientation", "AIR"]
     return [sys.executable, "-m", "lsfm_core.cli", "write", str(path), "--channel", channel, "--image", str(image), *options]
+
+
+def die(file: JournaledFile) -> None:
+    """As if killed: no commit, no rollback, only the operating system's close."""
+    file._file.close()
+    if file._journal is not None:
+        file._journal.close()
 
 
 def test_an_error_inside_an_edit_restores_every_byte(series: Path, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
@@ -93,8 +100,8 @@ def test_a_journal_undoes_every_kind_of_change(tmp_path: Path) -> None:
                 file.truncate(dice.randrange(60_000))
             file.seek(dice.randrange(60_000))
             file.write(dice.randbytes(dice.randrange(1, 9000)))
-        # As if killed: no commit, no rollback, only the operating system's close. A record cut short was not acted upon.
-        file._file.close()
+        die(file)
+        # A record cut short was not acted upon.
         if dice.random() < 0.3:
             with open(journal_path(path), "ab") as journal:
                 journal.write(dice.randbytes(dice.randrange(40)))
@@ -137,7 +144,7 @@ def test_a_file_that_needs_recovery_and_cannot_be_written_says_so(
 ) -> None:
     ingest_series(series)
     path = tmp_path / "brain.h5"
-    JournaledFile(path)._file.close()
+    die(JournaledFile(path))
     if os.geteuid() == 0:  # root may write everything, so take the file system's word away
         real = open
         monkeypatch.setattr("builtins.open", lambda f, mode="r", *a, **k: _refuse(f) if "+" in mode else real(f, mode, *a, **k))

@@ -14,7 +14,7 @@ import pytest
 
 from lsfm_core import BusyError, FormatError, LsfmError, StorageError, open_lsfm
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.file import edit_lsfm
+from lsfm_core.store import edit_lsfm
 
 
 def test_layout_of_a_new_file(series: Path, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ from lsfm_core.errors import InputError
 from lsfm_core.formats._source import FileRecord, Source
 from lsfm_core.formats.tiff import TiffSeries, find_series
 from lsfm_core.geometry import Space
+from lsfm_core.pyramid import Kind
 
 if TYPE_CHECKING:
     from lsfm_core.formats.nifti import NiftiSink
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["FileRecord", "Source", "open_sink", "open_source"]
 
 
-def open_source(image: str | os.PathLike[str]) -> Source:
+def open_source(image: Any, *, channel: int | str | None = None, kind: Kind = "image") -> Source:
     """Open an image for ingest: a TIFF series by its folder, one of its files, a glob, or a printf pattern.
 
     Raises

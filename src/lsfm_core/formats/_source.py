@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.geometry import Shape3
+from lsfm_core.geometry import Shape3, Space, Triple
 
 __all__ = ["FileRecord", "Source"]
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file whose bytes went into a plane: name, size in bytes, CRC-32."""
+    """A file whose bytes went into an image: name, size in bytes, CRC-32."""
 
     name: str
     size: int
@@ -31,18 +33,41 @@ class Source(ABC):
     name : str
         For messages.
     shape : tuple of 3 int
-        Planes, rows, columns.
+        Planes, rows, columns: array order as stored, slowest axis first.
     dtype : numpy.dtype
         Native byte order.
+    components : int
+        Values per voxel: 1, or 3 for vectors (RAS mm displacements in the order R, A, S).
+    space : Space, optional
+        Where the file itself tells voxel size and orientation.
+    voxel_size_mm : tuple of 3 float, optional
+        Planes, rows, columns, where the file tells at least that; equal to the space's where there is one.
+    forward_only : bool
+        Each plane can be read only once, in increasing order, by one thread.
+    read_bytes : int
+        Memory that the source holds besides the planes that it is asked for.
+    facts : mapping
+        What the file tells of itself, ready for JSON: ``format``, ``channel``, ``channel_names``, ``acquisition``, ``notes``.
     """
 
     name: str
     shape: Shape3
     dtype: np.dtype[Any]
+    components: int = 1
+    space: Space | None = None
+    voxel_size_mm: Triple | None = None
+    forward_only: bool = False
+    read_bytes: int = 0
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
-        """Fill `out` (rows, columns) with plane `index`; called from several threads at once.
+        """Fill `out` with plane `index`; called from several threads at once unless `forward_only`.
+
+        Parameters
+        ----------
+        index : int
+        out : array (rows, columns), or (rows, columns, components) where there are several
 
         Returns
         -------
@@ -54,6 +79,10 @@ class Source(ABC):
         SourceError
             If the plane is missing, damaged, or not like the others.
         """
+
+    def file_records(self) -> Sequence[FileRecord]:
+        """Files that were not reported plane by plane; to be asked for after the last plane."""
+        return ()
 
     def close(self) -> None:
         """Let go of open files."""

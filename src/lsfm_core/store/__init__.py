@@ -1,7 +1,8 @@
 """Our file: HDF5 with a BigDataViewer XML beside it. docs/format.md is its specification."""
 
 from lsfm_core.store._chunks import default_threads
-from lsfm_core.store.file import Channel, ChannelWriter, Level, LsfmFile, SourceFile, check_channel_name, edit_lsfm, open_lsfm
+from lsfm_core.store.edit import ChannelWriter, LsfmEditor, check_channel_name, edit_lsfm
+from lsfm_core.store.file import Channel, Level, LsfmFile, SourceFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "ChunkCache",
     "LazyLevel",
     "Level",
+    "LsfmEditor",
     "LsfmFile",
     "SourceFile",
     "check_channel_name",

@@ -64,7 +64,11 @@ class ChunkCodec:
         return cls(dataset.dtype, dataset.chunks, filters)
 
     def encode(self, block: Array) -> bytes:
-        """Bytes of one chunk; a `block` smaller than the chunk (at the image's far edges) is padded with zeros."""
+        """Bytes of one chunk; a `block` smaller than the chunk (at the image's far edges) is padded with zeros.
+
+        A block of another type of the same size is stored bit by bit (uint16 as int16).
+        """
+        block = block.view(self.dtype)
         if block.shape != self.chunks:
             full = np.zeros(self.chunks, self.dtype)
             full[tuple(slice(n) for n in block.shape)] = block

@@ -142,6 +142,11 @@ class JournaledFile(io.RawIOBase):
         """Ignore all further writes, so that HDF5 can close its side of a file that is about to be rolled back."""
         self._detached = True
 
+    def check(self) -> None:
+        """Raise the error of a write that HDF5 swallowed while it closed its side."""
+        if self.error is not None:
+            raise self._fail(self.error)
+
     def commit(self) -> None:
         """Make everything that was written permanent. After this the journal is gone."""
         try:

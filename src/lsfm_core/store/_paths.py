@@ -10,12 +10,17 @@ RESOLUTIONS = "resolutions"
 SUBDIVISIONS = "subdivisions"
 DATA_TYPE = "dataType"
 _SETUP = re.compile(r"s(\d{2,})$")
+_TIMEPOINT = re.compile(r"t(\d{5,})$")
 
 # --- ours; the layout is lsfmpy's, so that its users find their way ---------------------------------------------------------
 LSFM = "LSFM"
 IMAGE = "IMAGE"
 AFFINES = "AFFINES"
+ITK_PARAMS = "ITK_PARAMS"
+FIXED_ITK_PARAMS = "FIXED_ITK_PARAMS"
 SOURCES = "SOURCES"
+# A channel that is being written stands here until it is complete.
+INCOMPLETE = "LSFM_INCOMPLETE"
 METADATA = "extended_metadata"
 LOG = "log"
 
@@ -26,6 +31,8 @@ UNIT = "unit"
 AXCODES = "axcodes"
 SETUP = "bdv_setup"
 PERCENTILES = "display_percentiles"
+NON_FINITE = "non_finite_voxels"
+PARTNER = "inverse"
 WRITER = "written_by"
 # Attributes of /LSFM/<channel>/IMAGE/<L>
 WORLD_FROM_VOXEL = "world_from_voxel"
@@ -56,6 +63,11 @@ def level(name: str, index: int) -> str:
     return f"{LSFM}/{name}/{IMAGE}/{index}"
 
 
+def affine(name: str, affine_name: str) -> str:
+    """Dataset of an affine: 4 x 4, RAS mm."""
+    return f"{LSFM}/{name}/{AFFINES}/{affine_name}"
+
+
 def sources(name: str) -> str:
     """Dataset with the names, sizes and checksums of the files a channel was made from."""
     return f"{LSFM}/{name}/{SOURCES}"
@@ -66,12 +78,22 @@ def setup(index: int) -> str:
     return f"s{index:02d}"
 
 
+def view(timepoint: int, setup_index: int) -> str:
+    """BigDataViewer's group of a view."""
+    return f"t{timepoint:05d}/s{setup_index:02d}"
+
+
 def view_level(timepoint: int, setup_index: int, level_index: int) -> str:
     """BigDataViewer's group of one level of a view."""
-    return f"t{timepoint:05d}/s{setup_index:02d}/{level_index}"
+    return f"{view(timepoint, setup_index)}/{level_index}"
 
 
 def setup_index(name: str) -> int | None:
     """The setup that a root group's name stands for, or None."""
     match = _SETUP.match(name)
     return int(match.group(1)) if match else None
+
+
+def is_timepoint(name: str) -> bool:
+    """Whether a root group holds the views of a timepoint."""
+    return _TIMEPOINT.match(name) is not None

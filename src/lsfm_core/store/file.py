@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, ExistsError, FormatError, InputError, LsfmError, StorageError, UnknownChannelError
-from lsfm_core.geometry import Orientation, Shape3, Space, Triple
-from lsfm_core.pyramid import LevelPlan
+from lsfm_core.errors import BusyError, FormatError, StorageError, UnknownChannelError
+from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.pyramid import Kind
 from lsfm_core.store import _journal, _paths
-from lsfm_core.store._chunks import ChunkCodec
-from lsfm_core.store._xml import View, parse_xml, render_xml
+from lsfm_core.store._xml import View, parse_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
-__all__ = ["Channel", "ChannelWriter", "Level", "LsfmFile", "SourceFile", "edit_lsfm", "open_lsfm"]
-
-Kind = Literal["image", "labels", "vectors"]
+__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "SourceFile", "open_lsfm"]
 
 FORMAT_VERSION = 1
-#: HDF5 1.10.5, which BigDataViewer carries, reads these; superblock 0 also survives a writer that died.
-_LIBVER = ("earliest", "v110")
 # SimpleITK's pixel ids, which lsfmpy recorded: how the bits of its int16 data sets are meant.
 _LEGACY_DTYPES = {0: "i1", 1: "u1", 2: "i2", 3: "u2", 4: "i4", 5: "u4", 6: "i8", 7: "u8", 8: "f4", 9: "f8"}
-_BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +91,10 @@ class Channel:
         Contrast limits for a first look.
     setup : int or None
         BigDataViewer's setup, if it has one.
+    partner : str or None
+        The channel that holds the inverse of this displacement field.
+    affines : tuple of str
+        Names of the affine transforms stored with the channel.
     sources : tuple of SourceFile
     written_by : str
         Program and version, or "" where unknown.
@@ -113,6 +109,8 @@ class Channel:
     unit: str
     display_range: tuple[float, float] | None
     setup: int | None
+    partner: str | None
+    affines: tuple[str, ...]
     sources: tuple[SourceFile, ...]
     written_by: str
     remarks: tuple[str, ...]
@@ -129,7 +127,7 @@ class Channel:
 
 
 class LsfmFile:
-    """One open file; get it from `open_lsfm` or `edit_lsfm`.
+    """One file, open for reading; get it from `open_lsfm`.
 
     Works as a mapping from channel names, in the order in which they were written, and as a context manager.
     """
@@ -205,7 +203,8 @@ class LsfmFile:
         for index in self._level_indices(_paths.image(name)):
             node = self._h5[_paths.level(name, index)]
             factors = tuple(float(f) for f in node.attrs[_paths.FACTORS])
-            levels.append(self._level(index, node[_paths.CELLS], factors, np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])))
+            affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
+            levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
         percentiles = group.attrs.get(_paths.PERCENTILES)
         setup = int(group.attrs[_paths.SETUP])
         table = self._h5[_paths.sources(name)][()] if _paths.SOURCES in group else ()
@@ -217,6 +216,8 @@ class LsfmFile:
             unit=group.attrs[_paths.UNIT],
             display_range=None if percentiles is None else (float(percentiles[0]), float(percentiles[-1])),
             setup=setup if setup >= 0 else None,
+            partner=group.attrs.get(_paths.PARTNER),
+            affines=self._affine_names(group),
             sources=tuple(SourceFile(row["name"].decode(), int(row["size"]), int(row["crc32"])) for row in table),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
@@ -253,6 +254,8 @@ class LsfmFile:
             unit="mm",
             display_range=None,
             setup=None,
+            partner=None,
+            affines=self._affine_names(self._h5[_paths.channel(name)]),
             sources=(),
             written_by="lsfmpy",
             remarks=tuple(remarks),
@@ -262,7 +265,7 @@ class LsfmFile:
         """Channels of a BigDataViewer file that is not ours: one per setup, first timepoint."""
         views = self._xml_views()
         channels = {}
-        timepoint = min((int(n[1:]) for n in self._h5 if n[:1] == "t" and n[1:].isdigit()), default=0)
+        timepoint = min((int(name[1:]) for name in self._h5 if _paths.is_timepoint(name)), default=0)
         for setup in sorted(s for s in map(_paths.setup_index, self._h5) if s is not None):
             root = self._h5[_paths.setup(setup)]
             factors = [tuple(float(f) for f in row[::-1]) for row in np.atleast_2d(root[_paths.RESOLUTIONS][()])]
@@ -289,11 +292,17 @@ class LsfmFile:
                 unit="mm" if view is not None and view.voxel_size_mm is not None else "pixel",
                 display_range=None,
                 setup=setup,
+                partner=None,
+                affines=(),
                 sources=(),
                 written_by="",
                 remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
             )
         return channels
+
+    def _affine_names(self, group: h5py.Group) -> tuple[str, ...]:
+        affines = group.get(_paths.AFFINES, {})
+        return tuple(name for name in affines if isinstance(affines[name], h5py.Dataset))
 
     def _level_indices(self, group: str) -> list[int]:
         return sorted(int(name) for name in self._h5[group] if name.isdigit())
@@ -314,124 +323,6 @@ class LsfmFile:
         if not self.xml_path.exists():
             return {}
         return {view.setup: view for view in parse_xml(self.xml_path.read_bytes(), str(self.xml_path)).views}
-
-    # --- writing ------------------------------------------------------------------------------------------------------------
-
-    def create_channel(
-        self,
-        name: str,
-        *,
-        kind: Kind,
-        dtype: npt.DTypeLike,
-        levels: Sequence[LevelPlan],
-        space: Space,
-        compression: int,
-    ) -> ChannelWriter:
-        """Make a channel's structure, ready for its chunks; only inside `edit_lsfm`.
-
-        Raises
-        ------
-        ExistsError
-            If there is a channel of that name.
-        InputError
-            If the name cannot be used.
-        """
-        check_channel_name(name)
-        if _paths.channel(name) in self._h5:
-            raise ExistsError(f"{self.path}: channel {name!r} exists already: choose another name")
-        dtype = np.dtype(dtype)
-        group = self._h5.create_group(_paths.channel(name))
-        # BigDataViewer has no type for float16, and knows nothing of vectors: such channels are not among its setups.
-        setup = self._next_setup() if kind != "vectors" and dtype.name in _BDV_TYPES else -1
-        group.attrs.update(
-            {
-                _paths.FORMAT_VERSION: FORMAT_VERSION,
-                _paths.KIND: kind,
-                _paths.UNIT: "mm",
-                _paths.AXCODES: space.orientation.axcodes,
-                _paths.SETUP: setup,
-                _paths.WRITER: f"lsfm-core {metadata.version('napari-lsfm')}",
-            }
-        )
-        self._h5.create_group(_paths.image(name)).attrs.update(
-            {
-                _paths.LEGACY_SPACING: np.array([space.level(p.factors, p.shape).voxel_size_mm for p in levels]),
-                _paths.LEGACY_ORIGIN: np.zeros((len(levels), 3)),
-                _paths.LEGACY_SHAPE: np.array([p.shape for p in levels]),
-                _paths.LEGACY_MULTICHANNEL: kind == "vectors",
-                _paths.LEGACY_SEGMENTATION: kind == "labels",
-            }
-        )
-        targets = []
-        for index, plan in enumerate(levels):
-            node = self._h5.create_group(_paths.level(name, index))
-            node.attrs[_paths.FACTORS] = np.array(plan.factors, dtype=np.float64)
-            node.attrs[_paths.WORLD_FROM_VOXEL] = space.level(plan.factors, plan.shape).world_from_voxel
-            cells = node.create_dataset(
-                _paths.CELLS,
-                plan.shape,
-                dtype,
-                chunks=plan.chunks,
-                shuffle=compression > 0,
-                compression=compression or None,
-                fletcher32=True,
-            )
-            targets.append((cells, ChunkCodec.of(cells)))
-        if setup >= 0:
-            self._link_setup(name, setup, dtype, levels)
-        self.__dict__.pop("channels", None)
-        return ChannelWriter(group, [(cells, codec) for cells, codec in targets if codec is not None])
-
-    def _next_setup(self) -> int:
-        return 1 + max((s for s in map(_paths.setup_index, self._h5) if s is not None), default=-1)
-
-    def _link_setup(self, name: str, setup: int, dtype: np.dtype[Any], levels: Sequence[LevelPlan]) -> None:
-        root = self._h5.create_group(_paths.setup(setup))
-        root.attrs[_paths.DATA_TYPE] = dtype.name
-        root[_paths.RESOLUTIONS] = np.array([p.factors[::-1] for p in levels], dtype=np.float64)
-        root[_paths.SUBDIVISIONS] = np.array([p.chunks[::-1] for p in levels], dtype=np.int32)
-        for index in range(len(levels)):
-            view = self._h5.create_group(_paths.view_level(0, setup, index))
-            view[_paths.CELLS] = h5py.SoftLink(f"/{_paths.level(name, index)}/{_paths.CELLS}")
-        self._h5.attrs[_paths.SETUPS_COUNT] = setup + 1
-
-    def _render_xml(self) -> bytes:
-        views = [
-            View(c.setup, c.name, c.space.shape, c.space.voxel_size_mm, c.space.world_from_voxel)
-            for c in self.channels.values()
-            if c.setup is not None
-        ]
-        previous = self.xml_path.read_bytes() if self.xml_path.exists() else None
-        return render_xml(self.path.name, views, previous)
-
-
-class ChannelWriter:
-    """Takes the chunks of a channel that is being made."""
-
-    def __init__(self, group: h5py.Group, levels: Sequence[tuple[h5py.Dataset, ChunkCodec]]) -> None:
-        self._group = group
-        self._levels = levels
-
-    def codec(self, level: int) -> ChunkCodec:
-        """Codec of a level; encoding is safe in any thread."""
-        return self._levels[level][1]
-
-    def write_chunk(self, level: int, start: Shape3, data: bytes) -> None:
-        """Store an encoded chunk whose first voxel is `start`; only from the thread that opened the file."""
-        self._levels[level][0].id.write_direct_chunk(start, data)
-
-    def set_display_percentiles(self, values: Sequence[float]) -> None:
-        """Record low to high percentiles of the voxel values, for first contrast limits."""
-        self._group.attrs[_paths.PERCENTILES] = np.asarray(values, dtype=np.float64)
-
-    def set_sources(self, sources: Sequence[SourceFile]) -> None:
-        """Record which files the channel was made from."""
-        if not sources:
-            return
-        names = [source.name.encode() for source in sources]
-        row = np.dtype([("name", f"S{max(map(len, names))}"), ("size", "<u8"), ("crc32", "<u4")])
-        table = np.array([(name, s.size, s.crc32) for name, s in zip(names, sources, strict=True)], row)
-        self._group.create_dataset(_paths.SOURCES, data=table)
 
 
 def open_lsfm(
@@ -480,62 +371,6 @@ def open_lsfm(
     return LsfmFile(target, h5, cache or ChunkCache(), max_read_bytes)
 
 
-@contextmanager
-def edit_lsfm(path: str | os.PathLike[str]) -> Iterator[LsfmFile]:
-    """Change a file, or make one: all changes happen when the block ends well, none if it raises or the process dies.
-
-    The BigDataViewer XML beside the file is made anew.
-
-    Raises
-    ------
-    BusyError
-        If another program has the file open.
-    StorageError
-        If writing fails, for example on a full disk; the file is as it was before.
-    """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise StorageError(f"{target}: there is no folder {target.parent}")
-    if target.exists():
-        _journal.recover(target)
-        open_lsfm(target).close()
-    raw = _journal.JournaledFile(target)
-    xml_partial = _journal.partial_path(target.with_suffix(".xml"))
-    try:
-        h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=_LIBVER)
-        try:
-            file = LsfmFile(target, h5, ChunkCache(), None)
-            yield file
-            h5.flush()
-            _write_file(xml_partial, file._render_xml())
-        except BaseException:
-            raw.detach()
-            raise
-        finally:
-            h5.close()
-        if raw.error is not None:
-            raise raw._fail(raw.error)
-        raw.commit()
-    except BaseException as error:
-        raw.rollback()
-        xml_partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, LsfmError):
-            raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
-        raise
-    os.replace(xml_partial, file.xml_path)
-
-
-def check_channel_name(name: str) -> None:
-    """Refuse names that cannot be a group in HDF5 or would hide among its parts.
-
-    Raises
-    ------
-    InputError
-    """
-    if not name or name != name.strip() or "/" in name or name in {".", ".."} or not name.isprintable():
-        raise InputError(f"channel name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
-
-
 def _hdf5_of_xml(path: Path) -> Path:
     if not path.is_file():
         raise StorageError(f"{path}: no such file")
@@ -557,10 +392,3 @@ def _calibrated(view: View) -> npt.NDArray[np.float64]:
     if np.allclose(norms, view.voxel_size_mm, rtol=0.05):
         return view.world_from_voxel
     return np.diag([*view.voxel_size_mm, 1.0])
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,0 +1,351 @@
+"""Changing a file: channels are written, replaced, renamed and removed, as one transaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import ExistsError, InputError, LsfmError, StorageError
+from lsfm_core.geometry import Shape3, Space
+from lsfm_core.pyramid import Kind, LevelPlan
+from lsfm_core.store import _journal, _paths
+from lsfm_core.store._chunks import ChunkCodec
+from lsfm_core.store._xml import View, render_xml
+from lsfm_core.store.file import FORMAT_VERSION, LsfmFile, SourceFile, open_lsfm
+from lsfm_core.store.lazy import ChunkCache
+
+__all__ = ["ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm"]
+
+#: HDF5 1.10.5, which BigDataViewer carries, reads these; superblock 0 also survives a writer that died.
+_LIBVER = ("earliest", "v110")
+_BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"})
+
+
+class LsfmEditor(LsfmFile):
+    """One file, open for changes; get it from `edit_lsfm`."""
+
+    def create_channel(
+        self,
+        name: str,
+        *,
+        kind: Kind,
+        dtype: npt.DTypeLike,
+        components: int,
+        levels: Sequence[LevelPlan],
+        space: Space,
+        compression: int,
+        replace: bool = False,
+        uint16_as_int16: bool = False,
+    ) -> ChannelWriter:
+        """Start a channel; it is there once its writer's `ChannelWriter.finish` has been called.
+
+        Parameters
+        ----------
+        name : str
+        kind : {"image", "labels", "vectors"}
+        dtype : dtype
+            Of a voxel, or of a vector's components.
+        components : int
+            1, or 3 for vectors.
+        levels : sequence of LevelPlan
+        space : Space
+            Of level 0.
+        compression : int
+            Deflate level; 0 for none.
+        replace : bool
+            Whether a channel of that name gives way.
+        uint16_as_int16 : bool
+            Keep uint16 as the same bits in int16 and name no type, for BigDataViewer before 10.4.6.
+
+        Raises
+        ------
+        ExistsError
+            If there is a channel of that name, and it may not be replaced.
+        InputError
+            If the name cannot be used.
+        """
+        check_channel_name(name)
+        if name in self and not replace:
+            raise ExistsError(f"{self.path}: channel {name!r} exists already: choose another name, or replace it")
+        dtype = np.dtype(dtype)
+        plain = uint16_as_int16 and dtype == np.uint16
+        self._h5.pop(_paths.INCOMPLETE, None)
+        group = self._h5.create_group(_paths.INCOMPLETE)
+        group.attrs.update(
+            {
+                _paths.FORMAT_VERSION: FORMAT_VERSION,
+                _paths.KIND: kind,
+                _paths.DATA_TYPE: dtype.name,
+                _paths.UNIT: "mm",
+                _paths.AXCODES: space.orientation.axcodes,
+                _paths.WRITER: f"lsfm-core {metadata.version('napari-lsfm')}",
+            }
+        )
+        image = group.create_group(_paths.IMAGE)
+        image.attrs.update(
+            {
+                _paths.LEGACY_SPACING: np.array([space.level(p.factors, p.shape).voxel_size_mm for p in levels]),
+                _paths.LEGACY_ORIGIN: np.zeros((len(levels), 3)),
+                _paths.LEGACY_SHAPE: np.array([p.shape for p in levels]),
+                _paths.LEGACY_MULTICHANNEL: kind == "vectors",
+                _paths.LEGACY_SEGMENTATION: kind == "labels",
+            }
+        )
+        last = (components,) if components > 1 else ()
+        for index, plan in enumerate(levels):
+            node = image.create_group(str(index))
+            node.attrs[_paths.FACTORS] = np.array(plan.factors, dtype=np.float64)
+            node.attrs[_paths.WORLD_FROM_VOXEL] = space.level(plan.factors, plan.shape).world_from_voxel
+            node.create_dataset(
+                _paths.CELLS,
+                plan.shape + last,
+                np.int16 if plain else dtype,
+                chunks=plan.chunks + last,
+                shuffle=compression > 0,
+                compression=compression or None,
+                fletcher32=True,
+            )
+        return ChannelWriter(self, name, group)
+
+    def remove_channel(self, name: str) -> None:
+        """Remove a channel; its space in the file is not given back.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        channel = self[name]
+        if channel.setup is not None:
+            del self._h5[_paths.setup(channel.setup)]
+            for timepoint in [t for t in self._h5 if _paths.is_timepoint(t)]:
+                self._h5[timepoint].pop(_paths.setup(channel.setup), None)
+        if channel.partner is not None and channel.partner in self:
+            del self._h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
+        del self._h5[_paths.channel(name)]
+        self._forget()
+
+    def rename_channel(self, name: str, new_name: str) -> None:
+        """Give a channel another name.
+
+        Raises
+        ------
+        UnknownChannelError, ExistsError, InputError
+        """
+        check_channel_name(new_name)
+        channel = self[name]
+        if new_name in self:
+            raise ExistsError(f"{self.path}: channel {new_name!r} exists already: choose another name")
+        self._h5.move(_paths.channel(name), _paths.channel(new_name))
+        if channel.setup is not None:
+            del self._h5[_paths.view(0, channel.setup)]
+            self._link_levels(new_name, channel.setup, len(channel.levels))
+        if channel.partner is not None and channel.partner in self:
+            self._h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER] = new_name
+        self._forget()
+
+    def set_partners(self, first: str, second: str) -> None:
+        """Record that two displacement fields are each other's inverse.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If one is no displacement field.
+        """
+        for name, other in ((first, second), (second, first)):
+            if self[name].kind != "vectors":
+                raise InputError(f"{self.path}: channel {name!r} holds {self[name].kind}: only displacement fields have an inverse")
+            self._h5[_paths.channel(name)].attrs[_paths.PARTNER] = other
+        self._forget()
+
+    def write_affine(
+        self, channel: str, name: str, ras_matrix: npt.NDArray[np.float64], itk: tuple[Sequence[float], Sequence[float]], replace: bool
+    ) -> None:
+        """Store an affine transform with a channel.
+
+        Parameters
+        ----------
+        channel, name : str
+        ras_matrix : array (4, 4)
+            Maps a point of the output space to the input space, RAS mm.
+        itk : (sequence of 12, sequence of 3)
+            The same as ITK's parameters (matrix row by row, translation) and fixed parameters (centre), LPS mm.
+        replace : bool
+            Whether an affine of that name gives way.
+
+        Raises
+        ------
+        UnknownChannelError, ExistsError, InputError
+        """
+        check_channel_name(name, "affine")
+        if name in self[channel].affines and not replace:
+            raise ExistsError(f"{self.path}: channel {channel!r} has an affine {name!r} already: choose another name, or replace it")
+        if name in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS):
+            raise InputError(f"affine name {name!r} is taken by the file format: choose another")
+        group = self._h5.require_group(f"{_paths.channel(channel)}/{_paths.AFFINES}")
+        parts = {name: ras_matrix, f"{_paths.ITK_PARAMS}/{name}": itk[0], f"{_paths.FIXED_ITK_PARAMS}/{name}": itk[1]}
+        for path, values in parts.items():
+            group.pop(path, None)
+            group[path] = np.asarray(values, dtype=np.float64)
+        self._forget()
+
+    def render_xml(self) -> bytes:
+        """BigDataViewer's XML for the file as it is now."""
+        views = [
+            View(c.setup, c.name, c.space.shape, c.space.voxel_size_mm, c.space.world_from_voxel)
+            for c in self.channels.values()
+            if c.setup is not None
+        ]
+        previous = self.xml_path.read_bytes() if self.xml_path.exists() else None
+        return render_xml(self.path.name, views, previous)
+
+    def _add(self, name: str) -> None:
+        """Let the finished channel take its place, and its name."""
+        group = self._h5[_paths.INCOMPLETE]
+        setup = None
+        if name in self:
+            setup = self[name].setup
+            affines = self._h5[_paths.channel(name)].get(_paths.AFFINES)
+            if affines is not None:
+                self._h5.move(affines.name, f"{group.name}/{_paths.AFFINES}")
+            self.remove_channel(name)
+        levels = group[_paths.IMAGE]
+        dtype = group.attrs[_paths.DATA_TYPE]
+        # BigDataViewer has no type for float16, and knows nothing of vectors: such channels are not among its setups.
+        shown = group.attrs[_paths.KIND] != "vectors" and dtype in _BDV_TYPES
+        if shown and setup is None:
+            setup = 1 + max((s for s in map(_paths.setup_index, self._h5) if s is not None), default=-1)
+        group.attrs[_paths.SETUP] = setup if shown and setup is not None else -1
+        self._h5.move(_paths.INCOMPLETE, _paths.channel(name))
+        if shown and setup is not None:
+            root = self._h5.create_group(_paths.setup(setup))
+            if levels["0"][_paths.CELLS].dtype.name == dtype:
+                root.attrs[_paths.DATA_TYPE] = dtype
+            count = len(levels)
+            nodes = [levels[str(index)] for index in range(count)]
+            root[_paths.RESOLUTIONS] = np.array([node.attrs[_paths.FACTORS][::-1] for node in nodes], dtype=np.float64)
+            root[_paths.SUBDIVISIONS] = np.array([node[_paths.CELLS].chunks[::-1] for node in nodes], dtype=np.int32)
+            self._link_levels(name, setup, count)
+            self._h5.attrs[_paths.SETUPS_COUNT] = 1 + max(s for s in map(_paths.setup_index, self._h5) if s is not None)
+        self._forget()
+
+    def _link_levels(self, name: str, setup: int, count: int) -> None:
+        for index in range(count):
+            view = self._h5.create_group(_paths.view_level(0, setup, index))
+            view[_paths.CELLS] = h5py.SoftLink(f"/{_paths.level(name, index)}/{_paths.CELLS}")
+
+    def _forget(self) -> None:
+        """Read the channels anew when they are asked for next."""
+        self.__dict__.pop("channels", None)
+
+
+class ChannelWriter:
+    """Takes the chunks of a channel that is being made."""
+
+    def __init__(self, editor: LsfmEditor, name: str, group: h5py.Group) -> None:
+        self._editor = editor
+        self._name = name
+        self._group = group
+        image = group[_paths.IMAGE]
+        self._cells = [image[str(index)][_paths.CELLS] for index in range(len(image))]
+        self._codecs = [codec for codec in map(ChunkCodec.of, self._cells) if codec is not None]
+
+    def codec(self, level: int) -> ChunkCodec:
+        """Codec of a level; encoding is safe in any thread."""
+        return self._codecs[level]
+
+    def write_chunk(self, level: int, start: Shape3, data: bytes) -> None:
+        """Store an encoded chunk whose first voxel is `start`; only from the thread that opened the file."""
+        dataset = self._cells[level]
+        dataset.id.write_direct_chunk(start + (0,) * (dataset.ndim - 3), data)
+
+    def finish(self, *, percentiles: Sequence[float], non_finite: int, sources: Sequence[SourceFile]) -> None:
+        """Record what is known only at the end, and let the channel appear.
+
+        Parameters
+        ----------
+        percentiles : sequence of float
+            Low to high percentiles of the voxel values, for first contrast limits; empty where there are none.
+        non_finite : int
+            Level-0 voxels that are NaN or infinite.
+        sources : sequence of SourceFile
+            The files that the channel was made from.
+        """
+        if percentiles:
+            self._group.attrs[_paths.PERCENTILES] = np.asarray(percentiles, dtype=np.float64)
+        self._group.attrs[_paths.NON_FINITE] = non_finite
+        if sources:
+            names = [source.name.encode() for source in sources]
+            row = np.dtype([("name", f"S{max(map(len, names))}"), ("size", "<u8"), ("crc32", "<u4")])
+            table = np.array([(name, s.size, s.crc32) for name, s in zip(names, sources, strict=True)], row)
+            self._group.create_dataset(_paths.SOURCES, data=table)
+        self._editor._add(self._name)
+
+
+@contextmanager
+def edit_lsfm(path: str | os.PathLike[str]) -> Iterator[LsfmEditor]:
+    """Change a file, or make one: all changes happen when the block ends well, none if it raises or the process dies.
+
+    The BigDataViewer XML beside the file is made anew.
+
+    Raises
+    ------
+    BusyError
+        If another program has the file open.
+    StorageError
+        If writing fails, for example on a full disk; the file is as it was before.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise StorageError(f"{target}: there is no folder {target.parent}")
+    if target.exists():
+        _journal.recover(target)
+        open_lsfm(target).close()
+    raw = _journal.JournaledFile(target)
+    xml_partial = _journal.partial_path(target.with_suffix(".xml"))
+    try:
+        h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=_LIBVER)
+        try:
+            editor = LsfmEditor(target, h5, ChunkCache(), None)
+            yield editor
+            h5.flush()
+            _write_file(xml_partial, editor.render_xml())
+        except BaseException:
+            raw.detach()
+            raise
+        finally:
+            h5.close()
+        raw.check()
+        raw.commit()
+    except BaseException as error:
+        raw.rollback()
+        xml_partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, LsfmError):
+            raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
+        raise
+    os.replace(xml_partial, editor.xml_path)
+
+
+def check_channel_name(name: str, what: str = "channel") -> None:
+    """Refuse names that cannot be a group in HDF5 or would hide among its parts.
+
+    Raises
+    ------
+    InputError
+    """
+    if not name or name != name.strip() or "/" in name or name in {".", ".."} or not name.isprintable():
+        raise InputError(f"{what} name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
