@@ -68,15 +68,15 @@ class ExportRequest(Request):
     path: Path
     channel: str
     output: Path | None = None
-    level: int | None = Field(None, ge=0)
+    level: int | None = Field(default=None, ge=0)
     resolution_mm: float | tuple[float, float, float] | None = None
     output_orientation: str = "RAS"
     orientation: str | None = None
     interpolation: Interpolation | None = None
     antialias: bool = True
     overwrite: bool = False
-    memory_bytes: int = Field(2 * 10**9, gt=0)
-    threads: int | None = Field(None, gt=0)
+    memory_bytes: int = Field(default=2 * 10**9, gt=0)
+    threads: int | None = Field(default=None, gt=0)
 
     @field_validator("resolution_mm")
     @classmethod

@@ -92,9 +92,9 @@ class IngestRequest(Request):
     origin_mm: tuple[float, float, float] | None = None
     inverse_of: str | None = None
     replace: bool = False
-    memory_bytes: int = Field(2 * 10**9, gt=0)
-    threads: int | None = Field(None, gt=0)
-    compression: int = Field(1, ge=0, le=3)
+    memory_bytes: int = Field(default=2 * 10**9, gt=0)
+    threads: int | None = Field(default=None, gt=0)
+    compression: int = Field(default=1, ge=0, le=3)
     uint16_as_int16: bool = False
 
     @field_validator("orientation")

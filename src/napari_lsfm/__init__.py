@@ -1,0 +1,1 @@
+"""The napari plugin of lsfm_core: napari.yaml lists what it adds to napari."""

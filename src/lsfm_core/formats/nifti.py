@@ -1,4 +1,4 @@
-"""NIfTI out, streamed in slabs along the last axis (the file's slowest)."""
+"""NIfTI in, plane by plane, and out, in slabs: both along the last axis, the file's slowest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,110 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip_threaded
 
-from lsfm_core.errors import InputError
+from lsfm_core.errors import InputError, SourceError
+from lsfm_core.formats._files import DataFile, read_head
+from lsfm_core.formats._geometry import space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._output import new_file
+from lsfm_core.formats._raw import RawLayout, RawSource
+from lsfm_core.formats._source import Source
 from lsfm_core.geometry import Space
 
-__all__ = ["NiftiSink", "nifti_sink"]
+__all__ = ["NiftiSink", "nifti_sink", "open_nifti"]
 
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT: the world is the specimen's own
+_HEADERS = {b"n+1\0": (nibabel.Nifti1Header, 344), b"n+2\0": (nibabel.Nifti2Header, 4)}
+# Where the components of a displacement field point, by intent: NIFTI_INTENT_DISPVECT says RAS, and ITK converts it;
+# NIFTI_INTENT_VECTOR is what ITK and ANTs write, LPS as it stands.
+_VECTOR_FRAME = {1006: "RAS", 1007: "LPS"}
+_MM_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}
+
+
+def open_nifti(path: Path, kind: str) -> Source:
+    """Open a .nii or .nii.gz file of NIfTI-1 or -2.
+
+    Raises
+    ------
+    SourceError
+        If the header is damaged, or tells of something else than one volume, or (kind ``vectors``) of something else than a
+        displacement field of shape x, y, z, 1, 3 with intent 1006 or 1007.
+    """
+    file = DataFile(path)
+    try:
+        head = read_head(file, 540)
+        compressed = file.read(0, 2) == b"\x1f\x8b"
+    finally:
+        file.close()
+    name, header = _parse(path, head)
+    try:
+        # int() and the like fail on what damaged headers hold.
+        shape = tuple(int(n) for n in header.get_data_shape())
+        stored = header.get_data_dtype()
+        offset = int(header["vox_offset"]) or header.single_vox_offset
+        slope, intercept = header.get_slope_inter()
+        intent = int(header["intent_code"])
+        pixdim = [float(v) for v in header["pixdim"][1:4]]
+        unit = int(header["xyzt_units"]) % 8
+        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    except Exception as error:
+        raise SourceError(f"{path}: its NIfTI header is damaged: {error}") from error
+    if offset < len(header.binaryblock):
+        raise SourceError(f"{path}: its NIfTI header is damaged: the voxels would start at byte {offset}, inside the header")
+    components = _check_shape(path, shape, intent, stored, kind)
+    scaling = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
+    notes = []
+    if scaling is not None:
+        if kind != "image":
+            raise SourceError(
+                f"{path}: its values are scaled ({scaling[0]:g} * stored + {scaling[1]:g}), which makes no sense for {kind}: save it without"
+            )
+        notes.append(f"stored values were scaled: {scaling[0]:.9g} * stored + {scaling[1]:.9g}")
+    if unit not in _MM_PER_UNIT:
+        notes.append("the file names no unit of length: millimetres assumed")
+    mm = _MM_PER_UNIT.get(unit, 1.0)
+    affine = sform if sform is not None else qform
+    planes = (shape[2], shape[1], shape[0])
+    return RawSource(
+        path,
+        RawLayout(path, 0 if compressed else offset, planes, stored, compressed, offset if compressed else 0, components),
+        space=None if affine is None else space_from_xyz(path, planes, "RAS", affine[:3, :3] * mm, affine[:3, 3] * mm),
+        voxel_size_mm=voxel_size_or_none([abs(v) * mm for v in reversed(pixdim)]),
+        facts={"format": name, "notes": notes, "acquisition": _acquisition(header)},
+        scaling=scaling,
+        vector_frame=_VECTOR_FRAME.get(intent, "RAS"),
+    )
+
+
+def _parse(path: Path, head: bytes) -> tuple[str, Any]:
+    for number, (magic, (kind, place)) in enumerate(_HEADERS.items(), start=1):
+        if head[place : place + 4] == magic and len(head) >= kind.sizeof_hdr:
+            try:
+                return f"NIfTI-{number}", kind(head[: kind.sizeof_hdr], check=False)
+            except Exception as error:  # whatever nibabel meets in a damaged header
+                raise SourceError(f"{path}: its NIfTI header is damaged: {error}") from error
+    if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
+        raise SourceError(f"{path}: is the header of a NIfTI pair (.hdr and .img): save it as one .nii file")
+    raise SourceError(f"{path}: is not a NIfTI file, or is cut short")
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], intent: int, stored: np.dtype[Any], kind: str) -> int:
+    """Number of components, if the header tells of what was asked for."""
+    found = f"{' x '.join(map(str, shape))} (x, y, z, …) {stored} with intent {intent}"
+    if kind == "vectors":
+        if len(shape) != 5 or shape[3:] != (1, 3) or intent not in _VECTOR_FRAME or stored.kind != "f":
+            raise SourceError(
+                f"{path}: is no displacement field: expected x, y, z, 1, 3 floats with intent 1007 (LPS, as ITK and ANTs write) or "
+                f"1006 (RAS), found {found}"
+            )
+        return 3
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
+        advice = "; displacement fields are taken as kind vectors" if shape[3:] == (1, 3) else ""
+        raise SourceError(f"{path}: is not one volume: found {found}: save one 3-D volume as a file of its own{advice}")
+    return 1
+
+
+def _acquisition(header: Any) -> dict[str, str]:
+    texts = {name: bytes(header[name].item()).rstrip(b"\0 ").decode("latin-1") for name in ("descrip", "intent_name", "aux_file")}
+    return {name: text for name, text in texts.items() if text}
 
 
 class NiftiSink:

@@ -3,19 +3,23 @@
 from lsfm_core.store._chunks import default_threads
 from lsfm_core.store.edit import ChannelWriter, LsfmEditor, check_channel_name, edit_lsfm
 from lsfm_core.store.file import Channel, Level, LsfmFile, SourceFile, open_lsfm
+from lsfm_core.store.verify import Defect, VerifyReport, verify_file
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = [
     "Channel",
     "ChannelWriter",
     "ChunkCache",
+    "Defect",
     "LazyLevel",
     "Level",
     "LsfmEditor",
     "LsfmFile",
     "SourceFile",
+    "VerifyReport",
     "check_channel_name",
     "default_threads",
     "edit_lsfm",
     "open_lsfm",
+    "verify_file",
 ]

@@ -76,8 +76,8 @@ class LsfmEditor(LsfmFile):
             raise ExistsError(f"{self.path}: channel {name!r} exists already: choose another name, or replace it")
         dtype = np.dtype(dtype)
         plain = uint16_as_int16 and dtype == np.uint16
-        self._h5.pop(_paths.INCOMPLETE, None)
-        group = self._h5.create_group(_paths.INCOMPLETE)
+        self.h5.pop(_paths.INCOMPLETE, None)
+        group = self.h5.create_group(_paths.INCOMPLETE)
         group.attrs.update(
             {
                 _paths.FORMAT_VERSION: FORMAT_VERSION,
@@ -123,12 +123,12 @@ class LsfmEditor(LsfmFile):
         """
         channel = self[name]
         if channel.setup is not None:
-            del self._h5[_paths.setup(channel.setup)]
-            for timepoint in [t for t in self._h5 if _paths.is_timepoint(t)]:
-                self._h5[timepoint].pop(_paths.setup(channel.setup), None)
+            del self.h5[_paths.setup(channel.setup)]
+            for timepoint in [t for t in self.h5 if _paths.is_timepoint(t)]:
+                self.h5[timepoint].pop(_paths.setup(channel.setup), None)
         if channel.partner is not None and channel.partner in self:
-            del self._h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
-        del self._h5[_paths.channel(name)]
+            del self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
+        del self.h5[_paths.channel(name)]
         self._forget()
 
     def rename_channel(self, name: str, new_name: str) -> None:
@@ -142,12 +142,12 @@ class LsfmEditor(LsfmFile):
         channel = self[name]
         if new_name in self:
             raise ExistsError(f"{self.path}: channel {new_name!r} exists already: choose another name")
-        self._h5.move(_paths.channel(name), _paths.channel(new_name))
+        self.h5.move(_paths.channel(name), _paths.channel(new_name))
         if channel.setup is not None:
-            del self._h5[_paths.view(0, channel.setup)]
+            del self.h5[_paths.view(0, channel.setup)]
             self._link_levels(new_name, channel.setup, len(channel.levels))
         if channel.partner is not None and channel.partner in self:
-            self._h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER] = new_name
+            self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER] = new_name
         self._forget()
 
     def set_partners(self, first: str, second: str) -> None:
@@ -162,7 +162,7 @@ class LsfmEditor(LsfmFile):
         for name, other in ((first, second), (second, first)):
             if self[name].kind != "vectors":
                 raise InputError(f"{self.path}: channel {name!r} holds {self[name].kind}: only displacement fields have an inverse")
-            self._h5[_paths.channel(name)].attrs[_paths.PARTNER] = other
+            self.h5[_paths.channel(name)].attrs[_paths.PARTNER] = other
         self._forget()
 
     def write_affine(
@@ -189,7 +189,7 @@ class LsfmEditor(LsfmFile):
             raise ExistsError(f"{self.path}: channel {channel!r} has an affine {name!r} already: choose another name, or replace it")
         if name in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS):
             raise InputError(f"affine name {name!r} is taken by the file format: choose another")
-        group = self._h5.require_group(f"{_paths.channel(channel)}/{_paths.AFFINES}")
+        group = self.h5.require_group(f"{_paths.channel(channel)}/{_paths.AFFINES}")
         parts = {name: ras_matrix, f"{_paths.ITK_PARAMS}/{name}": itk[0], f"{_paths.FIXED_ITK_PARAMS}/{name}": itk[1]}
         for path, values in parts.items():
             group.pop(path, None)
@@ -208,24 +208,24 @@ class LsfmEditor(LsfmFile):
 
     def _add(self, name: str) -> None:
         """Let the finished channel take its place, and its name."""
-        group = self._h5[_paths.INCOMPLETE]
+        group = self.h5[_paths.INCOMPLETE]
         setup = None
         if name in self:
             setup = self[name].setup
-            affines = self._h5[_paths.channel(name)].get(_paths.AFFINES)
+            affines = self.h5[_paths.channel(name)].get(_paths.AFFINES)
             if affines is not None:
-                self._h5.move(affines.name, f"{group.name}/{_paths.AFFINES}")
+                self.h5.move(affines.name, f"{group.name}/{_paths.AFFINES}")
             self.remove_channel(name)
         levels = group[_paths.IMAGE]
         dtype = group.attrs[_paths.DATA_TYPE]
         # BigDataViewer has no type for float16, and knows nothing of vectors: such channels are not among its setups.
         shown = group.attrs[_paths.KIND] != "vectors" and dtype in _BDV_TYPES
         if shown and setup is None:
-            setup = 1 + max((s for s in map(_paths.setup_index, self._h5) if s is not None), default=-1)
+            setup = 1 + max((s for s in map(_paths.setup_index, self.h5) if s is not None), default=-1)
         group.attrs[_paths.SETUP] = setup if shown and setup is not None else -1
-        self._h5.move(_paths.INCOMPLETE, _paths.channel(name))
+        self.h5.move(_paths.INCOMPLETE, _paths.channel(name))
         if shown and setup is not None:
-            root = self._h5.create_group(_paths.setup(setup))
+            root = self.h5.create_group(_paths.setup(setup))
             if levels["0"][_paths.CELLS].dtype.name == dtype:
                 root.attrs[_paths.DATA_TYPE] = dtype
             count = len(levels)
@@ -233,12 +233,12 @@ class LsfmEditor(LsfmFile):
             root[_paths.RESOLUTIONS] = np.array([node.attrs[_paths.FACTORS][::-1] for node in nodes], dtype=np.float64)
             root[_paths.SUBDIVISIONS] = np.array([node[_paths.CELLS].chunks[::-1] for node in nodes], dtype=np.int32)
             self._link_levels(name, setup, count)
-            self._h5.attrs[_paths.SETUPS_COUNT] = 1 + max(s for s in map(_paths.setup_index, self._h5) if s is not None)
+            self.h5.attrs[_paths.SETUPS_COUNT] = 1 + max(s for s in map(_paths.setup_index, self.h5) if s is not None)
         self._forget()
 
     def _link_levels(self, name: str, setup: int, count: int) -> None:
         for index in range(count):
-            view = self._h5.create_group(_paths.view_level(0, setup, index))
+            view = self.h5.create_group(_paths.view_level(0, setup, index))
             view[_paths.CELLS] = h5py.SoftLink(f"/{_paths.level(name, index)}/{_paths.CELLS}")
 
     def _forget(self) -> None:

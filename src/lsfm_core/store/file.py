@@ -134,7 +134,8 @@ class LsfmFile:
 
     def __init__(self, path: Path, h5: h5py.File, cache: ChunkCache, max_read_bytes: int | None) -> None:
         self.path = path
-        self._h5 = h5
+        #: The open file itself, for what this class does not offer; names of its parts are in docs/format.md.
+        self.h5 = h5
         self._cache = cache
         self._max_read_bytes = max_read_bytes
 
@@ -146,7 +147,7 @@ class LsfmFile:
 
     def close(self) -> None:
         """Close the file; its lazy levels cannot be read any more."""
-        self._h5.close()
+        self.h5.close()
 
     @cached_property
     def channels(self) -> Mapping[str, Channel]:
@@ -158,8 +159,8 @@ class LsfmFile:
             If the file's structure is broken; names the place.
         """
         try:
-            if _paths.LSFM in self._h5:
-                groups = self._h5[_paths.LSFM]
+            if _paths.LSFM in self.h5:
+                groups = self.h5[_paths.LSFM]
                 names = [name for name in groups if f"{name}/{_paths.IMAGE}" in groups]
                 return MappingProxyType({name: self._read_channel(name) for name in sorted(names, key=self._age)})
             return MappingProxyType(self._read_views())
@@ -189,11 +190,11 @@ class LsfmFile:
     # --- reading ------------------------------------------------------------------------------------------------------------
 
     def _age(self, name: str) -> tuple[int, str]:
-        setup = self._h5[_paths.channel(name)].attrs.get(_paths.SETUP)
-        return (len(self._h5) if setup is None or setup < 0 else int(setup), name)
+        setup = self.h5[_paths.channel(name)].attrs.get(_paths.SETUP)
+        return (len(self.h5) if setup is None or setup < 0 else int(setup), name)
 
     def _read_channel(self, name: str) -> Channel:
-        group = self._h5[_paths.channel(name)]
+        group = self.h5[_paths.channel(name)]
         if _paths.FORMAT_VERSION not in group.attrs:
             return self._read_legacy(name)
         version = int(group.attrs[_paths.FORMAT_VERSION])
@@ -201,13 +202,13 @@ class LsfmFile:
             raise FormatError(f"{self.path}: channel {name!r} has format version {version}; this program reads up to {FORMAT_VERSION}")
         levels = []
         for index in self._level_indices(_paths.image(name)):
-            node = self._h5[_paths.level(name, index)]
+            node = self.h5[_paths.level(name, index)]
             factors = tuple(float(f) for f in node.attrs[_paths.FACTORS])
             affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
         percentiles = group.attrs.get(_paths.PERCENTILES)
         setup = int(group.attrs[_paths.SETUP])
-        table = self._h5[_paths.sources(name)][()] if _paths.SOURCES in group else ()
+        table = self.h5[_paths.sources(name)][()] if _paths.SOURCES in group else ()
         return Channel(
             name=name,
             kind=group.attrs[_paths.KIND],
@@ -225,7 +226,7 @@ class LsfmFile:
 
     def _read_legacy(self, name: str) -> Channel:
         """A channel of lsfmpy 0.1.0: voxel sizes, but no orientation; uint16 kept in int16."""
-        image = self._h5[_paths.image(name)]
+        image = self.h5[_paths.image(name)]
         spacing = np.atleast_2d(image.attrs[_paths.LEGACY_SPACING]).astype(float)
         labels = bool(image.attrs.get(_paths.LEGACY_SEGMENTATION, False))
         vectors = bool(image.attrs.get(_paths.LEGACY_MULTICHANNEL, False))
@@ -233,7 +234,7 @@ class LsfmFile:
         remarks = ["written by lsfmpy: it records no orientation, so exports need one to be given"]
         levels = []
         for index in self._level_indices(_paths.image(name)):
-            cells = self._h5[_paths.level(name, index)][_paths.CELLS]
+            cells = self.h5[_paths.level(name, index)][_paths.CELLS]
             factors = tuple(float(f) for f in spacing[min(index, len(spacing) - 1)] / spacing[0])
             dtype = cells.dtype
             if intended is not None and cells.dtype == np.int16 and np.dtype(intended) == np.uint16:
@@ -255,7 +256,7 @@ class LsfmFile:
             display_range=None,
             setup=None,
             partner=None,
-            affines=self._affine_names(self._h5[_paths.channel(name)]),
+            affines=self._affine_names(self.h5[_paths.channel(name)]),
             sources=(),
             written_by="lsfmpy",
             remarks=tuple(remarks),
@@ -265,15 +266,15 @@ class LsfmFile:
         """Channels of a BigDataViewer file that is not ours: one per setup, first timepoint."""
         views = self._xml_views()
         channels = {}
-        timepoint = min((int(name[1:]) for name in self._h5 if _paths.is_timepoint(name)), default=0)
-        for setup in sorted(s for s in map(_paths.setup_index, self._h5) if s is not None):
-            root = self._h5[_paths.setup(setup)]
+        timepoint = min((int(name[1:]) for name in self.h5 if _paths.is_timepoint(name)), default=0)
+        for setup in sorted(s for s in map(_paths.setup_index, self.h5) if s is not None):
+            root = self.h5[_paths.setup(setup)]
             factors = [tuple(float(f) for f in row[::-1]) for row in np.atleast_2d(root[_paths.RESOLUTIONS][()])]
             view = views.get(setup)
             affine = np.eye(4) if view is None else _calibrated(view)
             levels: list[Level] = []
             for index, factor in enumerate(factors):
-                node = self._h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
+                node = self.h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
                 if node is None:
                     continue
                 dtype = node.dtype
@@ -305,7 +306,7 @@ class LsfmFile:
         return tuple(name for name in affines if isinstance(affines[name], h5py.Dataset))
 
     def _level_indices(self, group: str) -> list[int]:
-        return sorted(int(name) for name in self._h5[group] if name.isdigit())
+        return sorted(int(name) for name in self.h5[group] if name.isdigit())
 
     def _level(
         self,
@@ -364,7 +365,7 @@ def open_lsfm(
     except OSError as error:
         raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
     if _paths.LSFM not in h5 and not any(
-        _paths.setup_index(n) is not None and isinstance(h5[n], h5py.Group) and _paths.RESOLUTIONS in h5[n] for n in h5
+        _paths.setup_index(name) is not None and isinstance(h5.get(name), h5py.Group) and _paths.RESOLUTIONS in h5[name] for name in h5
     ):
         h5.close()
         raise FormatError(f"{target}: HDF5, but with neither /LSFM nor BigDataViewer's sNN/resolutions inside: not a file for lsfm-core")

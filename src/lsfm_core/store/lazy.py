@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import product, takewhile
+from itertools import count, product, takewhile
 from typing import Any
 
 import h5py
@@ -27,6 +27,7 @@ Index = int | slice | Any
 
 #: Decoded chunks that one file keeps unless its opener says otherwise.
 DEFAULT_CACHE_BYTES = 256 * 2**20
+_STORE_NUMBERS = count()
 
 
 class ChunkCache:
@@ -77,7 +78,8 @@ class _Store:
         # Without chunks of its own a dataset is read as one piece per block of this shape.
         self.chunks: tuple[int, ...] = dataset.chunks or tuple(min(n, 64) for n in dataset.shape)
         self.name = f"{dataset.file.filename}:{dataset.name}"
-        self._key = (id(self),)
+        # Not id(): Python gives it to the next object, and a shared cache would show one file's chunks in another.
+        self._key = (next(_STORE_NUMBERS),)
 
     def chunk(self, index: tuple[int, ...], cached: bool) -> Array:
         """Decoded chunk of a chunk index; full size for our own codec, cut at the image's edge for HDF5's."""
@@ -260,9 +262,9 @@ class LazyLevel:
             stored = axis[outside:] if axis.step < 0 else axis[: len(axis) - outside]
             done = outside if axis.step < 0 else 0
             hits = []
-            for index, count, inside in _extents(stored, chunk):
-                hits.append((index, slice(done, done + count), inside))
-                done += count
+            for index, length, inside in _extents(stored, chunk):
+                hits.append((index, slice(done, done + length), inside))
+                done += length
             per_axis.append(hits)
         for combination in product(*per_axis):
             yield (
@@ -271,12 +273,20 @@ class LazyLevel:
                 tuple(hit[2] for hit in combination),
             )
 
+    def is_stored(self, index: tuple[int, ...]) -> bool:
+        """Whether the chunk of an element of the whole level was ever written (else it reads as the fill value)."""
+        dataset = self._store.dataset
+        if dataset.chunks is None or dataset.is_virtual:
+            return True
+        offset = tuple(i // c * c for i, c in zip(index, dataset.chunks, strict=True))
+        return dataset.id.get_chunk_info_by_coord(offset).byte_offset is not None
+
     def to_dask(self) -> Any:
         """This view as a dask array with one block per chunk (needs dask)."""
         import dask.array
 
         extents = tuple(
-            tuple(count for _, count, _ in _extents(axis, chunk)) or (0,)
+            tuple(length for _, length, _ in _extents(axis, chunk)) or (0,)
             for axis, chunk in zip(self._axes, self._store.chunks, strict=True)
             if isinstance(axis, range)
         )
@@ -304,12 +314,12 @@ def _extents(axis: range, chunk: int) -> Iterator[tuple[int, int, slice]]:
         index = axis[position] // chunk
         start = index * chunk
         if axis.step > 0:
-            count = -(-(start + chunk - axis[position]) // axis.step)
+            length = -(-(start + chunk - axis[position]) // axis.step)
         else:
-            count = (axis[position] - start) // -axis.step + 1
-        count = min(count, len(axis) - position)
-        yield index, count, _as_slice(axis[position : position + count], start)
-        position += count
+            length = (axis[position] - start) // -axis.step + 1
+        length = min(length, len(axis) - position)
+        yield index, length, _as_slice(axis[position : position + length], start)
+        position += length
 
 
 def _as_slice(run: range, start: int) -> slice:

@@ -1,0 +1,219 @@
+"""Files that are read while their checksum is taken, compressed streams, and the files that a header may name."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from isal import igzip_lib, isal_zlib
+
+from lsfm_core.errors import SourceError
+from lsfm_core.formats._source import FileRecord
+
+__all__ = ["MAX_DEFLATE_RATIO", "Checksum", "DataFile", "Inflater", "companion", "read_head"]
+
+#: Deflate cannot do better than 1032:1; a header that needs more than this tells a lie.
+MAX_DEFLATE_RATIO = 1100
+_BLOCK = 2**20
+_GZIP = b"\x1f\x8b"
+
+
+class Checksum:
+    """CRC-32 of a file that somebody else reads.
+
+    It follows the reader through bytes that the operating system still holds in memory, so that a file on a slow disk is not read
+    twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._position = 0
+        self._crc = 0
+
+    def follow(self, offset: int) -> None:
+        """Come along to `offset`, unless that is near, or another thread is at it."""
+        if offset - self._position >= 4 * _BLOCK and self._lock.acquire(blocking=False):
+            try:
+                self._advance(offset)
+            finally:
+                self._lock.release()
+
+    def record(self) -> FileRecord:
+        """Finish, and tell name, size and CRC-32."""
+        with self._lock:
+            self._advance(None)
+            return FileRecord(self.path.name, self._position, self._crc)
+
+    def _advance(self, offset: int | None) -> None:
+        block = bytearray(_BLOCK)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self._position)
+                while offset is None or self._position < offset:
+                    count = file.readinto(block)
+                    if not count:
+                        return
+                    self._crc = isal_zlib.crc32(memoryview(block)[:count], self._crc)
+                    self._position += count
+        except OSError as error:
+            raise SourceError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+
+class DataFile:
+    """A file of which any piece can be read, by several threads at once.
+
+    Raises
+    ------
+    SourceError
+        Here and in all methods: if the file cannot be read, or ends too early.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._checksum = Checksum(path)
+        try:
+            self._file = path.open("rb", buffering=0)
+            self.size = path.stat().st_size
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def read_into(self, offset: int, out: npt.NDArray[Any]) -> None:
+        """Fill the contiguous array `out` with the bytes from `offset` on."""
+        view = memoryview(out.reshape(-1).view(np.uint8))
+        wanted = len(view)
+        while len(view):
+            count = self._read(offset + wanted - len(view), view)
+            if not count:
+                raise SourceError(f"{self.path}: is cut short: its data end at byte {self.size}: copy it again")
+            view = view[count:]
+        self._checksum.follow(offset + wanted)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on; fewer at the end of the file."""
+        block = bytearray(size)
+        count = self._read(offset, memoryview(block))
+        self._checksum.follow(offset + count)
+        return bytes(memoryview(block)[:count])
+
+    def record(self) -> FileRecord:
+        """The file's name, size and CRC-32."""
+        return self._checksum.record()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _read(self, offset: int, view: memoryview) -> int:
+        try:
+            with self._lock:
+                self._file.seek(offset)
+                return self._file.readinto(view) or 0
+        except OSError as error:
+            raise SourceError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+
+class Inflater:
+    """Decodes a gzip or zlib stream, forwards only.
+
+    Parameters
+    ----------
+    file : DataFile
+    offset : int
+        Where the stream begins.
+    """
+
+    def __init__(self, file: DataFile, offset: int = 0) -> None:
+        self._file = file
+        self._offset = offset
+        self._input = file.read(offset, _BLOCK // 4)
+        self._offset += len(self._input)
+        self._decoder = self._new_decoder()
+
+    def read_into(self, out: npt.NDArray[Any]) -> None:
+        """Fill the contiguous array `out` with the bytes that follow.
+
+        Raises
+        ------
+        SourceError
+            If the stream is damaged, or ends too early.
+        """
+        view = memoryview(out.reshape(-1).view(np.uint8))
+        while len(view):
+            data = self._read(min(len(view), _BLOCK))
+            if not data:
+                raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
+            view[: len(data)] = data
+            view = view[len(data) :]
+
+    def skip(self, count: int | None = None) -> None:
+        """Pass over `count` bytes, or over all the rest: only at its end does a stream tell whether it was whole."""
+        while count is None or count > 0:
+            data = self._read(_BLOCK if count is None else min(count, _BLOCK))
+            if not data:
+                if count is None:
+                    return
+                raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
+            count = None if count is None else count - len(data)
+
+    def _new_decoder(self) -> Any:
+        flag = igzip_lib.DECOMP_GZIP if self._input.startswith(_GZIP) else igzip_lib.DECOMP_ZLIB
+        return igzip_lib.IgzipDecompressor(flag=flag)
+
+    def _read(self, limit: int) -> bytes:
+        """Between 1 and `limit` bytes; none at the end."""
+        while True:
+            if self._decoder.eof:
+                # gzip files may have several members; what else follows a stream is not ours.
+                self._input = self._decoder.unused_data or self._next_block()
+                if not self._input.startswith(_GZIP):
+                    return b""
+                self._decoder = self._new_decoder()
+            elif self._decoder.needs_input and not self._input:
+                self._input = self._next_block()
+                if not self._input:
+                    raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
+            try:
+                data: bytes = self._decoder.decompress(self._input, limit)
+            except igzip_lib.error as error:
+                raise SourceError(f"{self._file.path}: cannot be decompressed, the file is damaged: {error}") from error
+            self._input = b""
+            if data:
+                return data
+
+    def _next_block(self) -> bytes:
+        block = self._file.read(self._offset, _BLOCK // 4)
+        self._offset += len(block)
+        return block
+
+
+def read_head(file: DataFile, size: int) -> bytes:
+    """First `size` bytes of a file, decompressed if it is gzip; fewer if it is shorter."""
+    head = file.read(0, size)
+    if not head.startswith(_GZIP):
+        return head
+    out = b""
+    stream = Inflater(file)
+    while len(out) < size and (data := stream._read(size - len(out))):
+        out += data
+    return out
+
+
+def companion(header: Path, name: str) -> Path:
+    """The file that a header names: beside it or below, never elsewhere.
+
+    Raises
+    ------
+    SourceError
+    """
+    pure = (PurePosixPath(name), PureWindowsPath(name))
+    if not name.strip() or any(p.is_absolute() or p.drive or p.root or ".." in p.parts for p in pure) or "\0" in name:
+        raise SourceError(f"{header}: names the file {name!r}: only files in the same folder are opened: move it there and correct the name")
+    path = header.parent / name
+    if not path.is_file():
+        raise SourceError(f"{header}: names the file {name!r}, which is not there: put it into {header.parent}")
+    return path

@@ -1,0 +1,69 @@
+"""Geometry as files tell it: units of length, and the spaces of x-fastest formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import InputError, SourceError
+from lsfm_core.geometry import Orientation, Shape3, Space, Triple
+
+__all__ = ["mm_per", "space_from_xyz", "voxel_size_or_none"]
+
+_MM_PER = {
+    1e3: ("m", "meter", "metre"),
+    10.0: ("cm", "centimeter", "centimetre"),
+    1.0: ("mm", "millimeter", "millimetre"),
+    1e-3: ("um", "µm", "micron", "micrometer", "micrometre"),
+    1e-6: ("nm", "nanometer", "nanometre"),
+    1e-7: ("å", "angstrom", "ångström"),
+    25.4: ("in", "inch", "inche"),
+}
+_MM_BY_NAME = {name: mm for mm, names in _MM_PER.items() for name in names}
+
+
+def mm_per(unit: object) -> float | None:
+    """Millimetres in a unit of length, by any of its usual names; None for what is no such name (``pixel``)."""
+    # ImageJ escapes the micro sign, and there are two of them in Unicode.
+    name = str(unit).strip().lower().replace("\\u00b5", "µ").replace("\u03bc", "µ")
+    return _MM_BY_NAME.get(name, _MM_BY_NAME.get(name.removesuffix("s")))
+
+
+def voxel_size_or_none(sizes: Sequence[float]) -> Triple | None:
+    """Three lengths in mm, or None if one of them is no positive, finite number."""
+    a, b, c = (float(size) for size in sizes)
+    return (a, b, c) if all(np.isfinite(size) and size > 0 for size in (a, b, c)) else None
+
+
+def space_from_xyz(path: Path, shape: Shape3, frame: str, axes: npt.ArrayLike, origin: npt.ArrayLike) -> Space:
+    """Space of an image whose file lists its axes fastest first.
+
+    Parameters
+    ----------
+    path : Path
+        For the message.
+    shape : tuple of 3 int
+        In array order.
+    frame : str
+        Where the file's world axes point: ``LPS`` for ITK's, ``RAS`` for NIfTI's.
+    axes : array (3, 3)
+        Column n: the step in mm, in that world, from one voxel to the next along the file's axis n.
+    origin : array (3,)
+        Centre of the first voxel in mm, in that world.
+
+    Raises
+    ------
+    SourceError
+        If the axes do not span a space.
+    """
+    ras_from_frame = Orientation(frame).direction
+    affine = np.eye(4)
+    affine[:3, :3] = (ras_from_frame @ np.asarray(axes, dtype=np.float64))[:, ::-1]
+    affine[:3, 3] = ras_from_frame @ np.asarray(origin, dtype=np.float64)
+    try:
+        return Space(shape, affine)
+    except InputError as error:
+        raise SourceError(f"{path}: its geometry is unusable: {error}") from error

@@ -1,0 +1,175 @@
+"""Voxels as NIfTI, NRRD and MetaImage keep them: one block of numbers, x fastest, plain or compressed, after or beside a header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import SourceError
+from lsfm_core.formats._files import MAX_DEFLATE_RATIO, DataFile, Inflater
+from lsfm_core.formats._source import FileRecord, Source
+from lsfm_core.geometry import Orientation, Shape3, Space, Triple, voxel_count
+
+__all__ = ["RawLayout", "RawSource"]
+
+
+@dataclass(frozen=True)
+class RawLayout:
+    """Where the voxels are, and how.
+
+    Attributes
+    ----------
+    path : Path
+        The file that holds them.
+    offset : int
+        Where they, or the compressed stream, begin in the file; counted from the end if negative.
+    shape : tuple of 3 int
+        In array order.
+    stored : numpy.dtype
+        In the file's byte order.
+    compressed : bool
+        gzip or zlib.
+    skip : int
+        Bytes of the decompressed stream before the first voxel.
+    components : int
+        Values per voxel, 1 or 3.
+    interleaved : bool
+        Whether a voxel's components stand together; else one whole volume follows the other.
+    """
+
+    path: Path
+    offset: int
+    shape: Shape3
+    stored: np.dtype[Any]
+    compressed: bool = False
+    skip: int = 0
+    components: int = 1
+    interleaved: bool = False
+
+
+class RawSource(Source):
+    """Planes of a `RawLayout`.
+
+    Parameters
+    ----------
+    header : Path
+        The file that the user named.
+    layout : RawLayout
+    space, voxel_size_mm, facts
+        As in `Source`.
+    scaling : tuple of 2 float, optional
+        Slope and intercept: values become ``slope * stored + intercept``, as float32 (float64 if stored so).
+    vector_frame : str
+        Where the file's vector components point; they are delivered along R, A, S.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot hold what its header says, or the numbers are of a type that cannot be used.
+    """
+
+    def __init__(
+        self,
+        header: Path,
+        layout: RawLayout,
+        *,
+        space: Space | None,
+        voxel_size_mm: Triple | None,
+        facts: Mapping[str, Any],
+        scaling: tuple[float, float] | None = None,
+        vector_frame: str = "RAS",
+    ) -> None:
+        self.name = str(header)
+        self.shape = layout.shape
+        self.components = layout.components
+        self.space = space
+        self.voxel_size_mm = space.voxel_size_mm if space else voxel_size_mm
+        self.forward_only = layout.compressed
+        self.facts = facts
+        self._layout = layout
+        self._scaling = scaling
+        # One entry per component: a frame's axes are those of RAS, or their opposites.
+        self._signs = np.diag(Orientation(vector_frame).direction).astype(layout.stored.newbyteorder("="))
+        if layout.stored.kind not in "uif" or layout.stored.itemsize > 8:
+            raise SourceError(f"{header}: has voxels of type {layout.stored}: only integers and floats of up to 64 bits can be used")
+        if min(layout.shape) < 1:
+            raise SourceError(f"{header}: is {' x '.join(map(str, layout.shape))} voxels (planes, rows, columns) large: it is empty")
+        native = layout.stored.newbyteorder("=")
+        self.dtype = native if scaling is None or native == np.float64 else np.dtype(np.float32)
+        self._parts = 1 if layout.interleaved else layout.components
+        self._part_plane = layout.shape[1] * layout.shape[2] * layout.stored.itemsize * (layout.components // self._parts)
+        self._next = [0] * self._parts
+        self._streams: list[Inflater | None] = [None] * self._parts
+        self._file = DataFile(layout.path)
+        try:
+            self._start = self._check_size(header)
+        except SourceError:
+            self.close()
+            raise
+        self._header = None if header == layout.path else header
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
+        for part in range(self._parts):
+            self._read_part(part, index, out if self._parts == 1 else out[..., part])
+        if self.components == 3:
+            out *= self._signs
+
+    def file_records(self) -> Sequence[FileRecord]:
+        records = [self._file.record()]
+        if self._header is not None:
+            header = DataFile(self._header)
+            try:
+                records.insert(0, header.record())
+            finally:
+                header.close()
+        return records
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _check_size(self, header: Path) -> int:
+        """Where the voxels start, if they can all be there."""
+        layout = self._layout
+        need = voxel_count(layout.shape) * layout.components * layout.stored.itemsize
+        size = self._file.size
+        start = layout.offset if layout.offset >= 0 else size - need
+        claim = f"its header tells of {' x '.join(map(str, layout.shape))} voxels, which are {need} bytes"
+        if layout.compressed:
+            if need > MAX_DEFLATE_RATIO * size:
+                raise SourceError(f"{header}: {claim}; no compression makes them {size} bytes: the header is wrong, or the file is damaged")
+        elif start < 0 or start + need > size:
+            raise SourceError(f"{header}: is cut short: {claim} from byte {max(start, 0)} on, but {layout.path.name} has {size}: copy it again")
+        return start
+
+    def _read_part(self, part: int, index: int, target: npt.NDArray[Any]) -> None:
+        direct = self._scaling is None and target.flags.c_contiguous and target.dtype == self._layout.stored
+        buffer = target if direct else np.empty(target.shape, self._layout.stored)
+        if self._layout.compressed:
+            self._stream(part, index).read_into(buffer)
+            self._next[part] = index + 1
+            if part == self._parts - 1 and index == self.shape[0] - 1:
+                self._stream(part, index + 1).skip()
+        else:
+            self._file.read_into(self._start + (part * self.shape[0] + index) * self._part_plane, buffer)
+        if self._scaling is not None:
+            np.multiply(buffer, self._scaling[0], out=target, dtype=np.float64, casting="unsafe")
+            np.add(target, self._scaling[1], out=target, dtype=np.float64, casting="unsafe")
+        elif not direct:
+            target[...] = buffer
+
+    def _stream(self, part: int, index: int) -> Inflater:
+        """The stream of one component, at plane `index`."""
+        stream = self._streams[part]
+        if stream is None:
+            # Components that follow each other are read side by side, each by a decoder of its own.
+            stream = self._streams[part] = Inflater(self._file, self._start)
+            stream.skip(self._layout.skip + part * self.shape[0] * self._part_plane)
+        if index < self._next[part]:
+            raise SourceError(f"{self.name}: plane {index} was asked for after plane {self._next[part] - 1}: compressed files are read forwards")
+        stream.skip((index - self._next[part]) * self._part_plane)
+        return stream

@@ -1,0 +1,222 @@
+"""Verify: is a file whole, and does it agree with itself and with its XML?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from lsfm_core.errors import FormatError, LsfmError
+from lsfm_core.geometry import voxel_count
+from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.pyramid import block_mean, block_mode
+from lsfm_core.store import _paths
+from lsfm_core.store._chunks import shared_pool
+from lsfm_core.store._xml import parse_xml
+from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
+from lsfm_core.store.lazy import ChunkCache
+
+__all__ = ["Defect", "VerifyReport", "verify_file"]
+
+#: Level-0 voxels that are compared at once.
+_BLOCK_VOXELS = 2**23
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    message : str
+    channel : str or None
+    level : int or None
+    start, stop : tuple of int, or None
+        The box of voxels that is hit, in array order.
+    """
+
+    message: str
+    channel: str | None = None
+    level: int | None = None
+    start: tuple[int, ...] | None = None
+    stop: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.channel is None else f"channel {self.channel!r}"
+        if self.level is not None:
+            place += f", level {self.level}"
+        if self.start is not None and self.stop is not None:
+            place += f", voxels {_box(self.start, self.stop)}"
+        return f"{place}: {self.message}" if place else self.message
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was looked at, and what is wrong.
+
+    Attributes
+    ----------
+    path : Path
+    chunks : int
+        Chunks that were read and compared with their checksums.
+    raw_bytes : int
+        Their size, decoded.
+    defects : tuple of Defect
+        Empty if all is well.
+    """
+
+    path: Path
+    chunks: int
+    raw_bytes: int
+    defects: tuple[Defect, ...]
+
+
+def verify_file(
+    path: str | os.PathLike[str],
+    *,
+    levels: bool = False,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> VerifyReport:
+    """Check structure, XML against HDF5, and every chunk's checksum.
+
+    Parameters
+    ----------
+    path : path
+    levels : bool
+        Also compute every coarser level anew, and compare.
+    progress, cancel
+        As everywhere.
+
+    Raises
+    ------
+    LsfmError
+        If the file cannot be opened at all; whatever is wrong inside it is in the report.
+    """
+    with open_lsfm(path, cache=ChunkCache(2**26)) as file:
+        try:
+            channels = list(file.channels.values())
+        except FormatError as error:
+            return VerifyReport(file.path, 0, 0, (Defect(str(error)),))
+        defects = [*_structure(file, channels), *_xml(file, channels)]
+        passes = sum(level.data.nbytes for channel in channels for level in channel.levels)
+        if levels:
+            passes += sum(channel.levels[0].data.nbytes * (len(channel.levels) - 1) for channel in channels)
+        report = Progress("verify", passes, progress, cancel)
+        chunks = raw_bytes = 0
+        for channel in channels:
+            for level in channel.levels:
+                for defect in _chunks(channel, level):
+                    chunks += 1
+                    raw_bytes += voxel_count(level.data.chunks) * level.dtype.itemsize
+                    if defect is not None:
+                        defects.append(defect)
+                report.advance(level.data.nbytes)
+        if levels and not any(defect.level is not None for defect in defects):
+            for channel in channels:
+                for level in channel.levels[1:]:
+                    defects.extend(_against_finer(channel, level))
+                    report.advance(channel.levels[0].data.nbytes)
+        return VerifyReport(file.path, chunks, raw_bytes, tuple(defects))
+
+
+def _structure(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
+    """Shapes, affines and BigDataViewer's tables against each other."""
+    h5 = file.h5
+    if _paths.INCOMPLETE in h5:
+        yield Defect("holds the remains of a channel that was never completed")
+    for channel in channels:
+        first = channel.levels[0]
+        for level in channel.levels:
+            expected = tuple(int(-(-n // f)) for n, f in zip(first.shape[:3], level.factors, strict=True))
+            if level.shape[:3] != expected:
+                yield Defect(f"has shape {level.shape[:3]}, expected {expected} by its factors", channel.name, level.index)
+            if not level.space.same_grid(first.space.level(level.factors, level.shape[:3])):
+                yield Defect("its affine does not follow from level 0 and its factors", channel.name, level.index)
+        if channel.setup is None:
+            continue
+        root = h5.get(_paths.setup(channel.setup), {})
+        for name, wanted in (
+            (_paths.RESOLUTIONS, [level.factors for level in channel.levels]),
+            (_paths.SUBDIVISIONS, [level.data.chunks for level in channel.levels]),
+        ):
+            if name not in root or not np.array_equal(root[name][()][:, ::-1], wanted):
+                yield Defect(f"BigDataViewer's {_paths.setup(channel.setup)}/{name} does not say what the levels are", channel.name)
+        for level in channel.levels:
+            link = f"{_paths.view_level(0, channel.setup, level.index)}/{_paths.CELLS}"
+            if not isinstance(h5.get(link), h5py.Dataset):
+                yield Defect(f"BigDataViewer's {link} leads nowhere", channel.name, level.index)
+
+
+def _xml(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
+    shown = [channel for channel in channels if channel.setup is not None]
+    name = file.xml_path.name
+    if not file.xml_path.exists():
+        if shown:
+            yield Defect(f"there is no {name} beside the file: BigDataViewer cannot open it")
+        return
+    try:
+        views = {view.setup: view for view in parse_xml(file.xml_path.read_bytes(), name).views}
+    except LsfmError as error:
+        yield Defect(str(error))
+        return
+    for channel in shown:
+        view = views.pop(channel.setup, None) if channel.setup is not None else None
+        if view is None:
+            yield Defect(f"{name} has no setup {channel.setup}", channel.name)
+        elif view.shape != channel.levels[0].shape[:3]:
+            yield Defect(f"{name} says {view.shape} voxels, the file has {channel.levels[0].shape[:3]}", channel.name)
+        elif view.voxel_size_mm is None or not np.allclose(view.voxel_size_mm, channel.space.voxel_size_mm, rtol=1e-4):
+            yield Defect(f"{name} says voxels of {view.voxel_size_mm} mm, the file {channel.space.voxel_size_mm}", channel.name)
+    for setup in views:
+        yield Defect(f"{name} names setup {setup}, which the file does not have")
+
+
+def _chunks(channel: Channel, level: Level) -> Iterator[Defect | None]:
+    """For each chunk of a level, what is wrong with it, or None."""
+    shape, chunks = level.shape, level.data.chunks
+    grid = list(product(*[range(0, n, c) for n, c in zip(shape, chunks, strict=True)]))
+    ours = channel.written_by.startswith("lsfm-core")
+
+    def check(start: tuple[int, ...]) -> Defect | None:
+        stop = tuple(min(a + c, n) for a, c, n in zip(start, chunks, shape, strict=True))
+        try:
+            if ours and not level.data.is_stored(start):
+                return Defect("was never written", channel.name, level.index, start, stop)
+            level.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read(cached=False)
+        except (LsfmError, OSError) as error:
+            # The cause, where there is one: the defect names the place in its own words.
+            return Defect(str(error.__cause__ or error), channel.name, level.index, start, stop)
+        return None
+
+    # A slice of the grid at a time, so that a file of millions of chunks is not queued at once.
+    pool = shared_pool()
+    for first in range(0, len(grid), 256):
+        yield from pool.map(check, grid[first : first + 256])
+
+
+def _against_finer(channel: Channel, level: Level) -> Iterator[Defect]:
+    """Where a level is not what its finer levels give."""
+    labels = channel.kind == "labels"
+    finer = channel.levels[level.index - 1] if labels else channel.levels[0]
+    step = [round(a / b) for a, b in zip(level.factors, finer.factors, strict=True)]
+    block = list(level.data.chunks[:3])
+    while voxel_count(block) * voxel_count(step) > _BLOCK_VOXELS and max(block) > 1:
+        block[block.index(max(block))] //= 2
+    for start in product(*[range(0, n, b) for n, b in zip(level.shape, block, strict=False)]):
+        stop = tuple(min(a + b, n) for a, b, n in zip(start, block, level.shape, strict=False))
+        source = finer[tuple(slice(a * s, min(b * s, n)) for a, b, s, n in zip(start, stop, step, finer.shape, strict=False))].read()
+        expected = block_mode(source, step) if labels else block_mean(source, step)
+        found = level[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read()
+        tolerance = {"rtol": 1e-5, "equal_nan": True} if found.dtype.kind == "f" else None
+        if not (np.allclose(found, expected, **tolerance) if tolerance else np.array_equal(found, expected)):
+            yield Defect("is not what the finer level gives", channel.name, level.index, start, stop)
+
+
+def _box(start: tuple[int, ...], stop: tuple[int, ...]) -> str:
+    return "[" + ", ".join(f"{a}:{b}" for a, b in zip(start, stop, strict=True)) + "]"

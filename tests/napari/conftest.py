@@ -1,0 +1,126 @@
+"""Fixtures of the plugin's tests: a specimen with known bright spots, and files that hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lsfm_core import ChunkCache, IngestRequest, Orientation, Space, ingest_channel
+from lsfm_core.testing import write_series
+from napari_lsfm import _reader
+
+Volume = npt.NDArray[np.uint16]
+
+REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
+VOXEL_SIZE_MM = (0.05, 0.04, 0.04)
+AXCODES = "AIR"
+#: Brightest that a specimen is far from its spots.
+RAMP_MAX = 400
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A volume with bright spots in the dark, its space, and the voxels in which the spots are centred."""
+
+    volume: Volume
+    space: Space
+    spots: tuple[tuple[int, int, int], ...]
+
+
+def make_specimen(shape: tuple[int, int, int], spots: Sequence[tuple[int, int, int]]) -> Specimen:
+    """Spots of different sizes and brightness on a ramp, so that no flip or exchange of axes goes unseen."""
+    grid = np.indices(shape, dtype=np.float32, sparse=True)
+    image = 100 + sum(weight * axis / n for weight, axis, n in zip((40, 80, 160), grid, shape, strict=True))
+    for number, spot in enumerate(spots):
+        distance = sum((axis - centre) ** 2 for axis, centre in zip(grid, spot, strict=True))
+        image = image + (2400 - 500 * number) * np.exp(-distance / (2 * (7 - number) ** 2))
+    space = Space.from_orientation(shape, VOXEL_SIZE_MM, Orientation(AXCODES))
+    return Specimen(image.astype(np.uint16), space, tuple(spots))
+
+
+def ingest_volume(
+    path: Path,
+    channel: str,
+    volume: npt.NDArray[Any],
+    voxel_size_mm: Sequence[float] = VOXEL_SIZE_MM,
+    orientation: str = AXCODES,
+) -> Path:
+    """Ingest a volume by way of a TIFF series beside the file."""
+    series = write_series(path.parent / f"{path.stem}-{channel}", volume)
+    a, b, c = voxel_size_mm
+    ingest_channel(IngestRequest(path=path, channel=channel, image=str(series), voxel_size_mm=(a, b, c), orientation=orientation))
+    return path
+
+
+def alter_channel(path: Path, channel: str, *, kind: str = "image", world_from_world: npt.ArrayLike | None = None) -> None:
+    """Make a channel another kind of channel, or move it in the world."""
+    with h5py.File(path, "r+") as h5:
+        h5[f"LSFM/{channel}"].attrs["kind"] = kind
+        for level in h5[f"LSFM/{channel}/IMAGE"].values():
+            if world_from_world is not None:
+                level.attrs["world_from_voxel"] = np.asarray(world_from_world) @ level.attrs["world_from_voxel"]
+
+
+@pytest.fixture(scope="session")
+def specimen() -> Specimen:
+    """Sizes that the pyramid's factors do not divide, and two levels; one spot is at the far corner."""
+    return make_specimen((89, 301, 423), [(44, 80, 120), (44, 220, 330), (15, 150, 60), (80, 285, 408)])
+
+
+@pytest.fixture(scope="session")
+def specimen_file(specimen: Specimen, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The specimen as the only channel of a file; not to be changed."""
+    path = tmp_path_factory.mktemp("specimen") / "specimen.h5"
+    return ingest_volume(path, "autofluo", specimen.volume)
+
+
+@pytest.fixture(scope="session")
+def long_specimen() -> Specimen:
+    """A slender one whose pyramid goes down to an eighth; a spot lies at its far end."""
+    return make_specimen((21, 37, 1107), [(10, 18, 200), (10, 18, 1080)])
+
+
+@pytest.fixture(scope="session")
+def long_specimen_file(long_specimen: Specimen, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slender specimen as the only channel of a file; not to be changed."""
+    path = tmp_path_factory.mktemp("long") / "long.h5"
+    return ingest_volume(path, "autofluo", long_specimen.volume)
+
+
+@pytest.fixture(scope="session")
+def brain_data() -> Path:
+    """Folder of the real specimen."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the real specimen is not beside the project (../shared/data)")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real specimen's structural channel, ingested; not to be changed."""
+    path = tmp_path_factory.mktemp("brain") / "brain.h5"
+    ingest_channel(
+        IngestRequest(
+            path=path,
+            channel="autofluo",
+            image=str(brain_data / "mouse_brain" / "structural_tiff"),
+            voxel_size_mm=VOXEL_SIZE_MM,
+            orientation=AXCODES,
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> ChunkCache:
+    """The reader's cache, empty: what is in it afterwards was read meanwhile."""
+    fresh = ChunkCache(_reader._CACHE_BYTES)
+    monkeypatch.setattr(_reader, "_chunk_cache", lambda: fresh)
+    return fresh
