@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.errors import InputError, LsfmError
+from lsfm_core.errors import FormatError, LsfmError
 
 if TYPE_CHECKING:
     from lsfm_core.progress import ProgressCallback
@@ -39,11 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lsfm-core {arguments.verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"lsfm-core {arguments.verb}: interrupted; nothing was changed", file=sys.stderr)
+        kept = getattr(arguments, "resume", False)
+        outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
+        print(f"lsfm-core {arguments.verb}: interrupted; {outcome}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Somebody closed the pipe we print to (`lsfm-core info … | head`).
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 1
     return 0
 
@@ -62,6 +64,13 @@ def _write(arguments: argparse.Namespace) -> None:
         path=arguments.file,
         channel=arguments.channel,
         image=arguments.image,
+        image_channel=_index_or_name(arguments.image_channel),
+        kind=arguments.kind,
+        labels=arguments.labels,
+        inverse_of=arguments.inverse_of,
+        replace=arguments.replace,
+        resume=arguments.resume,
+        uint16_as_int16=arguments.uint16_as_int16,
         voxel_size_mm=arguments.voxel_size,
         orientation=orientation,
         origin_mm=arguments.origin,
@@ -75,9 +84,64 @@ def _write(arguments: argparse.Namespace) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
         raw = report.raw_bytes / 1e6
-        print(f"{report.path}: channel {report.channel!r}, {_by(report.space.shape)} {report.dtype}, {len(report.levels)} levels")
+        what = f"{report.kind}, {_by(report.space.shape)} {report.dtype}, {len(report.levels)} level(s)"
+        print(f"{report.path}: channel {report.channel!r}, {what}")
         print(f"  {report.space.orientation.describe()}")
         print(f"  {raw:.1f} MB -> {report.stored_bytes / 1e6:.1f} MB in {report.seconds:.1f} s ({raw / report.seconds:.0f} MB/s)")
+
+
+def _write_affine(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from lsfm_core.store import edit_lsfm
+    from lsfm_core.transforms import Affine
+
+    affine = Affine.read(Path(arguments.affine))
+    with edit_lsfm(arguments.file) as editor:
+        editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
+    if not arguments.quiet:
+        print(f"{arguments.file}: affine {arguments.name!r} of channel {arguments.channel!r}")
+        print(f"  {affine.describe()}")
+        print("  it maps a point of the output space to the image, as ITK and ANTs write it")
+
+
+def _remove_channel(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import edit_lsfm
+
+    with edit_lsfm(arguments.file) as editor:
+        editor.remove_channel(arguments.channel)
+    if not arguments.quiet:
+        print(f"{arguments.file}: channel {arguments.channel!r} removed; its space in the file is not given back")
+
+
+def _rename_channel(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import edit_lsfm
+
+    with edit_lsfm(arguments.file) as editor:
+        editor.rename_channel(arguments.channel, arguments.new_name)
+    if not arguments.quiet:
+        print(f"{arguments.file}: channel {arguments.channel!r} is now {arguments.new_name!r}")
+
+
+def _recover(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import recover_lsfm
+
+    found = recover_lsfm(arguments.file)
+    if not arguments.quiet:
+        print(f"{arguments.file}: {'the interrupted change was undone' if found else 'nothing to undo'}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import verify_file
+
+    with _bar(arguments) as progress:
+        report = verify_file(arguments.file, levels=arguments.levels, progress=progress)
+    for defect in report.defects:
+        print(f"{report.path}: {defect}")
+    if report.defects:
+        raise FormatError(f"{report.path}: {len(report.defects)} defect(s) found")
+    if not arguments.quiet:
+        print(f"{report.path}: all well: {report.chunks} chunks, {report.raw_bytes / 1e6:.1f} MB decoded, every checksum right")
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -161,25 +225,27 @@ def _channel_lines(channel: Channel) -> Iterator[str]:
     if channel.orientation is None:
         yield "  orientation  not recorded"
     else:
-        yield f"  orientation  {channel.orientation} (origin at {channel.orientation.origin_letters}): {channel.orientation.describe()}"
+        both = f"{channel.orientation} (origin at {channel.orientation.origin_letters})"
+        yield f"  orientation  {both}: {channel.orientation.describe()}"
         r, a, s = channel.space.bounds.size_mm
         yield f"  extent       {r:.3f} x {a:.3f} x {s:.3f} mm (R, A, S): {channel.space.bounds}"
     if channel.sources:
         total = sum(source.size for source in channel.sources) / 1e6
-        yield f"  sources      {len(channel.sources)} file(s), {total:.1f} MB: {channel.sources[0].name} … {channel.sources[-1].name}"
+        names = f"{channel.sources[0].name} … {channel.sources[-1].name}" if len(channel.sources) > 1 else channel.sources[0].name
+        yield f"  sources      {len(channel.sources)} file(s), {total:.1f} MB: {names}"
     rows = [("level", "shape", f"voxel ({channel.unit})", "factors", "chunk", "raw MB", "stored MB")]
-    for level in channel.levels:
-        rows.append(
-            (
-                str(level.index),
-                _by(level.shape),
-                _by(f"{v:.6g}" for v in level.space.voxel_size_mm),
-                _by(f"{f:g}" for f in level.factors),
-                _by(level.data.chunks),
-                f"{level.data.nbytes / 1e6:.1f}",
-                f"{level.stored_bytes / 1e6:.1f}",
-            )
+    rows.extend(
+        (
+            str(level.index),
+            _by(level.shape),
+            _by(f"{v:.6g}" for v in level.space.voxel_size_mm),
+            _by(f"{f:g}" for f in level.factors),
+            _by(level.data.chunks),
+            f"{level.data.nbytes / 1e6:.1f}",
+            f"{level.stored_bytes / 1e6:.1f}",
         )
+        for level in channel.levels
+    )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -202,36 +268,64 @@ def _build_parser() -> argparse.ArgumentParser:
         verbs, "write", _write, "put an image into a file as a new channel",
         "lsfm-core write brain.h5 --channel autofluo --image planes/ --voxel-size 0.05,0.04,0.04 --orientation AIR",
     )  # fmt: skip
-    write.add_argument("file", help="the HDF5 file; made if it is not there")
-    write.add_argument("--channel", required=True, metavar="NAME", help="name of the new channel")
+    _add_write_options(write)
     write.add_argument(
-        "--image", required=True, help="folder of TIFF planes, one of its files, a quoted glob, or a pattern such as img_%%04d.tif"
-    )
-    write.add_argument(
-        "--voxel-size", required=True, type=_numbers(3), metavar="P,R,C", help="millimetres, for planes, rows, columns"
-    )
-    orientation = write.add_mutually_exclusive_group(required=True)
-    orientation.add_argument(
-        "--orientation",
-        metavar="CODE",
-        help="for planes, rows and columns the side toward which the index grows: R or L, A or P, S or I (nibabel's axis codes), as AIR",
-    )
-    orientation.add_argument(
-        "--origin-orientation",
-        dest="origin_letters",
-        metavar="CODE",
-        help="the same, told by the side where the first voxel lies (BrainGlobe, ITK-SNAP), as psl",
+        "--kind", choices=("image", "labels", "vectors"), default="image", help="what the voxels are (default image)"
     )
     write.add_argument(
-        "--origin",
-        type=_numbers(3),
-        metavar="R,A,S",
-        help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0); write --origin=-1,2,3 for minus signs",
+        "--labels", metavar="FILE", help="for labels: what the ids mean (ITK-SNAP description, CSV, Allen structure tree)"
     )
     write.add_argument(
-        "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast (default) to 3"
+        "--inverse-of", metavar="NAME", help="for vectors: the channel that holds the inverse of this displacement field"
     )
-    _add_resources(write)
+
+    field = _add_verb(
+        verbs, "write-field", _write, "put a displacement field into a file, with its inverse declared",
+        "lsfm-core write-field brain.h5 --channel warp --image 1Warp.nii.gz --inverse-of inverse_warp",
+    )  # fmt: skip
+    _add_write_options(field)
+    field.add_argument("--inverse-of", metavar="NAME", help="the channel that holds the inverse of this field")
+    field.set_defaults(kind="vectors", labels=None)
+
+    affine = _add_verb(
+        verbs, "write-affine", _write_affine, "keep an affine transform with a channel",
+        "lsfm-core write-affine brain.h5 --channel autofluo --name to_template --affine 0GenericAffine.mat",
+    )  # fmt: skip
+    affine.add_argument("file", help="the HDF5 file")
+    affine.add_argument("--channel", required=True, metavar="NAME", help="the channel that it belongs to")
+    affine.add_argument("--name", required=True, help="name of the transform, unique in its channel")
+    affine.add_argument(
+        "--affine", required=True, metavar="FILE", help="ITK file (.txt .tfm .mat .xfm .h5) or 4 x 4 text matrix in RAS mm"
+    )
+    affine.add_argument("--replace", action="store_true", help="replace an affine of that name")
+
+    remove = _add_verb(
+        verbs, "remove-channel", _remove_channel, "remove a channel",
+        "lsfm-core remove-channel brain.h5 --channel autofluo",
+    )  # fmt: skip
+    remove.add_argument("file", help="the HDF5 file")
+    remove.add_argument("--channel", required=True, metavar="NAME")
+
+    rename = _add_verb(
+        verbs, "rename-channel", _rename_channel, "give a channel another name",
+        "lsfm-core rename-channel brain.h5 --channel autofluo --to structural",
+    )  # fmt: skip
+    rename.add_argument("file", help="the HDF5 file")
+    rename.add_argument("--channel", required=True, metavar="NAME")
+    rename.add_argument("--to", required=True, dest="new_name", metavar="NAME")
+
+    recover = _add_verb(
+        verbs, "recover", _recover, "undo what an interrupted write has left",
+        "lsfm-core recover brain.h5",
+    )  # fmt: skip
+    recover.add_argument("file", help="the HDF5 file")
+
+    verify = _add_verb(
+        verbs, "verify", _verify, "check a file: structure, XML, and every chunk's checksum",
+        "lsfm-core verify brain.h5 --levels",
+    )  # fmt: skip
+    verify.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    verify.add_argument("--levels", action="store_true", help="also compute every coarser level anew, and compare")
 
     info = _add_verb(
         verbs, "info", _info, "show what is in a file",
@@ -255,7 +349,9 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="MM",
         help="voxel size of the output in mm, one number or three (default: that of the level)",
     )
-    export.add_argument("--output-orientation", default="RAS", metavar="CODE", help="axis codes of the output (default RAS), or native")
+    export.add_argument(
+        "--output-orientation", default="RAS", metavar="CODE", help="axis codes of the output (default RAS), or native"
+    )
     export.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
     export.add_argument("--interpolation", choices=("linear", "nearest"), help="default: nearest for labels, else linear")
     export.add_argument(
@@ -280,6 +376,58 @@ def _add_verb(
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     return parser
+
+
+def _add_write_options(write: argparse.ArgumentParser) -> None:
+    write.add_argument("file", help="the HDF5 file; made if it is not there")
+    write.add_argument("--channel", required=True, metavar="NAME", help="name of the new channel")
+    write.add_argument(
+        "--image",
+        required=True,
+        help="TIFF series (a folder, one of its files, a quoted glob, or a pattern such as img_%%04d.tif), TIFF stack, OME-TIFF, "
+        "NIfTI, NRRD, MHA or Zarr",
+    )
+    write.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its index or name")
+    write.add_argument(
+        "--voxel-size", type=_numbers(3), metavar="P,R,C", help="millimetres, for planes, rows, columns, if the image does not tell"
+    )
+    orientation = write.add_mutually_exclusive_group()
+    orientation.add_argument(
+        "--orientation",
+        metavar="CODE",
+        help="for planes, rows and columns the side toward which the index grows: R or L, A or P, S or I (nibabel's axis codes), "
+        "as AIR",
+    )
+    orientation.add_argument(
+        "--origin-orientation",
+        dest="origin_letters",
+        metavar="CODE",
+        help="the same, told by the side where the first voxel lies (BrainGlobe, ITK-SNAP), as psl",
+    )
+    write.add_argument(
+        "--origin",
+        type=_numbers(3),
+        metavar="R,A,S",
+        help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0); for minus signs write "
+        "--origin=-1,2,3",
+    )
+    write.add_argument("--replace", action="store_true", help="replace a channel of that name")
+    write.add_argument(
+        "--resume",
+        action="store_true",
+        help="if interrupted, keep what is finished; and go on from what an interrupted command line like this one has left",
+    )
+    write.add_argument(
+        "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast (default) to 3"
+    )
+    write.add_argument(
+        "--uint16-as-int16", action="store_true", help="keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6"
+    )
+    _add_resources(write)
+
+
+def _index_or_name(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdigit() else text
 
 
 def _add_resources(parser: argparse.ArgumentParser) -> None:
@@ -311,8 +459,8 @@ def _memory(text: str) -> int:
 
 
 class _Version(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         import platform

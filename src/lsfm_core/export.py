@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,10 +80,11 @@ class ExportRequest(Request):
 
     @field_validator("resolution_mm")
     @classmethod
-    def _check_resolution(cls, value: float | Triple | None) -> Triple | None:
-        if value is None:
-            return None
-        return check_voxel_size(value if isinstance(value, tuple) else (value,) * 3, "resolution")
+    def _check_resolution(cls, value: float | Triple | None) -> float | Triple | None:
+        three = _three(value)
+        if three is not None:
+            check_voxel_size(three, "resolution")
+        return value
 
     @field_validator("orientation")
     @classmethod
@@ -194,28 +195,38 @@ def plan_export(file: LsfmFile, request: ExportRequest) -> ExportPlan:
     channel = file[request.channel]
     base = _oriented_space(file, channel, request)
     orientation = base.orientation if request.output_orientation == "native" else Orientation(request.output_orientation)
-    resolution = request.resolution_mm
+    resolution = _three(request.resolution_mm)
     level = _choose_level(file, channel, base, orientation, request)
     source = base.level(level.factors, level.shape[:3])
     aligned = source.reorientation_to(orientation)
-    if resolution is None and (source.is_axis_aligned or request.output_orientation == "native"):
-        target = source.reoriented(aligned)
-    elif source.is_axis_aligned or request.output_orientation == "native":
-        target = base.reoriented(base.reorientation_to(orientation)).with_resolution(resolution or ())
-    else:
+    if not source.is_axis_aligned and request.output_orientation != "native":
         target = base.bounding_grid(resolution or source.reoriented(aligned).voxel_size_mm, orientation)
+    elif resolution is None:
+        target = source.reoriented(aligned)
+    else:
+        target = base.reoriented(base.reorientation_to(orientation)).with_resolution(resolution)
     copies = target.same_grid(source.reoriented(aligned))
-    reduction = (1, 1, 1)
+    reduction: Shape3 = (1, 1, 1)
     kind: Interpolation = request.interpolation or ("nearest" if channel.kind == "labels" else "linear")
     if not copies and request.antialias and kind == "linear":
         reduction = _reduction(source, aligned, target)
     name = f"{file.path}: channel {channel.name!r}"
     return _plan_memory(
-        name, level, source, reduction, target, aligned if copies else None, kind, request.memory_bytes, keeps_result=request.output is None
+        name,
+        level,
+        source,
+        reduction,
+        target,
+        aligned if copies else None,
+        kind,
+        request.memory_bytes,
+        keeps_result=request.output is None,
     )
 
 
-def export_channel(request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> ExportResult:
+def export_channel(
+    request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+) -> ExportResult:
     """Carry a request out.
 
     Raises
@@ -249,21 +260,25 @@ def export_channel(request: ExportRequest, *, progress: ProgressCallback | None 
 # --- decisions ------------------------------------------------------------------------------------------------------------------
 
 
+def _three(resolution: float | Triple | None) -> Triple | None:
+    return (resolution, resolution, resolution) if isinstance(resolution, (int, float)) else resolution
+
+
 def _oriented_space(file: LsfmFile, channel: Channel, request: ExportRequest) -> Space:
     """Space of level 0, with the orientation from the request where the file has none."""
     if channel.kind == "vectors":
-        raise InputError(f"{file.path}: channel {channel.name!r} holds displacement vectors, which are not exported as an image")
+        raise InputError(f"{file.path}: channel {channel.name!r} holds displacement vectors, which cannot be exported as an image")
     if channel.orientation is not None:
         if request.orientation not in (None, channel.orientation.axcodes):
             raise InputError(
-                f"{file.path}: channel {channel.name!r} is recorded as {channel.orientation}, the request says {request.orientation}: "
-                "leave the orientation out"
+                f"{file.path}: channel {channel.name!r} is recorded as {channel.orientation}, the request says "
+                f"{request.orientation}: leave the orientation out"
             )
         return channel.space
     if request.orientation is None:
         raise InputError(
-            f"{file.path}: channel {channel.name!r} has no orientation recorded: give one (--orientation), three letters for planes, "
-            "rows, columns, each the side toward which the index grows"
+            f"{file.path}: channel {channel.name!r} has no orientation recorded: give one (--orientation), three letters for "
+            "planes, rows, columns, each the side toward which the index grows"
         )
     if channel.unit != "mm":
         raise InputError(f"{file.path}: channel {channel.name!r} has no voxel size in a unit of length: ingest it anew with one")
@@ -277,9 +292,10 @@ def _choose_level(file: LsfmFile, channel: Channel, base: Space, orientation: Or
                 f"{file.path}: channel {channel.name!r} has levels 0 to {len(channel.levels) - 1}, not {request.level}"
             )
         return channel.levels[request.level]
-    if request.resolution_mm is None:
+    resolution = _three(request.resolution_mm)
+    if resolution is None:
         return channel.levels[0]
-    wanted = _in_array_order(base.reorientation_to(orientation), request.resolution_mm)
+    wanted = _in_array_order(base.reorientation_to(orientation), resolution)
     fitting = [
         level
         for level in channel.levels
@@ -320,7 +336,8 @@ def _plan_memory(
     result = plane * target.shape[2] if keeps_result else 0
     block = _block_shape(target.shape)
     # A block: what is read, its reduced copy, ITK's copies in and out, and the rounding's temporaries.
-    source_voxels = voxel_count(block) * max(1.0, np.prod(target.voxel_size_mm) / np.prod(source.voxel_size_mm)) * 1.5
+    ratio = float(np.prod(target.voxel_size_mm)) / float(np.prod(source.voxel_size_mm))
+    source_voxels = voxel_count(block) * max(1.0, ratio) * 1.5
     working = 0 if reorientation is not None else int(source_voxels * itemsize * 2 + voxel_count(block) * 24)
     available = budget - _BASE_BYTES - result - working
     chunks = level.data.chunks[:3]
@@ -346,7 +363,7 @@ def _plan_memory(
         target=target,
         reorientation=reorientation,
         interpolation=interpolation,
-        slabs=tuple(zip(edges, edges[1:], strict=False)),
+        slabs=tuple(pairwise(edges)),
         block=(block[0], block[1], min(block[2], thickness)),
         cache_bytes=max(0, (available - 2 * plane * thickness) // 2),
     )
@@ -399,9 +416,7 @@ def _interpolated(plan: ExportPlan, starts: Shape3, stops: Shape3) -> Array:
     high = [min(n, int(np.ceil(v)) + 2) for v, n in zip(index.max(axis=0), image.shape, strict=True)]
     if any(a >= b for a, b in zip(low, high, strict=True)):
         return np.zeros(target.shape, plan.level.dtype)
-    box = tuple(
-        slice(a * f, min(b * f, n)) for a, b, f, n in zip(low, high, plan.reduction, plan.source.shape, strict=True)
-    )
+    box = tuple(slice(a * f, min(b * f, n)) for a, b, f, n in zip(low, high, plan.reduction, plan.source.shape, strict=True))
     voxels = plan.level[box].read()
     if plan.reduction != (1, 1, 1):
         voxels = block_mean(voxels, plan.reduction)

@@ -228,8 +228,7 @@ class Space:
     @property
     def voxel_from_world(self) -> FloatArray:
         """(4, 4) inverse of `world_from_voxel`."""
-        inverse: FloatArray = np.linalg.inv(self.world_from_voxel)
-        return inverse
+        return np.linalg.inv(self.world_from_voxel).astype(np.float64, copy=False)
 
     @property
     def bounds(self) -> Box:

@@ -8,6 +8,8 @@ that does not fit the budget is kept in a scratch file instead, and its bands ar
 from __future__ import annotations
 
 import io
+import json
+import math
 import tempfile
 import threading
 import time
@@ -15,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -31,7 +33,8 @@ from lsfm_core.formats import FileRecord, Source, open_source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import Kind, LevelPlan, Reducer, plan_levels, reducer
-from lsfm_core.store import ChannelWriter, SourceFile, check_channel_name, default_threads, edit_lsfm
+from lsfm_core.regions import LabelTable
+from lsfm_core.store import ChannelWriter, LsfmEditor, SourceFile, check_channel_name, default_threads, edit_lsfm
 
 __all__ = ["IngestReport", "IngestRequest", "ingest_channel"]
 
@@ -68,10 +71,17 @@ class IngestRequest(Request):
         Axis codes in array order: where each index grows toward, as ``AIR``.
     origin_mm : tuple of 3 float, optional
         R, A, S position of the centre of the voxel that is first in R, A and S. Default: the image's own, or 0, 0, 0.
+    labels : Path, optional
+        For labels: a table of what the ids mean, as `LabelTable.read` takes it.
     inverse_of : str, optional
         For vectors: the channel that holds the inverse of this displacement field.
     replace : bool
         Whether a channel of that name gives way.
+    resume : bool
+        If the ingest is interrupted, keep what is finished, for the same request to go on from there; and go on from what an
+        interrupted one has left. Otherwise an interrupted ingest is rolled back.
+    checkpoint_seconds : float
+        How often a resumable ingest secures what it has done.
     memory_bytes : int
         Bound of the process' resident size.
     threads : int, optional
@@ -90,8 +100,11 @@ class IngestRequest(Request):
     voxel_size_mm: tuple[float, float, float] | None = None
     orientation: str | None = None
     origin_mm: tuple[float, float, float] | None = None
+    labels: Path | None = None
     inverse_of: str | None = None
     replace: bool = False
+    resume: bool = False
+    checkpoint_seconds: float = Field(default=30.0, gt=0)
     memory_bytes: int = Field(default=2 * 10**9, gt=0)
     threads: int | None = Field(default=None, gt=0)
     compression: int = Field(default=1, ge=0, le=3)
@@ -115,6 +128,8 @@ class IngestRequest(Request):
 
     @model_validator(mode="after")
     def _check_kind(self) -> IngestRequest:
+        if self.labels is not None and self.kind != "labels":
+            raise InputError(f"labels: only a channel of kind labels has a label table, not {self.kind}")
         if self.inverse_of is not None and self.kind != "vectors":
             raise InputError(f"inverse_of: only a channel of kind vectors can be the inverse of another, not {self.kind}")
         return self
@@ -151,7 +166,9 @@ class IngestReport:
     warnings: tuple[str, ...]
 
 
-def ingest_channel(request: IngestRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> IngestReport:
+def ingest_channel(
+    request: IngestRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+) -> IngestReport:
     """Write one image into a file as a new channel.
 
     Raises
@@ -165,36 +182,48 @@ def ingest_channel(request: IngestRequest, *, progress: ProgressCallback | None 
         source = open_source(request.image, channel=request.image_channel, kind=request.kind)
         stack.callback(source.close)
         space, warnings = _resolve_space(source, request)
+        table = LabelTable.read(request.labels) if request.labels is not None else None
         itemsize = source.dtype.itemsize * source.components
         levels = plan_levels(source.shape, space.voxel_size_mm, itemsize)
         threads = request.threads or default_threads()
         plan = _plan_memory(source, request.kind, levels, threads, request.memory_bytes)
-        editor = stack.enter_context(edit_lsfm(request.path))
+        editor = stack.enter_context(edit_lsfm(request.path, resume=request.resume))
         if request.inverse_of is not None and editor[request.inverse_of].kind != "vectors":
             raise InputError(f"{request.path}: channel {request.inverse_of!r} is no displacement field, so it has no inverse")
-        writer = editor.create_channel(
-            request.channel,
-            kind=request.kind,
-            dtype=source.dtype,
-            components=source.components,
-            levels=levels,
-            space=space,
-            compression=request.compression,
-            replace=request.replace,
-            uint16_as_int16=request.uint16_as_int16,
-        )
+        fingerprint = _fingerprint(request, source, space, levels)
+        state = _Progress()
+        if editor.note is not None:
+            state = _Progress.from_note(editor.note, fingerprint, request.path)
+            writer = editor.resume_channel(request.channel)
+        else:
+            writer = editor.create_channel(
+                request.channel,
+                kind=request.kind,
+                dtype=source.dtype,
+                components=source.components,
+                levels=levels,
+                space=space,
+                compression=request.compression,
+                replace=request.replace,
+                uint16_as_int16=request.uint16_as_int16,
+            )
         pool = ThreadPoolExecutor(threads, thread_name_prefix="lsfm-ingest")
         stack.callback(pool.shutdown, cancel_futures=True)
         report = Progress("ingest", voxel_count(source.shape) * itemsize, progress, cancel)
         pyramid = _PyramidWriter(
-            source, levels, reducer(request.kind, source.dtype), writer, plan, pool, threads, request.path.parent, report
+            source, levels, reducer(request.kind, source.dtype), writer, plan, pool, threads, request.path.parent, report, state
         )
         stack.callback(pyramid.close)
-        pyramid.run()
+        if request.resume and not source.forward_only:
+            pyramid.run(_Checkpoints(editor, fingerprint, request.checkpoint_seconds))
+        else:
+            pyramid.run(None)
+        if table is not None:
+            editor.set_label_table(request.channel, table.to_json())
         if request.inverse_of is not None:
             editor.set_partners(request.channel, request.inverse_of)
-    if pyramid.non_finite:
-        warnings.append(f"{pyramid.non_finite} voxel(s) are NaN or infinite: kept, and left out of statistics")
+    if state.non_finite:
+        warnings.append(f"{state.non_finite} voxel(s) are NaN or infinite: kept, and left out of statistics")
     return IngestReport(
         path=request.path,
         channel=request.channel,
@@ -203,7 +232,7 @@ def ingest_channel(request: IngestRequest, *, progress: ProgressCallback | None 
         dtype=source.dtype,
         levels=levels,
         raw_bytes=sum(voxel_count(level.shape) for level in levels) * itemsize,
-        stored_bytes=pyramid.stored_bytes,
+        stored_bytes=state.stored_bytes,
         seconds=time.perf_counter() - began,
         warnings=tuple(warnings),
     )
@@ -216,14 +245,20 @@ def _resolve_space(source: Source, request: IngestRequest) -> tuple[Space, list[
         space = source.space
         if request.origin_mm is not None:
             affine = space.world_from_voxel.copy()
-            corner = np.min([space.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in space.shape])], axis=0)
+            corner = np.min(
+                [space.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in space.shape])], axis=0
+            )
             affine[:3, 3] += np.asarray(request.origin_mm) - corner
             space = Space(space.shape, affine)
     else:
         voxel_size = request.voxel_size_mm or source.voxel_size_mm
-        orientation = Orientation(request.orientation) if request.orientation else source.space.orientation if source.space else None
+        orientation = (
+            Orientation(request.orientation) if request.orientation else source.space.orientation if source.space else None
+        )
         missing = [
-            name for name, value in (("voxel size (--voxel-size)", voxel_size), ("orientation (--orientation)", orientation)) if not value
+            name
+            for name, value in (("voxel size (--voxel-size)", voxel_size), ("orientation (--orientation)", orientation))
+            if not value
         ]
         if missing or voxel_size is None or orientation is None:
             raise InputError(f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing")
@@ -232,13 +267,71 @@ def _resolve_space(source: Source, request: IngestRequest) -> tuple[Space, list[
             warnings.append("the image's own geometry was replaced by the one that was given")
         if orientation.is_mirrored and request.orientation is not None:
             warnings.append(
-                f"orientation {orientation} is a mirror image of what a camera sees (columns, rows and planes form a left-handed frame): "
-                "right and left may be swapped; check it against the specimen"
+                f"orientation {orientation} is a mirror image of what a camera sees (columns, rows and planes form a left-handed "
+                "frame): right and left may be swapped; check it against the specimen"
             )
     size = space.bounds.size_mm
     if max(size) > 1000 or max(size) < 0.1:
-        warnings.append(f"the image would be {size[0]:g} x {size[1]:g} x {size[2]:g} mm (R, A, S) large: is the voxel size in mm?")
+        extent = f"{size[0]:g} x {size[1]:g} x {size[2]:g} mm (R, A, S)"
+        warnings.append(f"the image would be {extent} large: is the voxel size in mm?")
     return space, warnings
+
+
+# --- resuming -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Progress:
+    """How far an ingest has come: what a checkpoint has to note, besides what is in the file."""
+
+    planes: int = 0
+    records: list[FileRecord] = field(default_factory=list)
+    non_finite: int = 0
+    stored_bytes: int = 0
+
+    def to_note(self, fingerprint: str) -> bytes:
+        return json.dumps({"fingerprint": fingerprint, **asdict(self)}).encode()
+
+    @classmethod
+    def from_note(cls, note: bytes, fingerprint: str, path: Path) -> _Progress:
+        values = json.loads(note)
+        if values.pop("fingerprint") != fingerprint:
+            raise InputError(
+                f"{path}: the ingest that was interrupted had another image or other options: repeat its command line, or leave "
+                "out --resume to undo it and start anew"
+            )
+        return cls(**{**values, "records": [FileRecord(**record) for record in values["records"]]})
+
+
+def _fingerprint(request: IngestRequest, source: Source, space: Space, levels: Sequence[LevelPlan]) -> str:
+    """Equal for two ingests that would write the same channel."""
+    chosen = request.model_dump(mode="json", include={"channel", "image_channel", "kind", "compression", "uint16_as_int16"})
+    facts = [
+        chosen,
+        source.name,
+        source.shape,
+        source.dtype.str,
+        space.world_from_voxel.tolist(),
+        [asdict(level) for level in levels],
+    ]
+    return json.dumps(facts)
+
+
+class _Checkpoints:
+    """Sets a checkpoint every so often, and so seldom that it takes a twentieth of the time at most."""
+
+    def __init__(self, editor: LsfmEditor, fingerprint: str, seconds: float) -> None:
+        self._editor = editor
+        self._fingerprint = fingerprint
+        self._seconds = seconds
+        self._due = time.perf_counter() + seconds
+
+    def offer(self, state: _Progress) -> None:
+        began = time.perf_counter()
+        if began >= self._due:
+            self._editor.checkpoint(state.to_note(self._fingerprint))
+            now = time.perf_counter()
+            self._due = now + max(self._seconds, 20 * (now - began))
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------------------
@@ -269,7 +362,9 @@ class _MemoryPlan:
 def _plan_memory(source: Source, kind: Kind, levels: Sequence[LevelPlan], threads: int, budget: int) -> _MemoryPlan:
     itemsize = source.dtype.itemsize * source.components
     reduce = reducer(kind, source.dtype)
-    heights, slabs, bands = [], [], []
+    heights: list[int] = []
+    slabs: list[int] = []
+    bands: list[int] = []
     for index, level in enumerate(levels):
         chunk = level.chunks[0]
         height = chunk
@@ -289,9 +384,12 @@ def _plan_memory(source: Source, kind: Kind, levels: Sequence[LevelPlan], thread
     plan = _MemoryPlan(tuple(heights), True, (False,) * len(levels), 1 if source.forward_only else threads)
     while True:
         # A plane that is being read is there twice: as the file's bytes and decoded.
-        need = fixed + 2 * plane * plan.readers + sum(
-            bands[k] * 2 if plan.in_scratch[k] else slabs[k] for k in range(len(levels))
-        ) + (slabs[0] if plan.read_ahead else 0)
+        need = (
+            fixed
+            + 2 * plane * plan.readers
+            + sum(bands[k] * 2 if plan.in_scratch[k] else slabs[k] for k in range(len(levels)))
+            + (slabs[0] if plan.read_ahead else 0)
+        )
         if need <= budget:
             return plan
         kept = [k for k in range(len(levels)) if not plan.in_scratch[k] and slabs[k] > 2 * bands[k]]
@@ -380,6 +478,7 @@ class _PyramidWriter:
         threads: int,
         folder: Path,
         progress: Progress,
+        state: _Progress,
     ) -> None:
         self._source = source
         self._levels = levels
@@ -397,36 +496,61 @@ class _PyramidWriter:
         # What is left to do when tasks are done, in order: so the file does not depend on which thread was faster.
         self._pending: deque[Callable[[], None]] = deque()
         self._limit = _IN_FLIGHT_PER_THREAD * threads
-        self._samples: list[Array] = []
+        self._state = state
         self._count_lock = threading.Lock()
-        self.non_finite = 0
-        self._stride = max(1, round((voxel_count(levels[-1].shape) / _SAMPLE_VOXELS) ** (1 / 3)))
-        self.stored_bytes = 0
+        # While what an interrupted ingest has written is read again, to have the slabs of the coarser levels back.
+        self._replaying = False
 
-    def run(self) -> None:
-        """Do it all."""
-        planes, height = self._source.shape[0], self._plan.heights[0]
-        records: list[FileRecord] = []
-        reads = self._read(0)
-        for start in range(0, planes, height):
+    def run(self, checkpoints: _Checkpoints | None) -> None:
+        """Do it all, or what is left to do."""
+        planes, height, state = self._source.shape[0], self._plan.heights[0], self._state
+        self._replay()
+        reads = self._read(state.planes) if state.planes < planes else []
+        for start in range(state.planes, planes, height):
             for read in reads:
-                records.extend(record for record in read.result() if record is not None)
+                state.records.extend(record for record in read.result() if record is not None)
             following = start + height
             self._slabs[0], self._spare = self._spare, self._slabs[0]
             if self._plan.read_ahead and following < planes:
                 reads = self._read(following)
             self._filled[0] = min(height, planes - start)
             self._flush(0)
+            state.planes = min(following, planes)
+            if checkpoints is not None:
+                checkpoints.offer(state)
             if not self._plan.read_ahead and following < planes:
                 reads = self._read(following)
-        records.extend(self._source.file_records())
-        sample = np.concatenate(self._samples)
-        sample = sample[np.isfinite(sample)]
+        state.records.extend(self._source.file_records())
         self._writer.finish(
-            percentiles=np.percentile(sample, _PERCENTILES).tolist() if sample.size else (),
-            non_finite=self.non_finite,
-            sources=[SourceFile(record.name, record.size, record.crc32) for record in records],
+            percentiles=self._percentiles(),
+            non_finite=state.non_finite,
+            sources=[SourceFile(record.name, record.size, record.crc32) for record in state.records],
         )
+
+    def _replay(self) -> None:
+        """Bring the slabs of the coarser levels to where they were after the planes that are done."""
+        done, height = self._state.planes, self._plan.heights[0]
+        # The last plane before which no slab holds a part of what follows.
+        spans = [h * level.factors[0] for h, level in zip(self._plan.heights, self._levels, strict=True)]
+        first = done // math.lcm(*spans) * math.lcm(*spans)
+        self._start = [first // level.factors[0] for level in self._levels]
+        self._replaying = True
+        level, rows = self._writer.level(0), self._levels[0].chunks[1]
+        for start in range(first, done, height):
+            stop = min(start + height, done)
+            for row in range(0, self._source.shape[1], rows):
+                self._slabs[0].put(0, row, level[start:stop, row : row + rows].read(cached=False))
+            self._filled[0] = stop - start
+            self._flush(0)
+        self._replaying = False
+
+    def _percentiles(self) -> list[float]:
+        """Of the coarsest level, or every so many voxels of it."""
+        level = self._writer.level(len(self._levels) - 1)
+        stride = max(1, round((level.size / _SAMPLE_VOXELS) ** (1 / 3)))
+        sample = level[::stride, ::stride, ::stride].read(cached=False)
+        sample = sample[np.isfinite(sample)]
+        return np.percentile(sample, _PERCENTILES).tolist() if sample.size else []
 
     def close(self) -> None:
         """Let go of slabs and scratch files."""
@@ -506,20 +630,20 @@ class _PyramidWriter:
         if target is not None:
             carried = self._reducer.reduce(block, step, target.dtype)
             target[: carried.shape[0], : carried.shape[1], : carried.shape[2]] = carried
+        if self._replaying:
+            return b""
         if level:
             block = self._reducer.finish(block, self._levels[level].factors, start, self._source.shape)
         elif block.dtype.kind == "f":
             odd = block.size - int(np.count_nonzero(np.isfinite(block)))
-            if odd:
-                with self._count_lock:
-                    self.non_finite += odd
-        if level == len(self._levels) - 1:
-            self._samples.append(block[:: self._stride, :: self._stride, :: self._stride].ravel())
+            with self._count_lock:
+                self._state.non_finite += odd
         return self._writer.codec(level).encode(block)
 
     def _store(self, level: int, start: Shape3, size: int, future: Future[bytes]) -> None:
         data = future.result()
-        self._writer.write_chunk(level, start, data)
-        self.stored_bytes += len(data)
+        if data:
+            self._writer.write_chunk(level, start, data)
+            self._state.stored_bytes += len(data)
         if level == 0:
             self._progress.advance(size)

@@ -32,9 +32,7 @@ class CancelToken:
 class Progress:
     """One stage of work: counts what is done, tells the callback, and stops when the token says so."""
 
-    def __init__(
-        self, stage: str, total: int, callback: ProgressCallback | None = None, cancel: CancelToken | None = None
-    ) -> None:
+    def __init__(self, stage: str, total: int, callback: ProgressCallback | None = None, cancel: CancelToken | None = None) -> None:
         self._stage = stage
         self._total = total
         self._done = 0

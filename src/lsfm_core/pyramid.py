@@ -17,7 +17,18 @@ import numpy.typing as npt
 
 from lsfm_core.geometry import Shape3, voxel_count
 
-__all__ = ["Kind", "LevelPlan", "Reducer", "block_mean", "block_mode", "block_sum", "plan_levels", "reducer", "sum_dtype", "sums_to_mean"]
+__all__ = [
+    "Kind",
+    "LevelPlan",
+    "Reducer",
+    "block_mean",
+    "block_mode",
+    "block_sum",
+    "plan_levels",
+    "reducer",
+    "sum_dtype",
+    "sums_to_mean",
+]
 
 Array = npt.NDArray[Any]
 Kind = Literal["image", "labels", "vectors"]
@@ -176,8 +187,10 @@ def sums_to_mean(
     count = counts[0][:, None, None] * counts[1][:, None] * counts[2]
     if sums.ndim > 3:
         count = count[..., None]
-    mean = sums / count
-    return (np.rint(mean) if dtype.kind in "ui" else mean).astype(dtype)
+    mean: Array = sums / count
+    if dtype.kind in "ui":
+        np.rint(mean, out=mean)
+    return mean.astype(dtype)
 
 
 def _shift_divide(sums: Array, bits: int) -> Array:
@@ -185,7 +198,7 @@ def _shift_divide(sums: Array, bits: int) -> Array:
     if bits == 0:
         return sums
     scalar = sums.dtype.type
-    result = sums >> scalar(bits)
+    result: Array = sums >> scalar(bits)
     result &= scalar(1)
     result += scalar((1 << (bits - 1)) - 1)
     result += sums
@@ -210,7 +223,9 @@ def block_mode(labels: Array, step: Sequence[int]) -> Array:
     """
     # To repeat the last voxel doubles each count of its block, and leaves the winner.
     padded = np.pad(labels, [(0, -n % s) for n, s in zip(labels.shape, step, strict=True)], mode="edge")
-    views = [padded[a :: step[0], b :: step[1], c :: step[2]] for a in range(step[0]) for b in range(step[1]) for c in range(step[2])]
+    views = [
+        padded[a :: step[0], b :: step[1], c :: step[2]] for a in range(step[0]) for b in range(step[1]) for c in range(step[2])
+    ]
     result = views[0].copy()
     # Inside a region all are the same, and only its boundary is left to count.
     mixed = np.zeros(result.shape, bool)

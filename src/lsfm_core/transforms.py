@@ -72,7 +72,9 @@ class Affine:
         if plain is not None:
             return cls(plain, np.zeros(3))
         if path.suffix.lower() not in _ITK_SUFFIXES:
-            raise SourceError(f"{path}: not an affine: give an ITK transform file (.txt, .tfm, .mat, .xfm, .h5) or a 4 x 4 text matrix")
+            raise SourceError(
+                f"{path}: not an affine: give an ITK transform file (.txt, .tfm, .mat, .xfm, .h5) or a 4 x 4 text matrix"
+            )
         import SimpleITK as sitk
 
         try:
@@ -111,7 +113,11 @@ def _read_matrix(path: Path) -> FloatArray | None:
     """A plain text file of 16 numbers in 4 rows, or None."""
     try:
         text = path.read_text("ascii")
-        rows = [[float(v) for v in line.replace(",", " ").split()] for line in text.splitlines() if line.strip() and line.lstrip()[0] != "#"]
+        rows = [
+            [float(v) for v in line.replace(",", " ").split()]
+            for line in text.splitlines()
+            if line.strip() and line.lstrip()[0] != "#"
+        ]
     except (UnicodeDecodeError, ValueError):
         return None
     return np.array(rows) if len(rows) == 4 and all(len(row) == 4 for row in rows) else None

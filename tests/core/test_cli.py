@@ -21,9 +21,20 @@ from lsfm_core.cli import _memory, main
 from lsfm_core.testing import write_series
 
 
-def test_the_main_job(brain_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], info_json: Callable[[Path], Any]) -> None:
+def test_the_main_job(
+    brain_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], info_json: Callable[[Path], Any]
+) -> None:
     path, output = tmp_path / "brain.h5", tmp_path / "brain_100um.nii.gz"
-    write = ["write", str(path), "--channel", "autofluo", "--image", str(brain_data / "structural_tiff"), "--voxel-size", "0.05,0.04,0.04"]
+    write = [
+        "write",
+        str(path),
+        "--channel",
+        "autofluo",
+        "--image",
+        str(brain_data / "structural_tiff"),
+        "--voxel-size",
+        "0.05,0.04,0.04",
+    ]
     assert main([*write, "--origin-orientation", "psl"]) == 0
     assert "posterior -> anterior" in capsys.readouterr().out
     assert main(["info", str(path)]) == 0
@@ -49,9 +60,18 @@ def test_the_main_job(brain_data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     [
         (["info", "nowhere.h5"], "nowhere.h5: no such file"),
         (["info", __file__], "not an HDF5 file"),
-        (["write", "x.h5", "--channel", "a", "--image", "nowhere", "--voxel-size", "1,1,1", "--orientation", "AAR"], "names one body axis twice"),
-        (["write", "x.h5", "--channel", "a", "--image", "nowhere", "--voxel-size", "1,0,1", "--orientation", "AIR"], "positive length"),
-        (["write", "x.h5", "--channel", "a", "--image", "nowhere", "--voxel-size", "1,1,1", "--orientation", "AIR"], "nowhere: no file found"),
+        (
+            ["write", "x.h5", "--channel", "a", "--image", "nowhere", "--voxel-size", "1,1,1", "--orientation", "AAR"],
+            "names one body axis twice",
+        ),
+        (
+            ["write", "x.h5", "--channel", "a", "--image", "nowhere", "--voxel-size", "1,0,1", "--orientation", "AIR"],
+            "positive length",
+        ),
+        (
+            ["write", "x.h5", "--channel", "a", "--image", "nowhere", "--voxel-size", "1,1,1", "--orientation", "AIR"],
+            "nowhere: no file found",
+        ),
     ],
 )
 def test_errors_are_one_line_and_a_code(
@@ -86,7 +106,9 @@ def test_unreadable_command_lines_are_code_2(arguments: list[str], capsys: pytes
     assert "usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "size"), [("2GB", 2 * 10**9), ("500MB", 5 * 10**8), ("4GiB", 4 * 2**30), ("1.5g", 15 * 10**8), ("1000", 1000)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GB", 2 * 10**9), ("500MB", 5 * 10**8), ("4GiB", 4 * 2**30), ("1.5g", 15 * 10**8), ("1000", 1000)]
+)
 def test_memory_sizes(text: str, size: int) -> None:
     assert _memory(text) == size
 

@@ -172,7 +172,9 @@ def test_the_voxel_on_the_outer_face_has_the_outermost_value(brain_file: Path) -
     assert result.array[:, -1].max() > 0
 
 
-def test_an_oblique_channel_is_resampled_onto_an_axis_aligned_grid(tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any], series: Path) -> None:
+def test_an_oblique_channel_is_resampled_onto_an_axis_aligned_grid(
+    tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any], series: Path
+) -> None:
     ingest_series(series, voxel_size_mm=(1, 1, 1))
     path = tmp_path / "brain.h5"
     turn = np.array(sitk.Euler3DTransform((0, 0, 0), 0.1, 0.2, 0.3).GetMatrix()).reshape(3, 3)

@@ -95,7 +95,9 @@ def test_reorientation_keeps_every_voxel_where_it_is(
 
 
 @given(codes, codes, shapes, st.data())
-def test_a_box_of_the_result_is_that_box_of_the_source(code: str, target: str, shape: tuple[int, int, int], data: st.DataObject) -> None:
+def test_a_box_of_the_result_is_that_box_of_the_source(
+    code: str, target: str, shape: tuple[int, int, int], data: st.DataObject
+) -> None:
     space = Space.from_orientation(shape, (1, 2, 3), Orientation(code))
     reorientation = space.reorientation_to(Orientation(target))
     array = np.arange(np.prod(shape)).reshape(shape)

@@ -44,7 +44,9 @@ def assert_levels(path: Path, channel: str, volume: np.ndarray) -> None:
         for level in image.values():
             factors = tuple(int(f) for f in level.attrs["factors"])
             if volume.dtype.kind == "f":
-                np.testing.assert_allclose(level["cells"][...], naive_mean(volume, factors), rtol=1e-3 if volume.dtype == "f2" else 1e-6)
+                np.testing.assert_allclose(
+                    level["cells"][...], naive_mean(volume, factors), rtol=1e-3 if volume.dtype == "f2" else 1e-6
+                )
             else:
                 np.testing.assert_array_equal(level["cells"][...], naive_mean(volume, factors))
 
@@ -137,7 +139,9 @@ def test_too_small_a_budget_says_how_much_is_needed(series: Path, ingest_series:
         ingest_series(series, memory_bytes=50_000_000)
 
 
-def test_a_second_channel_joins_the_first(series: Path, volume: np.ndarray, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
+def test_a_second_channel_joins_the_first(
+    series: Path, volume: np.ndarray, tmp_path: Path, ingest_series: Callable[..., Any]
+) -> None:
     ingest_series(series)
     ingest_series(series, channel="kanał µ", orientation="RAS")
     with open_lsfm(tmp_path / "brain.h5") as file:
@@ -315,9 +319,7 @@ def test_cancelling_leaves_nothing(series: Path, tmp_path: Path) -> None:
         if done > total // 2:
             token.cancel()
 
-    request = IngestRequest(
-        path=tmp_path / "brain.h5", channel="x", image=str(series), voxel_size_mm=(1, 1, 1), orientation="AIR"
-    )
+    request = IngestRequest(path=tmp_path / "brain.h5", channel="x", image=str(series), voxel_size_mm=(1, 1, 1), orientation="AIR")
     with pytest.raises(CancelledError):
         ingest_channel(request, progress=progress, cancel=token)
     assert [path for path in tmp_path.iterdir() if path.is_file()] == []
@@ -326,9 +328,7 @@ def test_cancelling_leaves_nothing(series: Path, tmp_path: Path) -> None:
 
 def test_progress_reaches_the_end(series: Path, tmp_path: Path) -> None:
     seen: list[int] = []
-    request = IngestRequest(
-        path=tmp_path / "brain.h5", channel="x", image=str(series), voxel_size_mm=(1, 1, 1), orientation="AIR"
-    )
+    request = IngestRequest(path=tmp_path / "brain.h5", channel="x", image=str(series), voxel_size_mm=(1, 1, 1), orientation="AIR")
     ingest_channel(request, progress=lambda stage, done, total: seen.append(done))
     assert seen == sorted(seen)
     assert seen[-1] == 37 * 301 * 83 * 2

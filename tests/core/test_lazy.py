@@ -146,7 +146,9 @@ def test_hdf5_reads_what_the_codec_writes(dtype: str, size: tuple[int, int, int]
         dataset.id.write_direct_chunk((0, 0, 0), codec.encode(block))
         file.flush()
         np.testing.assert_array_equal(dataset[tuple(slice(n) for n in size)], block)
-        np.testing.assert_array_equal(codec.decode(dataset.id.read_direct_chunk((0, 0, 0))[1])[tuple(slice(n) for n in size)], block)
+        np.testing.assert_array_equal(
+            codec.decode(dataset.id.read_direct_chunk((0, 0, 0))[1])[tuple(slice(n) for n in size)], block
+        )
 
 
 def test_strided_blocks_are_encoded_as_their_copies(data: np.ndarray) -> None:

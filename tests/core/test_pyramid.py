@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,7 +54,9 @@ def test_sums_in_two_steps_are_sums_in_one(array: np.ndarray, data: st.DataObjec
     )
 
 
-@pytest.mark.parametrize(("dtype", "voxels"), [(np.uint8, 2**24), (np.uint16, 2**16), (np.int16, 2**16), (np.uint16, 2**18), (np.uint32, 2**21)])
+@pytest.mark.parametrize(
+    ("dtype", "voxels"), [(np.uint8, 2**24), (np.uint16, 2**16), (np.int16, 2**16), (np.uint16, 2**18), (np.uint32, 2**21)]
+)
 def test_sums_never_overflow(dtype: type, voxels: int) -> None:
     for extreme in (np.iinfo(dtype).min, np.iinfo(dtype).max):
         limits = np.iinfo(sum_dtype(dtype, voxels))
@@ -70,7 +74,7 @@ def test_plans_hold_their_promises(shape: tuple[int, int, int], voxel: tuple[flo
     assert levels[0].shape == shape
     assert max(levels[-1].shape) <= 256
     assert all(max(level.shape) > 256 for level in levels[:-1])
-    for finer, coarser in zip(levels, levels[1:], strict=False):
+    for finer, coarser in pairwise(levels):
         steps = [b // a for a, b in zip(finer.factors, coarser.factors, strict=True)]
         assert set(steps) <= {1, 2}
         assert 2 in steps
@@ -84,7 +88,13 @@ def test_plans_hold_their_promises(shape: tuple[int, int, int], voxel: tuple[flo
 
 def test_factors_are_bigdataviewers() -> None:
     # What ProposeMipmaps of bigdataviewer-core gives for 1000 x 2000 x 2000 voxels of 5 x 1 x 1.
-    assert [level.factors for level in plan_levels((1000, 2000, 2000), (5, 1, 1), 2)] == [(1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 8, 8), (4, 16, 16)]
+    assert [level.factors for level in plan_levels((1000, 2000, 2000), (5, 1, 1), 2)] == [
+        (1, 1, 1),
+        (1, 2, 2),
+        (1, 4, 4),
+        (2, 8, 8),
+        (4, 16, 16),
+    ]
 
 
 def test_chunks_are_cubes_in_the_world() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from lsfm_core import StorageError, open_lsfm
-from lsfm_core.store._journal import JournaledFile, journal_path, recover
 from lsfm_core.store import edit_lsfm
+from lsfm_core.store._journal import JournaledFile, journal_path, recover
 from lsfm_core.testing import write_series
 
 
@@ -34,23 +34,30 @@ def write_command(path: Path, image: Path, channel: str) -> list[str]:
 def die(file: JournaledFile) -> None:
     """As if killed: no commit, no rollback, only the operating system's close."""
     file._file.close()
-    if file._journal is not None:
-        file._journal.close()
+    if file._base is not None:
+        file._base.close()
 
 
 def test_an_error_inside_an_edit_restores_every_byte(series: Path, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
     ingest_series(series)
     before = files(tmp_path)
-    with pytest.raises(RuntimeError), edit_lsfm(tmp_path / "brain.h5") as file:
-        del file._h5["LSFM/signal"]
-        file._h5.create_dataset("junk", data=np.arange(10**6))
-        file._h5.flush()
-        raise RuntimeError
+
+    def spoil() -> None:
+        with edit_lsfm(tmp_path / "brain.h5") as file:
+            del file.h5["LSFM/signal"]
+            file.h5.create_dataset("junk", data=np.arange(10**6))
+            file.h5.flush()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        spoil()
     assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_a_killed_writer_changes_nothing(existing: bool, tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]) -> None:
+def test_a_killed_writer_changes_nothing(
+    existing: bool, tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]
+) -> None:
     """kill -9 at random moments; then the old bytes, the old checksums, and the next write."""
     series = write_series(tmp_path / "series", np.tile(volume, (8, 1, 6)))
     path = tmp_path / "data" / "brain.h5"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import h5py
 import npy2bdv
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lsfm_core import BusyError, FormatError, LsfmError, StorageError, open_lsfm
-from lsfm_core.store._xml import parse_xml
 from lsfm_core.store import edit_lsfm
+from lsfm_core.store._xml import parse_xml
 
 
 def test_layout_of_a_new_file(series: Path, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
@@ -120,7 +120,12 @@ def test_an_xml_opens_its_file_but_none_outside_its_folder(series: Path, tmp_pat
 def test_a_file_of_npy2bdv(tmp_path: Path, volume: np.ndarray) -> None:
     path = tmp_path / "other.h5"
     writer = npy2bdv.BdvWriter(
-        str(path), nchannels=2, subsamp=((1, 1, 1), (1, 2, 2)), blockdim=((8, 32, 32), (8, 16, 16)), compression="gzip", overwrite=True
+        str(path),
+        nchannels=2,
+        subsamp=((1, 1, 1), (1, 2, 2)),
+        blockdim=((8, 32, 32), (8, 16, 16)),
+        compression="gzip",
+        overwrite=True,
     )
     for channel in range(2):
         writer.append_view(volume + channel, channel=channel, voxel_size_xyz=(2, 3, 4), voxel_units="um")
@@ -137,7 +142,11 @@ def test_a_file_of_npy2bdv(tmp_path: Path, volume: np.ndarray) -> None:
 
 def test_lsfmpys_file_tells_its_faults(legacy_file: Path) -> None:
     with open_lsfm(legacy_file) as file:
-        assert {name: file[name].kind for name in file} == {"autofluo": "image", "inverse_warp": "vectors", "segmentation": "labels"}
+        assert {name: file[name].kind for name in file} == {
+            "autofluo": "image",
+            "inverse_warp": "vectors",
+            "segmentation": "labels",
+        }
         channel = file["autofluo"]
         assert channel.dtype == np.uint16
         np.testing.assert_allclose(channel.space.voxel_size_mm, (0.05, 0.04, 0.04))

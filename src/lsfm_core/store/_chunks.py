@@ -154,7 +154,7 @@ def _unshuffle(flat: Array, dtype: np.dtype[Any]) -> Array:
         return flat.view(dtype)
     planes = flat.reshape(size, -1)
     if size == 2:
-        words = planes[1].astype(np.uint16)
+        words: Array = planes[1].astype(np.uint16)
         words <<= 8
         words |= planes[0]
         return words.view(dtype)

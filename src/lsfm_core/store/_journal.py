@@ -7,8 +7,12 @@ cut at its old length. Whoever opens the file and finds a journal whose writer i
 
 A file that did not exist is written as ``<file>.partial`` and renamed when complete.
 
-Journal layout, little-endian: header ``magic(8) old_size(u64) crc32(u32)``, then records ``offset(u64) length(u32) crc32(u32) bytes``.
-A record that is cut short or does not match its checksum was never acted upon, so reading stops there.
+Long work may set checkpoints: a second journal, ``<file>-checkpoint``, then leads back to the latest of them, and carries a note of
+how far the work had come. It lets an interrupted ingest be resumed.
+
+Layout of both, little-endian: header ``magic(8) old_size(u64) note_length(u32) crc32(u32) note``, then records
+``offset(u64) length(u32) crc32(u32) bytes``. The header's checksum covers the note, a record's its bytes, both what stands before.
+A record that is cut short or does not match was never acted upon, so reading stops there.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ except ImportError:  # Windows: opening for writing is already exclusive enough 
 __all__ = ["JournaledFile", "journal_path", "recover"]
 
 _MAGIC = b"LSFMJRN1"
-_HEADER = struct.Struct("<8sQI")
+_HEADER = struct.Struct("<8sQII")
 _RECORD = struct.Struct("<QII")
 _PAGE = 4096
 
@@ -42,9 +46,94 @@ def journal_path(path: Path) -> Path:
     return path.with_name(path.name + "-journal")
 
 
+def checkpoint_path(path: Path) -> Path:
+    """Where the way back to the latest checkpoint stands."""
+    return path.with_name(path.name + "-checkpoint")
+
+
 def partial_path(path: Path) -> Path:
     """Where a file is written before it exists."""
     return path.with_name(path.name + ".partial")
+
+
+class _Journal:
+    """Pages of a file as they were at one moment, and its size then."""
+
+    def __init__(self, path: Path, old_size: int, saved: set[int], file: io.FileIO) -> None:
+        self.path = path
+        self.old_size = old_size
+        self._saved = saved
+        self._file = file
+
+    @classmethod
+    def start(cls, path: Path, old_size: int, note: bytes = b"") -> _Journal:
+        """Make a journal; it replaces one of that name only when it is complete."""
+        head = _MAGIC + old_size.to_bytes(8, "little") + len(note).to_bytes(4, "little")
+        fresh = path.with_name(path.name + ".new")
+        file = open(fresh, "w+b", buffering=0)  # noqa: SIM115
+        try:
+            _write_all(file, None, head + isal_zlib.crc32(note, isal_zlib.crc32(head)).to_bytes(4, "little") + note)
+            os.fsync(file.fileno())
+            os.replace(fresh, path)
+            sync_directory(path.parent)
+        except BaseException:
+            file.close()
+            fresh.unlink(missing_ok=True)
+            raise
+        return cls(path, old_size, set(), file)
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[_Journal, list[tuple[int, bytes]], bytes] | None:
+        """A journal that somebody left, its pages (offset, bytes) and its note; None if it was never acted upon."""
+        try:
+            file = open(path, "r+b", buffering=0)  # noqa: SIM115
+        except FileNotFoundError:
+            return None
+        data = file.readall()
+        if len(data) >= _HEADER.size:
+            magic, old_size, length, crc = _HEADER.unpack_from(data)
+            note = data[_HEADER.size : _HEADER.size + length]
+            if magic == _MAGIC and crc == isal_zlib.crc32(note, isal_zlib.crc32(data[: _HEADER.size - 4])):
+                pages = []
+                position = _HEADER.size + length
+                while position + _RECORD.size <= len(data):
+                    offset, length, crc = _RECORD.unpack_from(data, position)
+                    start = position + _RECORD.size
+                    page = data[start : start + length]
+                    if crc != isal_zlib.crc32(page, isal_zlib.crc32(data[position : start - 4])):
+                        break
+                    pages.append((offset, page))
+                    position = start + length
+                file.truncate(position)
+                file.seek(position)
+                saved = {n for offset, page in pages for n in range(offset // _PAGE, -(-(offset + len(page)) // _PAGE))}
+                return cls(path, old_size, saved, file), pages, note
+        file.close()
+        return None
+
+    def save(self, source: io.FileIO, start: int, size: int) -> None:
+        """Copy what is about to be overwritten, once per page."""
+        stop = min(start + size, self.old_size)
+        pages = [page for page in range(start // _PAGE, -(-stop // _PAGE)) if page not in self._saved] if start < stop else []
+        if not pages:
+            return
+        for first, last in _runs(pages):
+            offset = first * _PAGE
+            source.seek(offset)
+            data = source.read(min((last + 1) * _PAGE, self.old_size) - offset)
+            head = offset.to_bytes(8, "little") + len(data).to_bytes(4, "little")
+            crc = isal_zlib.crc32(data, isal_zlib.crc32(head))
+            _write_all(self._file, None, head + crc.to_bytes(4, "little") + data)
+        os.fsync(self._file.fileno())
+        self._saved.update(pages)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+        sync_directory(self.path.parent)
 
 
 class JournaledFile(io.RawIOBase):
@@ -54,6 +143,15 @@ class JournaledFile(io.RawIOBase):
     ----------
     path : Path
         The file. If it does not exist, `commit` makes it appear.
+    resume : bool
+        Go on from the checkpoint that an interrupted writer left, if there is one; else it is rolled back.
+
+    Attributes
+    ----------
+    is_new : bool
+        Whether the file begins empty.
+    note : bytes or None
+        What was noted at the checkpoint from which this goes on.
 
     Raises
     ------
@@ -63,29 +161,34 @@ class JournaledFile(io.RawIOBase):
         If it cannot be opened for writing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
-        self.is_new = not path.exists()
         self.error: OSError | None = None
+        self.note: bytes | None = None
+        self._appears = not path.exists()
         self._position = 0
         self._detached = False
-        self._journal: io.FileIO | None = None
-        self._saved: set[int] = set()
-        target = partial_path(path) if self.is_new else path
+        self._base: _Journal | None = None
+        self._checkpoint: _Journal | None = None
+        target = partial_path(path) if self._appears else path
         try:
             self._file = open(target, "r+b" if target.exists() else "x+b", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
         try:
             lock(self._file, path)
-            if self.is_new:
-                self._file.truncate(0)  # what a killed writer left
-            self._old_size = os.fstat(self._file.fileno()).st_size
-            if not self.is_new:
-                self._start_journal()
+            if not (resume and self._go_on()):
+                checkpoint_path(path).unlink(missing_ok=True)
+                if self._appears:
+                    self._file.truncate(0)
+                else:
+                    _restore(self._file, journal_path(path))
+                    self._start_base()
         except BaseException:
-            self._file.close()
+            self._close_all()
             raise
+        self.is_new = self._appears and self.note is None
+        self._wanted_size = self._size()
 
     # --- what HDF5 calls ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +219,9 @@ class JournaledFile(io.RawIOBase):
         size = len(data)
         if not self._detached:
             try:
-                self._save(self._position, size)
+                for journal in (self._base, self._checkpoint):
+                    if journal is not None:
+                        journal.save(self._file, self._position, size)
                 _write_all(self._file, self._position, data)
             except OSError as error:
                 raise self._fail(error) from error
@@ -128,7 +233,8 @@ class JournaledFile(io.RawIOBase):
         self._wanted_size = self._position if size is None else size
         if not self._detached:
             try:
-                self._file.truncate(max(self._wanted_size, self._old_size))
+                kept = [journal.old_size for journal in (self._base, self._checkpoint) if journal is not None]
+                self._file.truncate(max(self._wanted_size, *kept, 0))
             except OSError as error:
                 raise self._fail(error) from error
         return self._wanted_size
@@ -147,41 +253,71 @@ class JournaledFile(io.RawIOBase):
         if self.error is not None:
             raise self._fail(self.error)
 
-    def commit(self) -> None:
-        """Make everything that was written permanent. After this the journal is gone."""
+    def checkpoint(self, note: bytes) -> None:
+        """From now on, an interrupted writer can be resumed here; HDF5 must have been flushed.
+
+        Parameters
+        ----------
+        note : bytes
+            What the one who resumes has to know.
+        """
         try:
             os.fsync(self._file.fileno())
-            if self.is_new:
-                os.replace(partial_path(self.path), self.path)
-                sync_directory(self.path.parent)
-            else:
-                self._drop_journal()
-                if self._size() > self._wanted_size:
-                    self._file.truncate(self._wanted_size)
+            fresh = _Journal.start(checkpoint_path(self.path), self._size(), note)
         except OSError as error:
             raise self._fail(error) from error
-        finally:
-            if self.error is None:
-                self._file.close()
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+        self._checkpoint = fresh
 
-    def rollback(self) -> None:
-        """Put the old bytes back; a file that did not exist does not exist afterwards."""
+    def commit(self) -> None:
+        """Make everything that was written permanent. After this the journals are gone."""
+        try:
+            os.fsync(self._file.fileno())
+            if self._appears:
+                os.replace(partial_path(self.path), self.path)
+                sync_directory(self.path.parent)
+            for journal in (self._base, self._checkpoint):
+                if journal is not None:
+                    journal.remove()
+            if self._size() > self._wanted_size:
+                self._file.truncate(self._wanted_size)
+        except OSError as error:
+            raise self._fail(error) from error
+        self._close_all()
+
+    def rollback(self, *, to_checkpoint: bool = False) -> None:
+        """Put the old bytes back; a file that did not exist does not exist afterwards.
+
+        Parameters
+        ----------
+        to_checkpoint : bool
+            Leave everything so that the work can be resumed from its latest checkpoint, if there is one.
+        """
         self.detach()
         if self._file.closed:
             return
-        if self.is_new:
-            self._file.close()
+        if to_checkpoint and self._checkpoint is not None:
+            self._close_all()
+            return
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
+        if self._appears:
+            self._close_all()
             partial_path(self.path).unlink(missing_ok=True)
             return
-        if self._journal is not None:
-            self._journal.close()
-            _restore(self._file, journal_path(self.path))
-        self._file.close()
+        if self._base is not None:
+            self._base.close()
+            _restore(self._file, self._base.path)
+        self._close_all()
 
     def close(self) -> None:
         """HDF5 closes its side; the descriptor stays open until `commit` or `rollback`."""
 
-    _wanted_size = 0
+    def _close_all(self) -> None:
+        for file in (self._base, self._checkpoint, self._file):
+            if file is not None:
+                file.close()
 
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
@@ -192,43 +328,31 @@ class JournaledFile(io.RawIOBase):
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         return StorageError(f"{self.path}: writing failed: {reason}; the file is left as it was")
 
-    def _start_journal(self) -> None:
-        path = journal_path(self.path)
-        self._wanted_size = self._old_size
-        header = _MAGIC + self._old_size.to_bytes(8, "little")
+    def _start_base(self) -> None:
         try:
-            # The name must not be there: `recover` runs before, and the lock on the file keeps others out.
-            self._journal = open(path, "x+b", buffering=0)  # noqa: SIM115
-            self._journal.write(header + isal_zlib.crc32(header).to_bytes(4, "little"))
-            os.fsync(self._journal.fileno())
-            sync_directory(path.parent)
+            self._base = _Journal.start(journal_path(self.path), self._size())
         except OSError as error:
-            path.unlink(missing_ok=True) if self._journal else None
+            path = journal_path(self.path)
             raise StorageError(f"{path}: the rollback journal cannot be written: {error.strerror}; nothing was changed") from error
 
-    def _save(self, start: int, size: int) -> None:
-        """Copy to the journal what is about to be overwritten, once per page."""
-        stop = min(start + size, self._old_size)
-        if self._journal is None or start >= stop:
-            return
-        pages = [page for page in range(start // _PAGE, -(-stop // _PAGE)) if page not in self._saved]
-        if not pages:
-            return
-        for first, last in _runs(pages):
-            offset = first * _PAGE
-            self._file.seek(offset)
-            data = self._file.read(min((last + 1) * _PAGE, self._old_size) - offset)
-            head = offset.to_bytes(8, "little") + len(data).to_bytes(4, "little")
-            crc = isal_zlib.crc32(data, isal_zlib.crc32(head))
-            _write_all(self._journal, None, head + crc.to_bytes(4, "little") + data)
-        os.fsync(self._journal.fileno())
-        self._saved.update(pages)
-
-    def _drop_journal(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            journal_path(self.path).unlink()
-            sync_directory(self.path.parent)
+    def _go_on(self) -> bool:
+        """Take up the journals that an interrupted writer left, with the file as it was at the checkpoint."""
+        found = _Journal.read(checkpoint_path(self.path))
+        if found is None:
+            return False
+        checkpoint, pages, note = found
+        if not self._appears:
+            base = _Journal.read(journal_path(self.path))
+            if base is None:
+                # The writer died between removing the two: its work was complete.
+                checkpoint.close()
+                return False
+            self._base = base[0]
+        self._checkpoint, self.note = checkpoint, note
+        for offset, page in pages:
+            _write_all(self._file, offset, page)
+        self._file.truncate(checkpoint.old_size)
+        return True
 
 
 def recover(path: Path) -> bool:
@@ -242,7 +366,7 @@ def recover(path: Path) -> bool:
     Raises
     ------
     BusyError
-        If the writer is alive.
+        If the writer is alive, or can be resumed.
     StorageError
         If the file needs rolling back, but cannot be written.
     """
@@ -260,7 +384,21 @@ def recover(path: Path) -> bool:
         lock(file, path)
         if not journal.exists():  # its writer finished in the meantime
             return False
+        if checkpoint_path(path).exists():
+            raise BusyError(
+                f"{path}: an interrupted ingest waits to be resumed: repeat its command line with --resume, or undo it with "
+                "'lsfm-core recover'"
+            )
         _restore(file, journal)
+    return True
+
+
+def give_up(path: Path) -> bool:
+    """Roll back an interrupted writer even if it could be resumed; returns whether there was one."""
+    partial, checkpoint = partial_path(path), checkpoint_path(path)
+    if not (journal_path(path).exists() or checkpoint.exists() or partial.exists()):
+        return False
+    JournaledFile(path).rollback()
     return True
 
 
@@ -290,22 +428,16 @@ def sync_directory(path: Path) -> None:
 
 
 def _restore(file: io.FileIO, journal: Path) -> None:
-    data = journal.read_bytes()
-    if len(data) >= _HEADER.size:
-        magic, old_size, crc = _HEADER.unpack_from(data)
-        if magic == _MAGIC and crc == isal_zlib.crc32(data[: _HEADER.size - 4]):
-            position = _HEADER.size
-            while position + _RECORD.size <= len(data):
-                offset, length, crc = _RECORD.unpack_from(data, position)
-                start = position + _RECORD.size
-                page = data[start : start + length]
-                if crc != isal_zlib.crc32(page, isal_zlib.crc32(data[position : start - 4])):
-                    break
-                _write_all(file, offset, page)
-                position = start + length
-            file.truncate(old_size)
-            os.fsync(file.fileno())
-    # A header that is incomplete means that the writer died before it changed anything.
+    """Put a journal's pages back, if there is one, and remove it; one that is incomplete was never acted upon."""
+    if not journal.exists():
+        return
+    found = _Journal.read(journal)
+    if found is not None:
+        for offset, page in found[1]:
+            _write_all(file, offset, page)
+        file.truncate(found[0].old_size)
+        os.fsync(file.fileno())
+        found[0].close()
     journal.unlink()
     sync_directory(journal.parent)
 

@@ -19,6 +19,7 @@ AFFINES = "AFFINES"
 ITK_PARAMS = "ITK_PARAMS"
 FIXED_ITK_PARAMS = "FIXED_ITK_PARAMS"
 SOURCES = "SOURCES"
+LABELS = "LABELS"
 # A channel that is being written stands here until it is complete.
 INCOMPLETE = "LSFM_INCOMPLETE"
 METADATA = "extended_metadata"
@@ -66,6 +67,11 @@ def level(name: str, index: int) -> str:
 def affine(name: str, affine_name: str) -> str:
     """Dataset of an affine: 4 x 4, RAS mm."""
     return f"{LSFM}/{name}/{AFFINES}/{affine_name}"
+
+
+def labels(name: str) -> str:
+    """Dataset with the label table: JSON text."""
+    return f"{LSFM}/{name}/{LABELS}"
 
 
 def sources(name: str) -> str:

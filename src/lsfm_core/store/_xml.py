@@ -1,14 +1,14 @@
 """BigDataViewer's XML (SpimData 0.2): read and write. The only module that reverses axes to x, y, z.
 
-BigDataViewer reads the file in the platform's charset and parses numbers strictly, so we write pure ASCII with character references,
-and no white space around numbers.
+BigDataViewer reads the file in the platform's charset and parses numbers strictly, so we write pure ASCII with character
+references, and no white space around numbers.
 """
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 import defusedxml.ElementTree
@@ -98,9 +98,7 @@ def _parse_view(setup: Element, root: Element) -> View:
     voxel = [float(v) for v in setup.findtext("voxelSize/size", "").split()]
     known = mm is not None and len(voxel) == 3 and min(voxel) > 0
     world_from_xyz = np.eye(4)
-    registration = next(
-        (r for r in root.iterfind("ViewRegistrations/ViewRegistration") if r.get("setup") == str(index)), None
-    )
+    registration = next((r for r in root.iterfind("ViewRegistrations/ViewRegistration") if r.get("setup") == str(index)), None)
     if registration is not None:
         for affine in registration.iterfind("ViewTransform/affine"):
             numbers = [float(v) for v in (affine.text or "").split()]

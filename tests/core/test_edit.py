@@ -1,0 +1,387 @@
+"""Labels, vectors, replacing, renaming, removing, affines and partners; and what verify finds."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lsfm_core import ExistsError, InputError, LsfmError, SourceError, UnknownChannelError, open_lsfm
+from lsfm_core.cli import main
+from lsfm_core.pyramid import block_mode
+from lsfm_core.regions import LabelTable
+from lsfm_core.store import edit_lsfm, verify_file
+from lsfm_core.testing import write_series
+from lsfm_core.transforms import Affine
+
+Ingester = Callable[..., Any]
+
+
+def naive_mode(labels: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:
+    out = np.empty([-(-n // s) for n, s in zip(labels.shape, step, strict=True)], labels.dtype)
+    for index in np.ndindex(out.shape):
+        block = labels[tuple(slice(i * s, i * s + s) for i, s in zip(index, step, strict=True))]
+        values, counts = np.unique(block, return_counts=True)
+        out[index] = values[counts.argmax()]
+    return out
+
+
+@given(
+    hnp.arrays(np.uint64, st.tuples(*[st.integers(1, 7)] * 3), elements=st.sampled_from([0, 1, 2, 2**64 - 1])),
+    st.tuples(*[st.sampled_from([1, 2])] * 3),
+)
+def test_the_mode_is_the_most_frequent_then_the_smallest(labels: np.ndarray, step: tuple[int, int, int]) -> None:
+    np.testing.assert_array_equal(block_mode(labels, step), naive_mode(labels, step))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i4"])
+def test_labels_keep_their_ids_on_every_level(dtype: str, tmp_path: Path, ingest_series: Ingester) -> None:
+    ids = np.array([0, 1, 7, np.iinfo(dtype).max], dtype)
+    volume = ids[np.random.default_rng(0).integers(0, 4, (11, 290, 15))]
+    ingest_series(write_series(tmp_path / "labels", volume), kind="labels")
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        levels = file["signal"].levels
+        assert file["signal"].kind == "labels"
+        assert len(levels) == 2
+        np.testing.assert_array_equal(np.asarray(levels[0][...]), volume)
+        step = tuple(int(f) for f in levels[1].factors)
+        np.testing.assert_array_equal(np.asarray(levels[1][...]), naive_mode(volume, (step[0], step[1], step[2])))
+    assert verify_file(tmp_path / "brain.h5", levels=True).defects == ()
+
+
+def test_the_real_annotation_with_its_table(brain_data: Path, tmp_path: Path) -> None:
+    path, image = tmp_path / "brain.h5", brain_data / "annotation_in_structural_100um.nii.gz"
+    table = brain_data / "allen_labels_itksnap.txt"
+    assert main(["write", str(path), "--channel", "atlas", "--kind", "labels", "--image", str(image), "--labels", str(table)]) == 0
+    with open_lsfm(path) as file:
+        text = file.label_table("atlas")
+        assert text is not None
+        assert LabelTable.from_json(text)[382].acronym == "CA1"
+        atlas = file["atlas"]
+        truth = nibabel.load(image)
+        np.testing.assert_array_equal(np.asarray(atlas.levels[0][...]).T, np.asarray(truth.dataobj))
+        np.testing.assert_allclose(atlas.space.world_from_voxel[:, [2, 1, 0, 3]], truth.affine, atol=1e-6)
+
+
+def test_label_tables_of_all_kinds(brain_data: Path, tmp_path: Path) -> None:
+    snap = LabelTable.read(brain_data / "allen_labels_itksnap.txt")
+    tree = LabelTable.read(brain_data / "allen_structure_tree.csv")
+    assert snap[382].name == tree[382].name == "Field CA1"
+    assert snap[382].rgb == tree[382].rgb == (126, 208, 75)
+    assert tree[382].parent == 375
+    (tmp_path / "plain.csv").write_text("label;name;r;g;b\n5;Hippo;1;2;3\n")
+    assert LabelTable.read(tmp_path / "plain.csv")[5].rgb == (1, 2, 3)
+    assert dict(LabelTable.from_json(tree.to_json())) == dict(tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no label"),
+        ("a,b\n1,2\n", "expected columns id and name"),
+        ("id,name\nx,y\n1,z\n", "line 2"),
+        ("id,name\n1,y\n1,z\n", "id 1 is listed twice"),
+        ('1 2 3 4 1 1 1 "a"\nrubbish\n', "rubbish"),
+        ("id,name,color\n1,a,notacolour\n", "line 2"),
+    ],
+)
+def test_broken_label_tables_are_explained(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "table.txt").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        LabelTable.read(tmp_path / "table.txt")
+
+
+def test_real_displacement_fields_are_partners(brain_data: Path, tmp_path: Path, info_json: Callable[[Path], Any]) -> None:
+    path = tmp_path / "brain.h5"
+    warp, inverse = (brain_data / "transforms" / f"template_to_structural_1{name}.nii.gz" for name in ("Warp", "InverseWarp"))
+    assert main(["write-field", str(path), "--channel", "inverse_warp", "--image", str(inverse), "--quiet"]) == 0
+    assert (
+        main(["write-field", str(path), "--channel", "warp", "--image", str(warp), "--inverse-of", "inverse_warp", "--quiet"]) == 0
+    )
+    with open_lsfm(path) as file:
+        assert file["warp"].partner == "inverse_warp"
+        assert file["inverse_warp"].partner == "warp"
+        field = np.asarray(file["warp"].levels[0][...])
+        truth = sitk.ReadImage(str(warp))
+        np.testing.assert_allclose(field * (-1, -1, 1), sitk.GetArrayFromImage(truth), atol=1e-6)
+        point = truth.TransformIndexToPhysicalPoint((3, 5, 7))
+        np.testing.assert_allclose((file["warp"].space.world_from_voxel @ (7, 5, 3, 1))[:3] * (-1, -1, 1), point, atol=1e-5)
+    with edit_lsfm(path) as editor:
+        editor.rename_channel("warp", "forward")
+    with open_lsfm(path) as file:
+        assert file["inverse_warp"].partner == "forward"
+    with edit_lsfm(path) as editor:
+        editor.remove_channel("forward")
+    with open_lsfm(path) as file:
+        assert file["inverse_warp"].partner is None
+    assert verify_file(path, levels=True).defects == ()
+
+
+def test_replacing_keeps_place_setup_and_affines(series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester) -> None:
+    path = tmp_path / "brain.h5"
+    ingest_series(series, channel="a")
+    ingest_series(series, channel="b")
+    with edit_lsfm(path) as editor:
+        editor.write_affine("a", "t", np.eye(4), Affine(np.eye(4), np.zeros(3)).to_itk(), False)
+    with pytest.raises(ExistsError):
+        ingest_series(series, channel="a")
+    ingest_series(write_series(tmp_path / "other", volume[:20]), channel="a", replace=True)
+    with open_lsfm(path) as file:
+        assert list(file) == ["a", "b"]
+        assert file["a"].setup == 0
+        assert file["a"].affines == ("t",)
+        np.testing.assert_array_equal(np.asarray(file["a"].levels[0][...]), volume[:20])
+        np.testing.assert_array_equal(np.asarray(file["b"].levels[0][...]), volume)
+    assert verify_file(path, levels=True).defects == ()
+
+
+def test_renaming_and_removing(series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester) -> None:
+    path = tmp_path / "brain.h5"
+    for name in "ab":
+        ingest_series(series, channel=name)
+    for arguments in (["--channel", "x", "--to", "y"], ["--channel", "a", "--to", "b"], ["--channel", "a", "--to", "b/c"]):
+        before = path.read_bytes()
+        assert main(["rename-channel", str(path), *arguments]) == 1
+        assert path.read_bytes() == before
+    assert main(["rename-channel", str(path), "--channel", "a", "--to", "c"]) == 0
+    assert main(["remove-channel", str(path), "--channel", "b"]) == 0
+    with open_lsfm(path) as file:
+        assert list(file) == ["c"]
+        np.testing.assert_array_equal(np.asarray(file["c"].levels[0][...]), volume)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["t00000/s00/0/cells"][...], volume)
+        assert "s01" not in file
+    assert verify_file(path, levels=True).defects == ()
+    with pytest.raises(UnknownChannelError), edit_lsfm(path) as editor:
+        editor.remove_channel("b")
+
+
+def test_uint16_as_int16_is_the_same_to_us_and_plain_to_old_viewers(
+    series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester
+) -> None:
+    ingest_series(series, uint16_as_int16=True)
+    with h5py.File(tmp_path / "brain.h5") as file:
+        assert "dataType" not in file["s00"].attrs
+        np.testing.assert_array_equal(file["t00000/s00/0/cells"][...].view(np.uint16), volume)
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        assert file["signal"].dtype == np.uint16
+        np.testing.assert_array_equal(np.asarray(file["signal"].levels[0][...]), volume)
+    assert verify_file(tmp_path / "brain.h5", levels=True).defects == ()
+
+
+@pytest.mark.parametrize("compression", [0, 2, 3])
+def test_compression_levels(compression: int, series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester) -> None:
+    ingest_series(series, compression=compression)
+    with h5py.File(tmp_path / "brain.h5") as file:
+        np.testing.assert_array_equal(file["t00000/s00/0/cells"][...], volume)
+        assert (file["t00000/s00/0/cells"].compression is None) == (compression == 0)
+
+
+def test_nan_and_inf_are_kept_counted_and_left_out(tmp_path: Path, ingest_series: Ingester) -> None:
+    volume = np.random.default_rng(0).random((5, 300, 6)).astype(np.float32)
+    volume[2, 3, 4], volume[1, 1, 1], volume[0, 0, 0] = np.nan, np.inf, -np.inf
+    report = ingest_series(write_series(tmp_path / "odd", volume))
+    assert any("3 voxel(s) are NaN or infinite" in warning for warning in report.warnings)
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        np.testing.assert_array_equal(np.asarray(file["signal"].levels[0][...]), volume)
+        limits = file["signal"].display_range
+        assert limits is not None
+        assert 0 <= limits[0] < limits[1] <= 1
+
+
+# --- affines --------------------------------------------------------------------------------------------------------------------
+
+
+def itk_transforms() -> list[sitk.Transform]:
+    affine = sitk.AffineTransform([1.1, 0.1, 0, -0.1, 0.9, 0.05, 0, 0.02, 1.05], [1, 2, 3], [4, 5, 6])
+    rigid = sitk.Euler3DTransform((1, 2, 3), 0.1, 0.2, 0.3, (4, 5, 6))
+    return [
+        affine,
+        rigid,
+        sitk.VersorRigid3DTransform((0, 0, 1), 0.4, (1, 2, 3), (4, 5, 6)),
+        sitk.TranslationTransform(3, (1, 2, 3)),
+        sitk.CompositeTransform([affine, rigid]),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".tfm", ".h5", ".mat", ".xfm"])
+@pytest.mark.parametrize("index", range(5))
+def test_every_itk_file_maps_points_as_itk_does(suffix: str, index: int, tmp_path: Path) -> None:
+    transform = itk_transforms()[index]
+    path = tmp_path / f"t{suffix}"
+    try:
+        sitk.WriteTransform(transform, str(path))
+    except RuntimeError:
+        pytest.skip(f"ITK does not write {transform.GetName()} as {suffix}")
+    affine = Affine.read(path)
+    for point in np.random.default_rng(0).normal(size=(5, 3)) * 10:
+        expected = np.array(transform.TransformPoint((point * (-1, -1, 1)).tolist())) * (-1, -1, 1)
+        np.testing.assert_allclose((affine.matrix @ (*point, 1))[:3], expected, atol=1e-5 if suffix == ".xfm" else 1e-9)
+    again = Affine.from_itk(*affine.to_itk())
+    np.testing.assert_allclose(again.matrix, affine.matrix, atol=1e-12)
+
+
+def test_an_affine_is_stored_as_lsfmpy_stored_it(
+    series: Path, tmp_path: Path, brain_data: Path, legacy_file: Path, ingest_series: Ingester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest_series(series, channel="autofluo")
+    path = tmp_path / "brain.h5"
+    mat = brain_data / "transforms" / "template_to_structural_0GenericAffine.mat"
+    write = ["write-affine", str(path), "--channel", "autofluo", "--name", "structural_to_template", "--affine", str(mat)]
+    assert main(write) == 0
+    assert "rotates by 4.29 degrees" in capsys.readouterr().out
+    assert main(write) == 1
+    assert "already" in capsys.readouterr().err
+    assert main([*write, "--replace"]) == 0
+    with h5py.File(path) as ours, h5py.File(legacy_file) as theirs:
+        for name in ("structural_to_template", "ITK_PARAMS/structural_to_template", "FIXED_ITK_PARAMS/structural_to_template"):
+            a, b = (file[f"LSFM/autofluo/AFFINES/{name}"][...] for file in (ours, theirs))
+            np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_what_is_no_affine_is_refused(tmp_path: Path, brain_data: Path) -> None:
+    (tmp_path / "singular.txt").write_text("1 0 0 0\n0 0 0 0\n0 0 1 0\n0 0 0 1\n")
+    (tmp_path / "rubbish.txt").write_text("hello")
+    (tmp_path / "plain.txt").write_text("# RAS mm\n1 0 0 5\n0 2 0 0\n0 0 1 0\n0 0 0 1\n")
+    np.testing.assert_allclose(Affine.read(tmp_path / "plain.txt").matrix @ (1, 1, 1, 1), (6, 2, 1, 1))
+    field = sitk.DisplacementFieldTransform(sitk.Image([4, 4, 4], sitk.sitkVectorFloat64, 3))
+    sitk.WriteTransform(field, str(tmp_path / "field.h5"))
+    for name, error in (
+        ("singular.txt", InputError),
+        ("rubbish.txt", SourceError),
+        ("field.h5", SourceError),
+        ("nothing.mat", SourceError),
+    ):
+        with pytest.raises(error):
+            Affine.read(tmp_path / name)
+    with pytest.raises(SourceError, match="not an affine"):
+        Affine.read(brain_data / "orientation_reference.png")
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_verify_finds_every_flipped_bit_and_says_where(
+    series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester
+) -> None:
+    ingest_series(series, channel="first")
+    ingest_series(series, channel="second")
+    path, copy = tmp_path / "brain.h5", tmp_path / "copy.h5"
+    shutil.copy(path, copy)
+    shutil.copy(path.with_suffix(".xml"), copy.with_suffix(".xml"))
+    chunks = []
+    with h5py.File(path) as file:
+        for channel in ("first", "second"):
+            for level, node in file[f"LSFM/{channel}/IMAGE"].items():
+                node["cells"].id.chunk_iter(lambda chunk, where=(channel, int(level)): chunks.append((*where, chunk)))
+    dice = random.Random(0)
+    for _ in range(60):
+        channel, level, chunk = dice.choice(chunks)
+        offset, bit = chunk.byte_offset + dice.randrange(chunk.size), dice.randrange(8)
+        with open(copy, "r+b") as raw:
+            raw.seek(offset)
+            byte = raw.read(1)[0]
+            raw.seek(offset)
+            raw.write(bytes([byte ^ 1 << bit]))
+        (defect,) = verify_file(copy).defects
+        assert (defect.channel, defect.level, defect.start) == (channel, level, chunk.chunk_offset)
+        with open(copy, "r+b") as raw:
+            raw.seek(offset)
+            raw.write(bytes([byte]))
+    assert verify_file(copy).defects == ()
+
+
+def _edit_h5(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def run(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return run
+
+
+def _edit_xml(old: str, new: str) -> Callable[[Path], None]:
+    def run(path: Path) -> None:
+        xml = path.with_suffix(".xml")
+        xml.write_text(xml.read_text().replace(old, new))
+
+    return run
+
+
+def _shift_level(file: h5py.File) -> None:
+    affine = file["LSFM/signal/IMAGE/1"].attrs["world_from_voxel"]
+    affine[0, 3] += 0.01
+    file["LSFM/signal/IMAGE/1"].attrs["world_from_voxel"] = affine
+
+
+def _spoil_level(file: h5py.File) -> None:
+    file["LSFM/signal/IMAGE/1/cells"][5, 6, 7] += 1
+
+
+def _drop(*names: str) -> Callable[[h5py.File], None]:
+    def run(file: h5py.File) -> None:
+        for name in names:
+            del file[name]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_edit_h5(_shift_level), "affine does not follow"),
+        (_edit_h5(_spoil_level), r"level 1, voxels \[.*\]: is not what the finer level gives"),
+        (_edit_h5(_drop("s00/resolutions")), "resolutions"),
+        (_edit_h5(_drop("t00000/s00/1/cells")), "leads nowhere"),
+        (lambda path: path.with_suffix(".xml").unlink(), "no brain.xml"),
+        (_edit_xml("83 301 37", "83 301 40"), "says .40, 301, 83. voxels"),
+        (_edit_xml("0.004 0.004 0.005", "0.004 0.004 0.006"), "says voxels of"),
+        (_edit_xml("<id>0</id>\n        <name>signal", "<id>7</id>\n        <name>signal"), "no setup 0"),
+        (_edit_xml("</SpimData>", ""), "not readable"),
+    ],
+)
+def test_verify_finds_what_does_not_agree(
+    change: Callable[[Path], None],
+    message: str,
+    series: Path,
+    tmp_path: Path,
+    ingest_series: Ingester,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ingest_series(series)
+    path = tmp_path / "brain.h5"
+    assert main(["verify", str(path), "--levels"]) == 0
+    change(path)
+    assert main(["verify", str(path), "--levels"]) == 1
+    output = capsys.readouterr()
+    assert re.search(message, output.out)
+    assert "defect(s) found" in output.err
+
+
+def test_verify_of_others_files(legacy_file: Path) -> None:
+    report = verify_file(legacy_file)
+    assert any("128" in str(defect) and "133" in str(defect) for defect in report.defects)
+    assert report.chunks > 0
+
+
+@pytest.mark.parametrize("change", ["kind", "labels", "inverse"])
+def test_requests_that_contradict_themselves(change: str, series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    fields: dict[str, Any] = {
+        "kind": {"kind": "movie"},
+        "labels": {"labels": tmp_path / "t.csv"},
+        "inverse": {"inverse_of": "x"},
+    }[change]
+    with pytest.raises(LsfmError, match=change):
+        ingest_series(series, **fields)
+    assert not (tmp_path / "brain.h5").exists()

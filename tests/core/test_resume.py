@@ -1,0 +1,152 @@
+"""An interrupted ingest goes on where it was, or is undone: as the user chooses."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lsfm_core import BusyError, CancelledError, CancelToken, IngestRequest, InputError, ingest_channel, open_lsfm
+from lsfm_core.cli import main
+from lsfm_core.formats import FileRecord
+from lsfm_core.formats.tiff import TiffSeries
+from lsfm_core.store._journal import _Journal, checkpoint_path
+from lsfm_core.testing import write_series
+
+from .test_ingest import assert_levels
+
+
+@pytest.fixture
+def tall() -> np.ndarray:
+    """Many slabs of several levels: chunks are 64 planes thick."""
+    return np.random.default_rng(1).integers(0, 65536, (700, 70, 70), dtype=np.uint16)
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, tall: np.ndarray) -> Callable[..., IngestRequest]:
+    series = write_series(tmp_path / "series", tall)
+
+    def make(**fields: Any) -> IngestRequest:
+        values = {"path": tmp_path / "data" / "brain.h5", "channel": "tall", "image": str(series), "voxel_size_mm": (1, 1, 1)}
+        return IngestRequest(**{**values, "orientation": "AIR", "checkpoint_seconds": 1e-6, "resume": True, **fields})
+
+    (tmp_path / "data").mkdir()
+    return make
+
+
+def interrupt(request: IngestRequest, share: float) -> None:
+    token = CancelToken()
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done > share * total:
+            token.cancel()
+
+    with pytest.raises(CancelledError):
+        ingest_channel(request, progress=stop, cancel=token)
+
+
+def secured(path: Path) -> int:
+    """Planes that the latest checkpoint holds."""
+    found = _Journal.read(checkpoint_path(path))
+    assert found is not None
+    found[0].close()
+    planes: int = json.loads(found[2])["planes"]
+    return planes
+
+
+@pytest.fixture
+def planes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    seen: list[int] = []
+    read = TiffSeries.read_plane
+
+    def counted(self: TiffSeries, index: int, out: np.ndarray) -> FileRecord | None:
+        seen.append(index)
+        return read(self, index, out)
+
+    monkeypatch.setattr(TiffSeries, "read_plane", counted)
+    return seen
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("memory_bytes", [2 * 10**9, 150_000_000])
+def test_going_on_redoes_no_finished_slab(
+    existing: bool, memory_bytes: int, request_of: Callable[..., IngestRequest], tall: np.ndarray, planes_read: list[int]
+) -> None:
+    request = request_of(memory_bytes=memory_bytes, threads=1)
+    if existing:
+        ingest_channel(request_of(channel="first", resume=False))
+    interrupt(request, 0.3)
+    first = secured(request.path)
+    interrupt(request, 0.9)
+    second = secured(request.path)
+    assert 0 < first < second
+    planes_read.clear()
+    ingest_channel(request)
+    assert min(planes_read) == second
+    assert len(planes_read) == len(set(planes_read))
+    assert_levels(request.path, "tall", tall)
+    with open_lsfm(request.path) as file:
+        assert [record.name for record in file["tall"].sources] == [f"plane_{index:04d}.tif" for index in range(700)]
+    assert main(["verify", str(request.path), "--levels"]) == 0
+    assert sorted(path.name for path in request.path.parent.iterdir()) == ["brain.h5", "brain.xml"]
+
+
+def test_a_file_that_waits_says_so_and_can_be_recovered(
+    request_of: Callable[..., IngestRequest], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest_channel(request_of(channel="first", resume=False))
+    path = request_of().path
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    interrupt(request_of(), 0.5)
+    with pytest.raises(BusyError, match="--resume"):
+        open_lsfm(path)
+    with pytest.raises(InputError, match="other options"):
+        ingest_channel(request_of(compression=0))
+    assert main(["recover", str(path)]) == 0
+    assert "undone" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+    assert main(["recover", str(path)]) == 0
+    assert "nothing to undo" in capsys.readouterr().out
+
+
+def test_a_write_that_does_not_resume_starts_anew(
+    request_of: Callable[..., IngestRequest], tall: np.ndarray, planes_read: list[int]
+) -> None:
+    interrupt(request_of(), 0.5)
+    planes_read.clear()
+    ingest_channel(request_of(resume=False, compression=0))
+    assert len(planes_read) == 700
+    assert_levels(request_of().path, "tall", tall)
+    assert sorted(file.name for file in request_of().path.parent.iterdir()) == ["brain.h5", "brain.xml"]
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_kill_9_and_go_on(existing: bool, request_of: Callable[..., IngestRequest], tall: np.ndarray) -> None:
+    request = request_of()
+    if existing:
+        ingest_channel(request_of(channel="first", resume=False))
+    script = f"from lsfm_core import *; ingest_channel(IngestRequest.model_validate_json({request.model_dump_json()!r}))"
+    dice = random.Random(existing)
+    for _ in range(30):
+        child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+        time.sleep(dice.uniform(0.2, 0.6))
+        child.send_signal(signal.SIGKILL)
+        message = child.communicate()[1]
+        if child.returncode == 0 or b"exists already" in message:
+            break
+        assert child.returncode == -signal.SIGKILL, message
+    else:
+        ingest_channel(request)
+    assert_levels(request.path, "tall", tall)
+    if existing:
+        assert_levels(request.path, "first", tall)
+    assert main(["verify", str(request.path), "--levels"]) == 0
