@@ -44,6 +44,10 @@ test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real win
 	$(HEADING) 'pytest tests/napari'
 	@QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-napari/bin/pytest tests/napari
 
+.PHONY: soak
+soak: .venv/ready ## kill writers 200 times, and look at what they leave
+	@LSFM_KILLS=40 .venv/bin/pytest tests/core/test_safety.py -k killed
+
 .PHONY: bench
 bench: .venv/ready ## measure against other writers; results in benchmarks/results/
 	@.venv/bin/pip install -qq -e '.[bench]'
