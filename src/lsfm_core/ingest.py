@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -31,6 +30,7 @@ from lsfm_core._request import Request
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.formats import FileRecord, Source, open_source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size, voxel_count
+from lsfm_core.metadata import ImageMetadata, first_voxel_mm, read_metadata
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import Kind, LevelPlan, Reducer, plan_levels, reducer
 from lsfm_core.regions import LabelTable
@@ -51,7 +51,8 @@ _SAMPLE_VOXELS = 2_000_000
 class IngestRequest(Request):
     """What to put into a file, and how.
 
-    Voxel size, orientation and origin may be left out where the image tells them itself; given ones win over the image's.
+    Voxel size, orientation and origin may be left out where the metadata file or the image tells them; given ones win over the
+    file's, and those over the image's.
 
     Attributes
     ----------
@@ -71,6 +72,9 @@ class IngestRequest(Request):
         Axis codes in array order: where each index grows toward, as ``AIR``.
     origin_mm : tuple of 3 float, optional
         R, A, S position of the centre of the voxel that is first in R, A and S. Default: the image's own, or 0, 0, 0.
+    metadata : Path, optional
+        JSON file that tells of the image, as `lsfm_core.metadata.describe_image` makes it. It must not contradict the image's shape
+        and type.
     labels : Path, optional
         For labels: a table of what the ids mean, as `LabelTable.read` takes it.
     inverse_of : str, optional
@@ -100,6 +104,7 @@ class IngestRequest(Request):
     voxel_size_mm: tuple[float, float, float] | None = None
     orientation: str | None = None
     origin_mm: tuple[float, float, float] | None = None
+    metadata: Path | None = None
     labels: Path | None = None
     inverse_of: str | None = None
     replace: bool = False
@@ -179,9 +184,12 @@ def ingest_channel(
     """
     began = time.perf_counter()
     with ExitStack() as stack:
+        metadata = read_metadata(request.metadata) if request.metadata is not None else None
+        if metadata is not None and request.image_channel is None:
+            request = request.model_copy(update={"image_channel": metadata.channel})
         source = open_source(request.image, channel=request.image_channel, kind=request.kind)
         stack.callback(source.close)
-        space, warnings = _resolve_space(source, request)
+        space, warnings = _resolve_space(source, request, metadata)
         table = LabelTable.read(request.labels) if request.labels is not None else None
         itemsize = source.dtype.itemsize * source.components
         levels = plan_levels(source.shape, space.voxel_size_mm, itemsize)
@@ -238,32 +246,40 @@ def ingest_channel(
     )
 
 
-def _resolve_space(source: Source, request: IngestRequest) -> tuple[Space, list[str]]:
-    """The space of level 0: the request's wishes over the image's own words; and what the user should look at."""
+def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetadata | None) -> tuple[Space, list[str]]:
+    """The space of level 0: the request's wishes, over the metadata file's, over the image's; and what the user should look at."""
     warnings = [str(note) for note in source.facts.get("notes", ())]
-    if source.space is not None and request.voxel_size_mm is None and request.orientation is None:
-        space = source.space
+    own = source.space
+    if metadata is not None:
+        contradictions = metadata.contradictions(source, request.kind)
+        if contradictions:
+            listing = "; ".join(contradictions)
+            raise InputError(
+                f"{request.metadata}: contradicts {source.name}: {listing}: correct it, or give the image that it describes"
+            )
+        own = metadata.space(source.shape) or own
+        wishes = {name: value for name, value in metadata.wishes(own).items() if getattr(request, name) is None}
+        request = request.model_copy(update=wishes)
+    if own is not None and request.voxel_size_mm is None and request.orientation is None:
+        space = own
         if request.origin_mm is not None:
             affine = space.world_from_voxel.copy()
-            corner = np.min(
-                [space.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in space.shape])], axis=0
-            )
-            affine[:3, 3] += np.asarray(request.origin_mm) - corner
+            affine[:3, 3] += np.subtract(request.origin_mm, first_voxel_mm(space))
             space = Space(space.shape, affine)
     else:
-        voxel_size = request.voxel_size_mm or source.voxel_size_mm
-        orientation = (
-            Orientation(request.orientation) if request.orientation else source.space.orientation if source.space else None
-        )
+        voxel_size = request.voxel_size_mm or (own.voxel_size_mm if own else source.voxel_size_mm)
+        orientation = Orientation(request.orientation) if request.orientation else own.orientation if own else None
         missing = [
             name
             for name, value in (("voxel size (--voxel-size)", voxel_size), ("orientation (--orientation)", orientation))
             if not value
         ]
         if missing or voxel_size is None or orientation is None:
-            raise InputError(f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing")
+            raise InputError(
+                f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing, or --metadata"
+            )
         space = Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)
-        if source.space is not None:
+        if own is not None:
             warnings.append("the image's own geometry was replaced by the one that was given")
         if orientation.is_mirrored and request.orientation is not None:
             warnings.append(
@@ -430,7 +446,9 @@ class _Slab:
     def put(self, plane: int, row: int, block: Array) -> None:
         """Store whole rows of some planes."""
         if self._array is not None:
-            self._array[plane : plane + block.shape[0], row : row + block.shape[1]] = block
+            place = self._array[plane : plane + block.shape[0], row : row + block.shape[1]]
+            if place.ctypes.data != block.ctypes.data:
+                place[...] = block
             return
         for offset, rows in enumerate(np.ascontiguousarray(block)):
             with self._lock:
@@ -438,6 +456,12 @@ class _Slab:
                 file = self._at(plane + offset, row)
                 while len(view):
                     view = view[file.write(view) :]
+
+    def room(self, plane: int, row: int, shape: tuple[int, ...]) -> Array:
+        """An array for whole rows of some planes; when it is filled, `put` stores it, where it is not already the slab itself."""
+        if self._array is not None:
+            return self._array[plane : plane + shape[0], row : row + shape[1]]
+        return np.empty(shape, self.dtype)
 
     def band(self, planes: int, rows: slice) -> Array:
         """Rows of the first `planes` planes."""
@@ -598,8 +622,9 @@ class _PyramidWriter:
             band = slab.band(planes, rows)
             sums = None
             if coarser is not None:
-                shape = [-(-n // s) for n, s in zip(band.shape, step, strict=False)]
-                sums = np.empty((*shape, *self._components), self._slabs[coarser].dtype)
+                shape: tuple[int, ...] = tuple(-(-n // s) for n, s in zip(band.shape, step, strict=False))
+                shape = (*shape, *self._components)
+                sums = self._slabs[coarser].room(self._filled[coarser], row // step[1], shape)
             for plane in range(0, planes, plan.chunks[0]):
                 for column in range(0, plan.shape[2], plan.chunks[2]):
                     block = band[plane : plane + plan.chunks[0], :, column : column + plan.chunks[2]]

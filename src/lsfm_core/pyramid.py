@@ -134,7 +134,14 @@ def block_sum(array: Array, factors: Sequence[int], dtype: npt.DTypeLike) -> Arr
         Of the sums; see `sum_dtype`.
     """
     result = array
-    for axis, factor in enumerate(factors):
+    rest = list(factors)
+    if rest[:2] == [2, 2] and not (array.shape[0] % 2 or array.shape[1] % 2):
+        # The usual case: four rows at once, each in one run through memory.
+        result = np.add(array[0::2, 0::2], array[0::2, 1::2], dtype=dtype)
+        result += array[1::2, 0::2]
+        result += array[1::2, 1::2]
+        rest[:2] = [1, 1]
+    for axis, factor in enumerate(rest):
         if factor == 1:
             continue
         # Axis 0 first: whole planes are added before the strided work on rows and columns, which then has less to do.

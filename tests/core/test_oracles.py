@@ -24,19 +24,21 @@ from lsfm_core.testing import write_series
 Array = npt.NDArray[Any]
 Ingester = Callable[..., IngestReport]
 
-# Three levels, and no size that 2 or a chunk divides.
+# Three levels, and no size that 2 or a chunk divides: every chunk has blocks that are cut.
 SHAPE = (21, 523, 45)
+# Several chunks in each level, most of them without cut blocks.
+LARGE_SHAPE = (72, 523, 300)
 DTYPES = ("uint8", "uint16", "int16", "uint32", "float32")
 
 
-def specimen(dtype: str) -> Array:
+def specimen(dtype: str, shape: tuple[int, int, int] = SHAPE) -> Array:
     """Noise over the whole range of a dtype, its extremes included."""
     rng = np.random.default_rng(11)
     kind = np.dtype(dtype)
     if kind.kind == "f":
-        return rng.normal(0, 1e4, SHAPE).astype(kind)
+        return rng.normal(0, 1e4, shape).astype(kind)
     limits = np.iinfo(kind)
-    image = rng.integers(limits.min, limits.max, SHAPE, kind, endpoint=True)
+    image = rng.integers(limits.min, limits.max, shape, kind, endpoint=True)
     image[:2, :4, :4] = limits.max
     image[-2:, -4:, -4:] = limits.min
     return image
@@ -51,9 +53,10 @@ def padded_means(image: Array, factors: tuple[int, int, int]) -> Array:
     return (np.rint(means) if image.dtype.kind in "ui" else means).astype(image.dtype)
 
 
+@pytest.mark.parametrize("shape", [SHAPE, LARGE_SHAPE], ids=["small", "large"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_h5py_reads_every_level(dtype: str, tmp_path: Path, ingest_series: Ingester) -> None:
-    image = specimen(dtype)
+def test_h5py_reads_every_level(dtype: str, shape: tuple[int, int, int], tmp_path: Path, ingest_series: Ingester) -> None:
+    image = specimen(dtype, shape)
     report = ingest_series(write_series(tmp_path / "in", image))
     assert [level.factors for level in report.levels] == [(1, 1, 1), (2, 2, 2), (4, 4, 4)]
     with h5py.File(tmp_path / "brain.h5") as file:
@@ -88,7 +91,7 @@ def test_hdf5_notices_a_flipped_bit(compression: int, from_end: int, tmp_path: P
     path = tmp_path / "brain.h5"
     with h5py.File(path) as file:
         chunk = file["t00000/s00/0/cells"].id.get_chunk_info(0)
-    with open(path, "r+b") as raw:
+    with path.open("r+b") as raw:
         raw.seek(chunk.byte_offset + chunk.size - from_end)
         (octet,) = raw.read(1)
         raw.seek(-1, 1)

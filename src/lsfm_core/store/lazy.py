@@ -81,14 +81,15 @@ class _Store:
         # Not id(): Python gives it to the next object, and a shared cache would show one file's chunks in another.
         self._key = (next(_STORE_NUMBERS),)
 
-    def chunk(self, index: tuple[int, ...], cached: bool) -> Array:
+    def cached(self, index: tuple[int, ...]) -> Array | None:
+        """Decoded chunk of a chunk index, if the cache has it."""
+        return self.cache.get((*self._key, *index))
+
+    def chunk(self, index: tuple[int, ...], keep: bool) -> Array:
         """Decoded chunk of a chunk index; full size for our own codec, cut at the image's edge for HDF5's."""
-        key = (*self._key, *index)
-        chunk = self.cache.get(key)
-        if chunk is None:
-            chunk = self._read(index)
-            if cached:
-                self.cache.put(key, chunk)
+        chunk = self._read(index)
+        if keep:
+            self.cache.put((*self._key, *index), chunk)
         return chunk
 
     def _read(self, index: tuple[int, ...]) -> Array:
@@ -248,11 +249,19 @@ class LazyLevel:
             index, target, source = piece
             out[target] = store.chunk(index, cached)[source]
 
-        if len(pieces) < 2:
-            for piece in pieces:
+        # What is decoded already is copied at once; a thread would take longer to hear of it.
+        missing = []
+        for piece in pieces:
+            chunk = store.cached(piece[0])
+            if chunk is None:
+                missing.append(piece)
+            else:
+                out[piece[1]] = chunk[piece[2]]
+        if len(missing) < 2:
+            for piece in missing:
                 copy(piece)
         else:
-            for _ in shared_pool().map(copy, pieces):
+            for _ in shared_pool().map(copy, missing):
                 pass
         return out.reshape(self.shape)
 

@@ -1,0 +1,156 @@
+"""Run the benchmarks and print their tables: ``python benchmarks/run.py [--quick] [--cache FOLDER]``.
+
+Every measurement runs in a process of its own. Compared are only numbers of one run: each way is repeated in turns with the others,
+and medians are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "latest.json"
+PACKAGES = ("napari-lsfm", "numpy", "h5py", "isal", "imagecodecs", "tifffile", "npy2bdv", "pybdv")
+PLANE_BYTES = 772 * 1084 * 2
+PLANES = 512
+SIZES_GB = (0.25, 0.5, 1, 2, 4)
+
+Result = dict[str, float]
+
+
+def child(script: str, *arguments: str | Path | int) -> Any:
+    """What a script prints as its last line, which is JSON."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def median(results: list[Result]) -> Result:
+    """Medians of each quantity."""
+    return {key: statistics.median(result[key] for result in results) for key in results[0]}
+
+
+def bench_ingest(series: Path, out: Path, repeats: int) -> dict[str, Result]:
+    """All ways to make a pyramid; the slow ones once."""
+    rounds: dict[str, list[Result]] = {"ours": [], "ours_small": [], "floor": []}
+    for _ in range(repeats):
+        for way, results in rounds.items():
+            results.append(child("bench_ingest.py", way, series, out))
+    return {way: median(results) for way, results in rounds.items()} | {
+        way: child("bench_ingest.py", way, series, out) for way in ("npy2bdv", "pybdv", "gzip6")
+    }
+
+
+def bench_sizes(cache: Path, out: Path, sizes_gb: tuple[float, ...], repeats: int) -> dict[str, Result]:
+    """Our ingest for growing images."""
+    results = {}
+    for size in sizes_gb:
+        planes = round(size * 1e9 / PLANE_BYTES)
+        series = child("data.py", cache, planes)
+        runs = [child("bench_ingest.py", "ours_small", series, out) for _ in range(repeats)]
+        results[f"{size:g}"] = median(runs) | {"raw_bytes": float(planes * PLANE_BYTES)}
+    return results
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Markdown."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def ingest_table(results: dict[str, Result]) -> str:
+    """One row for each way."""
+    ours, raw = results["ours"], PLANES * PLANE_BYTES
+    titles = {
+        "ours": "lsfm-core",
+        "ours_small": "lsfm-core, 256 MB budget",
+        "floor": "floor: read + deflate",
+        "npy2bdv": "npy2bdv gzip, 3 levels",
+        "pybdv": "pybdv gzip, 3 levels, 2 threads",
+        "gzip6": "h5py gzip 6 + shuffle, our levels",
+    }
+    rows = [
+        (
+            title,
+            f"{r['seconds']:.2f}",
+            f"{r['seconds'] / ours['seconds']:.2f}",
+            f"{raw / r['seconds'] / 1e6:.0f}",
+            f"{r['cpu_seconds']:.2f}",
+            f"{r['cpu_seconds'] / r['seconds']:.2f}",
+            f"{r['fsync_seconds'] / r['seconds']:.0%}",
+            f"{r['peak_bytes'] / 1e6:.0f}",
+            f"{r['file_bytes'] / 1e6:.0f}",
+        )
+        for way, title in titles.items()
+        for r in (results[way],)
+    ]
+    return table(("ingest", "s", "time / ours", "MB/s", "processor s", "cores", "in fsync", "peak MB", "file MB"), rows)
+
+
+def sizes_table(results: dict[str, Result]) -> str:
+    """One row for each size."""
+    rates = ("seconds", "cpu_seconds")
+    rows = [
+        (
+            f"{size} GB",
+            f"{r['seconds']:.2f}",
+            *(f"{r[key] / r['raw_bytes'] * 1e9:.2f}" for key in rates),
+            f"{r['peak_bytes'] / 1e6:.0f}",
+        )
+        for size, r in results.items()
+    ]
+    return table(("ingest, 256 MB budget", "s", "s / GB", "processor s / GB", "peak MB"), rows)
+
+
+def read_table(results: dict[str, Result]) -> str:
+    """One row for each piece; times in ms, and how much longer h5py takes."""
+    columns = ("ours cold", "h5py cold", "h5py 256 MiB cold", "ours warm", "h5py warm", "h5py 256 MiB warm")
+    rows = []
+    for piece, r in results.items():
+        cells = [f"{r[column] * 1e3:.2f}" for column in columns]
+        for place in (1, 2, 4, 5):
+            cells[place] += f" ({r[columns[place]] / r[columns[place // 3 * 3]]:.1f}x)"
+        rows.append((piece, *cells))
+    return table(("read, ms", *columns), rows)
+
+
+def main() -> None:
+    """Run all and print the tables."""
+    parser = argparse.ArgumentParser(description="Measure ingest and reading against other programs.")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, no 4 GB image")
+    parser.add_argument("--cache", type=Path, help="folder to keep the generated planes in; default: a temporary one")
+    options = parser.parse_args()
+    repeats = 1 if options.quick else 5
+    with tempfile.TemporaryDirectory(prefix="lsfm-bench-") as temporary:
+        out = Path(temporary) / "out"
+        out.mkdir()
+        cache = options.cache or Path(temporary)
+        cache.mkdir(parents=True, exist_ok=True)
+        series = child("data.py", cache, PLANES)
+        results: dict[str, Any] = {
+            "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+            "load_before": os.getloadavg()[0],
+            "versions": {name: metadata.version(name) for name in PACKAGES},
+            "ingest": bench_ingest(series, out, repeats),
+            "read": child("bench_read.py", out / "ours.h5", 5 if options.quick else 15),
+            "sizes": bench_sizes(cache, out, SIZES_GB[:-1] if options.quick else SIZES_GB, min(repeats, 3)),
+        }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(ingest_table(results["ingest"]), sizes_table(results["sizes"]), read_table(results["read"]), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
