@@ -16,12 +16,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.errors import FormatError, LsfmError
+from lsfm_core.errors import FormatError, InputError, LsfmError
 
 if TYPE_CHECKING:
+    from lsfm_core.metadata import ImageMetadata
     from lsfm_core.progress import ProgressCallback
     from lsfm_core.store import Channel
 
+_QUESTIONS = {
+    "voxel_size": "voxel size along planes, rows, columns, with its unit (such as 5, 4, 4 um; empty: not known)",
+    "orientation": "side toward which planes, rows, columns grow, one each of R/L, A/P, S/I (such as AIR; empty: not known)",
+}
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -74,6 +79,7 @@ def _write(arguments: argparse.Namespace) -> None:
         voxel_size_mm=arguments.voxel_size,
         orientation=orientation,
         origin_mm=arguments.origin,
+        metadata=arguments.metadata,
         memory_bytes=arguments.memory,
         threads=arguments.threads,
         compression=arguments.compression,
@@ -88,6 +94,56 @@ def _write(arguments: argparse.Namespace) -> None:
         print(f"{report.path}: channel {report.channel!r}, {what}")
         print(f"  {report.space.orientation.describe()}")
         print(f"  {raw:.1f} MB -> {report.stored_bytes / 1e6:.1f} MB in {report.seconds:.1f} s ({raw / report.seconds:.0f} MB/s)")
+
+
+def _dump_metadata(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from lsfm_core.metadata import describe_image, read_metadata
+
+    metadata = describe_image(
+        arguments.image,
+        channel=_index_or_name(arguments.image_channel),
+        kind=arguments.kind,
+        like=read_metadata(Path(arguments.like)) if arguments.like is not None else None,
+    )
+    if arguments.ask:
+        metadata = _ask_for_missing(metadata)
+    if arguments.output is None:
+        print(metadata.to_json())
+    else:
+        metadata.write(Path(arguments.output), overwrite=arguments.overwrite)
+        if not arguments.quiet:
+            print(f"{arguments.output}: metadata of {arguments.image}")
+    if metadata.missing and not arguments.quiet:
+        print(f"not known: {', '.join(metadata.missing)}: fill in, or give as options of write", file=sys.stderr)
+
+
+def _ask_for_missing(metadata: ImageMetadata) -> ImageMetadata:
+    """Ask for each field that is missing; an empty answer leaves it so."""
+    from lsfm_core.geometry import Orientation
+    from lsfm_core.metadata import VoxelSize
+
+    for name in metadata.missing:
+        while answer := _ask(_QUESTIONS[name]):
+            try:
+                if name == "voxel_size":
+                    metadata = metadata.updated(voxel_size=VoxelSize.from_text(answer))
+                    break
+                orientation = Orientation(answer)
+            except InputError as error:
+                print(error, file=sys.stderr)
+                continue
+            if _ask(f"{orientation.describe()}. Is that right? [y/n]").lower() in ("y", "yes"):
+                metadata = metadata.updated(orientation=orientation.axcodes)
+                break
+    return metadata
+
+
+def _ask(question: str) -> str:
+    """What a person answers; empty at the end of the input. Not `input`, which asks on stdout, where the JSON goes."""
+    print(question, end=": ", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
 
 
 def _write_affine(arguments: argparse.Namespace) -> None:
@@ -287,6 +343,19 @@ def _build_parser() -> argparse.ArgumentParser:
     field.add_argument("--inverse-of", metavar="NAME", help="the channel that holds the inverse of this field")
     field.set_defaults(kind="vectors", labels=None)
 
+    dump = _add_verb(
+        verbs, "dump-metadata", _dump_metadata, "show what an image tells of itself, as JSON for write --metadata",
+        "lsfm-core dump-metadata planes/ --ask --output meta.json",
+    )  # fmt: skip
+    dump.add_argument("image", metavar="IMAGE", help="as write takes it")
+    dump.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its index or name")
+    dump.add_argument("--kind", choices=("image", "labels", "vectors"), help="what the voxels are (default image)")
+    dump.add_argument("--like", metavar="JSON", help="take what the image does not tell from the metadata of another one")
+    dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
+    dump.add_argument("--output", metavar="JSON", help="file to write (default: print it)")
+    dump.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    dump.add_argument("--schema", action=_Schema, help="print the JSON Schema of such files, and exit")
+
     affine = _add_verb(
         verbs, "write-affine", _write_affine, "keep an affine transform with a channel",
         "lsfm-core write-affine brain.h5 --channel autofluo --name to_template --affine 0GenericAffine.mat",
@@ -411,6 +480,9 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0); for minus signs write "
         "--origin=-1,2,3",
     )
+    write.add_argument(
+        "--metadata", metavar="JSON", help="what else is known of the image, as dump-metadata writes it; options win over it"
+    )
     write.add_argument("--replace", action="store_true", help="replace a channel of that name")
     write.add_argument(
         "--resume",
@@ -471,6 +543,17 @@ class _Version(argparse.Action):
         print(f"lsfm-core {version('napari-lsfm')}")
         libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "h5py", "SimpleITK", "tifffile", "nibabel"))
         print(f"Python {platform.python_version()}, HDF5 {h5py.version.hdf5_version}, {libraries}")
+        parser.exit()
+
+
+class _Schema(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from lsfm_core.metadata import metadata_schema
+
+        print(json.dumps(metadata_schema(), indent=2))
         parser.exit()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,19 @@ from isal import igzip_lib, isal_zlib
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._source import FileRecord
 
-__all__ = ["MAX_DEFLATE_RATIO", "Checksum", "DataFile", "Inflater", "companion", "read_head"]
+__all__ = ["MAX_DEFLATE_RATIO", "Checksum", "DataFile", "Inflater", "bytes_of", "companion", "read_head"]
 
 #: Deflate cannot do better than 1032:1; a header that needs more than this tells a lie.
 MAX_DEFLATE_RATIO = 1100
 _BLOCK = 2**20
+# Its stub takes the class for an instance.
+_DECODER_ERROR = cast(type[Exception], igzip_lib.error)
 _GZIP = b"\x1f\x8b"
+
+
+def bytes_of(array: npt.NDArray[Any]) -> memoryview:
+    """The memory of a contiguous array, whatever its type and byte order."""
+    return memoryview(cast(bytes, array.reshape(-1).view(np.uint8)))
 
 
 class Checksum:
@@ -84,9 +91,9 @@ class DataFile:
 
     def read_into(self, offset: int, out: npt.NDArray[Any]) -> None:
         """Fill the contiguous array `out` with the bytes from `offset` on."""
-        view = memoryview(out.reshape(-1).view(np.uint8))
+        view = bytes_of(out)
         wanted = len(view)
-        while len(view):
+        while view:
             count = self._read(offset + wanted - len(view), view)
             if not count:
                 raise SourceError(f"{self.path}: is cut short: its data end at byte {self.size}: copy it again")
@@ -134,38 +141,14 @@ class Inflater:
         self._offset += len(self._input)
         self._decoder = self._new_decoder()
 
-    def read_into(self, out: npt.NDArray[Any]) -> None:
-        """Fill the contiguous array `out` with the bytes that follow.
+    def read(self, limit: int) -> bytes:
+        """Between 1 and `limit` of the bytes that follow; none at the end.
 
         Raises
         ------
         SourceError
             If the stream is damaged, or ends too early.
         """
-        view = memoryview(out.reshape(-1).view(np.uint8))
-        while len(view):
-            data = self._read(min(len(view), _BLOCK))
-            if not data:
-                raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
-            view[: len(data)] = data
-            view = view[len(data) :]
-
-    def skip(self, count: int | None = None) -> None:
-        """Pass over `count` bytes, or over all the rest: only at its end does a stream tell whether it was whole."""
-        while count is None or count > 0:
-            data = self._read(_BLOCK if count is None else min(count, _BLOCK))
-            if not data:
-                if count is None:
-                    return
-                raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
-            count = None if count is None else count - len(data)
-
-    def _new_decoder(self) -> Any:
-        flag = igzip_lib.DECOMP_GZIP if self._input.startswith(_GZIP) else igzip_lib.DECOMP_ZLIB
-        return igzip_lib.IgzipDecompressor(flag=flag)
-
-    def _read(self, limit: int) -> bytes:
-        """Between 1 and `limit` bytes; none at the end."""
         while True:
             if self._decoder.eof:
                 # gzip files may have several members; what else follows a stream is not ours.
@@ -179,11 +162,41 @@ class Inflater:
                     raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
             try:
                 data: bytes = self._decoder.decompress(self._input, limit)
-            except igzip_lib.error as error:
+            except _DECODER_ERROR as error:
                 raise SourceError(f"{self._file.path}: cannot be decompressed, the file is damaged: {error}") from error
             self._input = b""
             if data:
                 return data
+
+    def read_into(self, out: npt.NDArray[Any]) -> None:
+        """Fill the contiguous array `out` with the bytes that follow.
+
+        Raises
+        ------
+        SourceError
+            If the stream is damaged, or ends too early.
+        """
+        view = bytes_of(out)
+        while view:
+            data = self.read(min(len(view), _BLOCK))
+            if not data:
+                raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
+            view[: len(data)] = data
+            view = view[len(data) :]
+
+    def skip(self, count: int | None = None) -> None:
+        """Pass over `count` bytes, or over all the rest: only at its end does a stream tell whether it was whole."""
+        while count is None or count > 0:
+            data = self.read(_BLOCK if count is None else min(count, _BLOCK))
+            if not data:
+                if count is None:
+                    return
+                raise SourceError(f"{self._file.path}: is cut short: its compressed data end too early: copy it again")
+            count = None if count is None else count - len(data)
+
+    def _new_decoder(self) -> Any:
+        flag = igzip_lib.DECOMP_GZIP if self._input.startswith(_GZIP) else igzip_lib.DECOMP_ZLIB
+        return igzip_lib.IgzipDecompressor(flag=flag)
 
     def _next_block(self) -> bytes:
         block = self._file.read(self._offset, _BLOCK // 4)
@@ -198,7 +211,7 @@ def read_head(file: DataFile, size: int) -> bytes:
         return head
     out = b""
     stream = Inflater(file)
-    while len(out) < size and (data := stream._read(size - len(out))):
+    while len(out) < size and (data := stream.read(size - len(out))):
         out += data
     return out
 
@@ -212,7 +225,9 @@ def companion(header: Path, name: str) -> Path:
     """
     pure = (PurePosixPath(name), PureWindowsPath(name))
     if not name.strip() or any(p.is_absolute() or p.drive or p.root or ".." in p.parts for p in pure) or "\0" in name:
-        raise SourceError(f"{header}: names the file {name!r}: only files in the same folder are opened: move it there and correct the name")
+        raise SourceError(
+            f"{header}: names the file {name!r}: only files in the same folder are opened: move it there and correct the name"
+        )
     path = header.parent / name
     if not path.is_file():
         raise SourceError(f"{header}: names the file {name!r}, which is not there: put it into {header.parent}")

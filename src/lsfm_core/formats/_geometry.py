@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple
 
-__all__ = ["mm_per", "space_from_xyz", "voxel_size_or_none"]
+__all__ = ["check_lengths", "mm_per", "space_from_xyz", "voxel_size_or_none"]
 
 _MM_PER = {
     1e3: ("m", "meter", "metre"),
@@ -22,6 +22,8 @@ _MM_PER = {
     1e-7: ("å", "angstrom", "ångström"),
     25.4: ("in", "inch", "inche"),
 }
+# Longer than any voxel or way, and short enough to reckon with.
+_LONGEST_MM = 1e15
 _MM_BY_NAME = {name: mm for mm, names in _MM_PER.items() for name in names}
 
 
@@ -36,6 +38,14 @@ def voxel_size_or_none(sizes: Sequence[float]) -> Triple | None:
     """Three lengths in mm, or None if one of them is no positive, finite number."""
     a, b, c = (float(size) for size in sizes)
     return (a, b, c) if all(np.isfinite(size) and size > 0 for size in (a, b, c)) else None
+
+
+def check_lengths(path: Path, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """`values` as float64, or a `SourceError` if they are no numbers, or none that a length in mm could be."""
+    array = np.asarray(values, dtype=np.float64)
+    if not (np.abs(array) < _LONGEST_MM).all():
+        raise SourceError(f"{path}: its geometry is unusable: found {array.tolist()} for lengths in mm")
+    return array
 
 
 def space_from_xyz(path: Path, shape: Shape3, frame: str, axes: npt.ArrayLike, origin: npt.ArrayLike) -> Space:
@@ -61,8 +71,8 @@ def space_from_xyz(path: Path, shape: Shape3, frame: str, axes: npt.ArrayLike, o
     """
     ras_from_frame = Orientation(frame).direction
     affine = np.eye(4)
-    affine[:3, :3] = (ras_from_frame @ np.asarray(axes, dtype=np.float64))[:, ::-1]
-    affine[:3, 3] = ras_from_frame @ np.asarray(origin, dtype=np.float64)
+    affine[:3, :3] = (ras_from_frame @ check_lengths(path, axes))[:, ::-1]
+    affine[:3, 3] = ras_from_frame @ check_lengths(path, origin)
     try:
         return Space(shape, affine)
     except InputError as error:

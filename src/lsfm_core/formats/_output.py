@@ -32,7 +32,7 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         if isinstance(error, LsfmError):
             raise

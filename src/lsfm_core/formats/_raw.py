@@ -93,12 +93,16 @@ class RawSource(Source):
         self.facts = facts
         self._layout = layout
         self._scaling = scaling
-        # One entry per component: a frame's axes are those of RAS, or their opposites.
-        self._signs = np.diag(Orientation(vector_frame).direction).astype(layout.stored.newbyteorder("="))
+        # Components of RAS that are the opposite of the frame's, whose axes are those of RAS otherwise.
+        self._opposite = np.flatnonzero(np.diag(Orientation(vector_frame).direction) < 0) if layout.components == 3 else ()
         if layout.stored.kind not in "uif" or layout.stored.itemsize > 8:
-            raise SourceError(f"{header}: has voxels of type {layout.stored}: only integers and floats of up to 64 bits can be used")
+            raise SourceError(
+                f"{header}: has voxels of type {layout.stored}: only integers and floats of up to 64 bits can be used"
+            )
         if min(layout.shape) < 1:
-            raise SourceError(f"{header}: is {' x '.join(map(str, layout.shape))} voxels (planes, rows, columns) large: it is empty")
+            raise SourceError(
+                f"{header}: is {' x '.join(map(str, layout.shape))} voxels (planes, rows, columns) large: it is empty"
+            )
         native = layout.stored.newbyteorder("=")
         self.dtype = native if scaling is None or native == np.float64 else np.dtype(np.float32)
         self._parts = 1 if layout.interleaved else layout.components
@@ -116,8 +120,9 @@ class RawSource(Source):
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
         for part in range(self._parts):
             self._read_part(part, index, out if self._parts == 1 else out[..., part])
-        if self.components == 3:
-            out *= self._signs
+        for component in self._opposite:
+            # Not a product: that would stumble over NaN.
+            np.negative(out[..., component], out=out[..., component])
 
     def file_records(self) -> Sequence[FileRecord]:
         records = [self._file.record()]
@@ -141,9 +146,13 @@ class RawSource(Source):
         claim = f"its header tells of {' x '.join(map(str, layout.shape))} voxels, which are {need} bytes"
         if layout.compressed:
             if need > MAX_DEFLATE_RATIO * size:
-                raise SourceError(f"{header}: {claim}; no compression makes them {size} bytes: the header is wrong, or the file is damaged")
+                raise SourceError(
+                    f"{header}: {claim}; no compression makes them {size} bytes: the header is wrong, or the file is damaged"
+                )
         elif start < 0 or start + need > size:
-            raise SourceError(f"{header}: is cut short: {claim} from byte {max(start, 0)} on, but {layout.path.name} has {size}: copy it again")
+            raise SourceError(
+                f"{header}: is cut short: {claim} from byte {max(start, 0)} on, but {layout.path.name} has {size}: copy it again"
+            )
         return start
 
     def _read_part(self, part: int, index: int, target: npt.NDArray[Any]) -> None:
@@ -157,8 +166,10 @@ class RawSource(Source):
         else:
             self._file.read_into(self._start + (part * self.shape[0] + index) * self._part_plane, buffer)
         if self._scaling is not None:
-            np.multiply(buffer, self._scaling[0], out=target, dtype=np.float64, casting="unsafe")
-            np.add(target, self._scaling[1], out=target, dtype=np.float64, casting="unsafe")
+            # NaN and numbers beyond all bounds are kept as they come.
+            with np.errstate(all="ignore"):
+                np.multiply(buffer, self._scaling[0], out=target, dtype=np.float64, casting="unsafe")
+                np.add(target, self._scaling[1], out=target, dtype=np.float64, casting="unsafe")
         elif not direct:
             target[...] = buffer
 
@@ -170,6 +181,8 @@ class RawSource(Source):
             stream = self._streams[part] = Inflater(self._file, self._start)
             stream.skip(self._layout.skip + part * self.shape[0] * self._part_plane)
         if index < self._next[part]:
-            raise SourceError(f"{self.name}: plane {index} was asked for after plane {self._next[part] - 1}: compressed files are read forwards")
+            raise SourceError(
+                f"{self.name}: plane {index} was asked for after plane {self._next[part] - 1}: compressed files are read forwards"
+            )
         stream.skip((index - self._next[part]) * self._part_plane)
         return stream

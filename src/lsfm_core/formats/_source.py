@@ -84,5 +84,5 @@ class Source(ABC):
         """Files that were not reported plane by plane; to be asked for after the last plane."""
         return ()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (many have none)
         """Let go of open files."""

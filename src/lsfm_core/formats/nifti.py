@@ -13,8 +13,8 @@ import numpy.typing as npt
 from isal import igzip_threaded
 
 from lsfm_core.errors import InputError, SourceError
-from lsfm_core.formats._files import DataFile, read_head
-from lsfm_core.formats._geometry import space_from_xyz, voxel_size_or_none
+from lsfm_core.formats._files import DataFile, bytes_of, read_head
+from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._output import new_file
 from lsfm_core.formats._raw import RawLayout, RawSource
 from lsfm_core.formats._source import Source
@@ -23,7 +23,7 @@ from lsfm_core.geometry import Space
 __all__ = ["NiftiSink", "nifti_sink", "open_nifti"]
 
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT: the world is the specimen's own
-_HEADERS = {b"n+1\0": (nibabel.Nifti1Header, 344), b"n+2\0": (nibabel.Nifti2Header, 4)}
+_HEADERS: dict[bytes, tuple[Any, int]] = {b"n+1\0": (nibabel.Nifti1Header, 344), b"n+2\0": (nibabel.Nifti2Header, 4)}
 # Where the components of a displacement field point, by intent: NIFTI_INTENT_DISPVECT says RAS, and ITK converts it;
 # NIFTI_INTENT_VECTOR is what ITK and ANTs write, LPS as it stands.
 _VECTOR_FRAME = {1006: "RAS", 1007: "LPS"}
@@ -66,18 +66,23 @@ def open_nifti(path: Path, kind: str) -> Source:
     if scaling is not None:
         if kind != "image":
             raise SourceError(
-                f"{path}: its values are scaled ({scaling[0]:g} * stored + {scaling[1]:g}), which makes no sense for {kind}: save it without"
+                f"{path}: its values are scaled ({scaling[0]:g} * stored + {scaling[1]:g}), which makes no sense for {kind}: "
+                "save it without"
             )
         notes.append(f"stored values were scaled: {scaling[0]:.9g} * stored + {scaling[1]:.9g}")
     if unit not in _MM_PER_UNIT:
         notes.append("the file names no unit of length: millimetres assumed")
     mm = _MM_PER_UNIT.get(unit, 1.0)
     affine = sform if sform is not None else qform
+    if sform is not None and qform is not None and not np.allclose(sform, qform, atol=1e-3 * max(pixdim)):
+        notes.append("sform and qform put the image at different places: the sform was taken; other programs may take the other")
     planes = (shape[2], shape[1], shape[0])
     return RawSource(
         path,
         RawLayout(path, 0 if compressed else offset, planes, stored, compressed, offset if compressed else 0, components),
-        space=None if affine is None else space_from_xyz(path, planes, "RAS", affine[:3, :3] * mm, affine[:3, 3] * mm),
+        space=None
+        if affine is None
+        else space_from_xyz(path, planes, "RAS", check_lengths(path, affine[:3, :3]) * mm, check_lengths(path, affine[:3, 3]) * mm),
         voxel_size_mm=voxel_size_or_none([abs(v) * mm for v in reversed(pixdim)]),
         facts={"format": name, "notes": notes, "acquisition": _acquisition(header)},
         scaling=scaling,
@@ -126,7 +131,7 @@ class NiftiSink:
 
     def write(self, slab: npt.NDArray[Any]) -> None:
         """Append an array (n0, n1, planes); NIfTI runs fastest along axis 0."""
-        self._file.write(memoryview(np.ascontiguousarray(slab.T)).cast("B"))
+        self._file.write(bytes_of(np.ascontiguousarray(slab.T)))
 
 
 @contextmanager
@@ -144,14 +149,14 @@ def nifti_sink(path: Path, space: Space, dtype: np.dtype[Any], *, overwrite: boo
         if path.name.endswith(".gz"):
             file = cast(IO[bytes], igzip_threaded.open(partial, "wb", compresslevel=1, threads=threads))
         else:
-            file = open(partial, "wb")  # noqa: SIM115
+            file = partial.open("wb")
         with file:
             file.write(header)
             yield NiftiSink(file)
 
 
 def _header(path: Path, space: Space, dtype: np.dtype[Any]) -> bytes:
-    kind = nibabel.Nifti1Header if max(space.shape) < 2**15 else nibabel.Nifti2Header
+    kind: Any = nibabel.Nifti1Header if max(space.shape) < 2**15 else nibabel.Nifti2Header
     header = kind()
     try:
         header.set_data_dtype(dtype)

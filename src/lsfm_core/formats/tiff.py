@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from tifffile import TiffFile, TiffPage
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.formats._source import FileRecord, Source
 
-__all__ = ["TiffSeries", "find_series"]
+__all__ = ["TIFF_SUFFIXES", "TiffSeries", "check_page", "find_series"]
 
-_SUFFIXES = {".tif", ".tiff"}
+TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf2", ".tf8"}
 _DIGITS = re.compile(r"(\d+)")
 _PRINTF = re.compile(r"%(0?)(\d*)d")
 
@@ -44,6 +45,7 @@ class TiffSeries(Source):
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.name = str(files[0].parent)
+        self.facts = {"format": "TIFF series"}
         self.files = tuple(files)
         data = _read_bytes(files[0])
         rows, columns, self.dtype = self._inspect(files[0], data)
@@ -69,8 +71,8 @@ class TiffSeries(Source):
         rows, columns, dtype = self._inspect(file, data)
         if (rows, columns) != self.shape[1:] or dtype != self.dtype:
             raise SourceError(
-                f"{file}: is {rows} x {columns} {dtype}, but {self.files[0].name} is {self.shape[1]} x {self.shape[2]} {self.dtype}: "
-                "all planes of a series must be alike"
+                f"{file}: is {rows} x {columns} {dtype}, but {self.files[0].name} is {self.shape[1]} x {self.shape[2]} "
+                f"{self.dtype}: all planes of a series must be alike"
             )
 
     def _decode(self, file: Path, data: bytes, out: npt.NDArray[Any]) -> None:
@@ -79,7 +81,7 @@ class TiffSeries(Source):
             if page.shape != self.shape[1:] or _native(page) != self.dtype:
                 self._check_like_first(file, data)
             _check_complete(file, page, len(data))
-            if page.is_contiguous and page.dtype is not None:
+            if page.is_final and page.dtype is not None:
                 stored = page.dtype.newbyteorder(tiff.byteorder)
                 out[:] = np.frombuffer(data, stored, out.size, page.dataoffsets[0]).reshape(out.shape)
                 return
@@ -125,7 +127,7 @@ def find_series(image: str | os.PathLike[str]) -> list[Path]:
             raise InputError(f"{path}: there is no folder {path.parent}")
         files = [f for f in path.parent.iterdir() if re.fullmatch(text, f.name)]
     else:
-        files = [Path(name) for name in glob.glob(str(path)) if Path(name).suffix.lower() in _SUFFIXES]
+        files = [Path(name) for name in glob.glob(str(path)) if Path(name).suffix.lower() in TIFF_SUFFIXES]
     if not files:
         raise InputError(f"{path}: no file found: give a folder, a file of the series, a glob, or a pattern such as img_%04d.tif")
     files.sort(key=lambda file: _natural_key(file.name))
@@ -134,7 +136,7 @@ def find_series(image: str | os.PathLike[str]) -> list[Path]:
 
 
 def _tiffs_in(folder: Path) -> list[Path]:
-    return [f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith(".")]
+    return [f for f in folder.iterdir() if f.suffix.lower() in TIFF_SUFFIXES and not f.name.startswith(".")]
 
 
 def _natural_key(name: str) -> tuple[list[str | int], str]:
@@ -155,22 +157,23 @@ def _check_numbers(files: Sequence[Path]) -> None:
         common, rare = shapes.most_common()[0][0], shapes.most_common()[-1][0]
         odd = next(file for file in files if _name_shape(file.name) == rare)
         raise InputError(
-            f"{odd.parent}: the names are not one series: {odd.name} beside names like {common}: name the series by a glob or pattern"
+            f"{odd.parent}: the names are not one series: {odd.name} beside names like {common}: name the series by a glob or a "
+            "pattern"
         )
     numbers = np.array([[int(n) for n in _DIGITS.findall(file.name)] for file in files], dtype=object)
     varying = [column for column in range(numbers.shape[1]) if len(set(numbers[:, column])) > 1]
     if len(varying) != 1:
         raise InputError(
-            f"{files[0].parent}: the names count along {len(varying)} numbers ({files[0].name} … {files[-1].name}): several channels or "
-            "tiles? Name one series by a glob or pattern"
+            f"{files[0].parent}: the names count along {len(varying)} numbers ({files[0].name} … {files[-1].name}): several "
+            "channels or tiles? Name one series by a glob or pattern"
         )
     values = [int(n) for n in numbers[:, varying[0]]]
-    steps = Counter(b - a for a, b in zip(values, values[1:], strict=False))
+    steps = Counter(b - a for a, b in pairwise(values))
     if 0 in steps:
         twice = next(file for file, a, b in zip(files[1:], values, values[1:], strict=False) if a == b)
         raise InputError(f"{twice}: its number occurs twice in the series")
     step = steps.most_common()[0][0]
-    missing = [n for a, b in zip(values, values[1:], strict=False) for n in range(a + step, b, step)]
+    missing = [n for a, b in pairwise(values) for n in range(a + step, b, step)]
     if missing:
         shown = ", ".join(str(n) for n in missing[:5]) + (" …" if len(missing) > 5 else "")
         raise SourceError(
@@ -208,11 +211,35 @@ def _open(file: Path, data: bytes) -> Iterator[TiffFile]:
 
 def _only_page(file: Path, tiff: TiffFile) -> TiffPage:
     page = tiff.pages.first
-    if len(page.shape) != 2 or page.samplesperpixel != 1:
-        raise SourceError(f"{file}: has {page.samplesperpixel} colour samples per pixel (shape {page.shape}): only grey-scale planes can be used")
-    if page.dtype is None or page.dtype.kind not in "uif":
-        raise SourceError(f"{file}: has pixels of type {page.dtype or 'unknown'}: only integers and floats can be used")
+    check_page(file, page)
+    # Small pictures of the plane may follow it.
+    if any(isinstance(other, TiffPage) and not other.is_reduced for other in tiff.pages[1:]):
+        raise SourceError(f"{file}: has {len(tiff.pages)} pages, a file of a series one: name a file with several planes by itself")
     return page
+
+
+def check_page(what: object, page: TiffPage) -> None:
+    """Refuse a page that is no grey-scale plane.
+
+    Parameters
+    ----------
+    what : object
+        The file, or a page of it, for the message.
+    page : TiffPage
+
+    Raises
+    ------
+    SourceError
+    """
+    numbers = (*page.shape, page.samplesperpixel, page.bitspersample, page.compression, *page.dataoffsets, *page.databytecounts)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise SourceError(f"{what}: its TIFF header is damaged: texts or several numbers stand for sizes")
+    if len(page.shape) != 2 or min(page.shape) < 1 or page.samplesperpixel != 1:
+        raise SourceError(
+            f"{what}: has {page.samplesperpixel} colour samples per pixel (shape {page.shape}): only grey-scale planes can be used"
+        )
+    if page.dtype is None or page.dtype.kind not in "uif":
+        raise SourceError(f"{what}: has pixels of type {page.dtype or 'unknown'}: only integers and floats can be used")
 
 
 def _native(page: TiffPage) -> np.dtype[Any]:
@@ -222,4 +249,6 @@ def _native(page: TiffPage) -> np.dtype[Any]:
 def _check_complete(file: Path, page: TiffPage, size: int) -> None:
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if not ends or max(ends) > size:
-        raise SourceError(f"{file}: is cut short: its pixels end at byte {max(ends, default=0)}, the file has {size}: copy it again")
+        raise SourceError(
+            f"{file}: is cut short: its pixels end at byte {max(ends, default=0)}, the file has {size}: copy it again"
+        )

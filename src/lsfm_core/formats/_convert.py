@@ -1,0 +1,78 @@
+"""Values that the file cannot hold as they are: truth values, and whole-number floats as labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import SourceError
+from lsfm_core.formats._source import FileRecord, Source
+
+__all__ = ["converted"]
+
+
+def converted(source: Source, kind: str) -> Source:
+    """`source` itself, or one that gives its values in a type which can be stored.
+
+    Truth values become uint8, and floats that are meant as labels uint32, which holds every id in use.
+    """
+    if source.dtype == np.bool_:
+        return _Converted(source, np.dtype(np.uint8))
+    if kind == "labels" and source.dtype.kind == "f":
+        return _Labels(source, np.dtype(np.uint32))
+    return source
+
+
+class _Converted(Source):
+    """Another source's planes in another type."""
+
+    def __init__(self, source: Source, dtype: np.dtype[Any]) -> None:
+        self._source = source
+        self.dtype = dtype
+        self.name = source.name
+        self.shape = source.shape
+        self.components = source.components
+        self.space = source.space
+        self.voxel_size_mm = source.voxel_size_mm
+        self.forward_only = source.forward_only
+        self.read_bytes = source.read_bytes
+        self.facts = {
+            **source.facts,
+            "notes": [*source.facts.get("notes", ()), f"values of type {source.dtype} were stored as {dtype}"],
+        }
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
+        plane = np.empty(out.shape, self._source.dtype)
+        record = self._source.read_plane(index, plane)
+        self._check(index, plane)
+        out[:] = plane
+        return record
+
+    def file_records(self) -> Sequence[FileRecord]:
+        return self._source.file_records()
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _check(self, index: int, plane: npt.NDArray[Any]) -> None:
+        """Every value can be converted without loss."""
+
+
+class _Labels(_Converted):
+    """Labels that are stored as floats: each must be a whole number that its type can tell from its neighbours."""
+
+    def _check(self, index: int, plane: npt.NDArray[Any]) -> None:
+        # Beyond this a float type leaves out whole numbers: ids have been rounded, and regions may have been merged.
+        limit = min(2.0 ** (np.finfo(plane.dtype).nmant + 1), float(np.iinfo(self.dtype).max))
+        # NaN fails every comparison.
+        good = (plane >= 0) & (plane <= limit)
+        good &= plane == np.trunc(plane)
+        if not good.all():
+            row, column = np.argwhere(~good)[0]
+            raise SourceError(
+                f"{self.name}: plane {index} has the value {plane[row, column]!s} at row {row}, column {column}: labels must be "
+                f"whole numbers from 0 to {limit:.0f}, the largest that {plane.dtype} labels can hold exactly: save as integers"
+            )

@@ -1,0 +1,195 @@
+"""OME-XML: sizes, channels, voxel size, and which page of which file is which plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from defusedxml.ElementTree import fromstring
+
+from lsfm_core.errors import InputError, SourceError
+from lsfm_core.formats._geometry import mm_per, voxel_size_or_none
+from lsfm_core.geometry import Triple
+
+__all__ = ["OmeBlock", "OmeImage", "metadata_file", "parse_ome"]
+
+_DTYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32"}
+_FLOATS = {"float": "float32", "double": "float64"}
+_MAX_COUNT = 10**7
+
+
+@dataclass(frozen=True)
+class OmeBlock:
+    """A ``TiffData`` element: pages `page`, `page` + 1 … hold planes from (`z`, `c`, `t`) on.
+
+    `count` is None where the element does not tell how many; `file` is None for the file that the XML stands in.
+    """
+
+    page: int
+    z: int
+    c: int
+    t: int
+    count: int | None
+    file: str | None
+
+
+@dataclass(frozen=True)
+class OmeImage:
+    """The one image of an OME-XML document; sizes in voxels, voxel size in mm along planes, rows, columns.
+
+    `has_uuid` says that files are told apart by more than their names.
+    """
+
+    sizes: dict[str, int]
+    order: str
+    dtype: np.dtype[Any]
+    voxel_size_mm: Triple | None
+    channel_names: tuple[str, ...]
+    blocks: tuple[OmeBlock, ...]
+    has_uuid: bool
+    acquisition: dict[str, Any]
+
+    def plane_index(self, block: OmeBlock, step: int) -> tuple[int, int, int]:
+        """(z, c, t) of the plane `step` pages after a block's first."""
+        position = {"Z": block.z, "C": block.c, "T": block.t}
+        flat, weight = 0, 1
+        for axis in self.order[2:]:
+            flat += position[axis] * weight
+            weight *= self.sizes[axis]
+        flat += step
+        for axis in self.order[2:]:
+            flat, position[axis] = divmod(flat, self.sizes[axis])
+        return position["Z"], position["C"], position["T"]
+
+
+def metadata_file(name: str, xml: str) -> str | None:
+    """Name of the file that holds the metadata of a whole set, where this file only refers to it."""
+    root = _parse(name, xml)
+    reference = _child(root, "BinaryOnly")
+    return None if reference is None else reference.get("MetadataFile")
+
+
+def parse_ome(name: str, xml: str) -> OmeImage:
+    """Read an OME-XML document.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, for messages.
+    xml : str
+
+    Raises
+    ------
+    SourceError
+        If it is not valid, or tells of no grey-scale image.
+    InputError
+        If it tells of several images.
+    """
+    root = _parse(name, xml)
+    images = [image for image in root if _tag(image) == "Image" and _child(image, "Pixels") is not None]
+    if len(images) > 1:
+        names = ", ".join(repr(image.get("Name", image.get("ID", "?"))) for image in images[:10])
+        raise InputError(f"{name}: holds {len(images)} images ({names}): save one of them as a file of its own")
+    if not images:
+        raise SourceError(f"{name}: its OME-XML tells of no image")
+    image = images[0]
+    pixels = next(child for child in image if _tag(child) == "Pixels")
+    sizes = {axis: _integer(name, pixels, f"Size{axis}", None) for axis in "XYZCT"}
+    kind = pixels.get("Type", "")
+    order = pixels.get("DimensionOrder", "")
+    channels = [child for child in pixels if _tag(child) == "Channel"]
+    if kind not in _DTYPES and kind not in _FLOATS:
+        raise SourceError(f"{name}: its OME-XML tells of pixels of type {kind!r}: only integers and floats can be used")
+    if sorted(order) != sorted("XYZCT") or not order.startswith("XY"):
+        raise SourceError(f"{name}: its OME-XML tells of an unknown order of dimensions, {order!r}")
+    if min(sizes.values()) < 1 or max(sizes.values()) > _MAX_COUNT:
+        raise SourceError(f"{name}: its OME-XML tells of impossible sizes: {sizes}")
+    if any(_integer(name, channel, "SamplesPerPixel", 1) != 1 for channel in channels):
+        raise SourceError(f"{name}: is a colour image: only grey-scale planes can be used")
+    channel_names = [channel.get("Name", "") for channel in channels] + [""] * sizes["C"]
+    return OmeImage(
+        sizes=sizes,
+        order=order,
+        dtype=np.dtype(_FLOATS.get(kind, kind)),
+        voxel_size_mm=_voxel_size(pixels),
+        channel_names=tuple(channel_names[: sizes["C"]]),
+        blocks=_blocks(name, pixels, root.get("UUID")),
+        has_uuid="UUID" in root.attrib,
+        acquisition=_acquisition(root, image, channels),
+    )
+
+
+def _parse(name: str, xml: str) -> Element:
+    try:
+        # ElementTree takes a declaration of an encoding in bytes only.
+        root: Element = fromstring(xml.encode())
+    except Exception as error:  # defusedxml's and the parser's errors have no common base
+        raise SourceError(f"{name}: its OME-XML cannot be read: {error}") from error
+    return root
+
+
+def _tag(element: Element) -> str:
+    return str(element.tag).rpartition("}")[2]
+
+
+def _child(element: Element, tag: str) -> Element | None:
+    return next((child for child in element if _tag(child) == tag), None)
+
+
+def _integer(name: str, element: Element, attribute: str, default: int | None) -> int:
+    text = element.get(attribute)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError as error:
+        raise SourceError(f"{name}: its OME-XML says {attribute}={text!r} in {_tag(element)}: expected a whole number") from error
+
+
+def _voxel_size(pixels: Element) -> Triple | None:
+    sizes = []
+    for axis in "ZYX":
+        # The schema's default unit is the micrometre.
+        mm = mm_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        try:
+            sizes.append(float(pixels.get(f"PhysicalSize{axis}", "nan")) * (mm or float("nan")))
+        except ValueError:
+            return None
+    return voxel_size_or_none(sizes)
+
+
+def _blocks(name: str, pixels: Element, own_uuid: str | None) -> tuple[OmeBlock, ...]:
+    blocks = []
+    for element in pixels:
+        if _tag(element) != "TiffData":
+            continue
+        uuid = _child(element, "UUID")
+        file = None if uuid is None or (own_uuid and uuid.text == own_uuid) else uuid.get("FileName")
+        page, z, c, t = (_integer(name, element, key, 0) for key in ("IFD", "FirstZ", "FirstC", "FirstT"))
+        default = 1 if "IFD" in element.attrib else None
+        count = _integer(name, element, "PlaneCount", 0) if "PlaneCount" in element.attrib else default
+        if min(page, z, c, t, count or 0) < 0:
+            raise SourceError(f"{name}: its OME-XML counts pages or planes below zero: {dict(element.attrib)}")
+        blocks.append(OmeBlock(page, z, c, t, count, file))
+    return tuple(blocks) or (OmeBlock(0, 0, 0, 0, None, None),)
+
+
+def _acquisition(root: Element, image: Element, channels: list[Element]) -> dict[str, Any]:
+    """What a reader of the file may want to know later, as the XML spells it."""
+    facts: dict[str, Any] = {}
+    date = _child(image, "AcquisitionDate")
+    if image.get("Name"):
+        facts["name"] = image.get("Name")
+    if date is not None and date.text:
+        facts["date"] = date.text
+    for element in root.iter():
+        if _tag(element) in ("Objective", "Microscope", "Detector"):
+            facts.setdefault(_tag(element).lower(), _attributes(element))
+    facts["channels"] = [_attributes(channel) for channel in channels]
+    return facts
+
+
+def _attributes(element: Element) -> dict[str, str]:
+    return {key.rpartition("}")[2]: value for key, value in element.attrib.items() if key != "ID"}

@@ -1,0 +1,222 @@
+"""Python objects in: arrays, lazy or not, and functions and iterators that give planes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import InputError, LsfmError, SourceError
+from lsfm_core.formats._source import Source
+from lsfm_core.geometry import Space, Triple, check_voxel_size
+
+__all__ = ["ArrayLike", "ArraySource", "PlaneFunction"]
+
+#: Decoded planes that are kept of an array of chunks are cut to this, even if chunks must then be decoded more than once.
+LAYER_BYTES = 128 * 2**20
+#: Planes are asked for by several threads, in order: they need a layer of chunks and the following one.
+_LAYERS = 2
+
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """What an array must have: numpy, dask, zarr, h5py, `LazyLevel` and others do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+class ArraySource(Source):
+    """Planes of an array, which may be lazy.
+
+    Of an array that stands in chunks, whole layers of chunks are read and kept, so that each chunk is decoded once and not for
+    each of its planes.
+
+    Parameters
+    ----------
+    array : array-like (planes, rows, columns), or (planes, rows, columns, 3) of floats for vectors (RAS mm displacements)
+        Further axes may stand before.
+    name : str
+        For messages.
+    prefix : tuple of int
+        Indices along the axes before.
+    vectors : bool
+    voxel_size_mm, facts
+        As in `Source`.
+
+    Raises
+    ------
+    InputError
+        If the array is of another shape or type.
+    """
+
+    def __init__(
+        self,
+        array: ArrayLike,
+        *,
+        name: str = "array",
+        prefix: tuple[int, ...] = (),
+        vectors: bool = False,
+        voxel_size_mm: Triple | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        shape = tuple(int(n) for n in array.shape)[len(prefix) :]
+        dtype = np.dtype(array.dtype)
+        wanted = "planes, rows, columns, 3" if vectors else "planes, rows, columns"
+        if len(shape) != (4 if vectors else 3) or (vectors and shape[3] != 3) or 0 in shape:
+            raise InputError(f"{name}: has shape {shape}: expected {wanted}")
+        _check_dtype(name, dtype, vectors)
+        self.name = name
+        self.shape = (shape[0], shape[1], shape[2])
+        self.components = 3 if vectors else 1
+        self.dtype = dtype.newbyteorder("=")
+        self.voxel_size_mm = voxel_size_mm
+        self.facts = {"format": "array"} if facts is None else facts
+        self._array = array
+        self._prefix = prefix
+        plane = int(np.prod(shape[1:])) * dtype.itemsize
+        self._height = max(1, min(_chunk_height(array, len(prefix)), shape[0], LAYER_BYTES // plane))
+        # Arrays in memory are read by all threads at once, others by one: what they are made of is not known.
+        self._in_memory = isinstance(array, np.ndarray)
+        self.read_bytes = 0 if self._in_memory else _LAYERS * self._height * plane
+        self._lock = threading.Lock()
+        self._layers: OrderedDict[int, npt.NDArray[Any]] = OrderedDict()
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
+        if self._in_memory:
+            out[:] = self._array[(*self._prefix, index)]
+            return
+        layer, plane = divmod(index, self._height)
+        with self._lock:
+            out[:] = self._layer(layer)[plane]
+
+    def close(self) -> None:
+        self._layers.clear()
+
+    def _layer(self, layer: int) -> npt.NDArray[Any]:
+        block = self._layers.get(layer)
+        if block is None:
+            while len(self._layers) >= _LAYERS:
+                self._layers.popitem(last=False)
+            start = layer * self._height
+            stop = min(start + self._height, self.shape[0])
+            block = self._layers[layer] = self._read(start, stop)
+        return block
+
+    def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        what = f"{self.name}: planes {start} to {stop - 1}"
+        try:
+            block = np.asarray(self._array[(*self._prefix, slice(start, stop))])
+        except LsfmError:
+            raise
+        except Exception as error:  # arrays raise whatever they like on damaged data
+            raise SourceError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
+        expected = (stop - start, *self.shape[1:]) + ((3,) if self.components == 3 else ())
+        return _check_block(what, block, expected, self.dtype)
+
+
+class PlaneFunction(Source):
+    """Planes that are made one after the other, by a function or an iterator.
+
+    Parameters
+    ----------
+    shape : tuple of 3 int
+        Planes, rows, columns.
+    dtype : data type
+    function : callable or iterable
+        ``function(index)`` gives plane `index`; it is called from one thread, once for each plane, in order. An iterable gives
+        them in that order.
+    components : int
+        3 for planes of shape (rows, columns, 3), RAS mm displacements.
+    voxel_size_mm : tuple of 3 float, optional
+        Planes, rows, columns.
+    space : Space, optional
+    name : str
+        For messages.
+
+    Raises
+    ------
+    InputError
+        If shape or type cannot be used.
+    """
+
+    forward_only = True
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        dtype: npt.DTypeLike,
+        function: Callable[[int], npt.ArrayLike] | Iterable[npt.ArrayLike],
+        *,
+        components: int = 1,
+        voxel_size_mm: Triple | None = None,
+        space: Space | None = None,
+        name: str = "planes",
+    ) -> None:
+        sizes = tuple(int(n) for n in shape)
+        if len(sizes) != 3 or min(sizes) < 1:
+            raise InputError(f"{name}: has shape {shape}: expected planes, rows, columns")
+        if components not in (1, 3):
+            raise InputError(f"{name}: has {components} components: expected 1, or 3 for vectors")
+        self.dtype = np.dtype(dtype).newbyteorder("=")
+        _check_dtype(name, self.dtype, components == 3)
+        self.name = name
+        self.shape = (sizes[0], sizes[1], sizes[2])
+        self.components = components
+        self.space = space
+        self.voxel_size_mm = space.voxel_size_mm if space else check_voxel_size(voxel_size_mm) if voxel_size_mm else None
+        self.facts = {"format": "planes"}
+        self._function = function if callable(function) else None
+        self._planes = None if callable(function) else iter(function)
+        self._next = 0
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
+        what = f"{self.name}: plane {index}"
+        if index < self._next:
+            raise SourceError(f"{what} was asked for after plane {self._next - 1}: planes are made once, in order")
+        try:
+            if self._planes is None:
+                plane = self._function(index) if self._function else None
+            else:
+                for _ in range(index - self._next):
+                    next(self._planes)
+                plane = next(self._planes)
+        except LsfmError:
+            raise
+        except StopIteration as error:
+            raise SourceError(f"{what} is missing: the iterator ended before {self.shape[0]} planes") from error
+        except Exception as error:  # a user's own code
+            raise SourceError(f"{what} could not be made: {type(error).__name__}: {error}") from error
+        self._next = index + 1
+        out[:] = _check_block(what, np.asarray(plane), out.shape, self.dtype)
+
+
+def _check_dtype(name: str, dtype: np.dtype[Any], vectors: bool) -> None:
+    if dtype.kind not in ("f" if vectors else "uifb") or dtype.itemsize > 8:
+        wanted = "floats" if vectors else "integers and floats"
+        raise InputError(f"{name}: has values of type {dtype}: only {wanted} of up to 64 bits can be used")
+
+
+def _check_block(what: str, block: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if block.shape != shape or not np.can_cast(block.dtype, dtype, "safe"):
+        raise SourceError(f"{what}: expected an array of shape {shape} and type {dtype}, found {block.shape} and {block.dtype}")
+    return block
+
+
+def _chunk_height(array: ArrayLike, axis: int) -> int:
+    """Planes in a chunk; 1 where there are no chunks."""
+    chunks = getattr(array, "chunks", None)
+    try:
+        # dask lists the sizes of all chunks along an axis.
+        return int(np.max(chunks[axis])) if chunks is not None else 1
+    except (TypeError, IndexError, ValueError):
+        return 1
