@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from lsfm_core.export import ExportPlan, ExportRequest, ExportResult, Volume, export_channel, plan_export
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
+    from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
     from lsfm_core.progress import CancelToken
-    from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, open_lsfm
+    from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
 
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
@@ -36,8 +37,9 @@ _ROOMS = {
     "export": ("ExportPlan", "ExportRequest", "ExportResult", "Volume", "export_channel", "plan_export"),
     "geometry": ("Orientation", "Space"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
+    "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
     "progress": ("CancelToken",),
-    "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "open_lsfm"),
+    "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -53,6 +55,7 @@ __all__ = [
     "ExportRequest",
     "ExportResult",
     "FormatError",
+    "ImageMetadata",
     "IngestReport",
     "IngestRequest",
     "InputError",
@@ -67,11 +70,16 @@ __all__ = [
     "Space",
     "StorageError",
     "UnknownChannelError",
+    "VerifyReport",
     "Volume",
+    "describe_image",
+    "edit_lsfm",
     "export_channel",
     "ingest_channel",
     "open_lsfm",
     "plan_export",
+    "read_metadata",
+    "verify_file",
 ]
 
 
