@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import signal
 import sys
@@ -21,7 +22,7 @@ from lsfm_core.errors import FormatError, InputError, LsfmError
 if TYPE_CHECKING:
     from lsfm_core.metadata import ImageMetadata
     from lsfm_core.progress import ProgressCallback
-    from lsfm_core.store import Channel
+    from lsfm_core.store import Channel, LsfmFile
 
 _QUESTIONS = {
     "voxel_size": "voxel size along planes, rows, columns, with its unit (such as 5, 4, 4 um; empty: not known)",
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _build_parser()
     arguments = parser.parse_args(argv)
     command: Callable[[argparse.Namespace], None] = arguments.command
+    # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with _terminate_as_interrupt():
             command(arguments)
@@ -206,7 +209,7 @@ def _info(arguments: argparse.Namespace) -> None:
     with open_lsfm(arguments.file) as file:
         channels = [file[arguments.channel]] if arguments.channel else list(file.channels.values())
         if arguments.json:
-            print(json.dumps({"path": str(file.path), "channels": [_channel_facts(c) for c in channels]}, indent=2))
+            print(json.dumps({"path": str(file.path), "channels": [_channel_facts(file, c) for c in channels]}, indent=2))
             return
         print(f"{file.path}: {len(file)} channel(s), {file.path.stat().st_size / 1e6:.1f} MB")
         print(f"  BigDataViewer XML: {file.xml_path.name if file.xml_path.exists() else 'none'}")
@@ -243,7 +246,7 @@ def _export(arguments: argparse.Namespace) -> None:
         print(result.plan.describe())
 
 
-def _channel_facts(channel: Channel) -> dict[str, Any]:
+def _channel_facts(file: LsfmFile, channel: Channel) -> dict[str, Any]:
     space = channel.space
     return {
         "name": channel.name,
@@ -256,6 +259,9 @@ def _channel_facts(channel: Channel) -> dict[str, Any]:
         "extent": list(space.bounds.size_mm),
         "display_range": channel.display_range,
         "bdv_setup": channel.setup,
+        "inverse": channel.partner,
+        "affines": list(channel.affines),
+        "acquisition": file.acquisition(channel.name),
         "levels": [
             {
                 "shape": list(level.shape),
@@ -289,6 +295,10 @@ def _channel_lines(channel: Channel) -> Iterator[str]:
         total = sum(source.size for source in channel.sources) / 1e6
         names = f"{channel.sources[0].name} … {channel.sources[-1].name}" if len(channel.sources) > 1 else channel.sources[0].name
         yield f"  sources      {len(channel.sources)} file(s), {total:.1f} MB: {names}"
+    if channel.affines:
+        yield f"  affines      {', '.join(channel.affines)}"
+    if channel.partner:
+        yield f"  inverse      {channel.partner}"
     rows = [("level", "shape", f"voxel ({channel.unit})", "factors", "chunk", "raw MB", "stored MB")]
     rows.extend(
         (

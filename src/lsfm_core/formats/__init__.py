@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.formats._channels import pick_channel
 from lsfm_core.formats._convert import converted
+from lsfm_core.formats._output import new_file
 from lsfm_core.formats._source import FileRecord, Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
 from lsfm_core.geometry import Space
+from lsfm_core.pyramid import Kind
 
 if TYPE_CHECKING:
     from lsfm_core.formats.nifti import NiftiSink
 
-__all__ = ["FileRecord", "Kind", "PlaneFunction", "Source", "open_sink", "open_source"]
-
-Kind = Literal["image", "labels", "vectors"]
+__all__ = ["FileRecord", "PlaneFunction", "Source", "new_file", "open_sink", "open_source"]
 
 _NIFTI = (".nii", ".nii.gz")
 _NRRD = (".nrrd", ".nhdr")

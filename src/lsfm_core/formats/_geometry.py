@@ -1,4 +1,4 @@
-"""Geometry as files tell it: units of length, and the spaces of x-fastest formats."""
+"""Geometry as files tell it: checked, and turned from x-fastest to array order."""
 
 from __future__ import annotations
 
@@ -11,27 +11,10 @@ import numpy.typing as npt
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple
 
-__all__ = ["check_lengths", "mm_per", "space_from_xyz", "voxel_size_or_none"]
+__all__ = ["check_lengths", "space_from_xyz", "voxel_size_or_none"]
 
-_MM_PER = {
-    1e3: ("m", "meter", "metre"),
-    10.0: ("cm", "centimeter", "centimetre"),
-    1.0: ("mm", "millimeter", "millimetre"),
-    1e-3: ("um", "µm", "micron", "micrometer", "micrometre"),
-    1e-6: ("nm", "nanometer", "nanometre"),
-    1e-7: ("å", "angstrom", "ångström"),
-    25.4: ("in", "inch", "inche"),
-}
 # Longer than any voxel or way, and short enough to reckon with.
 _LONGEST_MM = 1e15
-_MM_BY_NAME = {name: mm for mm, names in _MM_PER.items() for name in names}
-
-
-def mm_per(unit: object) -> float | None:
-    """Millimetres in a unit of length, by any of its usual names; None for what is no such name (``pixel``)."""
-    # ImageJ escapes the micro sign, and there are two of them in Unicode.
-    name = str(unit).strip().lower().replace("\\u00b5", "µ").replace("\u03bc", "µ")
-    return _MM_BY_NAME.get(name, _MM_BY_NAME.get(name.removesuffix("s")))
 
 
 def voxel_size_or_none(sizes: Sequence[float]) -> Triple | None:

@@ -10,8 +10,8 @@ import numpy as np
 from defusedxml.ElementTree import fromstring
 
 from lsfm_core.errors import InputError, SourceError
-from lsfm_core.formats._geometry import mm_per, voxel_size_or_none
-from lsfm_core.geometry import Triple
+from lsfm_core.formats._geometry import voxel_size_or_none
+from lsfm_core.geometry import Triple, mm_per
 
 __all__ = ["OmeBlock", "OmeImage", "metadata_file", "parse_ome"]
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._files import DataFile, companion
-from lsfm_core.formats._geometry import check_lengths, mm_per, space_from_xyz, voxel_size_or_none
+from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._raw import RawLayout, RawSource
 from lsfm_core.formats._source import Source
-from lsfm_core.geometry import Space, Triple
+from lsfm_core.geometry import Space, Triple, mm_per
 
 __all__ = ["open_nrrd"]
 

@@ -11,9 +11,9 @@ import zarr
 
 from lsfm_core.errors import InputError, LsfmError, SourceError
 from lsfm_core.formats._channels import check_one_timepoint, pick_channel
-from lsfm_core.formats._geometry import mm_per, voxel_size_or_none
+from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats.arrays import ArraySource
-from lsfm_core.geometry import Triple
+from lsfm_core.geometry import Triple, mm_per
 
 __all__ = ["open_zarr"]
 

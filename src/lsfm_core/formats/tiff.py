@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import io
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from isal import isal_zlib
 from tifffile import TiffFile, TiffPage
 
 from lsfm_core.errors import InputError, SourceError
+from lsfm_core.formats._files import bytes_of
 from lsfm_core.formats._source import FileRecord, Source
 
 __all__ = ["TIFF_SUFFIXES", "TiffSeries", "check_page", "find_series"]
@@ -47,48 +48,53 @@ class TiffSeries(Source):
         self.name = str(files[0].parent)
         self.facts = {"format": "TIFF series"}
         self.files = tuple(files)
-        data = _read_bytes(files[0])
-        rows, columns, self.dtype = self._inspect(files[0], data)
+        rows, columns, self.dtype = self._inspect(files[0])
         self.shape = (len(files), rows, columns)
         # A plane that does not fit should be found before hours of work, not after.
+        size = _size(files[0])
         for file in files[1:]:
-            if _size(file) != len(data):
-                self._check_like_first(file, _read_bytes(file))
+            if _size(file) != size:
+                self._check_like_first(file)
 
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord:
         file = self.files[index]
-        data = _read_bytes(file)
-        self._decode(file, data, out)
-        return FileRecord(file.name, len(data), isal_zlib.crc32(data))
-
-    def _inspect(self, file: Path, data: bytes) -> tuple[int, int, np.dtype[Any]]:
-        with _open(file, data) as tiff:
+        with _open(file) as (raw, tiff):
             page = _only_page(file, tiff)
-            _check_complete(file, page, len(data))
+            if page.shape != self.shape[1:] or _native(page) != self.dtype:
+                self._check_like_first(file)
+            size = _size(file)
+            _check_complete(file, page, size)
+            if page.is_final and out.flags.c_contiguous:
+                # Past tifffile, straight to where the voxels are wanted.
+                start, stop = page.dataoffsets[0], page.dataoffsets[0] + out.nbytes
+                raw.seek(0)
+                head = raw.read(start)
+                raw.readinto(bytes_of(out))
+                crc = isal_zlib.crc32(raw.read(size - stop), isal_zlib.crc32(bytes_of(out), isal_zlib.crc32(head)))
+                if page.dtype.newbyteorder(tiff.byteorder) != self.dtype:
+                    out.byteswap(inplace=True)
+            else:
+                try:
+                    out[:] = page.asarray()
+                except Exception as error:  # decoders raise whatever they like on damaged data
+                    raise SourceError(f"{file}: cannot be decoded, the file is damaged: {error}") from error
+                raw.seek(0)
+                crc = isal_zlib.crc32(raw.read())
+        return FileRecord(file.name, size, crc)
+
+    def _inspect(self, file: Path) -> tuple[int, int, np.dtype[Any]]:
+        with _open(file) as (_, tiff):
+            page = _only_page(file, tiff)
+            _check_complete(file, page, _size(file))
             return int(page.shape[0]), int(page.shape[1]), _native(page)
 
-    def _check_like_first(self, file: Path, data: bytes) -> None:
-        rows, columns, dtype = self._inspect(file, data)
+    def _check_like_first(self, file: Path) -> None:
+        rows, columns, dtype = self._inspect(file)
         if (rows, columns) != self.shape[1:] or dtype != self.dtype:
             raise SourceError(
                 f"{file}: is {rows} x {columns} {dtype}, but {self.files[0].name} is {self.shape[1]} x {self.shape[2]} "
                 f"{self.dtype}: all planes of a series must be alike"
             )
-
-    def _decode(self, file: Path, data: bytes, out: npt.NDArray[Any]) -> None:
-        with _open(file, data) as tiff:
-            page = _only_page(file, tiff)
-            if page.shape != self.shape[1:] or _native(page) != self.dtype:
-                self._check_like_first(file, data)
-            _check_complete(file, page, len(data))
-            if page.is_final and page.dtype is not None:
-                stored = page.dtype.newbyteorder(tiff.byteorder)
-                out[:] = np.frombuffer(data, stored, out.size, page.dataoffsets[0]).reshape(out.shape)
-                return
-            try:
-                out[:] = page.asarray()
-            except Exception as error:  # decoders raise whatever they like on damaged data
-                raise SourceError(f"{file}: cannot be decoded, the file is damaged: {error}") from error
 
 
 def find_series(image: str | os.PathLike[str]) -> list[Path]:
@@ -182,13 +188,6 @@ def _check_numbers(files: Sequence[Path]) -> None:
         )
 
 
-def _read_bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
-
-
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
@@ -197,16 +196,18 @@ def _size(file: Path) -> int:
 
 
 @contextmanager
-def _open(file: Path, data: bytes) -> Iterator[TiffFile]:
-    # TiffFile and its pages refer to each other; without closing the buffer, every plane would stay in memory until Python
-    # next collects cycles.
-    with io.BytesIO(data) as buffer:
+def _open(file: Path) -> Iterator[tuple[BufferedReader, TiffFile]]:
+    try:
+        raw = file.open("rb")
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
+    with raw:
         try:
-            tiff = TiffFile(buffer, name=str(file))
+            tiff = TiffFile(raw, name=str(file))
         except Exception as error:  # struct.error, IndexError, TiffFileError …: whatever a damaged header leads to
             raise SourceError(f"{file}: not a readable TIFF, empty or damaged: {error}") from error
         with tiff:
-            yield tiff
+            yield raw, tiff
 
 
 def _only_page(file: Path, tiff: TiffFile) -> TiffPage:

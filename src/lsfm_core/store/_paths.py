@@ -20,6 +20,7 @@ ITK_PARAMS = "ITK_PARAMS"
 FIXED_ITK_PARAMS = "FIXED_ITK_PARAMS"
 SOURCES = "SOURCES"
 LABELS = "LABELS"
+ACQUISITION = "ACQUISITION"
 # A channel that is being written stands here until it is complete.
 INCOMPLETE = "LSFM_INCOMPLETE"
 METADATA = "extended_metadata"
@@ -67,6 +68,11 @@ def level(name: str, index: int) -> str:
 def affine(name: str, affine_name: str) -> str:
     """Dataset of an affine: 4 x 4, RAS mm."""
     return f"{LSFM}/{name}/{AFFINES}/{affine_name}"
+
+
+def acquisition(name: str) -> str:
+    """Dataset with the facts of acquisition: JSON text."""
+    return f"{LSFM}/{name}/{ACQUISITION}"
 
 
 def labels(name: str) -> str:

@@ -17,15 +17,10 @@ import numpy.typing as npt
 from defusedxml.common import DefusedXmlException
 
 from lsfm_core.errors import FormatError
-from lsfm_core.geometry import Shape3, Triple
+from lsfm_core.geometry import Shape3, Triple, mm_per
 
 __all__ = ["BdvXml", "View", "parse_xml", "render_xml"]
 
-_MM_PER_UNIT = {
-    "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "cm": 10.0, "m": 1000.0,
-    "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "micrometers": 1e-3,
-    "nm": 1e-6, "nanometer": 1e-6, "nanometers": 1e-6,
-}  # fmt: skip
 _ATTRIBUTES = ("illumination", "channel", "tile", "angle")
 
 
@@ -93,8 +88,7 @@ def _parse_view(setup: Element, root: Element) -> View:
     size = [int(v) for v in setup.findtext("size", "").split()]
     if len(size) != 3:
         raise ValueError(f"setup {index} has no <size> of three numbers")
-    unit = setup.findtext("voxelSize/unit", "").strip().lower()
-    mm = _MM_PER_UNIT.get(unit)
+    mm = mm_per(setup.findtext("voxelSize/unit", ""))
     voxel = [float(v) for v in setup.findtext("voxelSize/size", "").split()]
     known = mm is not None and len(voxel) == 3 and min(voxel) > 0
     world_from_xyz = np.eye(4)

@@ -207,6 +207,16 @@ class LsfmEditor(LsfmFile):
         self.h5.pop(_paths.labels(name), None)
         self.h5[_paths.labels(name)] = text
 
+    def set_acquisition(self, name: str, text: str) -> None:
+        """Keep what is known of a channel's acquisition, as the text of a JSON object.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        self.h5.pop(_paths.acquisition(self[name].name), None)
+        self.h5[_paths.acquisition(name)] = text
+
     def set_metadata(self, key: str, value: str) -> None:
         """Keep a text with the whole file, under a key; a text that was there gives way."""
         self.h5.require_group(_paths.METADATA).attrs[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -194,10 +195,22 @@ class LsfmFile:
         ------
         UnknownChannelError
         """
-        if _paths.LABELS not in self.h5[_paths.channel(self[name].name)]:
+        if _paths.labels(self[name].name) not in self.h5:
             return None
         text: str = self.h5[_paths.labels(name)].asstr()[()]
         return text
+
+    def acquisition(self, name: str) -> dict[str, Any]:
+        """What is known of a channel's acquisition (objective, exposure, …), as the image's format or the user told it.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        if _paths.acquisition(self[name].name) not in self.h5:
+            return {}
+        facts: dict[str, Any] = json.loads(self.h5[_paths.acquisition(name)].asstr()[()])
+        return facts
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
