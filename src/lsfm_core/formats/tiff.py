@@ -71,7 +71,7 @@ class TiffSeries(Source):
                 head = raw.read(start)
                 raw.readinto(bytes_of(out))
                 crc = isal_zlib.crc32(raw.read(size - stop), isal_zlib.crc32(bytes_of(out), isal_zlib.crc32(head)))
-                if page.dtype.newbyteorder(tiff.byteorder) != self.dtype:
+                if np.dtype(page.dtype).newbyteorder(tiff.byteorder) != self.dtype:
                     out.byteswap(inplace=True)
             else:
                 try:
