@@ -387,3 +387,18 @@ def test_requests_that_contradict_themselves(change: str, series: Path, tmp_path
     with pytest.raises(LsfmError, match=change):
         ingest_series(series, **fields)
     assert not (tmp_path / "brain.h5").exists()
+
+
+def test_lsfmpys_file_can_be_added_to(
+    legacy_file: Path, series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester
+) -> None:
+    path = tmp_path / "brain.h5"
+    shutil.copyfile(legacy_file, path)
+    shutil.copyfile(legacy_file.with_suffix(".xml"), path.with_suffix(".xml"))
+    ingest_series(series, channel="ours")
+    with open_lsfm(path) as file, open_lsfm(legacy_file) as before:
+        assert set(file) == {*before, "ours"}
+        assert file["ours"].setup == 1
+        np.testing.assert_array_equal(np.asarray(file["ours"].levels[0][...]), volume)
+        for name in before:
+            np.testing.assert_array_equal(np.asarray(file[name].levels[0][...]), np.asarray(before[name].levels[0][...]))

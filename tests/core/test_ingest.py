@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from lsfm_core import (
     open_lsfm,
 )
 from lsfm_core.formats import Source
-from lsfm_core.ingest import _MemoryPlan, _plan_memory
-from lsfm_core.pyramid import Kind, plan_levels
+from lsfm_core.ingest._slabs import MemoryPlan, plan_memory
+from lsfm_core.pyramid import Reducer, plan_levels
 from lsfm_core.testing import write_series
 
 from .test_pyramid import naive_mean
@@ -77,17 +78,6 @@ def test_the_real_specimen(brain_data: Path, brain_file: Path) -> None:
         assert channel.sources[7].size == planes[7].stat().st_size
 
 
-class _Array(Source):
-    """A volume in memory as a source."""
-
-    def __init__(self, volume: np.ndarray) -> None:
-        self.name, self.volume, self.dtype = "array", volume, volume.dtype
-        self.shape = (volume.shape[0], volume.shape[1], volume.shape[2])
-
-    def read_plane(self, index: int, out: np.ndarray) -> None:
-        out[:] = self.volume[index]
-
-
 @given(
     shape=st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70)),
     voxel=st.tuples(*[st.sampled_from([1.0, 1.7, 2.0, 3.0, 9.0])] * 3),
@@ -108,17 +98,16 @@ def test_slabs_leave_no_seam(
     """Any chunking, with any of the slabs in scratch files, gives the levels that the whole volume gives."""
     volume = np.random.default_rng(5).integers(0, 65536, shape, dtype=np.uint16)
 
-    def plan(source: Source, kind: Kind, levels: Any, threads: int, budget: int) -> _MemoryPlan:
-        heights = _plan_memory(source, kind, levels, threads, budget).heights
-        return _MemoryPlan(heights, read_ahead, tuple(in_scratch[: len(levels)]), 1 + read_ahead)
+    def plan(source: Source, reduce: Reducer, levels: Any, threads: int, budget: int) -> MemoryPlan:
+        fits = plan_memory(source, reduce, levels, threads, budget)
+        return replace(fits, read_ahead=read_ahead, in_scratch=tuple(in_scratch[: len(levels)]), readers=1 + read_ahead)
 
     with monkeypatch.context() as patch:
         patch.setattr("lsfm_core.pyramid.COARSEST_SIZE", 9)
-        patch.setattr("lsfm_core.ingest.plan_levels", lambda s, v, i: plan_levels(s, v, i, chunk_bytes))
-        patch.setattr("lsfm_core.ingest._plan_memory", plan)
-        patch.setattr("lsfm_core.ingest.open_source", lambda image, **_: _Array(volume))
+        patch.setattr("lsfm_core.ingest.channel.plan_levels", lambda s, v, i: plan_levels(s, v, i, chunk_bytes))
+        patch.setattr("lsfm_core.ingest.channel.plan_memory", plan)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.h5"
-        ingest_channel(IngestRequest(path=path, channel="x", image="", voxel_size_mm=voxel, orientation="RAS"))
+        ingest_channel(IngestRequest(path=path, channel="x", image=volume, voxel_size_mm=voxel, orientation="RAS"))
     assert_levels(path, "x", volume)
 
 

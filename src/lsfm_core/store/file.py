@@ -50,15 +50,17 @@ class Level:
     factors : tuple of 3 float
         Level-0 voxels per voxel of this level.
     space : Space
-    stored_bytes : int
-        Size in the file, compressed.
     """
 
     index: int
     data: LazyLevel
     factors: Triple
     space: Space
-    stored_bytes: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size in the file, compressed; asks about every chunk."""
+        return self.data.stored_bytes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -355,7 +357,7 @@ class LsfmFile:
     ) -> Level:
         data = LazyLevel.of(cells, cache=self._cache, dtype=dtype, max_read_bytes=self._max_read_bytes)
         space = Space(cells.shape[:3], world_from_voxel)
-        return Level(index, data, (factors[0], factors[1], factors[2]), space, int(cells.id.get_storage_size()))
+        return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
     def _xml_views(self) -> dict[int, View]:
         if not self.xml_path.exists():

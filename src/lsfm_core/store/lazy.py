@@ -284,6 +284,11 @@ class LazyLevel:
                 tuple(hit[2] for hit in combination),
             )
 
+    @property
+    def stored_bytes(self) -> int:
+        """Size of the whole level in the file, compressed; asks about every chunk."""
+        return int(self._store.dataset.id.get_storage_size())
+
     def is_stored(self, index: tuple[int, ...]) -> bool:
         """Whether the chunk of an element of the whole level was ever written (else it reads as the fill value)."""
         dataset = self._store.dataset
