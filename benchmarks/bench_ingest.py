@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,10 @@ import tifffile
 from data import VOXEL_SIZE_MM
 from isal import isal_zlib
 
-from lsfm_core import IngestRequest, ingest_channel, open_lsfm
+from lsfm_core import IngestRequest, ingest_channel, open_lsfm, pyramid
+from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.pyramid import block_mean, plan_levels
-from lsfm_core.store import default_threads
+from lsfm_core.store import ChannelWriter, _chunks, default_threads
 
 Array = npt.NDArray[Any]
 Result = dict[str, float]
@@ -61,6 +63,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def resident_bytes() -> int:
+    """Resident size of this process now; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
 def read_planes(series: Path, pool: ThreadPoolExecutor) -> Array:
     """The whole series, read in threads."""
     files = sorted(series.iterdir())
@@ -88,6 +96,39 @@ def ours(series: Path, out: Path, memory_bytes: int = 2 * 10**9) -> Result:
 def ours_small(series: Path, out: Path) -> Result:
     """This project with little memory."""
     return ours(series, out, SMALL_BUDGET)
+
+
+def stages(series: Path, out: Path) -> dict[str, Result]:
+    """Where our processor time goes: seconds in each stage, over all threads, and the resident size seen when it ended."""
+    places: dict[str, tuple[Any, str]] = {
+        "read planes": (TiffSeries, "read_plane"),
+        "sum blocks": (pyramid._Mean, "reduce"),
+        "means": (pyramid._Mean, "finish"),
+        "shuffle": (_chunks, "_shuffle"),
+        "deflate": (_chunks.isal_zlib, "compress"),
+        "checksum": (_chunks.imagecodecs, "h5checksum_fletcher32"),
+        "write": (ChannelWriter, "write_chunk"),
+        "sync": (os, "fsync"),
+    }
+    results: dict[str, Result] = {name: {"cpu_seconds": 0.0, "peak_bytes": 0.0} for name in places}
+    lock = threading.Lock()
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            began = time.thread_time()
+            value = work(*arguments, **options)
+            spent, resident = time.thread_time() - began, resident_bytes()
+            with lock:
+                results[name]["cpu_seconds"] += spent
+                results[name]["peak_bytes"] = max(results[name]["peak_bytes"], resident)
+            return value
+
+        return run
+
+    for name, (owner, attribute) in places.items():
+        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+    total = ours_small(series, out)
+    return results | {"everything": total}
 
 
 def floor(series: Path, out: Path) -> Result:
@@ -165,7 +206,7 @@ def gzip6(series: Path, out: Path) -> Result:
     return measured(work) | {"file_bytes": path.stat().st_size}
 
 
-WAYS = {way.__name__: way for way in (ours, ours_small, floor, npy2bdv, pybdv, gzip6)}
+WAYS = {way.__name__: way for way in (ours, ours_small, stages, floor, npy2bdv, pybdv, gzip6)}
 
 if __name__ == "__main__":
     print(json.dumps(WAYS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))))

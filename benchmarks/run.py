@@ -99,6 +99,22 @@ def ingest_table(results: dict[str, Result]) -> str:
     return table(("ingest", "s", "time / ours", "MB/s", "processor s", "cores", "in fsync", "peak MB", "file MB"), rows)
 
 
+def stages_table(results: dict[str, Result]) -> str:
+    """One row for each stage of our ingest."""
+    total = results["everything"]["cpu_seconds"]
+    rows = [
+        (
+            stage,
+            f"{r['cpu_seconds']:.2f}",
+            f"{r['cpu_seconds'] / total:.0%}",
+            f"{PLANES * PLANE_BYTES / r['cpu_seconds'] / 1e6:.0f}" if r["cpu_seconds"] else "",
+            f"{r['peak_bytes'] / 1e6:.0f}",
+        )
+        for stage, r in results.items()
+    ]
+    return table(("stage, 256 MB budget", "processor s", "share", "MB/s of image", "peak MB"), rows)
+
+
 def sizes_table(results: dict[str, Result]) -> str:
     """One row for each size."""
     rates = ("seconds", "cpu_seconds")
@@ -144,12 +160,19 @@ def main() -> None:
             "load_before": os.getloadavg()[0],
             "versions": {name: metadata.version(name) for name in PACKAGES},
             "ingest": bench_ingest(series, out, repeats),
+            "stages": child("bench_ingest.py", "stages", series, out),
             "read": child("bench_read.py", out / "ours.h5", 5 if options.quick else 15),
             "sizes": bench_sizes(cache, out, SIZES_GB[:-1] if options.quick else SIZES_GB, min(repeats, 3)),
         }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(ingest_table(results["ingest"]), sizes_table(results["sizes"]), read_table(results["read"]), sep="\n")
+    print(
+        ingest_table(results["ingest"]),
+        stages_table(results["stages"]),
+        sizes_table(results["sizes"]),
+        read_table(results["read"]),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

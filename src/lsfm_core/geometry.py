@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError, OrientationError
 
-__all__ = ["Box", "Orientation", "Reorientation", "Space", "check_voxel_size", "mm_per", "voxel_count"]
+__all__ = ["LPS_FROM_RAS", "Box", "Orientation", "Reorientation", "Space", "check_voxel_size", "mm_per", "voxel_count"]
 
 FloatArray = npt.NDArray[np.float64]
 Triple = tuple[float, float, float]
@@ -40,8 +40,8 @@ _MM_PER = {
 }
 _MM_BY_NAME = {name: mm for mm, names in _MM_PER.items() for name in names}
 _AXIS_NAME = ("planes", "rows", "columns")
-# RAS <-> LPS: ITK's world differs from NIfTI's by the sign of the first two axes.
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: ITK's world differs from NIfTI's by the sign of the first two axes; the matrix is its own inverse.
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class Space:
 
         Direction is row-major, 9 numbers, as ``SimpleITK.Image.SetDirection`` takes it.
         """
-        lps_from_xyz = (_LPS_FROM_RAS @ self.world_from_voxel)[:, [2, 1, 0, 3]]
+        lps_from_xyz = (LPS_FROM_RAS @ self.world_from_voxel)[:, [2, 1, 0, 3]]
         spacing = np.linalg.norm(lps_from_xyz[:3, :3], axis=0)
         direction = lps_from_xyz[:3, :3] / spacing
         origin = lps_from_xyz[:3, 3]

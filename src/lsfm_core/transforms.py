@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError, SourceError
+from lsfm_core.geometry import LPS_FROM_RAS
 
 __all__ = ["Affine"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ITK_SUFFIXES = {".txt", ".tfm", ".mat", ".xfm", ".h5", ".hdf5"}
 
 
@@ -55,7 +55,7 @@ class Affine:
         lps = np.eye(4)
         lps[:3, :3] = values[:9].reshape(3, 3)
         lps[:3, 3] = values[9:] + c - lps[:3, :3] @ c
-        return cls(_LPS_FROM_RAS @ lps @ _LPS_FROM_RAS, c)
+        return cls(LPS_FROM_RAS @ lps @ LPS_FROM_RAS, c)
 
     @classmethod
     def read(cls, path: Path) -> Affine:
@@ -93,7 +93,7 @@ class Affine:
 
     def to_itk(self) -> tuple[FloatArray, FloatArray]:
         """ITK's 12 parameters (matrix row by row, translation) and centre, LPS mm."""
-        lps = _LPS_FROM_RAS @ self.matrix @ _LPS_FROM_RAS
+        lps = LPS_FROM_RAS @ self.matrix @ LPS_FROM_RAS
         translation = lps[:3, 3] - self.centre + lps[:3, :3] @ self.centre
         return np.concatenate([lps[:3, :3].ravel(), translation]), self.centre
 

@@ -226,6 +226,7 @@ class JournaledFile(io.RawIOBase):
             except OSError as error:
                 raise self._fail(error) from error
         self._position += size
+        self._wanted_size = max(self._wanted_size, self._position)
         return size
 
     def truncate(self, size: int | None = None) -> int:
