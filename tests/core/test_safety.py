@@ -32,6 +32,7 @@ def write_command(path: Path, image: Path, channel: str) -> list[str]:
 
 def die(file: JournaledFile) -> None:
     """As if killed: no commit, no rollback, only the operating system's close."""
+    file._disk.shutdown()
     file._file.close()
     if file._base is not None:
         file._base.close()

@@ -21,6 +21,7 @@ import errno
 import io
 import os
 import struct
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ _MAGIC = b"LSFMJRN1"
 _HEADER = struct.Struct("<8sQII")
 _RECORD = struct.Struct("<QII")
 _PAGE = 4096
+#: So many new bytes are handed to the disk at once while the work goes on.
+_WRITEBACK_BYTES = 2**25
 
 
 def journal_path(path: Path) -> Path:
@@ -170,6 +173,9 @@ class JournaledFile(io.RawIOBase):
         self._detached = False
         self._base: _Journal | None = None
         self._checkpoint: _Journal | None = None
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="lsfm-sync")
+        self._writeback: Future[None] | None = None
+        self._unsynced = 0
         target = partial_path(path) if self._appears else path
         try:
             self._file = open(target, "r+b" if target.exists() else "x+b", buffering=0)  # noqa: SIM115
@@ -223,6 +229,7 @@ class JournaledFile(io.RawIOBase):
                     if journal is not None:
                         journal.save(self._file, self._position, size)
                 _write_all(self._file, self._position, data)
+                self._start_writeback(size)
             except OSError as error:
                 raise self._fail(error) from error
         self._position += size
@@ -263,7 +270,7 @@ class JournaledFile(io.RawIOBase):
             What the one who resumes has to know.
         """
         try:
-            os.fsync(self._file.fileno())
+            self._sync()
             fresh = _Journal.start(checkpoint_path(self.path), self._size(), note)
         except OSError as error:
             raise self._fail(error) from error
@@ -274,7 +281,7 @@ class JournaledFile(io.RawIOBase):
     def commit(self) -> None:
         """Make everything that was written permanent. After this the journals are gone."""
         try:
-            os.fsync(self._file.fileno())
+            self._sync()
             if self._appears:
                 os.replace(partial_path(self.path), self.path)
                 sync_directory(self.path.parent)
@@ -315,7 +322,25 @@ class JournaledFile(io.RawIOBase):
     def close(self) -> None:
         """HDF5 closes its side; the descriptor stays open until `commit` or `rollback`."""
 
+    def _start_writeback(self, size: int) -> None:
+        """Let the disk begin while the processor goes on, so that `commit` has little left to wait for."""
+        self._unsynced += size
+        if self._unsynced >= _WRITEBACK_BYTES and (self._writeback is None or self._writeback.done()):
+            self._finish_writeback()
+            self._unsynced = 0
+            self._writeback = self._disk.submit(os.fsync, self._file.fileno())
+
+    def _finish_writeback(self) -> None:
+        # The system tells of an error once only: it must not be lost here.
+        if self._writeback is not None:
+            self._writeback.result()
+
+    def _sync(self) -> None:
+        self._finish_writeback()
+        os.fsync(self._file.fileno())
+
     def _close_all(self) -> None:
+        self._disk.shutdown()
         for file in (self._base, self._checkpoint, self._file):
             if file is not None:
                 file.close()
