@@ -150,3 +150,13 @@ def test_kill_9_and_go_on(existing: bool, request_of: Callable[..., IngestReques
     if existing:
         assert_levels(request.path, "first", tall)
     assert main(["verify", str(request.path), "--levels"]) == 0
+
+
+def test_a_forgotten_part_beside_a_complete_file_goes(request_of: Callable[..., IngestRequest]) -> None:
+    path = request_of().path
+    ingest_channel(request_of())
+    path.with_name("brain.h5.partial").write_bytes(b"old")
+    before = path.read_bytes()
+    assert main(["recover", str(path)]) == 0
+    assert sorted(file.name for file in path.parent.iterdir()) == ["brain.h5", "brain.xml"]
+    assert path.read_bytes() == before

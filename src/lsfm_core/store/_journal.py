@@ -421,11 +421,12 @@ def recover(path: Path) -> bool:
 
 def give_up(path: Path) -> bool:
     """Roll back an interrupted writer even if it could be resumed; returns whether there was one."""
-    partial, checkpoint = partial_path(path), checkpoint_path(path)
-    if not (journal_path(path).exists() or checkpoint.exists() or partial.exists()):
-        return False
-    JournaledFile(path).rollback()
-    return True
+    found = any(place(path).exists() for place in (journal_path, checkpoint_path, partial_path))
+    if found:
+        JournaledFile(path).rollback()
+        # One that stands beside the complete file is of no use to anybody.
+        partial_path(path).unlink(missing_ok=True)
+    return found
 
 
 def lock(file: io.FileIO, path: Path) -> None:
