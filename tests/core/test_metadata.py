@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from lsfm_core import ExistsError, IngestRequest, InputError, LsfmError, Orientation, SourceError, Space, ingest_channel, open_lsfm
 from lsfm_core.cli import main
-from lsfm_core.formats import FileRecord, PlaneFunction, Source
+from lsfm_core.formats import PlaneFunction, Source
 from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, metadata_schema, read_metadata
+from lsfm_core.records import FileRecord
 from lsfm_core.testing import write_series
 
 SHAPE = (5, 40, 30)

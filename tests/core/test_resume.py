@@ -17,8 +17,8 @@ import pytest
 
 from lsfm_core import BusyError, CancelledError, CancelToken, IngestRequest, InputError, ingest_channel, open_lsfm
 from lsfm_core.cli import main
-from lsfm_core.formats import FileRecord
 from lsfm_core.formats.tiff import TiffSeries
+from lsfm_core.records import FileRecord
 from lsfm_core.store._journal import _Journal, checkpoint_path
 from lsfm_core.testing import write_series
 

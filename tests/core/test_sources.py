@@ -26,8 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsfm_core.errors import InputError, LsfmError, SourceError
-from lsfm_core.formats import FileRecord, PlaneFunction, Source, arrays, open_source
+from lsfm_core.formats import PlaneFunction, Source, arrays, open_source
 from lsfm_core.geometry import Space
+from lsfm_core.records import FileRecord
 from lsfm_core.testing import write_series
 
 Array = np.ndarray[Any, Any]

@@ -13,7 +13,7 @@ from lsfm_core.errors import InputError, SourceError
 from lsfm_core.formats._channels import pick_channel
 from lsfm_core.formats._convert import converted
 from lsfm_core.formats._output import new_file
-from lsfm_core.formats._source import FileRecord, Source
+from lsfm_core.formats._source import Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
 from lsfm_core.geometry import Space
 from lsfm_core.pyramid import Kind
@@ -21,7 +21,7 @@ from lsfm_core.pyramid import Kind
 if TYPE_CHECKING:
     from lsfm_core.formats.nifti import NiftiSink
 
-__all__ = ["FileRecord", "PlaneFunction", "Source", "new_file", "open_sink", "open_source"]
+__all__ = ["PlaneFunction", "Source", "new_file", "open_sink", "open_source"]
 
 _NIFTI = (".nii", ".nii.gz")
 _NRRD = (".nrrd", ".nhdr")

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._source import FileRecord, Source
+from lsfm_core.formats._source import Source
+from lsfm_core.records import FileRecord
 
 __all__ = ["converted"]
 

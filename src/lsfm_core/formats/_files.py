@@ -11,7 +11,7 @@ import numpy.typing as npt
 from isal import igzip_lib, isal_zlib
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._source import FileRecord
+from lsfm_core.records import FileRecord
 
 __all__ = ["MAX_DEFLATE_RATIO", "Checksum", "DataFile", "Inflater", "bytes_of", "companion", "read_head"]
 

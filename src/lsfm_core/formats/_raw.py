@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._files import MAX_DEFLATE_RATIO, DataFile, Inflater
-from lsfm_core.formats._source import FileRecord, Source
+from lsfm_core.formats._source import Source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, voxel_count
+from lsfm_core.records import FileRecord
 
 __all__ = ["RawLayout", "RawSource"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,17 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.geometry import Shape3, Space, Triple
+from lsfm_core.records import FileRecord
 
-__all__ = ["FileRecord", "Source"]
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file whose bytes went into an image: name, size in bytes, CRC-32."""
-
-    name: str
-    size: int
-    crc32: int
+__all__ = ["Source"]
 
 
 class Source(ABC):

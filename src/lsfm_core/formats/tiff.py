@@ -20,7 +20,8 @@ from tifffile import TiffFile, TiffPage
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.formats._files import bytes_of
-from lsfm_core.formats._source import FileRecord, Source
+from lsfm_core.formats._source import Source
+from lsfm_core.records import FileRecord
 
 __all__ = ["TIFF_SUFFIXES", "TiffSeries", "check_page", "find_series"]
 

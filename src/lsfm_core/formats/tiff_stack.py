@@ -19,9 +19,10 @@ from lsfm_core.formats._channels import check_one_timepoint, pick_channel
 from lsfm_core.formats._files import Checksum, bytes_of, companion
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._ome import OmeImage, metadata_file, parse_ome
-from lsfm_core.formats._source import FileRecord, Source
+from lsfm_core.formats._source import Source
 from lsfm_core.formats.tiff import TIFF_SUFFIXES, TiffSeries, check_page, find_series
 from lsfm_core.geometry import Shape3, Triple, mm_per
+from lsfm_core.records import FileRecord
 
 __all__ = ["TiffStack", "open_tiff"]
 

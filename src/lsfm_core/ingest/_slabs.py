@@ -24,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError, MemoryBudgetError
-from lsfm_core.formats import FileRecord, Source
+from lsfm_core.formats import Source
 from lsfm_core.geometry import Shape3, voxel_count
 from lsfm_core.progress import Progress
 from lsfm_core.pyramid import LevelPlan, Reducer
-from lsfm_core.store import ChannelWriter, SourceFile
+from lsfm_core.records import FileRecord
+from lsfm_core.store import ChannelWriter
 
 __all__ = ["IngestState", "MemoryPlan", "PyramidWriter", "plan_memory"]
 
@@ -288,7 +289,7 @@ class PyramidWriter:
         self._writer.finish(
             percentiles=self._percentiles(),
             non_finite=state.non_finite,
-            sources=[SourceFile(record.name, record.size, record.crc32) for record in state.records],
+            sources=state.records,
         )
 
     def _replay(self) -> None:

@@ -2,7 +2,7 @@
 
 from lsfm_core.store._chunks import default_threads
 from lsfm_core.store.edit import ChannelWriter, LsfmEditor, check_channel_name, edit_lsfm, recover_lsfm
-from lsfm_core.store.file import Channel, Level, LsfmFile, SourceFile, open_lsfm
+from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.store.verify import Defect, VerifyReport, verify_file
 
@@ -15,7 +15,6 @@ __all__ = [
     "Level",
     "LsfmEditor",
     "LsfmFile",
-    "SourceFile",
     "VerifyReport",
     "check_channel_name",
     "default_threads",

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from lsfm_core.errors import ExistsError, InputError, LsfmError, StorageError
 from lsfm_core.geometry import Shape3, Space
 from lsfm_core.pyramid import Kind, LevelPlan
+from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._xml import View, render_xml
-from lsfm_core.store.file import FORMAT_VERSION, LsfmFile, SourceFile, open_lsfm
+from lsfm_core.store.file import FORMAT_VERSION, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = ["ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm"]
@@ -334,7 +335,7 @@ class ChannelWriter:
         dtype = self._group.attrs[_paths.DATA_TYPE]
         return LazyLevel.of(self._cells[index], cache=ChunkCache(0), dtype=dtype)
 
-    def finish(self, *, percentiles: Sequence[float], non_finite: int, sources: Sequence[SourceFile]) -> None:
+    def finish(self, *, percentiles: Sequence[float], non_finite: int, sources: Sequence[FileRecord]) -> None:
         """Record what is known only at the end, and let the channel appear.
 
         Parameters
@@ -343,7 +344,7 @@ class ChannelWriter:
             Low to high percentiles of the voxel values, for first contrast limits; empty where there are none.
         non_finite : int
             Level-0 voxels that are NaN or infinite.
-        sources : sequence of SourceFile
+        sources : sequence of FileRecord
             The files that the channel was made from.
         """
         if percentiles:

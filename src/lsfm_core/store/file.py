@@ -18,24 +18,16 @@ import numpy.typing as npt
 from lsfm_core.errors import BusyError, FormatError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.pyramid import Kind
+from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _paths
 from lsfm_core.store._xml import View, parse_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
-__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "SourceFile", "open_lsfm"]
+__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "open_lsfm"]
 
 FORMAT_VERSION = 1
 # SimpleITK's pixel ids, which lsfmpy recorded: how the bits of its int16 data sets are meant.
 _LEGACY_DTYPES = {0: "i1", 1: "u1", 2: "i2", 3: "u2", 4: "i4", 5: "u4", 6: "i8", 7: "u8", 8: "f4", 9: "f8"}
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file that a channel was made from: its name, size in bytes, and CRC-32 of its bytes."""
-
-    name: str
-    size: int
-    crc32: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Channel:
         The channel that holds the inverse of this displacement field.
     affines : tuple of str
         Names of the affine transforms stored with the channel.
-    sources : tuple of SourceFile
+    sources : tuple of FileRecord
     written_by : str
         Program and version, or "" where unknown.
     remarks : tuple of str
@@ -114,7 +106,7 @@ class Channel:
     setup: int | None
     partner: str | None
     affines: tuple[str, ...]
-    sources: tuple[SourceFile, ...]
+    sources: tuple[FileRecord, ...]
     written_by: str
     remarks: tuple[str, ...]
 
@@ -248,7 +240,7 @@ class LsfmFile:
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
-            sources=tuple(SourceFile(row["name"].decode(), int(row["size"]), int(row["crc32"])) for row in table),
+            sources=tuple(FileRecord(row["name"].decode(), int(row["size"]), int(row["crc32"])) for row in table),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
         )
