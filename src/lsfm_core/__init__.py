@@ -19,12 +19,14 @@ if TYPE_CHECKING:
         SourceError,
         StorageError,
         UnknownChannelError,
+        UnknownRegionError,
     )
     from lsfm_core.export import ExportPlan, ExportRequest, ExportResult, Volume, export_channel, plan_export
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
     from lsfm_core.progress import CancelToken
+    from lsfm_core.regions import Label, LabelTable
     from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
 
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
@@ -32,13 +34,14 @@ if TYPE_CHECKING:
 _ROOMS = {
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
-        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError",
+        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
     ),
     "export": ("ExportPlan", "ExportRequest", "ExportResult", "Volume", "export_channel", "plan_export"),
     "geometry": ("Orientation", "Space"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
     "progress": ("CancelToken",),
+    "regions": ("Label", "LabelTable"),
     "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -59,6 +62,8 @@ __all__ = [
     "IngestReport",
     "IngestRequest",
     "InputError",
+    "Label",
+    "LabelTable",
     "LazyLevel",
     "Level",
     "LsfmError",
@@ -70,6 +75,7 @@ __all__ = [
     "Space",
     "StorageError",
     "UnknownChannelError",
+    "UnknownRegionError",
     "VerifyReport",
     "Volume",
     "describe_image",

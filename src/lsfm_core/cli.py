@@ -75,6 +75,7 @@ def _write(arguments: argparse.Namespace) -> None:
         image_channel=_index_or_name(arguments.image_channel),
         kind=arguments.kind,
         labels=arguments.labels,
+        ontology=arguments.ontology,
         inverse_of=arguments.inverse_of,
         replace=arguments.replace,
         resume=arguments.resume,
@@ -342,6 +343,12 @@ def _build_parser() -> argparse.ArgumentParser:
         "--labels", metavar="FILE", help="for labels: what the ids mean (ITK-SNAP description, CSV, Allen structure tree)"
     )
     write.add_argument(
+        "--ontology",
+        metavar="FILE",
+        help="for labels: the tree of structures that they belong to (Allen structure tree, or CSV with parents), joined by id, "
+        "else by acronym",
+    )
+    write.add_argument(
         "--inverse-of", metavar="NAME", help="for vectors: the channel that holds the inverse of this displacement field"
     )
 
@@ -351,7 +358,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_write_options(field)
     field.add_argument("--inverse-of", metavar="NAME", help="the channel that holds the inverse of this field")
-    field.set_defaults(kind="vectors", labels=None)
+    field.set_defaults(kind="vectors", labels=None, ontology=None)
 
     dump = _add_verb(
         verbs, "dump-metadata", _dump_metadata, "show what an image tells of itself, as JSON for write --metadata",

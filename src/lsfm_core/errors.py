@@ -3,7 +3,8 @@
     LsfmError
     ├── InputError            (ValueError)       a request that cannot be carried out as it was made
     │   ├── OrientationError                     letters that do not name three different body axes
-    │   └── UnknownChannelError (KeyError)       no such channel in the file
+    │   ├── UnknownChannelError (KeyError)       no such channel in the file
+    │   └── UnknownRegionError  (KeyError)       no such region in the channel's label table
     ├── SourceError           (ValueError)       an input image is missing, damaged, or not what it claims
     ├── FormatError           (ValueError)       a file is not ours, not BigDataViewer's, or is broken
     │   └── ChecksumError                        stored data do not match their checksum
@@ -38,6 +39,10 @@ class OrientationError(InputError):
 
 class UnknownChannelError(InputError, KeyError):
     """The file has no channel of that name."""
+
+
+class UnknownRegionError(InputError, KeyError):
+    """The label table has no region of that id, acronym or name."""
 
 
 class SourceError(LsfmError, ValueError):

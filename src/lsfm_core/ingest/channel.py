@@ -22,7 +22,7 @@ from lsfm_core.ingest._slabs import IngestState, PyramidWriter, plan_memory
 from lsfm_core.metadata import ImageMetadata, plain_json, read_metadata
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
-from lsfm_core.regions import LabelTable
+from lsfm_core.regions import read_label_table
 from lsfm_core.store import LsfmEditor, check_channel_name, default_threads, edit_lsfm
 
 __all__ = ["IngestReport", "IngestRequest", "ingest_channel"]
@@ -57,6 +57,9 @@ class IngestRequest(Request):
         and type.
     labels : Path, optional
         For labels: a table of what the ids mean, as `LabelTable.read` takes it.
+    ontology : Path, optional
+        For labels: a table of the structures that they belong to, with parents, which is joined to that of the labels by id, else
+        by acronym. Without `labels` it is the label table itself.
     inverse_of : str, optional
         For vectors: the channel that holds the inverse of this displacement field.
     replace : bool
@@ -86,6 +89,7 @@ class IngestRequest(Request):
     origin_mm: tuple[float, float, float] | None = None
     metadata: Path | None = None
     labels: Path | None = None
+    ontology: Path | None = None
     inverse_of: str | None = None
     replace: bool = False
     resume: bool = False
@@ -113,8 +117,9 @@ class IngestRequest(Request):
 
     @model_validator(mode="after")
     def _check_kind(self) -> IngestRequest:
-        if self.labels is not None and self.kind != "labels":
-            raise InputError(f"labels: only a channel of kind labels has a label table, not {self.kind}")
+        for name in ("labels", "ontology"):
+            if getattr(self, name) is not None and self.kind != "labels":
+                raise InputError(f"{name}: only a channel of kind labels has a label table, not {self.kind}")
         if self.inverse_of is not None and self.kind != "vectors":
             raise InputError(f"inverse_of: only a channel of kind vectors can be the inverse of another, not {self.kind}")
         return self
@@ -170,7 +175,8 @@ def ingest_channel(
         source = open_source(request.image, channel=request.image_channel, kind=request.kind)
         stack.callback(source.close)
         space, warnings = _resolve_space(source, request, metadata)
-        table = LabelTable.read(request.labels) if request.labels is not None else None
+        table, doubts = read_label_table(request.labels, request.ontology)
+        warnings += doubts
         itemsize = source.dtype.itemsize * source.components
         levels = plan_levels(source.shape, space.voxel_size_mm, itemsize)
         threads = request.threads or default_threads()
