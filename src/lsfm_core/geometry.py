@@ -214,6 +214,14 @@ class Space:
             affine[:3, 3] += np.asarray(origin_mm, dtype=np.float64)
         return cls(_triple_of_int(shape), affine)
 
+    @classmethod
+    def from_itk(cls, shape: Sequence[int], origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]) -> Space:
+        """Space of an ITK image of `shape` (array order); the rest is what `to_itk` gives."""
+        lps_from_xyz = np.eye(4)
+        lps_from_xyz[:3, :3] = np.reshape(direction, (3, 3)) * spacing
+        lps_from_xyz[:3, 3] = origin
+        return cls(_triple_of_int(shape), LPS_FROM_RAS @ lps_from_xyz[:, [2, 1, 0, 3]])
+
     @property
     def voxel_size_mm(self) -> Triple:
         """Edge lengths of a voxel along the array axes."""

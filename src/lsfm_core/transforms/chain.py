@@ -1,0 +1,201 @@
+"""Chains of transforms, and how one is carried out block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.geometry import Box, Space, voxel_count
+from lsfm_core.transforms.affine import Affine
+from lsfm_core.transforms.base import FloatArray, Transform, apply_affine
+from lsfm_core.transforms.field import FACE_SLACK, DisplacementField, InverseField, voxel_centres
+
+__all__ = ["BlockTransform", "TransformChain"]
+
+_VECTOR_BYTES = 24
+#: Points that stand for a block: more are replaced by the corners of the box around them.
+_HULL_POINTS = 512
+
+
+@dataclass(frozen=True)
+class BlockTransform:
+    """All that is needed to resample one block of the output.
+
+    Attributes
+    ----------
+    itk : SimpleITK.Transform
+        In LPS mm; maps the voxel centres of the block as the whole chain does.
+    points : array (m, 3)
+        RAS mm, in the native space: the images of the block's voxel centres lie in their convex hull, so also within their bounds
+        along any axes.
+    nbytes : int
+        Bytes of displacements that `itk` holds.
+    """
+
+    itk: Any
+    points: FloatArray
+    nbytes: int
+
+
+class TransformChain(Transform):
+    """Transforms one after the other.
+
+    Parameters
+    ----------
+    transforms : sequence of Transform
+        From the image outward: the first is the one nearest to the native image. A point of the output space goes through the last
+        first.
+    name : str
+
+    Attributes
+    ----------
+    folded : tuple of Transform
+        The same with adjacent affines made one.
+    """
+
+    def __init__(self, transforms: Sequence[Transform] = (), name: str = "") -> None:
+        self.transforms = tuple(transforms)
+        self.name = name
+        folded: list[Transform] = []
+        for transform in self.transforms:
+            last = folded[-1] if folded else None
+            if isinstance(transform, Affine) and isinstance(last, Affine):
+                folded[-1] = last @ transform
+            else:
+                folded.append(transform)
+        self.folded = tuple(folded)
+
+    @property
+    def linear(self) -> FloatArray:
+        """(3, 3) product of the affines' linear parts, RAS: how the chain stretches and turns, but for its fields."""
+        return reduce(np.matmul, (t.matrix[:3, :3] for t in self.folded if isinstance(t, Affine)), np.eye(3))
+
+    @property
+    def domain(self) -> Space | None:
+        """The grid of the outermost transform, if that is a displacement field."""
+        outermost = self.transforms[-1] if self.transforms else None
+        return outermost.space if isinstance(outermost, DisplacementField) else None
+
+    def map_points(self, points: npt.ArrayLike) -> FloatArray:
+        mapped: FloatArray = np.array(points, dtype=np.float64)
+        for transform in reversed(self.folded):
+            mapped = transform.map_points(mapped)
+        return mapped
+
+    def inverse(self) -> TransformChain:
+        """The chain that carries native points to the output.
+
+        Raises
+        ------
+        InputError
+            If a displacement field has no inverse.
+        """
+        return TransformChain([t.inverse() for t in reversed(self.transforms)], self.name and f"inverse of {self.name}")
+
+    def describe(self) -> str:
+        """One line per transform, from the image outward."""
+        lines = [f"{i}. {t.name or 'unnamed'}: {t.describe()}" for i, t in enumerate(self.transforms, start=1)]
+        return "\n".join(lines) or "no transform: the output space is the image's own"
+
+    def bounds_of(self, space: Space) -> Box:
+        """The RAS box around the image of a grid's outer faces, sampled at 17 x 17 x 17 points from face to face."""
+        index = np.stack(np.meshgrid(*(np.linspace(-0.5, n - 0.5, 17) for n in space.shape), indexing="ij"), axis=-1).reshape(-1, 3)
+        mapped = self.map_points(apply_affine(space.world_from_voxel, index))
+        low, high = mapped.min(axis=0).tolist(), mapped.max(axis=0).tolist()
+        return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    def on_block(self, block: Space, *, margin_vox: float = 0, max_bytes: int) -> BlockTransform | None:
+        """What resampling one block of the output needs.
+
+        Parameters
+        ----------
+        block : Space
+            The block's voxels.
+        margin_vox : float
+            By how many of its voxels the block is enlarged on all sides, in what is held and in what `BlockTransform.points`
+            stand for.
+        max_bytes : int
+            Bytes of displacements that may be held. While a crop is being read, two and a half times its share are in use.
+
+        Returns
+        -------
+        BlockTransform or None
+            None if more would have to be held: split the block.
+
+        Notes
+        -----
+        The block is followed inward as a set of points whose convex hull holds it. An affine maps the hull's points. A field moves
+        each by something between the smallest and the largest displacement that occurs in the box around the hull; zero is among
+        them if the box reaches out of the domain. A crop of that box stands for the field.
+
+        ITK has no numeric inverse of a field. From the innermost one outward the chain is evaluated at the voxel centres, and a
+        field on the block's own grid takes its place, which is exact at the centres.
+        """
+        import SimpleITK as sitk
+
+        inverses = [i for i, step in enumerate(self.folded) if isinstance(step, InverseField)]
+        inner = inverses[0] if inverses else len(self.folded)
+        margin = int(np.ceil(margin_vox))
+        held = 0
+        parts: list[Any] = []
+        if inner < len(self.folded):
+            grid = block.crop([-margin] * 3, [n + margin for n in block.shape])
+            held = voxel_count(grid.shape) * _VECTOR_BYTES
+            if held > max_bytes:
+                return None
+            centres = voxel_centres(grid)
+            points = TransformChain(self.folded[inner:]).map_points(centres)
+            parts.append(_itk_field(grid, (points - centres).reshape(*grid.shape, 3)))
+        else:
+            corners = list(product(*((-margin_vox, n - 1 + margin_vox) for n in block.shape)))
+            points = apply_affine(block.world_from_voxel, corners)
+        for step in reversed(self.folded[:inner]):
+            if isinstance(step, Affine):
+                parameters, centre = step.to_itk()
+                parts.append(sitk.AffineTransform(parameters[:9].tolist(), parameters[9:].tolist(), centre.tolist()))
+                points = step.map_points(points)
+            elif isinstance(step, DisplacementField):
+                index = apply_affine(step.space.voxel_from_world, points)
+                reach = np.stack([index.min(axis=0), index.max(axis=0)])
+                if not step.meets(reach):
+                    continue
+                box = step.box_around(reach)
+                held += box.voxels * _VECTOR_BYTES
+                if held > max_bytes:
+                    return None
+                vectors = step.read(box)
+                # The crop begins a trifle lower, so that ITK sees the domain's faces where `DisplacementField` does.
+                parts.append(_itk_field(step.space.crop(box.starts, box.stops), vectors, FACE_SLACK))
+                shifts = np.stack([vectors.min(axis=(0, 1, 2)), vectors.max(axis=(0, 1, 2))])
+                if not step.contains(reach).all():
+                    shifts = np.stack([np.minimum(shifts[0], 0), np.maximum(shifts[1], 0)])
+                if len(points) * 8 > _HULL_POINTS:
+                    points = _corners(np.stack([points.min(axis=0), points.max(axis=0)]))
+                points = (points[:, None] + _corners(shifts)).reshape(-1, 3)
+        itk = sitk.CompositeTransform(parts[::-1]) if parts else sitk.Transform()
+        return BlockTransform(itk, points, held)
+
+
+def _corners(bounds: FloatArray) -> FloatArray:
+    """The 8 corners of a box given as (2, 3), lower and upper."""
+    return np.array(list(product(*bounds.T)))
+
+
+def _itk_field(space: Space, vectors: FloatArray, lowered: float = 0) -> Any:
+    """ITK's transform of displacements (a, b, c, 3) in R, A, S mm, with the grid `lowered` by a part of a voxel."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(vectors * (-1, -1, 1), isVector=True)
+    shifted = space.world_from_voxel.copy()
+    shifted[:3, 3] -= lowered * shifted[:3, :3].sum(axis=1)
+    origin, spacing, direction = Space(space.shape, shifted).to_itk()
+    image.SetOrigin(origin)
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    return sitk.DisplacementFieldTransform(image)

@@ -1,0 +1,394 @@
+"""Displacement fields, and their numeric inverses.
+
+A field moves a point of its domain by the displacement there, interpolated linearly between the voxel centres, as ITK's
+DisplacementFieldTransform with its VectorLinearInterpolateImageFunction does [1]_: a point is inside while its continuous index is
+in [-0.5, n - 0.5) along each axis; between the outermost centre and the face the outermost value holds; outside, nothing moves.
+
+.. [1] https://itk.org/Doxygen/html/classitk_1_1DisplacementFieldTransform.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import InputError
+from lsfm_core.geometry import Shape3, Space, voxel_count
+from lsfm_core.progress import Progress
+from lsfm_core.transforms.base import FloatArray, Transform, apply_affine
+
+__all__ = ["DisplacementField", "FieldBox", "InverseField", "voxel_centres"]
+
+IntArray = npt.NDArray[np.intp]
+
+#: A point that lies on a face but for rounding counts as inside at the lower face and outside at the upper one, as in exact
+#: arithmetic. Else the blocks of an image, whose rounding differs, could disagree there. Voxels.
+FACE_SLACK = 1e-9
+#: Rounding between two ways to an index, with room to spare. Voxels.
+_INDEX_SLACK = 1e-6
+#: Voxels of a field that are in memory at once: 24 MiB of float64 vectors.
+_CROP_VOXELS = 2**20
+#: Points that are interpolated at once: their temporaries stay in the processor's cache.
+_POINTS_AT_ONCE = 2**15
+_RESIDUAL_POINTS = 50_000
+#: The inverse is sought until the field carries the point found to within this of the one given. Voxels.
+_INVERSE_TOLERANCE = 1e-4
+_FIXED_POINT_STEPS = 12
+_NEWTON_STEPS = 30
+
+
+@dataclass(frozen=True)
+class FieldBox:
+    """A box of a field's voxels, in array order."""
+
+    starts: Shape3
+    stops: Shape3
+
+    @property
+    def shape(self) -> Shape3:
+        """Voxels along each axis."""
+        a, b, c = (stop - start for start, stop in zip(self.starts, self.stops, strict=True))
+        return a, b, c
+
+    @property
+    def voxels(self) -> int:
+        """How many there are."""
+        return voxel_count(self.shape)
+
+    def covers(self, other: FieldBox) -> bool:
+        """Whether all voxels of `other` are in this box."""
+        return all(a <= b for a, b in zip(self.starts + other.stops, other.starts + self.stops, strict=True))
+
+
+class DisplacementField(Transform):
+    """A field of displacements: a point goes to point + displacement(point).
+
+    Parameters
+    ----------
+    space : Space
+        Of the field's voxels: its domain.
+    vectors : array-like (a, b, c, 3)
+        In array order; components R, A, S in mm. Only ``np.asarray(vectors[slices])`` is used, so it may be lazy.
+    name : str
+    partner : DisplacementField, optional
+        The field's inverse, registered as a pair with it; it gets this field for its own partner.
+    may_invert : bool
+        Whether a field without partner may be inverted numerically.
+
+    Raises
+    ------
+    InputError
+        If the vectors are not one triple per voxel of `space`.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        vectors: Any,
+        *,
+        name: str = "",
+        partner: DisplacementField | None = None,
+        may_invert: bool = False,
+    ) -> None:
+        if tuple(vectors.shape) != (*space.shape, 3):
+            raise InputError(f"displacement field {name!r}: expected vectors of shape {(*space.shape, 3)}, found {vectors.shape}")
+        self.space = space
+        self.vectors = vectors
+        self.name = name
+        self.partner = partner
+        self.may_invert = may_invert
+        self._last = np.array(space.shape) - 1
+        if partner is not None:
+            partner.partner = self
+
+    def map_points(self, points: npt.ArrayLike) -> FloatArray:
+        mapped: FloatArray = np.array(points, dtype=np.float64)
+        index = apply_affine(self.space.voxel_from_world, mapped)
+        inside = np.flatnonzero(self.contains(index))
+        index = index[inside]
+        for group in _groups(np.clip(index, 0, self._last), _CROP_VOXELS):
+            box = self.box_around(index[group])
+            mapped[inside[group]] += _interpolate(self.read(box), index[group] - box.starts)
+        return mapped
+
+    def inverse(self) -> Transform:
+        """The partner, or the numeric inverse where that is allowed.
+
+        Raises
+        ------
+        InputError
+            If there is no partner and numeric inversion is not allowed, or is too inexact.
+        """
+        if self.partner is not None:
+            return self.partner
+        if not self.may_invert:
+            raise InputError(
+                f"displacement field {self.name!r} has no inverse: store the field that inverts it and register the two as a pair "
+                "(write-field --inverse-of), or allow its numeric inversion by name"
+            )
+        return self._numeric_inverse
+
+    @cached_property
+    def _numeric_inverse(self) -> InverseField:
+        inverse = InverseField(self)
+        inverse.check()
+        return inverse
+
+    def describe(self) -> str:
+        size = " x ".join(map(str, self.space.shape))
+        voxel = " x ".join(f"{v:.4g}" for v in self.space.voxel_size_mm)
+        return f"displacement field of {size} voxels of {voxel} mm, moves nothing outside {self.space.bounds} mm"
+
+    def contains(self, index: FloatArray) -> npt.NDArray[np.bool_]:
+        """Whether continuous indices (n, 3) are in the domain."""
+        return np.all((index >= -0.5 - FACE_SLACK) & (index < self._last + 0.5 - FACE_SLACK), axis=1)
+
+    def meets(self, reach: FloatArray) -> bool:
+        """Whether a box of continuous indices, given as (2, 3), lower and upper, reaches into the domain."""
+        return bool((reach[1] >= -0.5 - _INDEX_SLACK).all() and (reach[0] <= self._last + 0.5 + _INDEX_SLACK).all())
+
+    def box_around(self, index: FloatArray) -> FieldBox:
+        """The voxels that interpolation needs everywhere in the box around continuous indices (n, 3), clamped to the domain."""
+        lower = np.floor(np.clip(index.min(axis=0) - _INDEX_SLACK, 0, self._last)).astype(int)
+        upper = np.floor(np.clip(index.max(axis=0) + _INDEX_SLACK + 1, 0, self._last)).astype(int) + 1
+        return FieldBox((lower[0], lower[1], lower[2]), (upper[0], upper[1], upper[2]))
+
+    def read(self, box: FieldBox) -> FloatArray:
+        """Displacements (a, b, c, 3) of a box, R, A, S mm.
+
+        Raises
+        ------
+        InputError
+            If some are not finite.
+        """
+        slices = tuple(slice(start, stop) for start, stop in zip(box.starts, box.stops, strict=True))
+        vectors = np.asarray(self.vectors[slices]).astype(np.float64)
+        if not np.isfinite(vectors).all():
+            raise InputError(
+                f"displacement field {self.name!r} has displacements that are not finite among its voxels from {box.starts} to "
+                f"{box.stops}: nothing can be carried through it there"
+            )
+        return vectors
+
+    def folding(self, progress: Progress | None = None) -> tuple[int, int]:
+        """Count the voxels where the field folds space: where the Jacobian determinant of x + u(x) is not positive.
+
+        Derivatives are central differences between voxel centres, one-sided at the field's borders.
+
+        Parameters
+        ----------
+        progress : Progress, optional
+            Advanced by the bytes of each block of float32 vectors.
+
+        Returns
+        -------
+        folded, total : int
+        """
+        folded = 0
+        for starts in product(*(range(0, n, 64) for n in self.space.shape)):
+            stops = [min(start + 64, n) for start, n in zip(starts, self.space.shape, strict=True)]
+            # One voxel around the block, where there is one, makes its own differences central.
+            low = [max(0, start - 1) for start in starts]
+            high = [min(n, stop + 1) for stop, n in zip(stops, self.space.shape, strict=True)]
+            vectors = self.read(FieldBox((low[0], low[1], low[2]), (high[0], high[1], high[2])))
+            inner = tuple(slice(a - b, c - b) for a, b, c in zip(starts, low, stops, strict=True))
+            # Columns are the images of steps along the array axes; the world's volume element is taken out at the end.
+            steps = []
+            for axis in range(3):
+                change = np.gradient(vectors, axis=axis) if vectors.shape[axis] > 1 else np.zeros_like(vectors)
+                steps.append(change[inner] + self.space.world_from_voxel[:3, axis])
+            volume = (np.cross(steps[0], steps[1]) * steps[2]).sum(axis=-1)
+            folded += int(np.count_nonzero(volume * np.linalg.det(self.space.world_from_voxel[:3, :3]) <= 0))
+            if progress is not None:
+                progress.advance(volume.size * 12)
+        return folded, voxel_count(self.space.shape)
+
+
+class InverseField(Transform):
+    """The numeric inverse of a displacement field u: the point y with y + u(y) = x.
+
+    Found by the fixed-point iteration y <- x - u(y), as in [1]_, and where that does not converge, by Newton's method with damped
+    steps. While it is sought, the outermost displacements hold outside the domain as well, so that what is sought exists; a point
+    that is then found outside, where nothing moves, gives way to the given one if that is outside too.
+
+    Parameters
+    ----------
+    field : DisplacementField
+
+    References
+    ----------
+    .. [1] Chen M, Lu W, Chen Q, Ruchala KJ, Olivera GH. A simple fixed-point approach to invert a deformation field. Medical
+       Physics 35 (2008), 81-88.
+    """
+
+    def __init__(self, field: DisplacementField) -> None:
+        self.field = field
+        self.name = f"inverse of {field.name}" if field.name else ""
+
+    def map_points(self, points: npt.ArrayLike) -> FloatArray:
+        mapped: FloatArray = np.array(points, dtype=np.float64)
+        finite = np.flatnonzero(np.isfinite(mapped).all(axis=1))
+        space = self.field.space
+        targets = apply_affine(space.voxel_from_world, mapped[finite])
+        last = np.array(space.shape) - 1
+        for group in _groups(np.clip(targets, 0, last), _CROP_VOXELS // 8):
+            for part, found in self._solve(group, targets):
+                target = targets[part]
+                moves = self.field.contains(found) | self.field.contains(target)
+                steps = np.where(moves[:, None], found - target, 0)
+                mapped[finite[part]] += steps @ space.world_from_voxel[:3, :3].T
+        return mapped
+
+    def inverse(self) -> DisplacementField:
+        return self.field
+
+    def describe(self) -> str:
+        return f"numeric inverse of a {self.field.describe()}"
+
+    def residual(self) -> tuple[float, float]:
+        """How far points of the field's domain are from where they started after the field and this inverse, mm.
+
+        A regular grid of at most 50,000 of the field's voxel centres is tried. Where the field folds, several points go to one
+        place, and no inverse can bring them all back.
+
+        Returns
+        -------
+        median, maximum : float
+        """
+        return self._residual
+
+    @cached_property
+    def _residual(self) -> tuple[float, float]:
+        shape = np.array(self.field.space.shape)
+        step = 1
+        while np.prod(-(-shape // step)) > _RESIDUAL_POINTS:
+            step += 1
+        index = np.stack(np.meshgrid(*(np.arange(0, n, step) for n in shape), indexing="ij"), axis=-1).reshape(-1, 3)
+        points = apply_affine(self.field.space.world_from_voxel, index)
+        distance = np.linalg.norm(self.map_points(self.field.map_points(points)) - points, axis=1)
+        return float(np.median(distance)), float(distance.max())
+
+    def check(self) -> tuple[float, float]:
+        """The residual, if it is small enough.
+
+        Raises
+        ------
+        InputError
+            If its maximum is more than half a voxel.
+        """
+        median, maximum = self.residual()
+        limit = min(self.field.space.voxel_size_mm) / 2
+        if not maximum <= limit:
+            raise InputError(
+                f"displacement field {self.field.name!r} cannot be inverted numerically: the way there and back misses by "
+                f"{median:.3g} mm (median) and {maximum:.3g} mm (maximum), more than half a voxel ({limit:.3g} mm); the field may "
+                "fold: store its inverse and register the two as a pair (write-field --inverse-of)"
+            )
+        return median, maximum
+
+    def _solve(self, group: IntArray, targets: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Indices y with y + u(y) = target for a group of targets, in parts that fit into memory."""
+        target = targets[group]
+        bounds = np.stack([target.min(axis=0), target.max(axis=0)])
+        reach = bounds
+        box = self.field.box_around(reach)
+        while True:
+            if box.voxels > _CROP_VOXELS and np.ptp(bounds, axis=0).max() > 0:
+                axis = int(np.argmax(np.ptp(bounds, axis=0)))
+                low = target[:, axis] < bounds[:, axis].mean()
+                yield from self._solve(group[low], targets)
+                yield from self._solve(group[~low], targets)
+                return
+            # In steps of the array axes.
+            crop = self.field.read(box) @ self.field.space.voxel_from_world[:3, :3].T
+            # y = target - u(y) maps the box into one that is at most so large. Once that lies in the box itself, so does the
+            # solution (Brouwer), and no iteration leaves it.
+            low_reach = bounds[0] - crop.max(axis=(0, 1, 2))
+            high_reach = bounds[1] - crop.min(axis=(0, 1, 2))
+            needed = self.field.box_around(np.stack([low_reach, high_reach]))
+            if box.covers(needed):
+                break
+            reach = np.stack([np.minimum(reach[0], low_reach) - 1, np.maximum(reach[1], high_reach) + 1])
+            box = self.field.box_around(reach)
+        yield group, _invert(crop, np.array(box.starts), target)
+
+
+def voxel_centres(space: Space) -> FloatArray:
+    """RAS mm positions (n, 3) of all voxel centres, the last array axis fastest."""
+    index = np.indices(space.shape, dtype=np.float64).reshape(3, -1)
+    centres: FloatArray = (space.world_from_voxel[:3, :3] @ index).T + space.world_from_voxel[:3, 3]
+    return centres
+
+
+def _groups(index: FloatArray, voxels: int) -> Iterator[IntArray]:
+    """Split points into groups that lie in boxes of at most so many voxels: boxes that hold more are halved."""
+    stack = [np.arange(len(index))] if len(index) else []
+    while stack:
+        group = stack.pop()
+        lower, upper = index[group].min(axis=0), index[group].max(axis=0)
+        extent = np.floor(upper) - np.floor(lower) + 2
+        if extent.prod() <= voxels:
+            yield group
+            continue
+        axis = int(extent.argmax())
+        low = index[group, axis] < (lower[axis] + upper[axis]) / 2
+        stack += [group[low], group[~low]]
+
+
+def _interpolate(vectors: FloatArray, index: FloatArray) -> FloatArray:
+    """Linear interpolation of vectors (a, b, c, 3) at indices (n, 3), clamped to the outermost centres."""
+    last = np.array(vectors.shape[:3]) - 1
+    strides = np.array([vectors.shape[1] * vectors.shape[2], vectors.shape[2], 1])
+    flat = vectors.reshape(-1, 3)
+    result = np.empty((len(index), 3))
+    for begin in range(0, len(index), _POINTS_AT_ONCE):
+        place = np.clip(index[begin : begin + _POINTS_AT_ONCE], 0, last)
+        base = np.minimum(place.astype(np.intp), np.maximum(last - 1, 0))
+        upper = (place - base).T
+        weights = np.stack([1 - upper, upper])
+        first = base @ strides
+        # An axis of one voxel has no next one; its upper weight is 0.
+        stride = np.where(last > 0, strides, 0)
+        total = np.zeros((len(place), 3))
+        for corner in product((0, 1), repeat=3):
+            weight = weights[corner[0], 0] * weights[corner[1], 1] * weights[corner[2], 2]
+            total += weight[:, None] * flat.take(first + int(np.dot(corner, stride)), axis=0)
+        result[begin : begin + _POINTS_AT_ONCE] = total
+    return result
+
+
+def _invert(crop: FloatArray, start: IntArray, target: FloatArray) -> FloatArray:
+    """Indices y with y + u(y) = target, u given in index steps by a crop that begins at `start`."""
+    found = target.copy()
+    miss = found + _interpolate(crop, found - start) - target
+    open_ = np.arange(len(target))
+    for _ in range(_FIXED_POINT_STEPS):
+        found[open_] -= miss[open_]
+        miss[open_] = found[open_] + _interpolate(crop, found[open_] - start) - target[open_]
+        open_ = open_[np.abs(miss[open_]).max(axis=1) > _INVERSE_TOLERANCE]
+        if not len(open_):
+            return found
+    damping = np.ones(len(target))
+    for _ in range(_NEWTON_STEPS):
+        here = found[open_]
+        # Linear interpolation is linear along each axis within a voxel, so a small step gives the derivative.
+        columns = [(_interpolate(crop, here + step - start) - _interpolate(crop, here - start)) / 1e-4 for step in 1e-4 * np.eye(3)]
+        jacobian = np.eye(3) + np.stack(columns, axis=-1)
+        # The pseudo-inverse also has an answer where the field folds and the Jacobian is singular.
+        step = (np.linalg.pinv(jacobian) @ miss[open_, :, None])[..., 0]
+        trial = here - damping[open_, None] * step
+        trial_miss = trial + _interpolate(crop, trial - start) - target[open_]
+        better = np.linalg.norm(trial_miss, axis=1) < np.linalg.norm(miss[open_], axis=1)
+        found[open_[better]] = trial[better]
+        miss[open_[better]] = trial_miss[better]
+        damping[open_] = np.where(better, np.minimum(1, 2 * damping[open_]), damping[open_] / 2)
+        open_ = open_[np.abs(miss[open_]).max(axis=1) > _INVERSE_TOLERANCE]
+        if not len(open_):
+            break
+    return found

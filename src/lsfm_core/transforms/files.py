@@ -1,0 +1,136 @@
+"""ITK's transform files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsfm_core.errors import InputError, SourceError
+from lsfm_core.geometry import Space
+from lsfm_core.transforms.affine import Affine
+from lsfm_core.transforms.base import FloatArray, Transform
+from lsfm_core.transforms.field import DisplacementField
+
+__all__ = ["read_transforms"]
+
+_HDF5_SUFFIXES = {".h5", ".hdf5"}
+_ITK_SUFFIXES = {".txt", ".tfm", ".mat", ".xfm"} | _HDF5_SUFFIXES
+#: How text and MATLAB files spell the kind of each transform that they hold.
+_ITK_KIND = re.compile(rb"([A-Za-z0-9]+)_(?:double|float)_\d+_\d+")
+
+
+def read_transforms(path: Path) -> list[Transform]:
+    """Read an ITK file (.txt, .tfm, .mat, .xfm, .h5) or a plain 4 x 4 text matrix (RAS mm).
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    list of Transform
+        From the image outward. The parts of a composite transform are in its own order, in which ITK applies the last first.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read, or holds a transform that is neither an invertible affine nor a displacement field.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    try:
+        matrix = _read_matrix(path)
+        if matrix is not None:
+            return [Affine(matrix, name=path.name)]
+        parts = list(_flatten(_read_itk(path)))
+        names = [path.name] if len(parts) == 1 else [f"{path.name} part {i}" for i in range(1, len(parts) + 1)]
+        return [_from_itk(path, part, name) for part, name in zip(parts, names, strict=True)]
+    except InputError as error:
+        raise SourceError(f"{path}: {error}") from error
+
+
+def _read_matrix(path: Path) -> FloatArray | None:
+    """A plain text file of 16 numbers in 4 rows, or None."""
+    try:
+        text = path.read_text("ascii")
+        rows = [
+            [float(v) for v in line.replace(",", " ").split()]
+            for line in text.splitlines()
+            if line.strip() and line.lstrip()[0] != "#"
+        ]
+    except (UnicodeDecodeError, ValueError):
+        return None
+    return np.array(rows) if len(rows) == 4 and all(len(row) == 4 for row in rows) else None
+
+
+def _read_itk(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix not in _ITK_SUFFIXES:
+        raise SourceError(
+            f"{path}: not a transform: give an ITK transform file (.txt, .tfm, .mat, .xfm, .h5) or a 4 x 4 text matrix"
+        )
+    import SimpleITK as sitk
+
+    _check_single(path)
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise SourceError(f"{path}: not readable as an ITK transform: {reason}") from error
+    if transform.GetDimension() != 3:
+        raise SourceError(f"{path}: holds a {transform.GetDimension()}-D {transform.GetName()}, expected a 3-D transform")
+    return transform
+
+
+def _check_single(path: Path) -> None:
+    """Refuse a file of several transforms that are no composite: their order is nowhere defined, and SimpleITK takes the first."""
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        import h5py
+
+        try:
+            with h5py.File(path) as file:
+                group = file["TransformGroup"]
+                kinds = [group[i]["TransformType"][0] for i in sorted(group, key=int)]
+        except (OSError, KeyError, ValueError) as error:
+            raise SourceError(f"{path}: not readable as an ITK transform: {error}") from error
+    else:
+        kinds = [match[1] for match in _ITK_KIND.finditer(path.read_bytes())]
+    if len(kinds) > 1 and not kinds[0].startswith(b"CompositeTransform"):
+        raise SourceError(
+            f"{path}: holds {len(kinds)} transforms, but not in which order they apply: save them as one composite, or in files of "
+            "their own"
+        )
+
+
+def _flatten(transform: Any) -> Iterator[Any]:
+    """The parts of a composite, of its composites too."""
+    import SimpleITK as sitk
+
+    if transform.GetTransformEnum() != sitk.sitkComposite:
+        yield transform
+        return
+    composite = sitk.CompositeTransform(transform)
+    for index in range(composite.GetNumberOfTransforms()):
+        yield from _flatten(composite.GetNthTransform(index))
+
+
+def _from_itk(path: Path, transform: Any, name: str) -> Transform:
+    import SimpleITK as sitk
+
+    if transform.GetTransformEnum() == sitk.sitkDisplacementField:
+        image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+        vectors = sitk.GetArrayFromImage(image) * (-1, -1, 1)
+        space = Space.from_itk(vectors.shape[:3], image.GetOrigin(), image.GetSpacing(), image.GetDirection())
+        return DisplacementField(space, vectors, name=name)
+    if not transform.IsLinear():
+        raise SourceError(f"{path}: holds a {transform.GetName()}; only affine transforms and displacement fields can be used")
+    if transform.GetTransformEnum() == sitk.sitkAffine:
+        return Affine.from_itk(transform.GetParameters(), transform.GetFixedParameters(), name)
+    # Rigid, similarity and the like: a linear map is known by what it does to four points.
+    origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
+    columns = [np.array(transform.TransformPoint(axis)) - origin for axis in np.eye(3).tolist()]
+    return Affine.from_itk([*np.stack(columns, axis=1).ravel(), *origin], np.zeros(3), name)
