@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 
 from lsfm_core._request import Request
 from lsfm_core.errors import ExistsError, InputError, MemoryBudgetError
-from lsfm_core.formats import open_sink
+from lsfm_core.formats import OutputImage, open_sink
 from lsfm_core.geometry import Orientation, Reorientation, Shape3, Space, Triple, check_voxel_size, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import block_mean
@@ -249,9 +249,8 @@ def export_channel(
             for (start, stop), slab in zip(plan.slabs, _slabs(plan, report), strict=True):
                 array[:, :, start:stop] = slab
             return ExportResult(plan, Volume(array, plan.target), None, time.perf_counter() - began)
-        with open_sink(
-            request.output, plan.target, dtype, overwrite=request.overwrite, threads=request.threads or default_threads()
-        ) as sink:
+        image = OutputImage(plan.target, dtype, file[request.channel].kind, name=request.channel)
+        with open_sink(request.output, image, overwrite=request.overwrite, threads=request.threads or default_threads()) as sink:
             for slab in _slabs(plan, report):
                 sink.write(slab)
     return ExportResult(plan, None, request.output, time.perf_counter() - began)

@@ -109,6 +109,11 @@ class Orientation:
             matrix[world_axis, axis] = sign
         return matrix
 
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Each axis in OME-Zarr's words: ``("posterior-to-anterior", …)``."""
+        return tuple(f"{_WORD[_OPPOSITE[letter]]}-to-{_WORD[letter]}" for letter in self.axcodes)
+
     def describe(self) -> str:
         """Spell the code out: ``axis 0 planes: posterior -> anterior; axis 1 rows: …``."""
         return "; ".join(
@@ -262,6 +267,15 @@ class Space:
         corners = [self.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in self.shape])]
         r, a, s = np.min(corners, axis=0)
         return float(r), float(a), float(s)
+
+    @property
+    def offset_mm(self) -> Triple:
+        """Where the first voxel's centre is along each array axis, for formats that know no more than a scale and an offset.
+
+        It is measured in the direction in which the axis grows: 3 mm to the left on an axis that grows toward left is 3.
+        """
+        i, j, k = self.orientation.direction.T @ self.world_from_voxel[:3, 3]
+        return float(i), float(j), float(k)
 
     def level(self, factors: Sequence[float], shape: Sequence[int]) -> Space:
         """Space of a pyramid level: voxel i of it is centred on voxel ``f * i + (f - 1) / 2`` of this one.

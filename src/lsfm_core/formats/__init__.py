@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lsfm_core.errors import InputError, SourceError
+from lsfm_core.errors import InputError, SourceError, StorageError
 from lsfm_core.formats._channels import pick_channel
 from lsfm_core.formats._convert import converted
-from lsfm_core.formats._output import new_file
+from lsfm_core.formats._output import check_new, new_file, new_files
+from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats._source import Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
-from lsfm_core.geometry import Space
 from lsfm_core.pyramid import Kind
 
-if TYPE_CHECKING:
-    from lsfm_core.formats.nifti import NiftiSink
+__all__ = [
+    "OUTPUT_SUFFIXES",
+    "OutputImage",
+    "PlaneFunction",
+    "Sink",
+    "Source",
+    "check_output",
+    "new_file",
+    "open_sink",
+    "open_source",
+    "write_plane",
+]
 
-__all__ = ["PlaneFunction", "Source", "new_file", "open_sink", "open_source"]
+#: What `open_sink` can write.
+OUTPUT_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".tiff", ".ome.tif", ".ome.tiff", ".ome.zarr", ".npy")
 
 _NIFTI = (".nii", ".nii.gz")
 _NRRD = (".nrrd", ".nhdr")
 _META = (".mha", ".mhd")
+#: What a file is larger than its voxels at most: deflate's worst, the names and headers of many chunks.
+_OVERHEAD = 0.01
+_HEADER_BYTES = 2**14
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -72,7 +89,7 @@ def open_source(
 
 def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
     name = path.name.lower()
-    is_zarr = path.is_dir() and (name.endswith(".zarr") or any((path / file).is_file() for file in _ZARR_FILES))
+    is_zarr = path.is_dir() and (name.endswith(".zarr") or _is_zarr(path))
     # Each format's library is imported only where it is used: some take longer than all the rest.
     if name.endswith(_NIFTI + _NRRD + _META):
         if name.endswith(_NIFTI):
@@ -97,6 +114,10 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
     return open_tiff(path, channel)
 
 
+def _is_zarr(path: Path) -> bool:
+    return any((path / file).is_file() for file in _ZARR_FILES)
+
+
 def _check_channel(source: Source, channel: int | str | None) -> None:
     """Refuse to pick a channel where there is but one, unless it is that one."""
     if channel is None:
@@ -108,20 +129,130 @@ def _check_channel(source: Source, channel: int | str | None) -> None:
         raise
 
 
-def open_sink(
-    path: Path, space: Space, dtype: np.dtype[Any], *, overwrite: bool, threads: int
-) -> AbstractContextManager[NiftiSink]:
-    """Make an output file, in the format that its name says; it takes slabs along axis 2, in order.
+def check_output(path: Path, image: OutputImage, *, overwrite: bool) -> int:
+    """Find out all that can be known before the work of writing an image begins.
+
+    Returns
+    -------
+    int
+        The array axis along which `open_sink` will want its slabs.
 
     Raises
     ------
     InputError
-        For a name whose format is not known.
+        If the name's ending is of no known format, or the format cannot hold the image's type.
+    ExistsError
+        If something of that name is there, and may not be replaced.
+    StorageError
+        If there is no folder for it, or too little room on the disk.
+    """
+    output = _output_format(path)
+    if image.dtype.newbyteorder("=") not in output.dtypes:
+        holds_all = "" if output.dtypes >= ALL_DTYPES else ": .npy and .ome.zarr can"
+        raise InputError(f"{path}: {output.name} cannot hold voxels of type {image.dtype}{holds_all}")
+    for name in _output_paths(path, output):
+        check_new(name, overwrite)
+        if name.exists() and not (_is_zarr(name) if output.is_folder else name.is_file()):
+            raise StorageError(f"{name}: is no {output.name} that could be replaced: choose another name")
+    need = int(output.disk_bytes(path, image) * (1 + _OVERHEAD)) + _HEADER_BYTES
+    free = shutil.disk_usage(path.parent).free
+    if need > free:
+        raise StorageError(
+            f"{path}: may need {need / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on its disk: make room, or choose "
+            "another folder"
+        )
+    return output.axis
+
+
+@contextmanager
+def open_sink(path: Path, image: OutputImage, *, overwrite: bool, threads: int) -> Iterator[Sink]:
+    """Make an output in the format that its name says; see docs/outputs.md.
+
+    Nothing has its name until the block ends well and all planes were given; what was there before stays until then.
+
+    Raises
+    ------
+    InputError, ExistsError, StorageError
+        As `check_output` does; also if writing fails.
+    """
+    check_output(path, image, overwrite=overwrite)
+    output = _output_format(path)
+    with new_files(_output_paths(path, output), overwrite) as partials, output.open(partials, image, threads) as sink:
+        yield sink
+        sink.finish()
+
+
+def write_plane(
+    path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[float, float] | None = None, overwrite: bool = False
+) -> None:
+    """Write one plane as a TIFF or PNG file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.tif``, ``.tiff`` or ``.png``.
+    plane : array (rows, columns) or (rows, columns, 3)
+    pixel_size_mm : tuple of 2 float, optional
+        Along rows and columns, which TIFF keeps: the distance from one row to the next, and from one column to the next.
+    overwrite : bool
+
+    Raises
+    ------
+    InputError
+        If the format is unknown, or cannot hold the plane.
     ExistsError, StorageError
     """
-    if path.name.lower().endswith(_NIFTI):
-        # Not at the top: nibabel takes 0.1 s to import, and most commands need no NIfTI.
-        from lsfm_core.formats.nifti import nifti_sink
+    name = path.name.lower()
+    if plane.ndim not in (2, 3) or plane.shape[2:] not in ((), (3,)):
+        raise InputError(f"{path}: an array of shape {plane.shape} is no plane: expected rows, columns, or rows, columns, 3")
+    if name.endswith(".png"):
+        if plane.dtype.name not in ("uint8", "uint16"):
+            raise InputError(f"{path}: PNG cannot hold pixels of type {plane.dtype}: write a .tif file")
+        import imagecodecs
 
-        return nifti_sink(path, space, dtype, overwrite=overwrite, threads=threads)
-    raise InputError(f"{path}: unknown output format: use .nii or .nii.gz")
+        with new_file(path, overwrite) as partial:
+            partial.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(plane, plane.dtype.newbyteorder("="))))
+    elif name.endswith((".tif", ".tiff")):
+        if plane.dtype.newbyteorder("=") not in ALL_DTYPES:
+            raise InputError(f"{path}: TIFF cannot hold pixels of type {plane.dtype}: make them integers or floats")
+        from lsfm_core.formats.tiff_output import write_tiff_plane
+
+        with new_file(path, overwrite) as partial:
+            write_tiff_plane(partial, plane, pixel_size_mm)
+    else:
+        raise InputError(f"{path}: unknown format of a plane: use .tif or .png")
+
+
+def _output_format(path: Path) -> OutputFormat:
+    """The format that a name's ending stands for."""
+    name = path.name.lower()
+    # As in `_open_path`, nothing is imported before it is needed.
+    if name.endswith(_NIFTI):
+        from lsfm_core.formats.nifti import NiftiOutput
+
+        return NiftiOutput()
+    if name.endswith(".nrrd"):
+        from lsfm_core.formats.nrrd import NrrdOutput
+
+        return NrrdOutput()
+    if name.endswith(".mha"):
+        from lsfm_core.formats.metaimage import MetaImageOutput
+
+        return MetaImageOutput()
+    if name.endswith((".tif", ".tiff")):
+        from lsfm_core.formats.tiff_output import TiffOutput
+
+        return TiffOutput()
+    if name.endswith(".ome.zarr"):
+        from lsfm_core.formats.ome_zarr import OmeZarrOutput
+
+        return OmeZarrOutput()
+    if name.endswith(".npy"):
+        from lsfm_core.formats.npy import NpyOutput
+
+        return NpyOutput()
+    raise InputError(f"{path}: unknown output format: use one of {', '.join(OUTPUT_SUFFIXES)}")
+
+
+def _output_paths(path: Path, output: OutputFormat) -> list[Path]:
+    return [path, *(path.with_suffix(suffix) for suffix in output.companions)]

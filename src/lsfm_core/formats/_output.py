@@ -1,16 +1,33 @@
-"""Output files: complete under their name, or not there at all."""
+"""Output files and folders: complete under their name, or not there at all."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from lsfm_core.errors import ExistsError, LsfmError, StorageError
 
-__all__ = ["new_file"]
+__all__ = ["check_new", "new_file", "new_files"]
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """See whether an output may be made.
+
+    Raises
+    ------
+    ExistsError
+        If `path` exists and may not be replaced.
+    StorageError
+        If there is no folder to hold it.
+    """
+    if path.exists() and not overwrite:
+        raise ExistsError(f"{path}: exists already: choose another name, or allow to overwrite it")
+    if not path.parent.is_dir():
+        raise StorageError(f"{path}: there is no folder {path.parent}")
 
 
 @contextmanager
@@ -24,19 +41,66 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
     StorageError
         If writing fails.
     """
-    if path.exists() and not overwrite:
-        raise ExistsError(f"{path}: exists already: choose another name, or allow to overwrite it")
-    if not path.parent.is_dir():
-        raise StorageError(f"{path}: there is no folder {path.parent}")
-    # Keeps the suffixes, by which writers choose their format.
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with new_files([path], overwrite) as (partial,):
         yield partial
-        partial.replace(path)
+
+
+@contextmanager
+def new_files(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
+    """As `new_file`, for files or folders that belong together: all get their names, or none does.
+
+    Raises
+    ------
+    ExistsError, StorageError
+        As `new_file` does.
+    """
+    for path in paths:
+        check_new(path, overwrite)
+    # Keeps the suffixes, by which writers choose their format.
+    partials = [_hidden(path, "partial") for path in paths]
+    try:
+        yield partials
+        _put_in_place(partials, paths)
     except OSError as error:
         if isinstance(error, LsfmError):
             raise
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise StorageError(f"{path}: cannot be written: {reason}") from error
+        raise StorageError(f"{paths[0]}: cannot be written: {reason}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            _remove(partial)
+
+
+def _hidden(path: Path, what: str) -> Path:
+    return path.with_name(f".{what}-{os.getpid()}-{path.name}")
+
+
+def _put_in_place(partials: Sequence[Path], paths: Sequence[Path]) -> None:
+    if len(paths) == 1 and not paths[0].is_dir():
+        partials[0].replace(paths[0])
+        return
+    # Neither a folder nor two files can be exchanged in one step: the old ones step aside until the new ones are there.
+    aside: list[tuple[Path, Path]] = []
+    placed: list[Path] = []
+    try:
+        for partial, path in zip(partials, paths, strict=True):
+            if path.exists():
+                path.rename(_hidden(path, "old"))
+                aside.append((_hidden(path, "old"), path))
+            partial.rename(path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            _remove(path)
+        for old, path in aside:
+            old.rename(path)
+        raise
+    for old, _ in aside:
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

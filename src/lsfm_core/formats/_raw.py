@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._files import MAX_DEFLATE_RATIO, DataFile, Inflater
+from lsfm_core.formats._files import MAX_DEFLATE_RATIO, DataFile, Inflater, bytes_of
+from lsfm_core.formats._sink import OutputImage, Sink
 from lsfm_core.formats._source import Source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, voxel_count
 from lsfm_core.records import FileRecord
 
-__all__ = ["RawLayout", "RawSource"]
+__all__ = ["RawLayout", "RawSink", "RawSource"]
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ class RawSource(Source):
         self.facts = facts
         self._layout = layout
         self._scaling = scaling
-        # Components of RAS that are the opposite of the frame's, whose axes are those of RAS otherwise.
-        self._opposite = np.flatnonzero(np.diag(Orientation(vector_frame).direction) < 0) if layout.components == 3 else ()
+        self._opposite = _opposite(vector_frame) if layout.components == 3 else ()
         if layout.stored.kind not in "uif" or layout.stored.itemsize > 8:
             raise SourceError(
                 f"{header}: has voxels of type {layout.stored}: only integers and floats of up to 64 bits can be used"
@@ -187,3 +187,39 @@ class RawSource(Source):
             )
         stream.skip((index - self._next[part]) * self._part_plane)
         return stream
+
+
+class RawSink(Sink):
+    """Appends voxels to files that are nothing but little-endian numbers from there on.
+
+    Parameters
+    ----------
+    image : OutputImage
+    axis : int
+        2 where the file runs fastest along axis 0, 0 where along the last axis.
+    streams : sequence of binary files
+        One, where a voxel's components stand together; else one for each component.
+    vector_frame : str
+        Where the components of vectors point in the file.
+    """
+
+    def __init__(self, image: OutputImage, axis: int, streams: Sequence[IO[bytes]], vector_frame: str = "RAS") -> None:
+        super().__init__(image, axis)
+        self._streams = streams
+        self._opposite = _opposite(vector_frame) if image.kind == "vectors" else ()
+
+    def _append(self, planes: npt.NDArray[Any]) -> None:
+        if len(self._opposite):
+            planes = planes.copy(order="K")
+            for component in self._opposite:
+                np.negative(planes[..., component], out=planes[..., component])
+        if self.axis == 2:
+            planes = planes.transpose(2, 1, 0, *range(3, planes.ndim))
+        for component, stream in enumerate(self._streams):
+            part = planes if len(self._streams) == 1 else planes[..., component]
+            stream.write(bytes_of(np.ascontiguousarray(part, self._image.stored)))
+
+
+def _opposite(vector_frame: str) -> Sequence[int]:
+    """Components of RAS that are the opposite of the frame's, whose axes are those of RAS otherwise."""
+    return tuple(int(component) for component in np.flatnonzero(np.diag(Orientation(vector_frame).direction) < 0))

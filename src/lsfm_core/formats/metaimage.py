@@ -1,20 +1,24 @@
-"""MetaImage in: ``.mha``, and ``.mhd`` with its data beside it. Its world is ITK's: LPS, in mm."""
+"""MetaImage in: ``.mha``, and ``.mhd`` with its data beside it. And out: ``.mha``. Its world is ITK's: LPS, in mm."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._files import DataFile, companion
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz
-from lsfm_core.formats._raw import RawLayout, RawSource
+from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
+from lsfm_core.formats._sink import OutputFormat, OutputImage, dtype_set
 from lsfm_core.formats._source import Source
+from lsfm_core.geometry import LPS_FROM_RAS
 
-__all__ = ["open_metaimage"]
+__all__ = ["MetaImageOutput", "open_metaimage"]
 
 _LONGEST_HEADER = 2**16
 _DTYPES = {
@@ -129,3 +133,45 @@ def _numbers(path: Path, fields: Mapping[str, str], name: str, default: list[flo
 def _flag(fields: Mapping[str, str], name: str, default: bool) -> bool:
     text = fields.get(name)
     return default if text is None else text.lower() in ("true", "1", "t", "yes")
+
+
+class MetaImageOutput(OutputFormat):
+    """MetaImage as ITK writes it, not compressed."""
+
+    name = "MetaImage"
+    axis = 2
+    dtypes = dtype_set("u1 i1 u2 i2 u4 i4 u8 i8 f4 f8")
+
+    @contextmanager
+    def open(self, paths: Sequence[Path], image: OutputImage, threads: int) -> Iterator[RawSink]:
+        (path,) = paths
+        with path.open("wb") as file:
+            file.write(_header(image))
+            yield RawSink(image, self.axis, [file], "LPS")
+
+
+def _header(image: OutputImage) -> bytes:
+    affine = LPS_FROM_RAS @ image.space.world_from_voxel
+    spacing = np.asarray(image.space.voxel_size_mm)
+    fields = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": "False",
+        # One row per axis of the image.
+        "TransformMatrix": _text((affine[:3, :3] / spacing).T),
+        "Offset": _text(affine[:3, 3]),
+        "CenterOfRotation": "0 0 0",
+        "ElementSpacing": _text(spacing),
+        "DimSize": _text(np.asarray(image.space.shape)),
+        "ElementNumberOfChannels": str(image.components),
+        "ElementType": next(name for name, code in _DTYPES.items() if code == image.stored),
+        # The last line: the voxels follow it.
+        "ElementDataFile": "LOCAL",
+    }
+    return "".join(f"{name} = {value}\n" for name, value in fields.items()).encode()
+
+
+def _text(numbers: npt.NDArray[np.float64 | np.int64]) -> str:
+    return " ".join(map(repr, numbers.ravel().tolist()))

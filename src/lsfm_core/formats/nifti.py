@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 import nibabel
 import numpy as np
-import numpy.typing as npt
 from isal import igzip_threaded
 
-from lsfm_core.errors import InputError, SourceError
-from lsfm_core.formats._files import DataFile, bytes_of, read_head
+from lsfm_core.errors import SourceError
+from lsfm_core.formats._files import DataFile, read_head
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
-from lsfm_core.formats._output import new_file
-from lsfm_core.formats._raw import RawLayout, RawSource
+from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
+from lsfm_core.formats._sink import OutputFormat, OutputImage, dtype_set
 from lsfm_core.formats._source import Source
-from lsfm_core.geometry import Space
 
-__all__ = ["NiftiSink", "nifti_sink", "open_nifti"]
+__all__ = ["NiftiOutput", "open_nifti"]
 
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT: the world is the specimen's own
 _HEADERS: dict[bytes, tuple[Any, int]] = {b"n+1\0": (nibabel.Nifti1Header, 344), b"n+2\0": (nibabel.Nifti2Header, 4)}
@@ -123,49 +122,88 @@ def _acquisition(header: Any) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
-class NiftiSink:
-    """Takes slabs along axis 2, in order."""
+def _parts(image: OutputImage) -> int:
+    """How many blocks of numbers follow each other: NIfTI has the components of bytes beside each other, all others not."""
+    return 1 if _packed(image) is not None else image.components
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
 
-    def write(self, slab: npt.NDArray[Any]) -> None:
-        """Append an array (n0, n1, planes); NIfTI runs fastest along axis 0."""
-        self._file.write(bytes_of(np.ascontiguousarray(slab.T)))
+def _packed(image: OutputImage) -> np.dtype[Any] | None:
+    """NIfTI's type for colours, which exists for bytes only."""
+    if not image.is_colour or image.dtype.itemsize > 1:
+        return None
+    return np.dtype([(letter, np.uint8) for letter in "RGBA"[: image.components]])
+
+
+class NiftiOutput(OutputFormat):
+    """NIfTI-1, or -2 for sides that the former cannot count; with sform and qform in mm."""
+
+    name = "NIfTI"
+    axis = 2
+    dtypes = dtype_set("u1 i1 u2 i2 u4 i4 u8 i8 f4 f8")
+
+    @contextmanager
+    def open(self, paths: Sequence[Path], image: OutputImage, threads: int) -> Iterator[RawSink]:
+        (path,) = paths
+        header, parts = _header(image), _parts(image)
+        compressed = path.name.lower().endswith(".gz")
+        opened = _gzip_streams(path, parts, threads) if compressed else _streams(path, parts, len(header), image.nbytes // parts)
+        with opened as streams:
+            streams[0].write(header)
+            yield RawSink(image, self.axis, streams, "LPS")
+
+    def disk_bytes(self, path: Path, image: OutputImage) -> int:
+        # Compressed components are joined in the end: one of them is then there twice.
+        parts = _parts(image) if path.name.lower().endswith(".gz") else 1
+        return image.nbytes + (image.nbytes // parts if parts > 1 else 0)
 
 
 @contextmanager
-def nifti_sink(path: Path, space: Space, dtype: np.dtype[Any], *, overwrite: bool, threads: int) -> Iterator[NiftiSink]:
-    """Make a .nii or .nii.gz file with sform and qform in mm.
-
-    Raises
-    ------
-    InputError
-        If NIfTI has no such voxel type.
-    ExistsError, StorageError
-    """
-    header = _header(path, space, dtype)
-    with new_file(path, overwrite) as partial:
-        if path.name.endswith(".gz"):
-            file = cast(IO[bytes], igzip_threaded.open(partial, "wb", compresslevel=1, threads=threads))
-        else:
-            file = partial.open("wb")
-        with file:
-            file.write(header)
-            yield NiftiSink(file)
+def _streams(path: Path, parts: int, start: int, size: int) -> Iterator[list[IO[bytes]]]:
+    """One file that is written at several places at once: at its beginning, and where the other parts begin."""
+    path.touch()
+    with ExitStack() as stack:
+        streams: list[IO[bytes]] = [stack.enter_context(path.open("r+b")) for _ in range(parts)]
+        for part, stream in enumerate(streams[1:], start=1):
+            stream.seek(start + part * size)
+        yield streams
 
 
-def _header(path: Path, space: Space, dtype: np.dtype[Any]) -> bytes:
+@contextmanager
+def _gzip_streams(path: Path, parts: int, threads: int) -> Iterator[list[IO[bytes]]]:
+    """A file for each part, which become one in the end: gzip streams that follow each other are read as one."""
+    files = [path, *[path.with_name(f"{path.name}-{part}") for part in range(1, parts)]]
+    try:
+        with ExitStack() as stack:
+            share = max(1, threads // parts)
+            yield [
+                stack.enter_context(cast(IO[bytes], igzip_threaded.open(file, "wb", compresslevel=1, threads=share)))
+                for file in files
+            ]
+        with path.open("ab") as whole:
+            for file in files[1:]:
+                with file.open("rb") as rest:
+                    shutil.copyfileobj(rest, whole, 2**20)
+                file.unlink()
+    finally:
+        for file in files[1:]:
+            file.unlink(missing_ok=True)
+
+
+def _header(image: OutputImage) -> bytes:
+    space = image.space
     kind: Any = nibabel.Nifti1Header if max(space.shape) < 2**15 else nibabel.Nifti2Header
     header = kind()
-    try:
-        header.set_data_dtype(dtype)
-    except nibabel.spatialimages.HeaderDataError as error:
-        raise InputError(f"{path}: NIfTI cannot hold voxels of type {dtype}: export to another format") from error
-    header.set_data_shape(space.shape)
+    packed = _packed(image)
+    header.set_data_dtype(image.dtype if packed is None else packed)
+    if _parts(image) > 1:
+        header.set_data_shape((*space.shape, 1, image.components))
+        header.set_intent("vector")
+    else:
+        header.set_data_shape(space.shape)
     header.set_sform(space.world_from_voxel, code=_SCANNER)
     header.set_qform(space.world_from_voxel, code=_SCANNER)
     header.set_xyzt_units("mm")
+    header["descrip"] = image.name.encode("latin-1", "replace")[:79]
     # Single-file NIfTI: four bytes that say "no extensions" stand before the data.
     header["vox_offset"] = header.sizeof_hdr + 4
     return cast(bytes, header.binaryblock) + b"\0\0\0\0"

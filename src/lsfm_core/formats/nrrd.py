@@ -1,22 +1,26 @@
-"""NRRD in: ``.nrrd``, and ``.nhdr`` with its data beside it."""
+"""NRRD in: ``.nrrd``, and ``.nhdr`` with its data beside it. And out: ``.nrrd``, compressed with gzip."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
+import numpy.typing as npt
+from isal import igzip_threaded
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._files import DataFile, companion
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
-from lsfm_core.formats._raw import RawLayout, RawSource
+from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
+from lsfm_core.formats._sink import OutputFormat, OutputImage, dtype_set
 from lsfm_core.formats._source import Source
-from lsfm_core.geometry import Space, Triple, mm_per
+from lsfm_core.geometry import LPS_FROM_RAS, Space, Triple, mm_per
 
-__all__ = ["open_nrrd"]
+__all__ = ["NrrdOutput", "open_nrrd"]
 
 _LONGEST_HEADER = 2**20
 _DTYPES = {
@@ -70,7 +74,7 @@ def open_nrrd(path: Path, kind: str) -> Source:
     space, voxel_size, notes = _geometry(path, fields, frame, axes, shape)
     layout = _layout(path, fields, end, shape, stored, component_axis if kind == "vectors" else None)
     facts = {
-        "format": "NRRD",
+        "format": "NrrdOutput",
         "notes": notes,
         "acquisition": {**({"content": fields["content"]} if "content" in fields else {}), **attributes},
     }
@@ -214,3 +218,44 @@ def _layout(
         components=1 if component_axis is None else 3,
         interleaved=component_axis == 0,
     )
+
+
+class NrrdOutput(OutputFormat):
+    """NRRD in ITK's world, with its voxels compressed."""
+
+    name = "NRRD"
+    axis = 2
+    dtypes = dtype_set("u1 i1 u2 i2 u4 i4 u8 i8 f4 f8")
+
+    @contextmanager
+    def open(self, paths: Sequence[Path], image: OutputImage, threads: int) -> Iterator[RawSink]:
+        (path,) = paths
+        with path.open("wb") as file:
+            file.write(_header(image))
+            with igzip_threaded.open(file, "wb", compresslevel=1, threads=threads) as stream:
+                yield RawSink(image, self.axis, [cast(IO[bytes], stream)], "LPS")
+
+
+def _header(image: OutputImage) -> bytes:
+    affine = LPS_FROM_RAS @ image.space.world_from_voxel
+    components = [image.components] if image.components > 1 else []
+    kind = {3: "RGB-color", 4: "RGBA-color"}[image.components] if image.is_colour else "vector"
+    fields = {
+        "type": {"f4": "float", "f8": "double"}.get(image.dtype.str[1:], image.dtype.name),
+        "dimension": 3 + len(components),
+        "space": "left-posterior-superior",
+        "sizes": " ".join(map(str, [*components, *image.space.shape])),
+        "space directions": " ".join(["none"] * len(components) + [_vector(column) for column in affine[:3, :3].T]),
+        "kinds": " ".join([kind] * len(components) + ["domain"] * 3),
+        "endian": "little",
+        "encoding": "gzip",
+        "space units": '"mm" "mm" "mm"',
+        "space origin": _vector(affine[:3, 3]),
+    }
+    if image.name:
+        fields["content"] = " ".join(image.name.split())
+    return ("NRRD0005\n" + "".join(f"{name}: {value}\n" for name, value in fields.items()) + "\n").encode()
+
+
+def _vector(values: npt.NDArray[np.float64]) -> str:
+    return f"({','.join(map(repr, values.tolist()))})"

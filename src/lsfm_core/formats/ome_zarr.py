@@ -1,23 +1,35 @@
-"""Zarr in: arrays of version 2 and 3, and images of OME-Zarr 0.4 and 0.5."""
+"""Zarr in: arrays of version 2 and 3, and images of OME-Zarr 0.4 and 0.5. And out: OME-Zarr 0.5 [1]_ with a pyramid.
+
+.. [1] https://ngff.openmicroscopy.org/0.5/
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import zarr
 
 from lsfm_core.errors import InputError, LsfmError, SourceError
 from lsfm_core.formats._channels import check_one_timepoint, pick_channel
 from lsfm_core.formats._geometry import voxel_size_or_none
+from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats.arrays import ArraySource
-from lsfm_core.geometry import Triple, mm_per
+from lsfm_core.geometry import Shape3, Triple, mm_per, voxel_count
+from lsfm_core.pyramid import LevelPlan, plan_levels, reducer
 
-__all__ = ["open_zarr"]
+__all__ = ["OmeZarrOutput", "open_zarr"]
 
 _SUPPORTED = ("0.4", "0.5")
+#: Planes are kept until they fill a layer of chunks; chunks of large planes are made flat, so that no layer is larger than this.
+_LAYER_BYTES = 128 * 2**20
+_COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("opacity", "FFFFFF"))
 
 
 def open_zarr(path: Path, channel: int | str | None) -> ArraySource:
@@ -111,3 +123,148 @@ def _voxel_size(image: Mapping[str, Any], axes: Any) -> Triple | None:
             if step.get("type") == "scale" and "scale" in step:
                 sizes = [size * float(factor) for size, factor in zip(sizes, step["scale"][-3:], strict=True)]
     return voxel_size_or_none(sizes)
+
+
+class _Level:
+    """One level on its way to the file: it gathers planes until they fill a layer of chunks, and carries them on to the next."""
+
+    def __init__(self, image: OutputImage, plan: LevelPlan, array: zarr.Array[Any], coarser: _Level | None) -> None:
+        self._image = image
+        self._factors = plan.factors
+        self._array = array
+        self._coarser = coarser
+        self._step = (1, 1, 1) if coarser is None else tuple(np.floor_divide(coarser._factors, plan.factors))
+        self._reducer = reducer(image.kind, image.dtype)
+        self._carried = self._reducer.carried_dtype(plan.factors)
+        self._layer = np.empty((plan.chunks[0], *plan.shape[1:], *image.shape[3:]), image.dtype)
+        self._written = self._filled = 0
+        # Planes that wait for the others of their block.
+        self._rest = np.empty((0, *self._layer.shape[1:]), self._carried)
+
+    def add(self, carried: npt.NDArray[Any]) -> None:
+        """Take the planes that follow; `lsfm_core.pyramid.Reducer` says what is carried."""
+        voxels = carried
+        if self._factors != (1, 1, 1):
+            start = (self._written + self._filled, 0, 0)
+            voxels = self._reducer.finish(carried, self._factors, start, self._image.space.shape)
+        while len(voxels):
+            part = voxels[: len(self._layer) - self._filled]
+            self._layer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            voxels = voxels[len(part) :]
+            if self._filled == len(self._layer):
+                self._write_layer()
+        if self._coarser is not None:
+            if len(self._rest):
+                carried = np.concatenate((self._rest, carried))
+            whole = len(carried) - len(carried) % self._step[0]
+            self._rest = carried[whole:].copy()
+            if whole:
+                self._coarser.add(self._reducer.reduce(carried[:whole], self._step, self._coarser._carried))
+
+    def finish(self) -> None:
+        """Write what is left, here and in the coarser levels."""
+        self._write_layer()
+        if self._coarser is not None:
+            if len(self._rest):
+                self._coarser.add(self._reducer.reduce(self._rest, self._step, self._coarser._carried))
+            self._coarser.finish()
+
+    def _write_layer(self) -> None:
+        planes = slice(self._written, self._written + self._filled)
+        layer = self._layer[: self._filled]
+        if self._filled:
+            self._array[..., planes, :, :] = layer if self._image.components == 1 else np.moveaxis(layer, -1, 0)
+        self._written += self._filled
+        self._filled = 0
+
+
+class _ZarrSink(Sink):
+    def __init__(self, image: OutputImage, finest: _Level) -> None:
+        super().__init__(image, 0)
+        self._finest = finest
+
+    def _append(self, planes: npt.NDArray[Any]) -> None:
+        self._finest.add(planes)
+
+    def finish(self) -> None:
+        super().finish()
+        self._finest.finish()
+
+
+class OmeZarrOutput(OutputFormat):
+    """OME-Zarr 0.5 in zarr's version 3, with a pyramid and the axes' anatomical orientation."""
+
+    name = "OME-Zarr"
+    axis = 0
+    dtypes = ALL_DTYPES
+    is_folder = True
+
+    @contextmanager
+    def open(self, paths: Sequence[Path], image: OutputImage, threads: int) -> Iterator[_ZarrSink]:
+        (path,) = paths
+        plans = _plan(image)
+        group = zarr.create_group(path, zarr_format=3, attributes={"ome": _metadata(image, plans), "lsfm": image.facts()})
+        # NGFF wants channels before space.
+        channels = (image.components,) if image.components > 1 else ()
+        levels: list[_Level] = []
+        for index, plan in reversed(list(enumerate(plans))):
+            array = group.create_array(
+                str(index),
+                shape=(*channels, *plan.shape),
+                chunks=(*(1 for _ in channels), *plan.chunks),
+                dtype=image.stored,
+                dimension_names=[*("c" for _ in channels), "z", "y", "x"],
+            )
+            levels.append(_Level(image, plan, array, levels[-1] if levels else None))
+        yield _ZarrSink(image, levels[-1])
+
+    def disk_bytes(self, path: Path, image: OutputImage) -> int:
+        return sum(voxel_count(plan.shape) for plan in _plan(image)) * image.components * image.dtype.itemsize
+
+
+def _plan(image: OutputImage) -> list[LevelPlan]:
+    plans = plan_levels(image.space.shape, image.space.voxel_size_mm, image.dtype.itemsize)
+    return [replace(plan, chunks=_flat_enough(plan, image.dtype.itemsize * image.components)) for plan in plans]
+
+
+def _flat_enough(plan: LevelPlan, itemsize: int) -> Shape3:
+    """The plan's chunks, or flatter and wider ones of the same size, of which a layer is not too large."""
+    depth, rows, columns = plan.chunks
+    while depth > 1 and depth * voxel_count(plan.shape[1:]) * itemsize > _LAYER_BYTES:
+        depth //= 2
+        if rows < columns:
+            rows = min(2 * rows, plan.shape[1])
+        else:
+            columns = min(2 * columns, plan.shape[2])
+    return depth, rows, columns
+
+
+def _metadata(image: OutputImage, plans: Sequence[LevelPlan]) -> dict[str, Any]:
+    channels = [{"name": "c", "type": "channel"}] if image.components > 1 else []
+    space = [
+        {"name": name, "type": "space", "unit": "millimeter", "orientation": {"type": "anatomical", "value": value}}
+        for name, value in zip("zyx", image.space.orientation.directions, strict=True)
+    ]
+    datasets = []
+    for index, plan in enumerate(plans):
+        level = image.space.level(plan.factors, plan.shape)
+        scale = {"type": "scale", "scale": [1.0 for _ in channels] + list(level.voxel_size_mm)}
+        translation = {"type": "translation", "translation": [0.0 for _ in channels] + list(level.offset_mm)}
+        datasets.append({"path": str(index), "coordinateTransformations": [scale, translation]})
+    multiscale = {
+        "name": image.name or "image",
+        "axes": channels + space,
+        "datasets": datasets,
+        "type": "mode" if image.kind == "labels" else "mean",
+    }
+    metadata: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
+    if image.kind == "labels":
+        metadata["image-label"] = {}
+    if image.is_colour:
+        top = np.iinfo(image.dtype).max
+        window = {"min": 0, "max": top, "start": 0, "end": top}
+        metadata["omero"] = {
+            "channels": [{"label": label, "color": colour, "window": window} for label, colour in _COLOURS[: image.components]]
+        }
+    return metadata
