@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip_lib, isal_zlib
+from isal import igzip_lib, igzip_threaded, isal_zlib
 
 from lsfm_core.errors import SourceError
 from lsfm_core.records import FileRecord
 
-__all__ = ["MAX_DEFLATE_RATIO", "Checksum", "DataFile", "Inflater", "bytes_of", "companion", "read_head"]
+__all__ = ["MAX_DEFLATE_RATIO", "Checksum", "DataFile", "Inflater", "bytes_of", "companion", "gzip_stream", "read_head"]
 
 #: Deflate cannot do better than 1032:1; a header that needs more than this tells a lie.
 MAX_DEFLATE_RATIO = 1100
@@ -214,6 +216,18 @@ def read_head(file: DataFile, size: int) -> bytes:
     while len(out) < size and (data := stream.read(size - len(out))):
         out += data
     return out
+
+
+@contextmanager
+def gzip_stream(file: Path | IO[bytes], threads: int) -> Iterator[IO[bytes]]:
+    """A gzip stream to write, into a new file or from where an open one stands."""
+    try:
+        with igzip_threaded.open(file, "wb", compresslevel=1, threads=threads) as stream:
+            yield cast(IO[bytes], stream)
+    except OSError as error:
+        # A thread's error is raised again and again, and becomes its own context, which contextlib would follow forever.
+        error.__context__ = None
+        raise
 
 
 def companion(header: Path, name: str) -> Path:

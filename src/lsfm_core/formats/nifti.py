@@ -10,10 +10,9 @@ from typing import IO, Any, cast
 
 import nibabel
 import numpy as np
-from isal import igzip_threaded
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._files import DataFile, read_head
+from lsfm_core.formats._files import DataFile, gzip_stream, read_head
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
 from lsfm_core.formats._sink import OutputFormat, OutputImage, dtype_set
@@ -175,10 +174,7 @@ def _gzip_streams(path: Path, parts: int, threads: int) -> Iterator[list[IO[byte
     try:
         with ExitStack() as stack:
             share = max(1, threads // parts)
-            yield [
-                stack.enter_context(cast(IO[bytes], igzip_threaded.open(file, "wb", compresslevel=1, threads=share)))
-                for file in files
-            ]
+            yield [stack.enter_context(gzip_stream(file, share)) for file in files]
         with path.open("ab") as whole:
             for file in files[1:]:
                 with file.open("rb") as rest:

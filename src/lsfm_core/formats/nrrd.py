@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from isal import igzip_threaded
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._files import DataFile, companion
+from lsfm_core.formats._files import DataFile, companion, gzip_stream
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
 from lsfm_core.formats._sink import OutputFormat, OutputImage, dtype_set
@@ -232,8 +231,8 @@ class NrrdOutput(OutputFormat):
         (path,) = paths
         with path.open("wb") as file:
             file.write(_header(image))
-            with igzip_threaded.open(file, "wb", compresslevel=1, threads=threads) as stream:
-                yield RawSink(image, self.axis, [cast(IO[bytes], stream)], "LPS")
+            with gzip_stream(file, threads) as stream:
+                yield RawSink(image, self.axis, [stream], "LPS")
 
 
 def _header(image: OutputImage) -> bytes:

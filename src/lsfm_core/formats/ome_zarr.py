@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +130,12 @@ def _voxel_size(image: Mapping[str, Any], axes: Any) -> Triple | None:
 class _Level:
     """One level on its way to the file: it gathers planes until they fill a layer of chunks, and carries them on to the next."""
 
-    def __init__(self, image: OutputImage, plan: LevelPlan, array: zarr.Array[Any], coarser: _Level | None) -> None:
+    def __init__(
+        self, image: OutputImage, plan: LevelPlan, array: zarr.Array[Any], coarser: _Level | None, pool: ThreadPoolExecutor
+    ) -> None:
         self._image = image
         self._factors = plan.factors
+        self._pool = pool
         self._array = array
         self._coarser = coarser
         self._step = (1, 1, 1) if coarser is None else tuple(np.floor_divide(coarser._factors, plan.factors))
@@ -171,10 +176,18 @@ class _Level:
             self._coarser.finish()
 
     def _write_layer(self) -> None:
-        planes = slice(self._written, self._written + self._filled)
         layer = self._layer[: self._filled]
-        if self._filled:
-            self._array[..., planes, :, :] = layer if self._image.components == 1 else np.moveaxis(layer, -1, 0)
+        if self._image.components > 1:
+            layer = np.moveaxis(layer, -1, 0)
+        edges = [range(0, n, step) for n, step in zip(layer.shape, self._array.chunks, strict=True)]
+
+        def write(start: tuple[int, ...]) -> None:
+            box = [slice(a, min(a + step, n)) for a, step, n in zip(start, self._array.chunks, layer.shape, strict=True)]
+            planes = slice(self._written, self._written + self._filled)
+            self._array[(*box[:-3], planes, *box[-2:])] = layer[tuple(box)]
+
+        # Chunk by chunk: when one fails, zarr goes on with the others that it was given, in a folder that is being removed.
+        list(self._pool.map(write, product(*edges)))
         self._written += self._filled
         self._filled = 0
 
@@ -208,6 +221,7 @@ class OmeZarrOutput(OutputFormat):
         # NGFF wants channels before space.
         channels = (image.components,) if image.components > 1 else ()
         levels: list[_Level] = []
+        pool = ThreadPoolExecutor(threads)
         for index, plan in reversed(list(enumerate(plans))):
             array = group.create_array(
                 str(index),
@@ -216,8 +230,9 @@ class OmeZarrOutput(OutputFormat):
                 dtype=image.stored,
                 dimension_names=[*("c" for _ in channels), "z", "y", "x"],
             )
-            levels.append(_Level(image, plan, array, levels[-1] if levels else None))
-        yield _ZarrSink(image, levels[-1])
+            levels.append(_Level(image, plan, array, levels[-1] if levels else None, pool))
+        with pool:
+            yield _ZarrSink(image, levels[-1])
 
     def disk_bytes(self, path: Path, image: OutputImage) -> int:
         return sum(voxel_count(plan.shape) for plan in _plan(image)) * image.components * image.dtype.itemsize
@@ -250,7 +265,9 @@ def _metadata(image: OutputImage, plans: Sequence[LevelPlan]) -> dict[str, Any]:
     for index, plan in enumerate(plans):
         level = image.space.level(plan.factors, plan.shape)
         scale = {"type": "scale", "scale": [1.0 for _ in channels] + list(level.voxel_size_mm)}
-        translation = {"type": "translation", "translation": [0.0 for _ in channels] + list(level.offset_mm)}
+        # Along the axes, which is not the way in the world where these are oblique: levels must lie upon each other in the file.
+        offset = np.add(image.space.offset_mm, np.subtract(level.voxel_size_mm, image.space.voxel_size_mm) / 2)
+        translation = {"type": "translation", "translation": [0.0 for _ in channels] + offset.tolist()}
         datasets.append({"path": str(index), "coordinateTransformations": [scale, translation]})
     multiscale = {
         "name": image.name or "image",
