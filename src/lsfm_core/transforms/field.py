@@ -29,7 +29,7 @@ IntArray = npt.NDArray[np.intp]
 
 #: A point that lies on a face but for rounding counts as inside at the lower face and outside at the upper one, as in exact
 #: arithmetic. Else the blocks of an image, whose rounding differs, could disagree there. Voxels.
-FACE_SLACK = 1e-9
+FACE_SLACK = 1e-10
 #: Rounding between two ways to an index, with room to spare. Voxels.
 _INDEX_SLACK = 1e-6
 #: Voxels of a field that are in memory at once: 24 MiB of float64 vectors.
@@ -147,7 +147,8 @@ class DisplacementField(Transform):
 
     def contains(self, index: FloatArray) -> npt.NDArray[np.bool_]:
         """Whether continuous indices (n, 3) are in the domain."""
-        return np.all((index >= -0.5 - FACE_SLACK) & (index < self._last + 0.5 - FACE_SLACK), axis=1)
+        inside: npt.NDArray[np.bool_] = np.all((index >= -0.5 - FACE_SLACK) & (index < self._last + 0.5 - FACE_SLACK), axis=1)
+        return inside
 
     def meets(self, reach: FloatArray) -> bool:
         """Whether a box of continuous indices, given as (2, 3), lower and upper, reaches into the domain."""
