@@ -508,6 +508,8 @@ def test_what_is_no_usable_transform_is_refused_by_name(tmp_path: Path) -> None:
     refused("spline.h5", "BSplineTransform")
     sitk.WriteTransform(sitk.ComposeScaleSkewVersor3DTransform(), str(tmp_path / "skew.mat"))
     refused("skew.mat", "ComposeScaleSkewVersor3DTransform")
+    sitk.WriteTransform(sitk.CompositeTransform([sitk.ComposeScaleSkewVersor3DTransform()]), str(tmp_path / "skew.h5"))
+    refused("skew.h5", "ComposeScaleSkewVersor3DTransform")
     sitk.WriteTransform(sitk.AffineTransform(2), str(tmp_path / "flat.txt"))
     refused("flat.txt", "2-D")
     (tmp_path / "singular.txt").write_text("1 0 0 0\n0 0 0 0\n0 0 1 0\n0 0 0 1\n")

@@ -193,7 +193,7 @@ def _corners(bounds: FloatArray) -> FloatArray:
 
 
 def _itk_field(space: Space, vectors: FloatArray, lowered: float = 0) -> Any:
-    """ITK's transform of displacements (a, b, c, 3) in R, A, S mm, which it overwrites; the grid is `lowered` by parts of a voxel."""
+    """ITK's form of displacements (a, b, c, 3) in R, A, S mm, which it overwrites; the grid is `lowered` by part of a voxel."""
     import SimpleITK as sitk
 
     vectors *= (-1, -1, 1)

@@ -46,7 +46,7 @@ def read_transforms(path: Path) -> list[Transform]:
         matrix = _read_matrix(path)
         if matrix is not None:
             return [Affine(matrix, name=path.name)]
-        parts = _parts(_read_itk(path))
+        parts = _read_itk(path)
         names = [path.name] if len(parts) == 1 else [f"{path.name} part {i}" for i in range(1, len(parts) + 1)]
         return [_from_itk(path, part, name) for part, name in zip(parts, names, strict=True)]
     except InputError as error:
@@ -67,7 +67,7 @@ def _read_matrix(path: Path) -> FloatArray | None:
     return np.array(rows) if len(rows) == 4 and all(len(row) == 4 for row in rows) else None
 
 
-def _read_itk(path: Path) -> Any:
+def _read_itk(path: Path) -> list[Any]:
     suffix = path.suffix.lower()
     if suffix not in _ITK_SUFFIXES:
         raise SourceError(
@@ -83,15 +83,16 @@ def _read_itk(path: Path) -> Any:
             "their own"
         )
     try:
-        transform = sitk.ReadTransform(str(path))
+        parts = _parts(sitk.ReadTransform(str(path)))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise SourceError(f"{path}: not readable as an ITK transform: {reason}") from error
     except (KeyError, TypeError) as error:  # SimpleITK has no class for some that ITK reads
-        raise SourceError(f"{path}: holds a {kinds[0]}; {_USABLE}") from error
-    if transform.GetDimension() != 3:
-        raise SourceError(f"{path}: holds a {transform.GetDimension()}-D {transform.GetName()}, expected a 3-D transform")
-    return transform
+        raise SourceError(f"{path}: holds {', '.join(kinds)}; {_USABLE}") from error
+    for part in parts:
+        if part.GetDimension() != 3:
+            raise SourceError(f"{path}: holds a {part.GetDimension()}-D {part.GetName()}, expected a 3-D transform")
+    return parts
 
 
 def _kinds(path: Path) -> list[str]:
