@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lsfm_core import ExistsError, InputError, LsfmError, SourceError, UnknownChannelError, open_lsfm
+from lsfm_core import ExistsError, LsfmError, SourceError, UnknownChannelError, open_lsfm
 from lsfm_core.cli import main
 from lsfm_core.pyramid import block_mode
 from lsfm_core.regions import LabelTable

@@ -19,6 +19,8 @@ from lsfm_core.transforms.field import FACE_SLACK, DisplacementField, InverseFie
 __all__ = ["BlockTransform", "TransformChain"]
 
 _VECTOR_BYTES = 24
+#: Voxel centres through which a numeric inverse is sought at once: that takes twelve times their own size.
+_POINTS_AT_ONCE = 2**17
 #: Points that stand for a block: more are replaced by the corners of the box around them.
 _HULL_POINTS = 512
 
@@ -121,7 +123,8 @@ class TransformChain(Transform):
             By how many of its voxels the block is enlarged on all sides, in what is held and in what `BlockTransform.points`
             stand for.
         max_bytes : int
-            Bytes of displacements that may be held. While a crop is being read, two and a half times its share are in use.
+            Bytes of displacements that may be held. While they are made ready up to twice as much is in use, or, with a numeric
+            inverse, six times.
 
         Returns
         -------
@@ -150,7 +153,9 @@ class TransformChain(Transform):
             if held > max_bytes:
                 return None
             centres = voxel_centres(grid)
-            points = TransformChain(self.folded[inner:]).map_points(centres)
+            outer = TransformChain(self.folded[inner:])
+            pieces = np.array_split(centres, -(-len(centres) // _POINTS_AT_ONCE))
+            points = np.concatenate([outer.map_points(piece) for piece in pieces])
             parts.append(_itk_field(grid, (points - centres).reshape(*grid.shape, 3)))
         else:
             corners = list(product(*((-margin_vox, n - 1 + margin_vox) for n in block.shape)))
@@ -170,14 +175,14 @@ class TransformChain(Transform):
                 if held > max_bytes:
                     return None
                 vectors = step.read(box)
-                # The crop begins a trifle lower, so that ITK sees the domain's faces where `DisplacementField` does.
-                parts.append(_itk_field(step.space.crop(box.starts, box.stops), vectors, FACE_SLACK))
                 shifts = np.stack([vectors.min(axis=(0, 1, 2)), vectors.max(axis=(0, 1, 2))])
                 if not step.contains(reach).all():
                     shifts = np.stack([np.minimum(shifts[0], 0), np.maximum(shifts[1], 0)])
                 if len(points) * 8 > _HULL_POINTS:
                     points = _corners(np.stack([points.min(axis=0), points.max(axis=0)]))
                 points = (points[:, None] + _corners(shifts)).reshape(-1, 3)
+                # The crop begins a trifle lower, so that ITK sees the domain's faces where `DisplacementField` does.
+                parts.append(_itk_field(step.space.crop(box.starts, box.stops), vectors, FACE_SLACK))
         itk = sitk.CompositeTransform(parts[::-1]) if parts else sitk.Transform()
         return BlockTransform(itk, points, held)
 
@@ -188,10 +193,11 @@ def _corners(bounds: FloatArray) -> FloatArray:
 
 
 def _itk_field(space: Space, vectors: FloatArray, lowered: float = 0) -> Any:
-    """ITK's transform of displacements (a, b, c, 3) in R, A, S mm, with the grid `lowered` by a part of a voxel."""
+    """ITK's form of displacements (a, b, c, 3) in R, A, S mm, which it overwrites; the grid is `lowered` by part of a voxel."""
     import SimpleITK as sitk
 
-    image = sitk.GetImageFromArray(vectors * (-1, -1, 1), isVector=True)
+    vectors *= (-1, -1, 1)
+    image = sitk.GetImageFromArray(vectors, isVector=True)
     shifted = space.world_from_voxel.copy()
     shifted[:3, 3] -= lowered * shifted[:3, :3].sum(axis=1)
     origin, spacing, direction = Space(space.shape, shifted).to_itk()

@@ -29,7 +29,7 @@ IntArray = npt.NDArray[np.intp]
 
 #: A point that lies on a face but for rounding counts as inside at the lower face and outside at the upper one, as in exact
 #: arithmetic. Else the blocks of an image, whose rounding differs, could disagree there. Voxels.
-FACE_SLACK = 1e-9
+FACE_SLACK = 1e-10
 #: Rounding between two ways to an index, with room to spare. Voxels.
 _INDEX_SLACK = 1e-6
 #: Voxels of a field that are in memory at once: 24 MiB of float64 vectors.
@@ -112,7 +112,7 @@ class DisplacementField(Transform):
         index = apply_affine(self.space.voxel_from_world, mapped)
         inside = np.flatnonzero(self.contains(index))
         index = index[inside]
-        for group in _groups(np.clip(index, 0, self._last), _CROP_VOXELS):
+        for group in _groups(index, _CROP_VOXELS):
             box = self.box_around(index[group])
             mapped[inside[group]] += _interpolate(self.read(box), index[group] - box.starts)
         return mapped
@@ -147,7 +147,8 @@ class DisplacementField(Transform):
 
     def contains(self, index: FloatArray) -> npt.NDArray[np.bool_]:
         """Whether continuous indices (n, 3) are in the domain."""
-        return np.all((index >= -0.5 - FACE_SLACK) & (index < self._last + 0.5 - FACE_SLACK), axis=1)
+        inside: npt.NDArray[np.bool_] = np.all((index >= -0.5 - FACE_SLACK) & (index < self._last + 0.5 - FACE_SLACK), axis=1)
+        return inside
 
     def meets(self, reach: FloatArray) -> bool:
         """Whether a box of continuous indices, given as (2, 3), lower and upper, reaches into the domain."""
@@ -296,26 +297,29 @@ class InverseField(Transform):
         """Indices y with y + u(y) = target for a group of targets, in parts that fit into memory."""
         target = targets[group]
         bounds = np.stack([target.min(axis=0), target.max(axis=0)])
-        reach = bounds
-        box = self.field.box_around(reach)
+        extent = np.ptp(bounds, axis=0)
+        box = self.field.box_around(bounds)
+        reach = None
         while True:
-            if box.voxels > _CROP_VOXELS and np.ptp(bounds, axis=0).max() > 0:
-                axis = int(np.argmax(np.ptp(bounds, axis=0)))
+            # In steps of the array axes.
+            crop = self.field.read(box) @ self.field.space.voxel_from_world[:3, :3].T
+            # target - u maps any point into `needed`. Once that lies in the box itself, so does a solution (Brouwer), and no
+            # fixed-point step leaves it.
+            needed = np.stack([bounds[0] - crop.max(axis=(0, 1, 2)), bounds[1] - crop.min(axis=(0, 1, 2))])
+            if box.covers(self.field.box_around(needed)):
+                break
+            # The targets' own place is only the first guess; from the second on the box must grow, so that this comes to an end.
+            reach = needed if reach is None else np.stack([np.minimum(reach[0], needed[0]), np.maximum(reach[1], needed[1])])
+            wider = self.field.box_around(reach + np.array([[-1], [1]]))
+            if wider.voxels > _CROP_VOXELS:
+                if extent.max() <= 1:
+                    break  # a field so wild that its residual will tell
+                axis = int(extent.argmax())
                 low = target[:, axis] < bounds[:, axis].mean()
                 yield from self._solve(group[low], targets)
                 yield from self._solve(group[~low], targets)
                 return
-            # In steps of the array axes.
-            crop = self.field.read(box) @ self.field.space.voxel_from_world[:3, :3].T
-            # y = target - u(y) maps the box into one that is at most so large. Once that lies in the box itself, so does the
-            # solution (Brouwer), and no iteration leaves it.
-            low_reach = bounds[0] - crop.max(axis=(0, 1, 2))
-            high_reach = bounds[1] - crop.min(axis=(0, 1, 2))
-            needed = self.field.box_around(np.stack([low_reach, high_reach]))
-            if box.covers(needed):
-                break
-            reach = np.stack([np.minimum(reach[0], low_reach) - 1, np.maximum(reach[1], high_reach) + 1])
-            box = self.field.box_around(reach)
+            box = wider
         yield group, _invert(crop, np.array(box.starts), target)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ __all__ = ["read_transforms"]
 
 _HDF5_SUFFIXES = {".h5", ".hdf5"}
 _ITK_SUFFIXES = {".txt", ".tfm", ".mat", ".xfm"} | _HDF5_SUFFIXES
+_USABLE = "only affine transforms and displacement fields can be used"
 #: How text and MATLAB files spell the kind of each transform that they hold.
 _ITK_KIND = re.compile(rb"([A-Za-z0-9]+)_(?:double|float)_\d+_\d+")
 
@@ -46,7 +46,7 @@ def read_transforms(path: Path) -> list[Transform]:
         matrix = _read_matrix(path)
         if matrix is not None:
             return [Affine(matrix, name=path.name)]
-        parts = list(_flatten(_read_itk(path)))
+        parts = _read_itk(path)
         names = [path.name] if len(parts) == 1 else [f"{path.name} part {i}" for i in range(1, len(parts) + 1)]
         return [_from_itk(path, part, name) for part, name in zip(parts, names, strict=True)]
     except InputError as error:
@@ -67,7 +67,7 @@ def _read_matrix(path: Path) -> FloatArray | None:
     return np.array(rows) if len(rows) == 4 and all(len(row) == 4 for row in rows) else None
 
 
-def _read_itk(path: Path) -> Any:
+def _read_itk(path: Path) -> list[Any]:
     suffix = path.suffix.lower()
     if suffix not in _ITK_SUFFIXES:
         raise SourceError(
@@ -75,47 +75,48 @@ def _read_itk(path: Path) -> Any:
         )
     import SimpleITK as sitk
 
-    _check_single(path)
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise SourceError(f"{path}: not readable as an ITK transform: {reason}") from error
-    if transform.GetDimension() != 3:
-        raise SourceError(f"{path}: holds a {transform.GetDimension()}-D {transform.GetName()}, expected a 3-D transform")
-    return transform
-
-
-def _check_single(path: Path) -> None:
-    """Refuse a file of several transforms that are no composite: their order is nowhere defined, and SimpleITK takes the first."""
-    if path.suffix.lower() in _HDF5_SUFFIXES:
-        import h5py
-
-        try:
-            with h5py.File(path) as file:
-                group = file["TransformGroup"]
-                kinds = [group[i]["TransformType"][0] for i in sorted(group, key=int)]
-        except (OSError, KeyError, ValueError) as error:
-            raise SourceError(f"{path}: not readable as an ITK transform: {error}") from error
-    else:
-        kinds = [match[1] for match in _ITK_KIND.finditer(path.read_bytes())]
-    if len(kinds) > 1 and not kinds[0].startswith(b"CompositeTransform"):
+    kinds = _kinds(path)
+    if len(kinds) > 1 and not kinds[0].startswith("CompositeTransform"):
+        # Their order is nowhere defined, and SimpleITK takes the first.
         raise SourceError(
             f"{path}: holds {len(kinds)} transforms, but not in which order they apply: save them as one composite, or in files of "
             "their own"
         )
+    try:
+        parts = _parts(sitk.ReadTransform(str(path)))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise SourceError(f"{path}: not readable as an ITK transform: {reason}") from error
+    except (KeyError, TypeError) as error:  # SimpleITK has no class for some that ITK reads
+        raise SourceError(f"{path}: holds {', '.join(kinds)}; {_USABLE}") from error
+    for part in parts:
+        if part.GetDimension() != 3:
+            raise SourceError(f"{path}: holds a {part.GetDimension()}-D {part.GetName()}, expected a 3-D transform")
+    return parts
 
 
-def _flatten(transform: Any) -> Iterator[Any]:
-    """The parts of a composite, of its composites too."""
+def _kinds(path: Path) -> list[str]:
+    """The kinds of the transforms in a file, in ITK's spelling; of MINC's files, none."""
+    if path.suffix.lower() not in _HDF5_SUFFIXES:
+        return [match[1].decode() for match in _ITK_KIND.finditer(path.read_bytes())]
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            group = file["TransformGroup"]
+            return [group[index]["TransformType"].asstr()[0] for index in sorted(group, key=int)]
+    except (OSError, KeyError, ValueError) as error:
+        raise SourceError(f"{path}: not readable as an ITK transform: {error}") from error
+
+
+def _parts(transform: Any) -> list[Any]:
+    """The parts of a composite (in a file they are no composites themselves), else the transform alone."""
     import SimpleITK as sitk
 
     if transform.GetTransformEnum() != sitk.sitkComposite:
-        yield transform
-        return
+        return [transform]
     composite = sitk.CompositeTransform(transform)
-    for index in range(composite.GetNumberOfTransforms()):
-        yield from _flatten(composite.GetNthTransform(index))
+    return [composite.GetNthTransform(index) for index in range(composite.GetNumberOfTransforms())]
 
 
 def _from_itk(path: Path, transform: Any, name: str) -> Transform:
@@ -127,7 +128,7 @@ def _from_itk(path: Path, transform: Any, name: str) -> Transform:
         space = Space.from_itk(vectors.shape[:3], image.GetOrigin(), image.GetSpacing(), image.GetDirection())
         return DisplacementField(space, vectors, name=name)
     if not transform.IsLinear():
-        raise SourceError(f"{path}: holds a {transform.GetName()}; only affine transforms and displacement fields can be used")
+        raise SourceError(f"{path}: holds a {transform.GetName()}; {_USABLE}")
     if transform.GetTransformEnum() == sitk.sitkAffine:
         return Affine.from_itk(transform.GetParameters(), transform.GetFixedParameters(), name)
     # Rigid, similarity and the like: a linear map is known by what it does to four points.
