@@ -234,6 +234,11 @@ class Space:
         return float(i), float(j), float(k)
 
     @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of a voxel, whatever angles its edges make."""
+        return float(abs(np.linalg.det(self.world_from_voxel[:3, :3])))
+
+    @property
     def orientation(self) -> Orientation:
         """The code nearest to the axes' true directions (exact unless the affine is oblique)."""
         direction = self.world_from_voxel[:3, :3] / np.asarray(self.voxel_size_mm)

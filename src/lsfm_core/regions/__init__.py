@@ -1,5 +1,17 @@
 """Regions: what the ids of a labels channel mean, and where they lie."""
 
 from lsfm_core.regions.table import Label, LabelTable, read_label_table
+from lsfm_core.regions.voxels import Hemisphere, LabelSet, RegionVoxels, count_labels, locate_region, midline_mm, surface_points
 
-__all__ = ["Label", "LabelTable", "read_label_table"]
+__all__ = [
+    "Hemisphere",
+    "Label",
+    "LabelSet",
+    "LabelTable",
+    "RegionVoxels",
+    "count_labels",
+    "locate_region",
+    "midline_mm",
+    "read_label_table",
+    "surface_points",
+]
