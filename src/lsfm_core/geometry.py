@@ -9,7 +9,7 @@ right. Every sign, flip and letter of the project is decided in this module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from typing import Any
@@ -159,6 +159,30 @@ class Box:
         r, a, s = (high - low for low, high in zip(self.lower_mm, self.upper_mm, strict=True))
         return r, a, s
 
+    @classmethod
+    def of(cls, points: npt.ArrayLike) -> Box:
+        """The smallest box that holds all `points` (n, 3), RAS mm."""
+        low, high = np.min(points, axis=0), np.max(points, axis=0)
+        return cls((float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2])))
+
+    @classmethod
+    def around(cls, boxes: Iterable[Box]) -> Box:
+        """The smallest box that holds all `boxes`."""
+        return cls.of([corner for box in boxes for corner in (box.lower_mm, box.upper_mm)])
+
+    @property
+    def corners(self) -> FloatArray:
+        """(8, 3) RAS mm."""
+        return np.array(list(product(*zip(self.lower_mm, self.upper_mm, strict=True))))
+
+    def meets(self, other: Box) -> bool:
+        """Whether the two share more than a face."""
+        return all(a < d and c < b for a, b, c, d in zip(self.lower_mm, self.upper_mm, other.lower_mm, other.upper_mm, strict=True))
+
+    def grown(self, margin_mm: float) -> Box:
+        """This box with every face moved outward."""
+        return Box.of([np.subtract(self.lower_mm, margin_mm), np.add(self.upper_mm, margin_mm)])
+
     def __str__(self) -> str:
         return " x ".join(
             f"{name} {low:.3f}..{high:.3f}" for name, low, high in zip("RAS", self.lower_mm, self.upper_mm, strict=True)
@@ -227,6 +251,26 @@ class Space:
         lps_from_xyz[:3, 3] = origin
         return cls(_triple_of_int(shape), LPS_FROM_RAS @ lps_from_xyz[:, [2, 1, 0, 3]])
 
+    @classmethod
+    def from_box(cls, box: Box, resolution_mm: Sequence[float], orientation: Orientation) -> Space:
+        """Axis-aligned grid in a box: its outer faces lie on the box's faces with the smallest R, A and S.
+
+        An extent e at resolution r gets ``max(1, round(e / r))`` voxels of exactly r.
+
+        Parameters
+        ----------
+        box : Box
+        resolution_mm : sequence of 3 float
+            Along the axes of the result.
+        orientation : Orientation
+            Of the result.
+        """
+        size = check_voxel_size(resolution_mm, "resolution")
+        order = [_DIRECTION[letter][0] for letter in orientation.axcodes]
+        count = _counts(np.asarray(box.size_mm)[order], size)
+        first = [box.lower_mm[world] + 0.5 * r for world, r in sorted(zip(order, size, strict=True))]
+        return cls.from_orientation(_triple_of_int(count), size, orientation, first)
+
     @property
     def voxel_size_mm(self) -> Triple:
         """Edge lengths of a voxel along the array axes."""
@@ -261,17 +305,21 @@ class Space:
     @property
     def bounds(self) -> Box:
         """The RAS box around the image, to the voxels' outer faces."""
-        corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in self.shape], indexing="ij"), axis=-1).reshape(-1, 3)
-        world = corners @ self.world_from_voxel[:3, :3].T + self.world_from_voxel[:3, 3]
-        low, high = world.min(axis=0), world.max(axis=0)
-        return Box((float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2])))
+        return Box.of(self.to_world(list(product(*[(-0.5, n - 0.5) for n in self.shape]))))
 
     @property
     def first_voxel_mm(self) -> Triple:
         """R, A, S of the centre of the corner voxel that is first in all three (of an oblique image: of the corners' box)."""
-        corners = [self.world_from_voxel[:3] @ (*index, 1) for index in product(*[(0, n - 1) for n in self.shape])]
-        r, a, s = np.min(corners, axis=0)
-        return float(r), float(a), float(s)
+        return Box.of(self.to_world(list(product(*[(0, n - 1) for n in self.shape])))).lower_mm
+
+    def to_world(self, index: npt.ArrayLike) -> FloatArray:
+        """RAS mm (n, 3) of voxel indices (n, 3) in array order."""
+        return np.asarray(np.asarray(index, dtype=np.float64) @ self.world_from_voxel[:3, :3].T + self.world_from_voxel[:3, 3])
+
+    def to_voxel(self, points_mm: npt.ArrayLike) -> FloatArray:
+        """Voxel indices (n, 3) in array order, with fractions, of RAS mm (n, 3)."""
+        inverse = self.voxel_from_world
+        return np.asarray(np.asarray(points_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3])
 
     @property
     def offset_mm(self) -> Triple:
@@ -293,11 +341,11 @@ class Space:
         this_from_level[:3, 3] = 0.5 * (f - 1)
         return Space(_triple_of_int(shape), self.world_from_voxel @ this_from_level)
 
-    def crop(self, starts: Sequence[int], stops: Sequence[int]) -> Space:
+    def crop(self, starts: npt.ArrayLike, stops: npt.ArrayLike) -> Space:
         """Space of the box of voxels ``starts:stops``; it may reach outside."""
         affine = self.world_from_voxel.copy()
         affine[:3, 3] = self.world_from_voxel[:3, :3] @ np.asarray(starts, dtype=np.float64) + self.world_from_voxel[:3, 3]
-        return Space(_triple_of_int([b - a for a, b in zip(starts, stops, strict=True)]), affine)
+        return Space(_triple_of_int(np.subtract(stops, starts)), affine)
 
     def reorientation_to(self, orientation: Orientation) -> Reorientation:
         """The transposition and flips that bring the array nearest to `orientation`, without touching a value."""
@@ -333,27 +381,20 @@ class Space:
         """
         target = np.asarray(check_voxel_size(resolution_mm, "resolution"))
         own = np.asarray(self.voxel_size_mm)
-        # Nine decimals first: 7.75 / 0.1 is 77.50000000000001, and a half must not depend on such dust.
-        count = np.maximum(1, np.rint(np.round(own * self.shape / target, 9)))
+        count = _counts(own * self.shape, target)
         ratio = target / own
         this_from_new = np.eye(4)
         this_from_new[:3, :3] = np.diag(ratio)
         this_from_new[:3, 3] = 0.5 * ratio - 0.5
         return Space(_triple_of_int(count), self.world_from_voxel @ this_from_new)
 
-    def bounding_grid(self, resolution_mm: Sequence[float], orientation: Orientation) -> Space:
-        """Axis-aligned grid around the image, for one whose own axes are oblique.
-
-        Parameters
-        ----------
-        resolution_mm : sequence of 3 float
-            Along the axes of the result.
-        orientation : Orientation
-            Of the result.
-        """
-        box = self.bounds
-        unit = Space((1, 1, 1), np.diag([*box.size_mm, 1.0]) + _translation(np.add(box.lower_mm, np.multiply(box.size_mm, 0.5))))
-        return unit.reoriented(unit.reorientation_to(orientation)).with_resolution(resolution_mm)
+    def around(self, box: Box) -> Space:
+        """This grid's voxels, or their continuation outside of it, that have any part of `box` inside."""
+        index = self.to_voxel(box.corners)
+        # A face that lies on a voxel's face, but for rounding, does not reach into the next one.
+        starts = np.floor(np.round(index.min(axis=0) + 0.5, 4))
+        stops = np.maximum(starts + 1, np.ceil(np.round(index.max(axis=0) + 0.5, 4)))
+        return self.crop(starts, stops)
 
     def same_grid(self, other: Space) -> bool:
         """Whether both have the same shape and put every voxel at the same place (to 1e-4 of a voxel)."""
@@ -362,6 +403,16 @@ class Space:
         difference = np.abs(self.world_from_voxel - other.world_from_voxel)
         drift = difference[:3, :3] @ np.asarray(self.shape, dtype=np.float64) + difference[:3, 3]
         return bool(drift.max() < 1e-4 * min(self.voxel_size_mm))
+
+    def offset_in(self, other: Space) -> Shape3 | None:
+        """Index in `other` of this grid's first voxel, if all of this grid's voxels are voxels of `other` or its continuation.
+
+        To 1e-4 of a voxel; None where the two grids do not coincide.
+        """
+        start = np.rint(other.to_voxel([self.world_from_voxel[:3, 3]])[0])
+        offset = _triple_of_int(start)
+        same = other.crop(offset, np.add(offset, self.shape)).same_grid(self)
+        return offset if same else None
 
     def to_itk(self) -> tuple[Triple, Triple, tuple[float, ...]]:
         """Origin, spacing and direction for ITK: LPS mm, index order x, y, z = array axes 2, 1, 0.
@@ -389,6 +440,13 @@ def check_voxel_size(values: Sequence[float], name: str = "voxel size") -> Tripl
     return sizes[0], sizes[1], sizes[2]
 
 
+def _counts(extent_mm: npt.NDArray[np.float64], resolution_mm: npt.ArrayLike) -> FloatArray:
+    """How many voxels an extent gets, per axis."""
+    # Nine decimals first: 7.75 / 0.1 is 77.50000000000001, and a half must not depend on such dust.
+    counts: FloatArray = np.maximum(1, np.rint(np.round(extent_mm / np.asarray(resolution_mm), 9)))
+    return counts
+
+
 def mm_per(unit: object) -> float | None:
     """Millimetres in a unit of length, by any of its usual names; None for what is no such name (``pixel``)."""
     # ImageJ escapes the micro sign, and there are two of them in Unicode.
@@ -402,12 +460,6 @@ def voxel_count(shape: Sequence[int]) -> int:
     for n in shape:
         count *= int(n)
     return count
-
-
-def _translation(offset: npt.ArrayLike) -> FloatArray:
-    matrix = np.zeros((4, 4))
-    matrix[:3, 3] = offset
-    return matrix
 
 
 def _triple_of_int(values: Sequence[float] | npt.NDArray[Any]) -> Shape3:

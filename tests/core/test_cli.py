@@ -17,7 +17,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from lsfm_core.cli import _memory, main
+from lsfm_core.cli import main
+from lsfm_core.cli._options import memory
 from lsfm_core.testing import write_series
 
 
@@ -110,7 +111,7 @@ def test_unreadable_command_lines_are_code_2(arguments: list[str], capsys: pytes
     ("text", "size"), [("2GB", 2 * 10**9), ("500MB", 5 * 10**8), ("4GiB", 4 * 2**30), ("1.5g", 15 * 10**8), ("1000", 1000)]
 )
 def test_memory_sizes(text: str, size: int) -> None:
-    assert _memory(text) == size
+    assert memory(text) == size
 
 
 def test_version_names_the_libraries(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lsfm_core import ExistsError, LsfmError, SourceError, UnknownChannelError, open_lsfm
+from lsfm_core import (
+    ExistsError,
+    IngestRequest,
+    LsfmError,
+    Orientation,
+    SourceError,
+    Space,
+    UnknownChannelError,
+    ingest_channel,
+    open_lsfm,
+)
 from lsfm_core.cli import main
+from lsfm_core.formats.arrays import ArraySource
 from lsfm_core.pyramid import block_mode
 from lsfm_core.regions import LabelTable
 from lsfm_core.store import edit_lsfm, verify_file
@@ -127,6 +138,19 @@ def test_real_displacement_fields_are_partners(brain_data: Path, tmp_path: Path,
     with open_lsfm(path) as file:
         assert file["inverse_warp"].partner is None
     assert verify_file(path, levels=True).defects == ()
+
+
+@pytest.mark.parametrize(("height", "folded"), [(1.0, 0), (2.5, 42)])
+def test_folds_of_a_field_are_counted_when_it_is_stored(height: float, folded: int, tmp_path: Path) -> None:
+    # One of 8 sagittal planes is moved to the right: where the next one should be, or beyond it.
+    vectors = np.zeros((6, 7, 8, 3), np.float32)
+    vectors[:, :, 2, 0] = height
+    source = ArraySource(vectors, vectors=True)
+    source.space = Space.from_orientation((6, 7, 8), (1, 1, 1), Orientation("SAR"))
+    report = ingest_channel(IngestRequest(path=tmp_path / "brain.h5", channel="warp", kind="vectors", image=source))
+    assert [warning.split(":")[0].split(" (")[0] for warning in report.warnings] == (
+        [f"the displacement field folds space in {folded} of 336 voxels"] if folded else []
+    )
 
 
 def test_replacing_keeps_place_setup_and_affines(series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester) -> None:

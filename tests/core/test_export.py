@@ -154,7 +154,7 @@ def test_coarse_exports_do_not_alias(tmp_path: Path, ingest_series: Callable[...
 def test_blocks_leave_no_seam(brain_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"path": brain_file, "channel": "autofluo", "resolution_mm": (0.11, 0.13, 0.31), "level": 0}
     whole = export_channel(ExportRequest(**fields)).volume
-    monkeypatch.setattr("lsfm_core.export._BLOCK_VOXELS", 300)
+    monkeypatch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", 300)
     blocks = export_channel(ExportRequest(**fields))
     assert blocks.plan.block[0] < 12
     assert whole is not None

@@ -1,4 +1,4 @@
-"""The README's examples, run as they stand."""
+"""The examples of the README and the docs, run as they stand."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 
 from lsfm_core.cli import main
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
 # What differs from run to run.
-_TIMES = re.compile(r"[\d.]+ s( \(\d+ MB/s\))?")
+_TIMES = re.compile(r"[\d.]+ s( \(\d+ MB/s\))?|at most \d+ MB")
 
 
 @pytest.fixture
@@ -32,6 +34,9 @@ def test_commands_print_what_the_readme_shows(beside_the_data: Path, capsys: pyt
     for line in re.findall(r"^    lsfm-core ([^#\n]*)", README, re.MULTILINE):
         assert main(shlex.split(line)) == 0, line
         capsys.readouterr()
+    # The file that the README has made is the one of the page on exports.
+    (code,) = re.findall(r"```python\n(.*?)```", EXPORTS, re.DOTALL)
+    exec(compile(code, "exports.md", "exec"), {})
 
 
 def test_the_python_example_runs(beside_the_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

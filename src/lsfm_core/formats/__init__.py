@@ -29,8 +29,11 @@ __all__ = [
     "Source",
     "check_output",
     "new_file",
+    "new_files",
     "open_sink",
     "open_source",
+    "output_axis",
+    "output_paths",
     "write_plane",
 ]
 
@@ -150,7 +153,7 @@ def check_output(path: Path, image: OutputImage, *, overwrite: bool) -> int:
     if image.dtype.newbyteorder("=") not in output.dtypes:
         holds_all = "" if output.dtypes >= ALL_DTYPES else ": .npy and .ome.zarr can"
         raise InputError(f"{path}: {output.name} cannot hold voxels of type {image.dtype}{holds_all}")
-    for name in _output_paths(path, output):
+    for name in output_paths(path):
         check_new(name, overwrite)
         if name.exists() and not (_is_zarr(name) if output.is_folder else name.is_file()):
             raise StorageError(f"{name}: is no {output.name} that could be replaced: choose another name")
@@ -177,7 +180,7 @@ def open_sink(path: Path, image: OutputImage, *, overwrite: bool, threads: int) 
     """
     check_output(path, image, overwrite=overwrite)
     output = _output_format(path)
-    with new_files(_output_paths(path, output), overwrite) as partials, output.open(partials, image, threads) as sink:
+    with new_files(output_paths(path), overwrite) as partials, output.open(partials, image, threads) as sink:
         yield sink
         sink.finish()
 
@@ -254,5 +257,17 @@ def _output_format(path: Path) -> OutputFormat:
     raise InputError(f"{path}: unknown output format: use one of {', '.join(OUTPUT_SUFFIXES)}")
 
 
-def _output_paths(path: Path, output: OutputFormat) -> list[Path]:
-    return [path, *(path.with_suffix(suffix) for suffix in output.companions)]
+def output_axis(path: Path) -> int:
+    """The array axis along which the format of this name is written; raises as `output_paths`."""
+    return _output_format(path).axis
+
+
+def output_paths(path: Path) -> list[Path]:
+    """An output and the files that come with it.
+
+    Raises
+    ------
+    InputError
+        If the name's ending is of no known format.
+    """
+    return [path, *(path.with_suffix(suffix) for suffix in _output_format(path).companions)]

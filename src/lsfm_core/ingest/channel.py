@@ -24,6 +24,7 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
 from lsfm_core.regions import read_label_table
 from lsfm_core.store import LsfmEditor, check_channel_name, default_threads, edit_lsfm
+from lsfm_core.transforms import DisplacementField
 
 __all__ = ["IngestReport", "IngestRequest", "ingest_channel"]
 
@@ -219,6 +220,14 @@ def ingest_channel(
             editor.set_label_table(request.channel, table.to_json())
         if request.inverse_of is not None:
             editor.set_partners(request.channel, request.inverse_of)
+        if request.kind == "vectors":
+            search = Progress("look for folds", voxel_count(source.shape) * 12, progress, cancel)
+            folded, total = DisplacementField(space, editor[request.channel].levels[0].data).folding(search)
+            if folded:
+                warnings.append(
+                    f"the displacement field folds space in {folded} of {total} voxels (Jacobian determinant not positive): it has "
+                    "no inverse there"
+                )
     if state.non_finite:
         warnings.append(f"{state.non_finite} voxel(s) are NaN or infinite: kept, and left out of statistics")
     return IngestReport(

@@ -15,13 +15,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, FormatError, StorageError, UnknownChannelError
+from lsfm_core.errors import BusyError, FormatError, InputError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _paths
 from lsfm_core.store._xml import View, parse_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
+from lsfm_core.transforms import Affine
 
 __all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "open_lsfm"]
 
@@ -205,6 +206,22 @@ class LsfmFile:
             return {}
         facts: dict[str, Any] = json.loads(self.h5[_paths.acquisition(name)].asstr()[()])
         return facts
+
+    def affine(self, channel: str, name: str) -> Affine:
+        """An affine that is stored with a channel.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If the channel has no such affine.
+        """
+        if name not in self[channel].affines:
+            known = ", ".join(self[channel].affines) or "none"
+            raise InputError(f"{self.path}: channel {channel!r} has no affine {name!r}; it has: {known}")
+        group = self.h5[f"{_paths.channel(channel)}/{_paths.AFFINES}"]
+        parts = [group[f"{part}/{name}"][()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
+        return Affine.from_itk(parts[0], parts[1], name=name)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,271 @@
+"""Commands that take pieces out of a file."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from lsfm_core.cli._options import add_resources, add_verb, bar, numbers
+
+__all__ = ["add_commands"]
+
+_TRANSFORM_HELP = (
+    "a transform between the image and the output: the name of an affine or displacement field in the file, or the path of one; "
+    "NAME:invert for its inverse. Repeat it, nearest to the image first. "
+    "Long form: name=NAME,order=1,type=affine|field,invert=yes|no"
+)
+
+
+def add_commands(verbs: Any) -> None:
+    """Let the parser know the commands of this module."""
+    export = add_verb(
+        verbs, "export", _export, "take a channel out, or a piece of it, in RAS orientation or in atlas space",
+        "lsfm-core export brain.h5 --channel autofluo --resolution 0.1 --output brain_100um.nii.gz",
+    )  # fmt: skip
+    _add_image_options(export)
+    export.add_argument(
+        "--output",
+        required=True,
+        help=".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy; for --grid a folder, or FOLDER/name_%%d_%%d_%%d.tif",
+    )
+    grid = export.add_argument_group("in chunks")
+    grid.add_argument(
+        "--grid",
+        type=_counts,
+        metavar="N,N,N",
+        help="so many chunks of --size along R, A, S, the first at --origin; 0,0,0 for the whole image",
+    )
+    grid.add_argument("--overlap", type=numbers(1, 3), default=0.0, metavar="MM", help="what neighbouring chunks share (default 0)")
+
+    slices = add_verb(
+        verbs, "export-slices", _export_slices, "take single planes out, one file each",
+        "lsfm-core export-slices brain.h5 --channel autofluo --axis 0 --level 1 --range 20,400,2 --output 'slices/s_%04d.tif'",
+    )  # fmt: skip
+    _add_image_options(slices)
+    slices.add_argument(
+        "--axis", type=int, choices=range(3), default=0, help="axis of the output that planes are across (default 0)"
+    )
+    slices.add_argument(
+        "--range", type=_range, default=(None, None, None), metavar="START,STOP,STEP", help="which planes; None or nothing: all"
+    )
+    slices.add_argument(
+        "--roi", type=_roi, metavar="OX,OY,SX,SY", help="first column, first row, columns and rows to keep, in pixels"
+    )
+    slices.add_argument("--output", required=True, metavar="PATTERN", help="such as 'slices/s_%%04d.tif' or .png")
+
+    merge = add_verb(
+        verbs, "merge", _merge, "put together what was made of the chunks of an export",
+        "lsfm-core merge chunks/ --results segmented/ --kind labels --relabel --output cells.tif",
+    )  # fmt: skip
+    merge.add_argument("manifest", help="the chunks' manifest.json, or their folder")
+    merge.add_argument(
+        "--results", metavar="FOLDER", help="one file for each chunk, of the same name but for the ending (default: the chunks)"
+    )
+    merge.add_argument("--output", required=True, help="as export takes it")
+    merge.add_argument("--kind", choices=("image", "labels", "vectors"), help="what the results are (default: what the chunks are)")
+    merge.add_argument(
+        "--relabel", action="store_true", help="labels were numbered in each chunk: number them through, join them across overlaps"
+    )
+    merge.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_resources(merge)
+
+
+def _add_image_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    parser.add_argument("--channel", required=True, metavar="NAME")
+    parser.add_argument("--level", type=int, metavar="L", help="pyramid level to read (default: the best for the resolution)")
+    parser.add_argument(
+        "--resolution",
+        type=numbers(1, 3),
+        metavar="MM",
+        help="voxel size of the output in mm, one number or three (default: that of the level, the reference or the field)",
+    )
+    parser.add_argument("--output-orientation", metavar="CODE", help="axis codes of the output, or native (default RAS)")
+    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    parser.add_argument(
+        "--interpolation",
+        choices=("linear", "nearest", "bspline", "mode"),
+        help="default: nearest for labels, else linear; mode: for labels, the most frequent id",
+    )
+    parser.add_argument(
+        "--no-antialias",
+        dest="antialias",
+        action="store_false",
+        help="interpolate only: do not average a source that is more than twice as fine as the output",
+    )
+    parser.add_argument("--fill", type=float, default=0, metavar="VALUE", help="value where the image has none (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+
+    space = parser.add_argument_group("into another space")
+    space.add_argument("--transform", dest="transforms", action="append", default=[], metavar="NAME", help=_TRANSFORM_HELP)
+    space.add_argument(
+        "--numeric-inverse",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a displacement field that may be inverted numerically",
+    )
+    space.add_argument("--reference", metavar="IMAGE", help="a channel or an image file, whose grid the output takes")
+
+    box = parser.add_argument_group("a cuboid")
+    box.add_argument(
+        "--origin",
+        type=numbers(3),
+        metavar="R,A,S",
+        help="its outer corner with the smallest R, A, S, in mm, in the output's world",
+    )
+    box.add_argument("--size", type=numbers(1, 3), metavar="MM", help="its extent along R, A, S")
+    box.add_argument("--snap", action="store_true", help="move it to the nearest voxel faces, so that voxels are copied")
+
+    region = parser.add_argument_group("a region")
+    region.add_argument("--region", action="append", metavar="LABEL", help="id, acronym or name; repeat it for several")
+    region.add_argument("--labels-channel", metavar="NAME", help="the channel whose labels are meant")
+    region.add_argument(
+        "--labels-in", choices=("native", "output"), default="native", help="space that the labels are in (default native)"
+    )
+    region.add_argument("--include-descendants", action="store_true", help="with all parts that the ontology knows")
+    region.add_argument("--side", choices=("left", "right"), help="one hemisphere only")
+    region.add_argument("--midline", type=float, metavar="MM", help="R between the hemispheres (default: from the labels)")
+    region.add_argument("--margin", type=_margin, default={}, metavar="MM", help="0.2 or 0.2mm, or 3vox (voxels of the output)")
+    region.add_argument("--mask", action="store_true", help="give voxels outside the region the fill value")
+    add_resources(parser)
+
+
+def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `_add_image_options` has read, as fields of a request."""
+    from lsfm_core.errors import InputError
+    from lsfm_core.export import RegionSelection
+
+    region = None
+    if arguments.region is not None:
+        if arguments.labels_channel is None:
+            raise InputError("--region: name the channel with the labels as well (--labels-channel)")
+        region = RegionSelection(
+            labels_channel=arguments.labels_channel,
+            select=tuple(arguments.region),
+            include_descendants=arguments.include_descendants,
+            side=arguments.side,
+            midline_mm=arguments.midline,
+            mask=arguments.mask,
+            labels_in=arguments.labels_in,
+            **arguments.margin,
+        )
+    return {
+        "path": arguments.file,
+        "channel": arguments.channel,
+        "output": arguments.output,
+        "level": arguments.level,
+        "resolution_mm": arguments.resolution,
+        "output_orientation": arguments.output_orientation,
+        "orientation": arguments.orientation,
+        "interpolation": arguments.interpolation,
+        "antialias": arguments.antialias,
+        "fill": arguments.fill,
+        "transforms": tuple(arguments.transforms),
+        "numeric_inverse": tuple(arguments.numeric_inverse),
+        "reference": arguments.reference,
+        "origin_mm": arguments.origin,
+        "size_mm": arguments.size,
+        "snap": arguments.snap,
+        "region": region,
+        "overwrite": arguments.overwrite,
+        "memory_bytes": arguments.memory,
+        "threads": arguments.threads,
+    }
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import ExportRequest, export_channel, export_chunks, plan_export
+    from lsfm_core.store import open_lsfm
+
+    request = ExportRequest(**_fields(arguments), grid=arguments.grid, overlap_mm=arguments.overlap)
+    if arguments.dry_run:
+        with open_lsfm(request.path) as file:
+            print(plan_export(file, request).describe())
+        return
+    with bar(arguments) as progress:
+        if request.grid is not None:
+            chunks = export_chunks(request, progress=progress)
+            plan, done = chunks.plan, f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name}"
+            seconds = chunks.seconds
+        else:
+            result = export_channel(request, progress=progress)
+            plan, done, seconds = result.plan, f"{result.path}: {_disk_bytes(result.path) / 1e6:.1f} MB", result.seconds
+    if not arguments.quiet:
+        print(f"{done} in {seconds:.1f} s")
+        print(plan.describe())
+
+
+def _disk_bytes(path: Any) -> int:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
+
+
+def _export_slices(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import SlicesRequest, export_slices, plan_slices
+    from lsfm_core.store import open_lsfm
+
+    start, stop, step = arguments.range
+    request = SlicesRequest(**_fields(arguments), axis=arguments.axis, start=start, stop=stop, step=step, roi=arguments.roi)
+    if arguments.dry_run:
+        with open_lsfm(request.path) as file:
+            print(plan_slices(file, request).describe())
+        return
+    with bar(arguments) as progress:
+        result = export_slices(request, progress=progress)
+    if not arguments.quiet:
+        names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
+        rows, columns = result.shape
+        planes = f"{len(result.paths)} plane(s) of {columns} x {rows} pixels across axis {request.axis}"
+        print(f"{names}: {planes} in {result.seconds:.1f} s")
+        print(result.plan.describe())
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import MergeRequest, merge_chunks
+
+    request = MergeRequest(
+        manifest=arguments.manifest,
+        output=arguments.output,
+        results=arguments.results,
+        kind=arguments.kind,
+        relabel=arguments.relabel,
+        overwrite=arguments.overwrite,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+    with bar(arguments) as progress:
+        result = merge_chunks(request, progress=progress)
+    if not arguments.quiet:
+        shape = " x ".join(map(str, result.space.shape))
+        found = f", {result.labels} labels" if result.labels is not None else ""
+        print(f"{result.path}: {shape} voxels, {result.dtype}, {result.space.orientation}{found}, in {result.seconds:.1f} s")
+
+
+def _counts(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"(\d+),(\d+),(\d+)", text.replace(" ", ""))
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected three numbers of chunks separated by commas, or 0,0,0, found {text!r}")
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def _range(text: str) -> tuple[int | None, int | None, int | None]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 3 or not all(re.fullmatch(r"-?\d+|None|", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"expected START,STOP,STEP, each a whole number or None, found {text!r}")
+    start, stop, step = [int(part) if part not in ("", "None") else None for part in parts] + [None] * (3 - len(parts))
+    return start, stop, step
+
+
+def _roi(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+){3}", text.replace(" ", "")):
+        raise argparse.ArgumentTypeError(f"expected OX,OY,SX,SY in whole pixels, found {text!r}")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _margin(text: str) -> dict[str, float | int]:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(mm|vox)?", text.strip())
+    if match is None or (match[2] == "vox" and not match[1].isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a margin such as 0.2, 0.2mm or 3vox, found {text!r}")
+    return {"margin_vox": int(match[1])} if match[2] == "vox" else {"margin_mm": float(match[1])}

@@ -1,0 +1,293 @@
+"""Commands that change a file, or take down what an image tells of itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lsfm_core.cli._options import add_resources, add_verb, bar, by, index_or_name, numbers
+from lsfm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from lsfm_core.metadata import ImageMetadata
+
+__all__ = ["add_commands"]
+
+
+_QUESTIONS = {
+    "voxel_size": "voxel size along planes, rows, columns, with its unit (such as 5, 4, 4 um; empty: not known)",
+    "orientation": "side toward which planes, rows, columns grow, one each of R/L, A/P, S/I (such as AIR; empty: not known)",
+}
+
+
+def add_commands(verbs: Any) -> None:
+    """Let the parser know the commands of this module."""
+    write = add_verb(
+        verbs, "write", _write, "put an image into a file as a new channel",
+        "lsfm-core write brain.h5 --channel autofluo --image planes/ --voxel-size 0.05,0.04,0.04 --orientation AIR",
+    )  # fmt: skip
+    _add_write_options(write)
+    write.add_argument(
+        "--kind", choices=("image", "labels", "vectors"), default="image", help="what the voxels are (default image)"
+    )
+    write.add_argument(
+        "--labels", metavar="FILE", help="for labels: what the ids mean (ITK-SNAP description, CSV, Allen structure tree)"
+    )
+    write.add_argument(
+        "--ontology",
+        metavar="FILE",
+        help="for labels: the tree of structures that they belong to (Allen structure tree, or CSV with parents), joined by id, "
+        "else by acronym",
+    )
+    write.add_argument(
+        "--inverse-of", metavar="NAME", help="for vectors: the channel that holds the inverse of this displacement field"
+    )
+
+    field = add_verb(
+        verbs, "write-field", _write, "put a displacement field into a file, with its inverse declared",
+        "lsfm-core write-field brain.h5 --channel warp --image 1Warp.nii.gz --inverse-of inverse_warp",
+    )  # fmt: skip
+    _add_write_options(field)
+    field.add_argument("--inverse-of", metavar="NAME", help="the channel that holds the inverse of this field")
+    field.set_defaults(kind="vectors", labels=None, ontology=None)
+
+    dump = add_verb(
+        verbs, "dump-metadata", _dump_metadata, "show what an image tells of itself, as JSON for write --metadata",
+        "lsfm-core dump-metadata planes/ --ask --output meta.json",
+    )  # fmt: skip
+    dump.add_argument("image", metavar="IMAGE", help="as write takes it")
+    dump.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its index or name")
+    dump.add_argument("--kind", choices=("image", "labels", "vectors"), help="what the voxels are (default image)")
+    dump.add_argument("--like", metavar="JSON", help="take what the image does not tell from the metadata of another one")
+    dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
+    dump.add_argument("--output", metavar="JSON", help="file to write (default: print it)")
+    dump.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    dump.add_argument("--schema", action=_Schema, help="print the JSON Schema of such files, and exit")
+
+    affine = add_verb(
+        verbs, "write-affine", _write_affine, "keep an affine transform with a channel",
+        "lsfm-core write-affine brain.h5 --channel autofluo --name to_template --affine 0GenericAffine.mat",
+    )  # fmt: skip
+    affine.add_argument("file", help="the HDF5 file")
+    affine.add_argument("--channel", required=True, metavar="NAME", help="the channel that it belongs to")
+    affine.add_argument("--name", required=True, help="name of the transform, unique in its channel")
+    affine.add_argument(
+        "--affine", required=True, metavar="FILE", help="ITK file (.txt .tfm .mat .xfm .h5) or 4 x 4 text matrix in RAS mm"
+    )
+    affine.add_argument("--replace", action="store_true", help="replace an affine of that name")
+
+    remove = add_verb(
+        verbs, "remove-channel", _remove_channel, "remove a channel",
+        "lsfm-core remove-channel brain.h5 --channel autofluo",
+    )  # fmt: skip
+    remove.add_argument("file", help="the HDF5 file")
+    remove.add_argument("--channel", required=True, metavar="NAME")
+
+    rename = add_verb(
+        verbs, "rename-channel", _rename_channel, "give a channel another name",
+        "lsfm-core rename-channel brain.h5 --channel autofluo --to structural",
+    )  # fmt: skip
+    rename.add_argument("file", help="the HDF5 file")
+    rename.add_argument("--channel", required=True, metavar="NAME")
+    rename.add_argument("--to", required=True, dest="new_name", metavar="NAME")
+
+    recover = add_verb(
+        verbs, "recover", _recover, "undo what an interrupted write has left",
+        "lsfm-core recover brain.h5",
+    )  # fmt: skip
+    recover.add_argument("file", help="the HDF5 file")
+
+
+def _add_write_options(write: argparse.ArgumentParser) -> None:
+    write.add_argument("file", help="the HDF5 file; made if it is not there")
+    write.add_argument("--channel", required=True, metavar="NAME", help="name of the new channel")
+    write.add_argument(
+        "--image",
+        required=True,
+        help="TIFF series (a folder, one of its files, a quoted glob, or a pattern such as img_%%04d.tif), TIFF stack, OME-TIFF, "
+        "NIfTI, NRRD, MHA or Zarr",
+    )
+    write.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its index or name")
+    write.add_argument(
+        "--voxel-size", type=numbers(3), metavar="P,R,C", help="millimetres, for planes, rows, columns, if the image does not tell"
+    )
+    orientation = write.add_mutually_exclusive_group()
+    orientation.add_argument(
+        "--orientation",
+        metavar="CODE",
+        help="for planes, rows and columns the side toward which the index grows: R or L, A or P, S or I (nibabel's axis codes), "
+        "as AIR",
+    )
+    orientation.add_argument(
+        "--origin-orientation",
+        dest="origin_letters",
+        metavar="CODE",
+        help="the same, told by the side where the first voxel lies (BrainGlobe, ITK-SNAP), as psl",
+    )
+    write.add_argument(
+        "--origin",
+        type=numbers(3),
+        metavar="R,A,S",
+        help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0); for minus signs write "
+        "--origin=-1,2,3",
+    )
+    write.add_argument(
+        "--metadata", metavar="JSON", help="what else is known of the image, as dump-metadata writes it; options win over it"
+    )
+    write.add_argument("--replace", action="store_true", help="replace a channel of that name")
+    write.add_argument(
+        "--resume",
+        action="store_true",
+        help="if interrupted, keep what is finished; and go on from what an interrupted command line like this one has left",
+    )
+    write.add_argument(
+        "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast (default) to 3"
+    )
+    write.add_argument(
+        "--uint16-as-int16", action="store_true", help="keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6"
+    )
+    add_resources(write)
+
+
+def _write(arguments: argparse.Namespace) -> None:
+    from lsfm_core.geometry import Orientation
+    from lsfm_core.ingest import IngestRequest, ingest_channel
+
+    orientation = arguments.orientation
+    if arguments.origin_letters is not None:
+        orientation = Orientation.from_origin(arguments.origin_letters).axcodes
+    request = IngestRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        image=arguments.image,
+        image_channel=index_or_name(arguments.image_channel),
+        kind=arguments.kind,
+        labels=arguments.labels,
+        ontology=arguments.ontology,
+        inverse_of=arguments.inverse_of,
+        replace=arguments.replace,
+        resume=arguments.resume,
+        uint16_as_int16=arguments.uint16_as_int16,
+        voxel_size_mm=arguments.voxel_size,
+        orientation=orientation,
+        origin_mm=arguments.origin,
+        metadata=arguments.metadata,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+        compression=arguments.compression,
+    )
+    with bar(arguments) as progress:
+        report = ingest_channel(request, progress=progress)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not arguments.quiet:
+        raw = report.raw_bytes / 1e6
+        what = f"{report.kind}, {by(report.space.shape)} {report.dtype}, {len(report.levels)} level(s)"
+        print(f"{report.path}: channel {report.channel!r}, {what}")
+        print(f"  {report.space.orientation.describe()}")
+        print(f"  {raw:.1f} MB -> {report.stored_bytes / 1e6:.1f} MB in {report.seconds:.1f} s ({raw / report.seconds:.0f} MB/s)")
+
+
+def _dump_metadata(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from lsfm_core.metadata import describe_image, read_metadata
+
+    metadata = describe_image(
+        arguments.image,
+        channel=index_or_name(arguments.image_channel),
+        kind=arguments.kind,
+        like=read_metadata(Path(arguments.like)) if arguments.like is not None else None,
+    )
+    if arguments.ask:
+        metadata = _ask_for_missing(metadata)
+    if arguments.output is None:
+        print(metadata.to_json())
+    else:
+        metadata.write(Path(arguments.output), overwrite=arguments.overwrite)
+        if not arguments.quiet:
+            print(f"{arguments.output}: metadata of {arguments.image}")
+    if metadata.missing and not arguments.quiet:
+        print(f"not known: {', '.join(metadata.missing)}: fill in, or give as options of write", file=sys.stderr)
+
+
+def _ask_for_missing(metadata: ImageMetadata) -> ImageMetadata:
+    """Ask for each field that is missing; an empty answer leaves it so."""
+    from lsfm_core.geometry import Orientation
+    from lsfm_core.metadata import VoxelSize
+
+    for name in metadata.missing:
+        while answer := _ask(_QUESTIONS[name]):
+            try:
+                if name == "voxel_size":
+                    metadata = metadata.updated(voxel_size=VoxelSize.from_text(answer))
+                    break
+                orientation = Orientation(answer)
+            except InputError as error:
+                print(error, file=sys.stderr)
+                continue
+            if _ask(f"{orientation.describe()}. Is that right? [y/n]").lower() in ("y", "yes"):
+                metadata = metadata.updated(orientation=orientation.axcodes)
+                break
+    return metadata
+
+
+def _ask(question: str) -> str:
+    """What a person answers; empty at the end of the input. Not `input`, which asks on stdout, where the JSON goes."""
+    print(question, end=": ", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def _write_affine(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from lsfm_core.store import edit_lsfm
+    from lsfm_core.transforms import Affine
+
+    affine = Affine.read(Path(arguments.affine))
+    with edit_lsfm(arguments.file) as editor:
+        editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
+    if not arguments.quiet:
+        print(f"{arguments.file}: affine {arguments.name!r} of channel {arguments.channel!r}")
+        print(f"  {affine.describe()}")
+        print("  it maps a point of the output space to the image, as ITK and ANTs write it")
+
+
+def _remove_channel(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import edit_lsfm
+
+    with edit_lsfm(arguments.file) as editor:
+        editor.remove_channel(arguments.channel)
+    if not arguments.quiet:
+        print(f"{arguments.file}: channel {arguments.channel!r} removed; its space in the file is not given back")
+
+
+def _rename_channel(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import edit_lsfm
+
+    with edit_lsfm(arguments.file) as editor:
+        editor.rename_channel(arguments.channel, arguments.new_name)
+    if not arguments.quiet:
+        print(f"{arguments.file}: channel {arguments.channel!r} is now {arguments.new_name!r}")
+
+
+def _recover(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import recover_lsfm
+
+    found = recover_lsfm(arguments.file)
+    if not arguments.quiet:
+        print(f"{arguments.file}: {'the interrupted change was undone' if found else 'nothing to undo'}")
+
+
+class _Schema(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from lsfm_core.metadata import metadata_schema
+
+        print(json.dumps(metadata_schema(), indent=2))
+        parser.exit()

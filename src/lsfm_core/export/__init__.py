@@ -1,0 +1,37 @@
+"""Taking pieces out: a request becomes a plan, which can be shown before it runs; running it gives arrays or files.
+
+Inside: `request` what can be asked for; `_names` what its names and paths stand for; `_region` the part of the brain that labels
+tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `chunks` and `slices` the forms in which they come;
+`merge` the way back from chunks; `volume` an image in memory.
+"""
+
+from lsfm_core.export.channel import ExportResult, export_blocks, export_channel
+from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks
+from lsfm_core.export.merge import MergeRequest, MergeResult, merge_chunks
+from lsfm_core.export.plan import ExportPlan, plan_export
+from lsfm_core.export.request import ExportRequest, RegionSelection, TransformStep
+from lsfm_core.export.slices import SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
+from lsfm_core.export.volume import Volume
+
+__all__ = [
+    "ChunksResult",
+    "ExportPlan",
+    "ExportRequest",
+    "ExportResult",
+    "MergeRequest",
+    "MergeResult",
+    "RegionSelection",
+    "SlicesRequest",
+    "SlicesResult",
+    "TransformStep",
+    "Volume",
+    "export_blocks",
+    "export_channel",
+    "export_chunks",
+    "export_slices",
+    "iter_chunks",
+    "iter_slices",
+    "merge_chunks",
+    "plan_export",
+    "plan_slices",
+]

@@ -1,0 +1,207 @@
+"""What a request's names and paths stand for: spaces, and transforms between them."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import InputError, SourceError
+from lsfm_core.export.request import TransformRequest, TransformStep
+from lsfm_core.formats import open_source
+from lsfm_core.geometry import Orientation, Reorientation, Space
+from lsfm_core.store import Channel, LsfmFile
+from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain, read_transforms
+
+__all__ = ["native_space", "open_chain", "reference_space"]
+
+Array = npt.NDArray[Any]
+
+_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+#: Fields from files that are larger than this are unpacked into a temporary file.
+_IN_MEMORY_BYTES = 64 * 2**20
+
+
+def native_space(file: LsfmFile, channel: Channel, request: TransformRequest) -> Space:
+    """Space of level 0, with the orientation from the request where the file has none.
+
+    Raises
+    ------
+    InputError
+        If the orientation is missing, or given although it is recorded.
+    """
+    if channel.orientation is not None:
+        if request.orientation not in (None, channel.orientation.axcodes):
+            raise InputError(
+                f"{file.path}: channel {channel.name!r} is recorded as {channel.orientation}, the request says "
+                f"{request.orientation}: leave the orientation out"
+            )
+        return channel.space
+    if request.orientation is None:
+        raise InputError(
+            f"{file.path}: channel {channel.name!r} has no orientation recorded: give one (--orientation), three letters for "
+            "planes, rows, columns, each the side toward which the index grows"
+        )
+    if channel.unit != "mm":
+        raise InputError(f"{file.path}: channel {channel.name!r} has no voxel size in a unit of length: ingest it anew with one")
+    return Space.from_orientation(channel.space.shape, channel.space.voxel_size_mm, Orientation(request.orientation))
+
+
+def open_chain(file: LsfmFile, request: TransformRequest) -> TransformChain:
+    """The request's transforms, from the image outward.
+
+    Raises
+    ------
+    InputError
+        If one is not there, is something else than the request says, or has no inverse where one is asked for.
+    SourceError
+        If a file cannot be read.
+    """
+    transforms: list[Transform] = []
+    for step in request.transforms:
+        found = _find(file, request, step)
+        wanted = {"affine": Affine, "field": DisplacementField, None: Transform}[step.type]
+        for item in found:
+            if not isinstance(item, wanted):
+                raise InputError(
+                    f"{file.path}: transform {step.name!r}: the request says {step.type}, but it is: {item.describe()}"
+                )
+        if step.invert:
+            found = [item.inverse() for item in reversed(found)]
+            for inverse in found:
+                if isinstance(inverse, InverseField):
+                    inverse.check()
+        transforms.extend(found)
+    names = {step.name for step in request.transforms}
+    for name in request.numeric_inverse:
+        if name not in names:
+            raise InputError(f"numeric inverse of {name!r}: no transform of the chain has that name")
+    return TransformChain(transforms)
+
+
+def reference_space(file: LsfmFile, reference: str) -> Space:
+    """The grid of a channel of the file, in RAS order, or of an image file, in the order of its own axes, fastest first.
+
+    Other programs name a file's axes so; a result on this grid then has the same shape and affine for them as the reference.
+
+    Raises
+    ------
+    InputError
+        If there is no such image, or it does not tell where its voxels are.
+    """
+    if reference in file:
+        channel = file[reference]
+        if channel.orientation is None:
+            raise InputError(f"{file.path}: channel {reference!r} has no orientation recorded: it cannot be a reference")
+        return channel.space.reoriented(channel.space.reorientation_to(Orientation("RAS")))
+    if not Path(reference).exists():
+        raise InputError(f"reference {reference!r}: {file.path} has no such channel, and there is no such file")
+    try:
+        source = open_source(reference)
+    except SourceError:
+        # A displacement field can be a reference as well.
+        source = open_source(reference, kind="vectors")
+    source.close()
+    if source.space is None:
+        raise InputError(f"reference {reference}: does not tell where its voxels are: use a NIfTI, NRRD or MetaImage file")
+    return source.space.reoriented(Reorientation((2, 1, 0), (False, False, False)))
+
+
+def _find(file: LsfmFile, request: TransformRequest, step: TransformStep) -> list[Transform]:
+    may_invert = step.name in request.numeric_inverse
+    owner, slash, affine = step.name.rpartition("/")
+    if slash and owner in file and affine in file[owner].affines:
+        return [file.affine(owner, affine)]
+    if step.name in file[request.channel].affines:
+        return [file.affine(request.channel, step.name)]
+    if step.name in file and file[step.name].kind == "vectors":
+        return [_stored_field(file, step.name, may_invert)]
+    owners = [name for name, channel in file.channels.items() if step.name in channel.affines]
+    if len(owners) > 1:
+        choices = ", ".join(f"{owner}/{step.name}" for owner in owners)
+        raise InputError(f"{file.path}: transform {step.name!r} is stored with several channels: say which: {choices}")
+    if owners:
+        return [file.affine(owners[0], step.name)]
+    path = Path(step.name)
+    if not path.is_file():
+        raise InputError(
+            f"{file.path}: transform {step.name!r}: neither a file, nor stored: it has "
+            + "; ".join(
+                f"{what} {', '.join(names) or 'none'}"
+                for what, names in (
+                    ("affines", [f"{c.name}/{name}" for c in file.channels.values() for name in c.affines]),
+                    ("displacement fields", [c.name for c in file.channels.values() if c.kind == "vectors"]),
+                )
+            )
+        )
+    if path.name.lower().endswith(_IMAGES):
+        return [_field_file(path, may_invert)]
+    return read_transforms(path)
+
+
+def _stored_field(file: LsfmFile, name: str, may_invert: bool) -> DisplacementField:
+    channel = file[name]
+    if channel.orientation is None:
+        raise InputError(
+            f"{file.path}: displacement field {name!r} was written by a program that does not record how its vectors are meant: "
+            "give the field's own file instead"
+        )
+    partner = None
+    if channel.partner is not None and channel.partner in file:
+        other = file[channel.partner]
+        partner = DisplacementField(other.space, other.levels[0].data, name=other.name)
+    return DisplacementField(channel.space, channel.levels[0].data, name=name, partner=partner, may_invert=may_invert)
+
+
+def _field_file(path: Path, may_invert: bool) -> DisplacementField:
+    source = open_source(path, kind="vectors")
+    try:
+        if source.space is None:
+            raise InputError(f"{path}: does not tell where its voxels are, so it cannot be used as a displacement field")
+        vectors = _Spill((*source.shape, 3), source.dtype)
+        plane = np.empty((*source.shape[1:], 3), source.dtype)
+        for index in range(source.shape[0]):
+            source.read_plane(index, plane)
+            vectors.append(plane)
+    finally:
+        source.close()
+    return DisplacementField(source.space, vectors, name=str(path), may_invert=may_invert)
+
+
+class _Spill:
+    """An array that is filled plane by plane and then read by slices: in memory if small, else in an unnamed temporary file.
+
+    Not memory-mapped: pages that were touched would count as the process' memory.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self._planes: list[Array] = []
+        self._plane_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+        self._lock = threading.Lock()
+        large = self._plane_bytes * shape[0] > _IN_MEMORY_BYTES
+        self._file = tempfile.TemporaryFile() if large else None  # noqa: SIM115 (it goes with the last reference to it)
+
+    def append(self, plane: Array) -> None:
+        if self._file is None:
+            self._planes.append(plane.copy())
+        else:
+            self._file.write(plane.data)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> Array:
+        planes, *rest = index
+        wanted = range(self.shape[0])[planes]
+        return np.stack([self._plane(plane)[tuple(rest)] for plane in wanted])
+
+    def _plane(self, index: int) -> Array:
+        if self._file is None:
+            return self._planes[index]
+        with self._lock:
+            self._file.seek(index * self._plane_bytes)
+            data = self._file.read(self._plane_bytes)
+        return np.frombuffer(data, self.dtype).reshape(self.shape[1:])

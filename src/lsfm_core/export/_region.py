@@ -1,0 +1,115 @@
+"""The part of the brain that a request selects: its box in the output's world, and which voxels belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import InputError
+from lsfm_core.export._names import native_space
+from lsfm_core.export.request import RegionSelection, TransformRequest
+from lsfm_core.geometry import Box, Space
+from lsfm_core.regions import Hemisphere, LabelSet, LabelTable, locate_region, midline_mm, surface_points
+from lsfm_core.store import Channel, Level, LsfmFile
+from lsfm_core.transforms import TransformChain
+
+__all__ = ["RegionMask", "find_region", "label_level"]
+
+
+@dataclass(frozen=True)
+class RegionMask:
+    """A region of a labels channel.
+
+    Attributes
+    ----------
+    level : Level
+        Level 0 of the labels.
+    space : Space
+        Of that level.
+    labels : LabelSet
+        The ids that belong to the region.
+    side : Hemisphere or None
+    is_native : bool
+        Whether the labels lie in the image's own world, so that the chain leads to them as well.
+    box : Box
+        Around the region, in the output's world.
+    text : str
+        The region in words.
+    """
+
+    level: Level
+    space: Space
+    labels: LabelSet
+    side: Hemisphere | None
+    is_native: bool
+    box: Box
+    text: str
+
+    @property
+    def voxel_bytes(self) -> int:
+        """What `read` takes for each voxel, at most."""
+        return 2 * self.level.dtype.itemsize + 4
+
+    def read(self, low: Sequence[int], high: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """1 where a box of the labels' voxels belongs to the region."""
+        mask = self.labels.mask(self.level[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].read())
+        if self.side is not None:
+            mask &= self.side.mask(low, high)
+        inside: npt.NDArray[np.uint8] = mask.view(np.uint8)
+        return inside
+
+    def describe(self) -> str:
+        """The region in words."""
+        return f"{self.text}: {self.box}"
+
+
+def find_region(file: LsfmFile, request: TransformRequest, selection: RegionSelection, chain: TransformChain) -> RegionMask:
+    """Look the region up and find where it lies.
+
+    Labels in native space are carried outward by their outline: all corners of the voxels on the region's surface.
+
+    Raises
+    ------
+    InputError
+        If there is no such region, or it has no voxels, or the chain cannot be inverted.
+    """
+    channel = file[selection.labels_channel]
+    level, space = label_level(file, channel, request)
+    table = LabelTable.from_json(file.label_table(channel.name))
+    ids = table.select(selection.select, selection.include_descendants)
+    side = None
+    if selection.side is not None:
+        coarse = channel.levels[-1]
+        middle = selection.midline_mm
+        if middle is None:
+            middle = midline_mm(coarse.data, space.level(coarse.factors, coarse.shape[:3]))
+        side = Hemisphere(selection.side, middle, space)
+    found = locate_region(level.data, ids, keep=side, table=table)
+    names = ", ".join(str(table.get(int(s), s)) if str(s).isdigit() else str(table.find(s)) for s in selection.select)
+    parts = f" and its parts ({len(ids)} ids)" if selection.include_descendants else ""
+    text = f"{names}{parts}{f', {side}' if side is not None else ''}: {found.count} voxels of channel {channel.name!r}"
+    is_native = selection.labels_in == "native"
+    if is_native and chain.transforms:
+        outward = chain.inverse()
+        corners = surface_points(level.data, ids, region=found, keep=side)
+        box = Box.around(Box.of(outward.map_points(space.to_world(points))) for points in corners)
+    else:
+        box = space.crop(found.starts, found.stops).bounds
+    return RegionMask(level, space, LabelSet(ids), side, is_native, box, text)
+
+
+def label_level(file: LsfmFile, channel: Channel, request: TransformRequest) -> tuple[Level, Space]:
+    """Level 0 of a labels channel, and its space.
+
+    Raises
+    ------
+    InputError
+        If the channel holds no labels.
+    """
+    if channel.kind != "labels":
+        raise InputError(f"{file.path}: channel {channel.name!r} holds {channel.kind}, not labels")
+    space = channel.space if channel.orientation is not None else native_space(file, channel, request)
+    return channel.levels[0], space

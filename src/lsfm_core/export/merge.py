@@ -1,0 +1,352 @@
+"""What was made of the chunks of an export, put together again into one image."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from lsfm_core._request import Request
+from lsfm_core.errors import InputError, SourceError
+from lsfm_core.export.chunks import MANIFEST, MANIFEST_FORMAT, MANIFEST_VERSION
+from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, open_sink, open_source, output_axis
+from lsfm_core.geometry import Shape3, Space, voxel_count
+from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.pyramid import Kind
+from lsfm_core.store import default_threads
+
+__all__ = ["MergeRequest", "MergeResult", "merge_chunks"]
+
+Array = npt.NDArray[Any]
+
+# Files whose voxels run fastest along the first axis; our sources give their planes along the last.
+_FASTEST_FIRST = (".nii", ".nii.gz", ".nrrd", ".mha")
+_SLAB_BYTES = 64 * 2**20
+
+
+class MergeRequest(Request):
+    """Which results to put together, and how.
+
+    Attributes
+    ----------
+    manifest : Path
+        As `export_chunks` wrote it, or its folder.
+    output : Path
+        In one of the formats of docs/outputs.md.
+    results : Path, optional
+        Folder with one file for each chunk, named as the chunk is; the ending may be another one. Default: the manifest's.
+    kind : {"image", "labels"}, optional
+        Default: what the chunks are.
+    relabel : bool
+        For labels that were numbered anew in every chunk: number them through, and join those that neighbouring chunks have in
+        common where they overlap.
+    overwrite : bool
+    memory_bytes : int
+        Beyond it, the whole is put together in a temporary file.
+    threads : int, optional
+    """
+
+    manifest: Path
+    output: Path
+    results: Path | None = None
+    kind: Kind | None = None
+    relabel: bool = False
+    overwrite: bool = False
+    memory_bytes: int = Field(default=2 * 10**9, gt=0)
+    threads: int | None = Field(default=None, gt=0)
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge gave.
+
+    Attributes
+    ----------
+    path : Path
+    space : Space
+    dtype : numpy.dtype
+    labels : int or None
+        How many there are, where they were numbered anew.
+    seconds : float
+    """
+
+    path: Path
+    space: Space
+    dtype: np.dtype[Any]
+    labels: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One result: its file, its place in the whole, and the part of it that goes there (without half of each overlap)."""
+
+    index: Shape3
+    file: Path
+    starts: Shape3
+    stops: Shape3
+    core_starts: Shape3
+    core_stops: Shape3
+
+    def load(self, kind: Kind) -> Array:
+        array = _load(self.file, kind)
+        shape = tuple(b - a for a, b in zip(self.starts, self.stops, strict=True))
+        if array.shape[:3] != shape:
+            raise SourceError(f"{self.file}: has shape {array.shape}, but its chunk {shape}: save the result on the chunk's grid")
+        return array
+
+    def part(self, array: Array, low: Sequence[int], high: Sequence[int]) -> Array:
+        """The box ``low:high`` of the whole, out of this piece's voxels."""
+        box = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, self.starts, strict=True))
+        part: Array = array[box]
+        return part
+
+
+def merge_chunks(
+    request: MergeRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+) -> MergeResult:
+    """Put results together: every voxel comes from the chunk in which it lies farther from the edge.
+
+    Raises
+    ------
+    InputError
+        If the manifest is none, or results are missing.
+    SourceError
+        If a result cannot be read, or does not have its chunk's shape.
+    LsfmError
+        In every case no file is left or changed.
+    """
+    began = time.perf_counter()
+    path = request.manifest / MANIFEST if request.manifest.is_dir() else request.manifest
+    facts = _read_manifest(path)
+    kind: Kind = request.kind or facts["kind"]
+    space = Space(tuple(facts["shape"][:3]), np.array(facts["world_from_voxel"]))
+    pieces = _pieces(path, facts, request.results or path.parent)
+    if request.relabel and kind != "labels":
+        raise InputError("relabel: only labels are numbered; say that the results are labels (--kind labels)")
+    first = pieces[0].load(kind)
+    numbers = _join(pieces, cancel) if request.relabel else None
+    dtype = first.dtype if numbers is None else np.dtype(np.uint32)
+    image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts["name"])
+    report = Progress("merge", image.nbytes, progress, cancel)
+    threads = request.threads or default_threads()
+    with tempfile.TemporaryDirectory(prefix=".merge-", dir=request.output.parent) as folder:
+        whole = _Whole(image, Path(folder) / "whole", request.memory_bytes, output_axis(request.output))
+        for number, piece in enumerate(pieces):
+            array = piece.load(kind)
+            if numbers is None and array.dtype != dtype:
+                raise SourceError(f"{piece.file}: has voxels of type {array.dtype}, the one before {dtype}: save all as one type")
+            if numbers is not None:
+                array = numbers.apply(number, array)
+            whole.put(piece, array)
+            report.advance(voxel_count([b - a for a, b in zip(piece.core_starts, piece.core_stops, strict=True)]) * dtype.itemsize)
+        with open_sink(request.output, image, overwrite=request.overwrite, threads=threads) as sink:
+            for slab in whole.slabs():
+                sink.write(slab)
+                report.advance(0)
+    return MergeResult(request.output, space, dtype, None if numbers is None else numbers.count, time.perf_counter() - began)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a manifest of chunks: {error}") from error
+    if not isinstance(facts, dict) or (facts.get("format"), facts.get("version")) != (MANIFEST_FORMAT, MANIFEST_VERSION):
+        raise InputError(f"{path}: is no manifest of chunks, version {MANIFEST_VERSION}: give the one that the export wrote")
+    return facts
+
+
+def _pieces(manifest: Path, facts: dict[str, Any], folder: Path) -> list[_Piece]:
+    rows = facts["chunks"]
+    cuts = [_cuts({(row["start"][axis], row["start"][axis] + row["shape"][axis]) for row in rows}) for axis in range(3)]
+    pieces, missing = [], []
+    for row in rows:
+        name = _stem(row["file"])
+        files = [folder / f"{name}{suffix}" for suffix in OUTPUT_SUFFIXES if (folder / f"{name}{suffix}").exists()]
+        if len(files) != 1:
+            missing.append(f"{name}.*: {'not there' if not files else 'several: ' + ', '.join(file.name for file in files)}")
+            continue
+        starts = _triple(row["start"])
+        stops = _triple(np.add(starts, row["shape"]).tolist())
+        core = [cuts[axis][start] for axis, start in enumerate(starts)]
+        low, high = _triple([a for a, _ in core]), _triple([b for _, b in core])
+        pieces.append(_Piece(_triple(row["index_ras"]), files[0], starts, stops, low, high))
+    if missing:
+        more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
+        raise InputError(f"{folder}: results of {manifest}: {'; '.join(missing[:5])}{more}")
+    return pieces
+
+
+def _cuts(ranges: set[tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """What the chunks that begin at each place give to the whole: where two overlap, each gives the half nearer to its middle."""
+    ordered = sorted(ranges)
+    middles = [(end + start) // 2 for (_, end), (start, _) in pairwise(ordered)]
+    edges = [ordered[0][0], *middles, ordered[-1][1]]
+    return {start: cut for (start, _), cut in zip(ordered, pairwise(edges), strict=True)}
+
+
+def _stem(name: str) -> str:
+    suffix = max((s for s in OUTPUT_SUFFIXES if name.endswith(s)), key=len, default="")
+    return name.removesuffix(suffix)
+
+
+def _load(path: Path, kind: Kind) -> Array:
+    """The voxels of a result, in the array order of its chunk."""
+    if path.name.endswith(".npy"):
+        try:
+            array: Array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{path}: cannot be read: {error}") from error
+        return array
+    source = open_source(path, kind=kind)
+    try:
+        planes = np.empty(source.shape + ((source.components,) if source.components > 1 else ()), source.dtype)
+        for index, plane in enumerate(planes):
+            source.read_plane(index, plane)
+    finally:
+        source.close()
+    if path.name.endswith(_FASTEST_FIRST):
+        planes = planes.transpose(2, 1, 0, *range(3, planes.ndim))
+    return planes
+
+
+class _Whole:
+    """The image while it is put together: in memory if there is room, else in a file."""
+
+    def __init__(self, image: OutputImage, path: Path, memory_bytes: int, axis: int) -> None:
+        self._image = image
+        self._axis = axis
+        # The slowest axis first, so that a slab is one run of bytes.
+        self._order = (axis, *(k for k in range(len(image.shape)) if k != axis))
+        self._shape = tuple(image.shape[k] for k in self._order)
+        self._path = path
+        self._array: Array | None = None
+        if image.nbytes <= memory_bytes // 4:
+            self._array = np.zeros(self._shape, image.dtype)
+        else:
+            with path.open("wb") as file:
+                file.truncate(image.nbytes)
+
+    def put(self, piece: _Piece, array: Array) -> None:
+        # Mapped for one piece at a time: pages that were touched count as the process' memory.
+        target = self._array
+        if target is None:
+            target = np.memmap(self._path, self._image.dtype, "r+", shape=self._shape)
+        box = [slice(a, b) for a, b in zip(piece.core_starts, piece.core_stops, strict=True)]
+        part = piece.part(array, piece.core_starts, piece.core_stops)
+        target[tuple(box[k] for k in self._order if k < 3)] = part.transpose(self._order)
+
+    def slabs(self) -> Iterator[Array]:
+        plane = self._image.nbytes // self._shape[0]
+        step = max(1, _SLAB_BYTES // plane)
+        back = tuple(int(k) for k in np.argsort(self._order))
+        for start in range(0, self._shape[0], step):
+            count = min(step, self._shape[0] - start)
+            if self._array is not None:
+                slab = self._array[start : start + count]
+            else:
+                data = np.fromfile(self._path, self._image.dtype, count * plane // self._image.dtype.itemsize, offset=start * plane)
+                slab = data.reshape(count, *self._shape[1:])
+            yield slab.transpose(back)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """New numbers for the labels of each piece: sorted old ids, and what each becomes."""
+
+    old: list[Array]
+    new: list[Array]
+    count: int
+
+    def apply(self, piece: int, array: Array) -> Array:
+        result: Array = self.new[piece][np.searchsorted(self.old[piece], array)]
+        return result
+
+
+def _join(pieces: list[_Piece], cancel: CancelToken | None) -> _Numbers:
+    """Number the labels of all pieces through.
+
+    Labels of two pieces are one if, where the pieces overlap, they share more than half of the voxels that either has there.
+    """
+    report = Progress("join", len(pieces), None, cancel)
+    old: list[Array] = []
+    firsts: list[int] = []
+    seen = [np.zeros(1, bool)]
+    total = 0
+    for piece in pieces:
+        array = piece.load("labels")
+        if array.dtype.kind not in "ui" or array.ndim != 3 or array.min() < 0:
+            raise SourceError(f"{piece.file}: holds {array.dtype} of shape {array.shape}: labels are integers from 0 in three axes")
+        old.append(np.unique(np.append(array.ravel(), array.dtype.type(0))))
+        firsts.append(total)
+        seen.append(np.isin(old[-1][1:], piece.part(array, piece.core_starts, piece.core_stops)))
+        total += len(old[-1]) - 1
+        report.advance(1)
+    # All labels in one row, 0 the background; each leads to the first that it is joined with.
+    roots = np.arange(total + 1)
+
+    def root(label: int) -> int:
+        while roots[label] != label:
+            roots[label] = roots[roots[label]]
+            label = int(roots[label])
+        return label
+
+    for one, other in _neighbours(pieces):
+        for left, right in _shared(pieces[one], pieces[other], old[one], old[other]):
+            low, high = sorted((root(firsts[one] + left), root(firsts[other] + right)))
+            roots[high] = low
+        report.advance(0)
+    # Of a label that has no voxel in the whole, since another chunk saw it otherwise there, no number is used up.
+    ends = np.array([root(label) for label in range(total + 1)])
+    used = np.unique(ends[np.concatenate(seen)])
+    numbers = np.zeros(total + 1, np.uint32)
+    numbers[used] = np.arange(1, len(used) + 1)
+    numbers = numbers[ends]
+    new = [numbers[[0, *range(first + 1, first + len(ids))]] for first, ids in zip(firsts, old, strict=True)]
+    return _Numbers(old, new, len(used))
+
+
+def _shared(one: _Piece, other: _Piece, old_one: Array, old_other: Array) -> Iterator[tuple[int, int]]:
+    """Places in the two lists of ids of labels that are the same where the pieces overlap."""
+    low = [max(a, b) for a, b in zip(one.starts, other.starts, strict=True)]
+    high = [min(a, b) for a, b in zip(one.stops, other.stops, strict=True)]
+    i = np.searchsorted(old_one, one.part(one.load("labels"), low, high).ravel())
+    j = np.searchsorted(old_other, other.part(other.load("labels"), low, high).ravel())
+    pairs, shared = np.unique(i.astype(np.int64) * len(old_other) + j, return_counts=True)
+    left, right = np.divmod(pairs, len(old_other))
+    union = np.bincount(i)[left] + np.bincount(j)[right] - shared
+    same = (2 * shared > union) & (left > 0) & (right > 0)
+    yield from zip(left[same].tolist(), right[same].tolist(), strict=True)
+
+
+def _neighbours(pieces: list[_Piece]) -> Iterator[tuple[int, int]]:
+    """Pieces that follow on each other along an axis, and overlap.
+
+    What two pieces share across a corner, they share with the one between them as well.
+    """
+    place = {piece.index: number for number, piece in enumerate(pieces)}
+    for number, piece in enumerate(pieces):
+        for axis in range(3):
+            i, j, k = (n + (axis == other) for other, n in enumerate(piece.index))
+            follower = place.get((i, j, k))
+            if follower is not None:
+                after = pieces[follower]
+                if all(
+                    max(a, b) < min(c, d) for a, b, c, d in zip(piece.starts, after.starts, piece.stops, after.stops, strict=True)
+                ):
+                    yield number, follower
+
+
+def _triple(values: Sequence[int]) -> Shape3:
+    a, b, c = values
+    return a, b, c
