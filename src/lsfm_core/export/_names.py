@@ -15,7 +15,7 @@ from lsfm_core.export.request import TransformRequest, TransformStep
 from lsfm_core.formats import open_source
 from lsfm_core.geometry import Orientation, Reorientation, Space
 from lsfm_core.store import Channel, LsfmFile
-from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain, read_transforms
+from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
 
 __all__ = ["native_space", "open_chain", "reference_space"]
 
@@ -70,12 +70,7 @@ def open_chain(file: LsfmFile, request: TransformRequest) -> TransformChain:
                 raise InputError(
                     f"{file.path}: transform {step.name!r}: the request says {step.type}, but it is: {item.describe()}"
                 )
-        if step.invert:
-            found = [item.inverse() for item in reversed(found)]
-            for inverse in found:
-                if isinstance(inverse, InverseField):
-                    inverse.check()
-        transforms.extend(found)
+        transforms.extend([item.inverse() for item in reversed(found)] if step.invert else found)
     names = {step.name for step in request.transforms}
     for name in request.numeric_inverse:
         if name not in names:
