@@ -9,6 +9,7 @@ from lsfm_core.export.channel import ExportResult, export_blocks, export_channel
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks
 from lsfm_core.export.merge import MergeRequest, MergeResult, merge_chunks
 from lsfm_core.export.plan import ExportPlan, plan_export
+from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformStep
 from lsfm_core.export.slices import SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.volume import Volume
@@ -20,6 +21,9 @@ __all__ = [
     "ExportResult",
     "MergeRequest",
     "MergeResult",
+    "PointsRequest",
+    "PointsResult",
+    "RegionCount",
     "RegionSelection",
     "SlicesRequest",
     "SlicesResult",
@@ -34,4 +38,5 @@ __all__ = [
     "merge_chunks",
     "plan_export",
     "plan_slices",
+    "transform_points",
 ]

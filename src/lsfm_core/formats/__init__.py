@@ -27,6 +27,7 @@ __all__ = [
     "PlaneFunction",
     "Sink",
     "Source",
+    "check_new",
     "check_output",
     "new_file",
     "new_files",
