@@ -54,7 +54,7 @@ _DECIMALS = 6
 #: A point on the face between two voxels belongs to the one with the larger index, whatever the rounding. Voxels.
 _FACE_SLACK = 1e-9
 #: Positions in all spaces, their copies while they are mapped, and the order of the chunks that they lie in.
-_POINT_BYTES = 400
+_POINT_BYTES = 256
 #: A crop of a displacement field, as stored and as it is worked with.
 _FIELD_BYTES = 64 * 2**20
 _ROWS_AT_ONCE = 2**16
@@ -136,7 +136,8 @@ class PointsRequest(TransformRequest):
             raise InputError("level: only matters from or to native-voxel")
         if self.labels_channel is None and self.counts is not None:
             raise InputError("counts: needs the channel that tells the regions (labels_channel)")
-        if isinstance(self.counts, Path) and self.counts in (self.output, self.points):
+        tables = [path.resolve() for path in (self.points, self.output) if isinstance(path, Path)]
+        if isinstance(self.counts, Path) and self.counts.resolve() in tables:
             raise InputError(f"counts: {self.counts} is the table of the points as well: choose another name")
         return self
 
