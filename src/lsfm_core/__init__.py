@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         ExportRequest,
         ExportResult,
         MergeRequest,
+        PointsRequest,
+        PointsResult,
         RegionSelection,
         SlicesRequest,
         TransformStep,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         iter_slices,
         merge_chunks,
         plan_export,
+        transform_points,
     )
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
@@ -58,6 +61,8 @@ _ROOMS = {
         "ExportRequest",
         "ExportResult",
         "MergeRequest",
+        "PointsRequest",
+        "PointsResult",
         "RegionSelection",
         "SlicesRequest",
         "TransformStep",
@@ -70,6 +75,7 @@ _ROOMS = {
         "iter_slices",
         "merge_chunks",
         "plan_export",
+        "transform_points",
     ),
     "geometry": ("Orientation", "Space"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
@@ -106,6 +112,8 @@ __all__ = [
     "MergeRequest",
     "Orientation",
     "OrientationError",
+    "PointsRequest",
+    "PointsResult",
     "RegionSelection",
     "SlicesRequest",
     "SourceError",
@@ -129,6 +137,7 @@ __all__ = [
     "open_lsfm",
     "plan_export",
     "read_metadata",
+    "transform_points",
     "verify_file",
 ]
 

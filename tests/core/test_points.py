@@ -28,13 +28,15 @@ from lsfm_core import (
     InputError,
     LsfmError,
     MemoryBudgetError,
+    PointsRequest,
+    PointsResult,
     SourceError,
     cli,
     ingest_channel,
     open_lsfm,
+    transform_points,
 )
 from lsfm_core.cli_points import add_transform_points
-from lsfm_core.export import PointsRequest, PointsResult, transform_points
 from lsfm_core.store import lazy
 
 Points = npt.NDArray[np.float64]
