@@ -286,13 +286,14 @@ class _Way:
         self._source, self._target = (self._grid(file, request, place) for place in (request.source, request.target))
         self._begins, self._ends = (place.partition("-")[0] for place in (request.source, request.target))
         chain = open_chain(file, request)
-        at_output = self._ends == "output" or (request.labels_channel is not None and request.labels_in == "output")
-        if self._begins == "native":
+        self._chain: TransformChain | None = None
+        if self._begins == "output":
+            self._chain = chain
+        elif self._ends == "output" or (request.labels_channel is not None and request.labels_in == "output"):
             # Not every chain has an inverse, and not everybody needs one.
-            chain = chain.inverse() if at_output else TransformChain()
-        self._chain = chain if self._begins == "output" or at_output else None
+            self._chain = chain.inverse()
         self.remarks = []
-        for step in chain.transforms:
+        for step in self._chain.transforms if self._chain is not None else ():
             if isinstance(step, InverseField):
                 median, maximum = step.residual()
                 self.remarks.append(
