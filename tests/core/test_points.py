@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from collections import Counter
@@ -31,12 +30,11 @@ from lsfm_core import (
     PointsRequest,
     PointsResult,
     SourceError,
-    cli,
     ingest_channel,
     open_lsfm,
     transform_points,
 )
-from lsfm_core.cli_points import add_transform_points
+from lsfm_core.cli import main
 from lsfm_core.store import lazy
 
 Points = npt.NDArray[np.float64]
@@ -51,7 +49,7 @@ def brain(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("points") / "brain.h5"
 
     def run(verb: str, *arguments: str | Path) -> None:
-        assert cli.main([verb, str(file), "--quiet", *map(str, arguments)]) == 0
+        assert main([verb, str(file), "--quiet", *map(str, arguments)]) == 0
 
     transforms = brain_data / "transforms"
     structural = ("--image", brain_data / "structural_tiff", "--voxel-size", "0.05,0.04,0.04")
@@ -549,12 +547,8 @@ def test_points_far_from_the_image_are_remarked(carry: Carry, cells: Points) -> 
 
 
 def test_the_command(brain_data: Path, brain: Path, tmp_path: Path, carry: Carry, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    add_transform_points(parser.add_subparsers(), cli._add_verb, cli._add_resources, cli._bar)
-
     def run(*arguments: object) -> tuple[str, str]:
-        parsed = parser.parse_args(["transform-points", *map(str, arguments)])
-        parsed.command(parsed)
+        assert main(["transform-points", *map(str, arguments)]) == 0
         printed = capsys.readouterr()
         return printed.out, printed.err
 

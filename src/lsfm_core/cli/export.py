@@ -6,15 +6,9 @@ import argparse
 import re
 from typing import Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, numbers
+from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar, numbers
 
 __all__ = ["add_commands"]
-
-_TRANSFORM_HELP = (
-    "a transform between the image and the output: the name of an affine or displacement field in the file, or the path of one; "
-    "NAME:invert for its inverse. Repeat it, nearest to the image first. "
-    "Long form: name=NAME,order=1,type=affine|field,invert=yes|no"
-)
 
 
 def add_commands(verbs: Any) -> None:
@@ -82,7 +76,6 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         help="voxel size of the output in mm, one number or three (default: that of the level, the reference or the field)",
     )
     parser.add_argument("--output-orientation", metavar="CODE", help="axis codes of the output, or native (default RAS)")
-    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
     parser.add_argument(
         "--interpolation",
         choices=("linear", "nearest", "bspline", "mode"),
@@ -99,14 +92,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
 
     space = parser.add_argument_group("into another space")
-    space.add_argument("--transform", dest="transforms", action="append", default=[], metavar="NAME", help=_TRANSFORM_HELP)
-    space.add_argument(
-        "--numeric-inverse",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a displacement field that may be inverted numerically",
-    )
+    add_transforms(space)
     space.add_argument("--reference", metavar="IMAGE", help="a channel or an image file, whose grid the output takes")
 
     box = parser.add_argument_group("a cuboid")

@@ -1,55 +1,29 @@
 """The command that carries points."""
-# ruff: noqa: T201
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import Any
 
-if TYPE_CHECKING:
-    from lsfm_core.progress import ProgressCallback
+from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar
 
-    Bar = Callable[[argparse.Namespace], AbstractContextManager[ProgressCallback | None]]
-
-__all__ = ["add_transform_points"]
+__all__ = ["add_commands"]
 
 _PLACES = ("native-voxel", "native-mm", "output-mm", "output-voxel")
 
 
-def add_transform_points(
-    verbs: Any,
-    add_verb: Callable[..., argparse.ArgumentParser],
-    add_resources: Callable[[argparse.ArgumentParser], None],
-    bar: Bar,
-) -> None:
-    """Let the parser know the command; what it shares with others is given to it."""
+def add_commands(verbs: Any) -> None:
+    """Let the parser know the command of this module."""
     points = add_verb(
-        verbs, "transform-points", partial(_run, bar=bar), "carry points, such as cells, to another space, and count them",
+        verbs, "transform-points", _transform_points, "carry points, such as cells, to another space, and count them",
         "lsfm-core transform-points cells.csv --file brain.h5 --channel cfos --transform signal_to_structural "
         "--transform structural_to_template --transform warp --to output-mm --output cells_in_template.csv",
     )  # fmt: skip
     points.add_argument("points", metavar="CSV", help="the points, one a line; the first line names the columns")
     points.add_argument("--file", required=True, metavar="H5", help="the HDF5 file, or its BigDataViewer XML")
     points.add_argument("--channel", required=True, metavar="NAME", help="the channel whose space is the native one")
-    points.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
-    points.add_argument(
-        "--transform",
-        dest="transforms",
-        action="append",
-        default=[],
-        metavar="NAME[:invert]",
-        help="transforms from the image outward, the first nearest to the image; repeat it for each",
-    )
-    points.add_argument(
-        "--numeric-inverse",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a displacement field without a partner that may be inverted numerically",
-    )
+    add_transforms(points)
     points.add_argument(
         "--from",
         dest="source",
@@ -80,9 +54,7 @@ def add_transform_points(
     add_resources(points)
 
 
-def _run(arguments: argparse.Namespace, bar: Bar) -> None:
-    import sys
-
+def _transform_points(arguments: argparse.Namespace) -> None:
     from lsfm_core.export import PointsRequest, transform_points
 
     request = PointsRequest(
