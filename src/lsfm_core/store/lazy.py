@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import ChecksumError, MemoryBudgetError
-from lsfm_core.store._chunks import ChunkCodec, shared_pool
+from lsfm_core.store._chunks import ChunkCodec, share_out
 
 __all__ = ["ChunkCache", "LazyLevel"]
 
@@ -97,14 +97,13 @@ class _Store:
         if self.codec is None:
             box = tuple(slice(o, min(o + c, n)) for o, c, n in zip(offset, self.chunks, self.shape, strict=True))
             return self._present(self.dataset[box])
-        info = self.dataset.id.get_chunk_info_by_coord(offset)
-        if info.byte_offset is None:
-            return self._present(np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype))
-        filter_mask, data = self.dataset.id.read_direct_chunk(offset)
         try:
-            return self._present(self.codec.decode(data, filter_mask))
+            chunk = self.codec.read(self.dataset, offset)
         except ChecksumError as error:
             raise ChecksumError(f"{self.name}, voxels from {offset}: {error}") from error
+        if chunk is None:
+            chunk = np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype)
+        return self._present(chunk)
 
     def _present(self, chunk: Array) -> Array:
         return chunk if chunk.dtype == self.dtype else chunk.view(self.dtype)
@@ -257,12 +256,7 @@ class LazyLevel:
                 missing.append(piece)
             else:
                 out[piece[1]] = chunk[piece[2]]
-        if len(missing) < 2:
-            for piece in missing:
-                copy(piece)
-        else:
-            for _ in shared_pool().map(copy, missing):
-                pass
+        share_out(copy, missing)
         return out.reshape(self.shape)
 
     def _pieces(self, steps: list[range]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
