@@ -9,6 +9,7 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,19 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = arguments.command
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    interrupted = threading.Event()
     try:
-        with _terminate_as_interrupt():
+        with _interruptible(interrupted):
             command(arguments)
-    except LsfmError as error:
+    except (LsfmError, KeyboardInterrupt) as error:
         if arguments.debug:
             traceback.print_exc()
+        # An interrupt that falls into a callback comes back as an error of the library that called.
+        if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+            kept = getattr(arguments, "resume", False)
+            outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
+            print(f"lsfm-core {arguments.verb}: interrupted; {outcome}", file=sys.stderr)
+            return 130
         print(f"lsfm-core {arguments.verb}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        kept = getattr(arguments, "resume", False)
-        outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
-        print(f"lsfm-core {arguments.verb}: interrupted; {outcome}", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # Somebody closed the pipe we print to (`lsfm-core info … | head`).
         sys.stdout = None
@@ -77,18 +80,20 @@ class _Version(argparse.Action):
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let a batch system's SIGTERM undo the work as Ctrl-C does."""
+def _interruptible(interrupted: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C, and a batch system's SIGTERM, stop and undo the work; the event then tells of it."""
 
     def interrupt(*_: object) -> None:
+        interrupted.set()
         raise KeyboardInterrupt
 
     try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        previous = [(code, signal.signal(code, interrupt)) for code in (signal.SIGINT, signal.SIGTERM)]
     except ValueError:  # not in the main thread: signals are somebody else's
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for code, handler in previous:
+            signal.signal(code, handler)
