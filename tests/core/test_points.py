@@ -565,6 +565,19 @@ def test_points_far_from_the_image_are_remarked(carry: Carry, cells: Points) -> 
     assert away.outside == 6000 and "no point is in a region of channel 'atlas'" in away.warnings[1]
 
 
+def test_labels_may_live_between_two_transforms(brain_data: Path, brain: Path, carry: Carry) -> None:
+    cells = brain_data / "signal_cells_voxel_zyx.csv"
+    short = carry(cells, transforms=CHAIN[:1], labels_channel="atlas", labels_in="output")
+    long = carry(cells, transforms=CHAIN, labels_channel="atlas", labels_in=CHAIN[0])
+    assert short.region_ids is not None and (short.region_ids != 0).sum() > 5000
+    np.testing.assert_array_equal(long.region_ids, short.region_ids)
+    # From the other side the way to the labels is another one, and leads to the same place.
+    back = carry(long.points, transforms=CHAIN, source="output-mm", target="native-mm", labels_channel="atlas", labels_in=CHAIN[0])
+    assert (back.region_ids == short.region_ids).mean() > 0.99
+    with pytest.raises(InputError, match="expected native, output, or the name of a transform of the chain"):
+        carry(cells, transforms=CHAIN, labels_channel="atlas", labels_in="structural")
+
+
 # --- the command ------------------------------------------------------------------------------------------------------------------
 
 

@@ -109,7 +109,11 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     region.add_argument("--region", action="append", metavar="LABEL", help="id, acronym or name; repeat it for several")
     region.add_argument("--labels-channel", metavar="NAME", help="the channel whose labels are meant")
     region.add_argument(
-        "--labels-in", choices=("native", "output"), default="native", help="space that the labels are in (default native)"
+        "--labels-in",
+        default="native",
+        metavar="SPACE",
+        help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
+        "transform, on the outer side of that one",
     )
     region.add_argument("--include-descendants", action="store_true", help="with all parts that the ontology knows")
     region.add_argument("--side", choices=("left", "right"), help="one hemisphere only")

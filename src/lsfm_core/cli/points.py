@@ -44,9 +44,10 @@ def add_commands(verbs: Any) -> None:
     points.add_argument("--labels-channel", metavar="NAME", help="add the region of each point, as this channel tells it")
     points.add_argument(
         "--labels-in",
-        choices=("native", "output"),
         default="native",
-        help="where the labels live: in the image's space (default), or behind the transforms",
+        metavar="SPACE",
+        help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
+        "transform, on the outer side of that one",
     )
     points.add_argument("--output", required=True, metavar="CSV", help="the input's columns, the new positions, the regions")
     points.add_argument("--counts", metavar="CSV", help="how many points are in each region")

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._csv import PointTable, write_csv
-from lsfm_core.export._names import native_space, open_chain, reference_space
+from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
 from lsfm_core.export._region import label_level
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
@@ -82,8 +82,8 @@ class PointsRequest(TransformRequest):
         For output-voxel: a channel of the file, or the path of an image.
     labels_channel : str, optional
         The channel that tells the region of each point.
-    labels_in : {"native", "output"}
-        The space the labels live in: that of the image, or that of the output behind the transforms.
+    labels_in : str
+        The space the labels live in: as in `RegionSelection`.
     counts : Path or True, optional
         A CSV file for the counts per region; True: count for the result only.
     output : Path, optional
@@ -99,7 +99,7 @@ class PointsRequest(TransformRequest):
     level: int | None = Field(default=None, ge=0)
     reference: str | None = None
     labels_channel: str | None = None
-    labels_in: Literal["native", "output"] = "native"
+    labels_in: str = "native"
     counts: Path | Literal[True] | None = None
     output: Path | None = None
     overwrite: bool = False
@@ -243,11 +243,11 @@ def transform_points(
             )
         ids = counts = None
         if labels is not None:
-            ids = labels.under(at_mm[request.labels_in], spare // 2, progress, cancel)
+            ids = labels.under(way.to_labels(at_mm), spare // 2, progress, cancel)
             if len(ids) and not ids.any():
                 warnings.append(
-                    f"no point is in a region of channel {labels.channel.name!r}: do its labels lie in the {request.labels_in} "
-                    "space?"
+                    f"no point is in a region of channel {labels.channel.name!r}: do its labels lie in the space that labels_in "
+                    f"names ({request.labels_in})?"
                 )
             if request.counts is not None:
                 counts = labels.count(ids, progress, cancel)
@@ -287,13 +287,19 @@ class _Way:
         self._begins, self._ends = (place.partition("-")[0] for place in (request.source, request.target))
         chain = open_chain(file, request)
         self._chain: TransformChain | None = None
+        self._labels_in = request.labels_in
+        self._to_labels: TransformChain | None = None
+        # Not every chain has an inverse, and not everybody needs one.
         if self._begins == "output":
             self._chain = chain
-        elif self._ends == "output" or (request.labels_channel is not None and request.labels_in == "output"):
-            # Not every chain has an inverse, and not everybody needs one.
+        elif self._ends == "output":
             self._chain = chain.inverse()
+        if request.labels_channel is not None:
+            inner, outer = chains_around(file, request, request.labels_in)
+            self._to_labels = outer if self._begins == "output" else inner.inverse()
         self.remarks = []
-        for step in self._chain.transforms if self._chain is not None else ():
+        used = [step for way in (self._chain, self._to_labels) if way is not None for step in way.transforms]
+        for step in {step.name: step for step in used}.values():
             if isinstance(step, InverseField):
                 median, maximum = step.residual()
                 self.remarks.append(
@@ -306,6 +312,12 @@ class _Way:
         if self._chain is not None:
             at_mm[_OTHER[self._begins]] = self._chain.map_points(at_mm[self._begins])
         return at_mm
+
+    def to_labels(self, at_mm: dict[str, FloatArray]) -> FloatArray:
+        """What `to_mm` gave, as R, A, S mm in the world of the labels."""
+        if self._labels_in in at_mm or self._to_labels is None:
+            return at_mm[self._labels_in]
+        return self._to_labels.map_points(at_mm[self._begins])
 
     def to_target(self, at_mm: dict[str, FloatArray]) -> FloatArray:
         """What `to_mm` gave, as positions (n, 3) in the target."""
