@@ -167,13 +167,16 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import ExportRequest, export_channel, export_chunks, plan_export
+    from lsfm_core.export import ExportRequest, export_channel, export_chunks, lay_out_chunks, plan_export
     from lsfm_core.store import open_lsfm
 
     request = ExportRequest(**_fields(arguments), grid=arguments.grid, overlap_mm=arguments.overlap)
     if arguments.dry_run:
         with open_lsfm(request.path) as file:
-            print(plan_export(file, request).describe())
+            plan = plan_export(file, request)
+            print(plan.describe())
+            if request.grid is not None:
+                print(f"chunks  {len(lay_out_chunks(plan.target, request))}")
         return
     with bar(arguments) as progress:
         if request.grid is not None:

@@ -6,7 +6,7 @@ tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `c
 """
 
 from lsfm_core.export.channel import ExportResult, export_blocks, export_channel
-from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks
+from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
 from lsfm_core.export.merge import MergeRequest, MergeResult, merge_chunks
 from lsfm_core.export.plan import ExportPlan, plan_export
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, transform_points
@@ -35,6 +35,7 @@ __all__ = [
     "export_slices",
     "iter_chunks",
     "iter_slices",
+    "lay_out_chunks",
     "merge_chunks",
     "plan_export",
     "plan_slices",
