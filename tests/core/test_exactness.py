@@ -1,0 +1,218 @@
+"""Exports judged by others: SimpleITK, ANTs, nibabel, BrainGlobe, and plain numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ants
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+import SimpleITK as sitk
+import tifffile
+
+from lsfm_core import ExportRequest, Volume, export_channel
+
+Array = npt.NDArray[Any]
+
+WARP = "transforms/template_to_structural_1Warp.nii.gz"
+INVERSE_WARP = "transforms/template_to_structural_1InverseWarp.nii.gz"
+AFFINE = "transforms/template_to_structural_0GenericAffine.mat"
+SIGNAL = "transforms/structural_to_signal_affine.txt"
+TO_TEMPLATE = ("structural_to_template", "warp")
+LPS = np.array([-1.0, -1.0, 1.0])
+METHODS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
+
+
+# --- the judges' images: geometry set up from affines in array order, not by the code under test --------------------------------
+
+
+def place(image: sitk.Image, affine: Array) -> sitk.Image:
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    return image
+
+
+def itk_image(array: Array, affine: Array) -> sitk.Image:
+    """Array axes 0, 1, 2 are ITK's x, y, z."""
+    axes = (2, 1, 0, *range(3, array.ndim))
+    return place(sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(axes)), isVector=array.ndim == 4), affine)
+
+
+def itk_array(image: sitk.Image) -> Array:
+    array = sitk.GetArrayFromImage(image)
+    return array.transpose(2, 1, 0, *range(3, array.ndim))
+
+
+def ants_image(array: Array, affine: Array) -> Any:
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    data = np.ascontiguousarray(array, np.float32)
+    return ants.from_numpy(data, origin=lps[:3, 3].tolist(), spacing=spacing.tolist(), direction=lps[:3, :3] / spacing)
+
+
+def by_itk(
+    array: Array,
+    affine: Array,
+    shape: Sequence[int],
+    grid: Array,
+    transform: sitk.Transform | None = None,
+    method: str = "linear",
+    fill: float = 0,
+) -> Array:
+    """One resample of a whole image, in float64, or of the type itself for nearest neighbours."""
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(place(sitk.Image([int(n) for n in shape], sitk.sitkUInt8), grid))
+    resampler.SetTransform(transform or sitk.Transform())
+    resampler.SetInterpolator(METHODS[method])
+    resampler.SetDefaultPixelValue(fill)
+    if method != "nearest":
+        resampler.SetOutputPixelType(sitk.sitkVectorFloat64 if array.ndim == 4 else sitk.sitkFloat64)
+    return itk_array(resampler.Execute(itk_image(array, affine)))
+
+
+def read_field(path: Path) -> sitk.Transform:
+    return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
+
+
+def volume_of(**fields: Any) -> Volume:
+    result = export_channel(ExportRequest(**fields)).volume
+    assert result is not None
+    return result
+
+
+def assert_rounded(found: Array, expected: Array) -> None:
+    """Each voxel is the whole number nearest to what is expected; a float32 can tell 65535.496 from 65535.5, but not more."""
+    difference = np.abs(found - np.asarray(expected, np.float64))
+    assert difference.max() < 0.504
+
+
+# --- the specimen, read without the code under test -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def structural(brain_data: Path) -> tuple[Array, Array]:
+    """Array (planes, rows, columns) and affine: planes grow to anterior, rows to inferior, columns to right."""
+    array = np.stack([tifffile.imread(plane) for plane in sorted((brain_data / "structural_tiff").iterdir())])
+    affine = [[0, 0, 0.04, 0], [0.05, 0, 0, 0], [0, -0.04, 0, 0.04 * (array.shape[1] - 1)], [0, 0, 0, 1]]
+    return array, np.array(affine, float)
+
+
+@pytest.fixture(scope="module")
+def signal(brain_data: Path) -> tuple[Array, Array]:
+    array = tifffile.imread(brain_data / "signal_stack.tif")
+    affine = [[0, 0, 0.05, 0], [0.06, 0, 0, 0], [0, -0.05, 0, 0.05 * (array.shape[1] - 1)], [0, 0, 0, 1]]
+    return array, np.array(affine, float)
+
+
+@pytest.fixture(scope="module")
+def template(brain_data: Path) -> nibabel.Nifti1Image:
+    return nibabel.load(brain_data / "template_100um.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def annotation(brain_data: Path) -> nibabel.Nifti1Image:
+    return nibabel.load(brain_data / "annotation_in_structural_100um.nii.gz")
+
+
+# --- through the transforms of a registration -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["autofluo", "cfos"])
+def test_a_channel_in_the_template_is_what_ants_makes_of_it(
+    channel: str, atlas_file: Path, brain_data: Path, template: nibabel.Nifti1Image, request: pytest.FixtureRequest
+) -> None:
+    files, names, fixture = [AFFINE, WARP], TO_TEMPLATE, "structural"
+    if channel == "cfos":
+        files, names, fixture = [SIGNAL, *files], ("signal_to_structural", *names), "signal"
+    array, affine = request.getfixturevalue(fixture)
+    volume = volume_of(
+        path=atlas_file,
+        channel=channel,
+        transforms=names,
+        reference=str(brain_data / "template_100um.nii.gz"),
+        level=0,
+        antialias=False,
+    )
+    assert volume.array.dtype == np.uint16
+    assert volume.array.shape == template.shape
+    np.testing.assert_allclose(volume.space.world_from_voxel, template.affine, atol=1e-6)
+    by_ants = ants.apply_transforms(
+        ants_image(np.zeros(template.shape), template.affine),
+        ants_image(array, affine),
+        [str(brain_data / file) for file in reversed(files)],
+        "linear",
+    ).numpy()
+    assert by_ants.max() > 300
+    assert_rounded(volume.array, by_ants)
+    chain = [read_field(brain_data / f) if f.endswith("nii.gz") else sitk.ReadTransform(str(brain_data / f)) for f in files]
+    assert_rounded(volume.array, by_itk(array, affine, template.shape, template.affine, sitk.CompositeTransform(chain)))
+
+
+def test_labels_of_the_template_in_the_specimen_are_what_ants_makes_of_them(
+    atlas_file: Path, brain_data: Path, annotation: nibabel.Nifti1Image
+) -> None:
+    labels = nibabel.load(atlas_file.parent / "template_atlas.nii.gz")
+    ids = np.asarray(labels.dataobj)
+    fields = {"path": atlas_file, "channel": "template_atlas", "reference": "atlas"}
+    by_names = [
+        volume_of(**fields, transforms=(warp, "structural_to_template:invert")).array for warp in ("warp:invert", "inverse_warp")
+    ]
+    np.testing.assert_array_equal(*by_names)
+    by_ants = ants.apply_transforms(
+        ants_image(np.zeros(annotation.shape), annotation.affine),
+        ants_image(ids, labels.affine),
+        [str(brain_data / AFFINE), str(brain_data / INVERSE_WARP)],
+        "nearestNeighbor",
+        whichtoinvert=[True, False],
+    ).numpy()
+    assert len(np.unique(by_ants)) > 500
+    np.testing.assert_array_equal(by_names[0], by_ants)
+    # The way back of a way there: most voxels have their label again.
+    assert (by_names[0] == np.asarray(annotation.dataobj)).mean() > 0.95
+
+
+def test_an_inverted_affine_alone(
+    atlas_file: Path, brain_data: Path, template: nibabel.Nifti1Image, annotation: nibabel.Nifti1Image
+) -> None:
+    labels = nibabel.load(atlas_file.parent / "template_atlas.nii.gz")
+    volume = volume_of(path=atlas_file, channel="template_atlas", reference="atlas", transforms="structural_to_template:invert")
+    inverse = sitk.ReadTransform(str(brain_data / AFFINE)).GetInverse()
+    expected = by_itk(np.asarray(labels.dataobj), labels.affine, annotation.shape, annotation.affine, inverse, "nearest")
+    np.testing.assert_array_equal(volume.array, expected)
+
+
+def test_transforms_from_files_are_those_that_are_stored(
+    atlas_file: Path, brain_data: Path, tmp_path: Path, template: nibabel.Nifti1Image
+) -> None:
+    affine, field = sitk.ReadTransform(str(brain_data / AFFINE)), sitk.ReadImage(str(brain_data / WARP))
+    for name in ("affine.txt", "affine.tfm", "affine.mat"):
+        sitk.WriteTransform(affine, str(tmp_path / name))
+    for name in ("warp.nii", "warp.nrrd", "warp.mha"):
+        sitk.WriteImage(field, str(tmp_path / name))
+    both = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))])
+    sitk.WriteTransform(both, str(tmp_path / "both.h5"))
+    nibabel.save(nibabel.Nifti1Image(np.zeros(template.shape, np.uint8), template.affine), tmp_path / "grid.nii")
+    fields = {"path": atlas_file, "channel": "autofluo", "reference": str(tmp_path / "grid.nii"), "resolution_mm": 0.2}
+    stored = volume_of(**fields, transforms=TO_TEMPLATE).array
+    assert stored.max() > 300
+    for chain in (
+        [brain_data / AFFINE, brain_data / WARP],
+        [tmp_path / "affine.txt", tmp_path / "warp.nii"],
+        [tmp_path / "affine.tfm", tmp_path / "warp.nrrd"],
+        [tmp_path / "affine.mat", tmp_path / "warp.mha"],
+        [tmp_path / "both.h5"],
+    ):
+        np.testing.assert_array_equal(volume_of(**fields, transforms=tuple(map(str, chain))).array, stored, str(chain))
+    # Inverted, a composite goes through its parts backwards.
+    sitk.WriteTransform(sitk.CompositeTransform([affine, sitk.TranslationTransform(3, (0.3, 0, 0))]), str(tmp_path / "two.h5"))
+    there = {"transforms": (str(tmp_path / "two.h5:invert"), str(tmp_path / "two.h5"))}
+    grid = {"origin_mm": (2, 3, 1), "size_mm": 2, "resolution_mm": 0.1, "level": 0, "antialias": False}
+    volumes = [volume_of(path=atlas_file, channel="autofluo", **grid, **chain).array.astype(int) for chain in (there, {})]
+    assert np.abs(np.subtract(*volumes)).max() <= 1
