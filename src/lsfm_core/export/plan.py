@@ -334,7 +334,7 @@ def _whole_grid(
         given = reference_space(file, request.reference)
         if wanted in (None, "native"):
             orientation = given.orientation
-    elif chain.transforms and request.origin_mm is None:
+    elif chain.domain is not None and request.origin_mm is None and (box is None or chain.domain.is_axis_aligned):
         given = chain.domain
     if given is not None:
         grid = given.reoriented(given.reorientation_to(orientation))
