@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,18 @@ import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 import tifffile
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from lsfm_core import ExportRequest, Volume, export_channel
+from lsfm_core import (
+    ExportRequest,
+    IngestRequest,
+    InputError,
+    RegionSelection,
+    Volume,
+    export_channel,
+    ingest_channel,
+)
 
 Array = npt.NDArray[Any]
 
@@ -216,3 +227,141 @@ def test_transforms_from_files_are_those_that_are_stored(
     grid = {"origin_mm": (2, 3, 1), "size_mm": 2, "resolution_mm": 0.1, "level": 0, "antialias": False}
     volumes = [volume_of(path=atlas_file, channel="autofluo", **grid, **chain).array.astype(int) for chain in (there, {})]
     assert np.abs(np.subtract(*volumes)).max() <= 1
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A file with a synthetic image, and what is in it."""
+
+    path: Path
+    levels: tuple[tuple[Array, Array], ...]
+    labels: Array
+    field: sitk.Transform
+
+
+def turn(rng: np.random.Generator, most: float = 0.6) -> Array:
+    return np.array(sitk.Euler3DTransform((0, 0, 0), *rng.uniform(-most, most, 3)).GetMatrix()).reshape(3, 3)
+
+
+def smooth(rng: np.random.Generator, shape: Sequence[int], coarse: int = 6) -> Array:
+    """Noise that changes slowly, from -1 to 1."""
+    knots = rng.uniform(-1, 1, [max(2, n // coarse) for n in shape])
+    image = sitk.GetImageFromArray(knots)
+    image.SetSpacing([(n - 1) / max(1, m - 1) for n, m in zip(shape[::-1], knots.shape[::-1], strict=True)])
+    return sitk.GetArrayFromImage(sitk.Resample(image, [int(n) for n in shape[::-1]], sitk.Transform()))
+
+
+@pytest.fixture(scope="module")
+def specimen(tmp_path_factory: pytest.TempPathFactory) -> Specimen:
+    """Noise on an oblique grid with two levels, labels on it, and a field that covers a part of it."""
+    rng = np.random.default_rng(21)
+    folder = tmp_path_factory.mktemp("specimen")
+    shape = (22, 264, 30)
+    affine = np.eye(4)
+    affine[:3, :3] = turn(rng, 0.2) @ np.array([[0, 0, 0.1], [0, 0.02, 0], [-0.12, 0, 0]])
+    affine[:3, 3] = (1, -2, 4)
+    affine = affine.astype(np.float32).astype(float)  # which is what NIfTI keeps of it
+    array = rng.integers(0, 65536, shape, dtype=np.uint16)
+    labels = np.digitize(smooth(rng, shape), (-0.4, 0, 0.4)).astype(np.uint16)
+    field_affine = np.eye(4)
+    field_affine[:3, :3] = turn(rng) * 0.2
+    field_affine[:3, 3] = affine[:3] @ (8, 60, 2, 1)
+    vectors = np.stack([0.3 * smooth(rng, (13, 15, 11), 3) for _ in range(3)], axis=-1)
+    field = itk_image(vectors * LPS, field_affine)
+    nibabel.save(nibabel.Nifti1Image(array, affine), folder / "image.nii")
+    nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labels.nii")
+    sitk.WriteImage(field, str(folder / "field.mha"))
+    path = folder / "specimen.h5"
+    for channel, kind, file in (
+        ("image", "image", "image.nii"),
+        ("labels", "labels", "labels.nii"),
+        ("field", "vectors", "field.mha"),
+    ):
+        ingest_channel(IngestRequest(path=path, channel=channel, kind=kind, image=str(folder / file)))
+    means = array.reshape(22, 132, 2, 30).mean(axis=2)
+    half = affine @ np.array([[1, 0, 0, 0], [0, 2, 0, 0.5], [0, 0, 1, 0], [0, 0, 0, 1]])
+    return Specimen(path, ((array, affine), (np.rint(means), half)), labels, sitk.DisplacementFieldTransform(field))
+
+
+def random_affine_file(rng: np.random.Generator, folder: Path, centre: Array) -> tuple[str, sitk.Transform]:
+    """One that turns, stretches and shears about a point."""
+    linear = turn(rng) @ (np.diag(rng.uniform(0.7, 1.4, 3)) + np.triu(rng.uniform(-0.3, 0.3, (3, 3)), 1))
+    itk = sitk.AffineTransform(linear.ravel().tolist(), rng.uniform(-0.5, 0.5, 3).tolist(), (centre * LPS).tolist())
+    path = folder / f"{rng.integers(2**62)}.txt"
+    sitk.WriteTransform(itk, str(path))
+    return str(path), itk
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    kinds=st.text("AF", max_size=3),
+    level=st.integers(0, 1),
+    method=st.sampled_from(["linear", "linear", "nearest", "bspline"]),
+    fill=st.sampled_from([0, 7, 65535]),
+    block=st.integers(60, 3000),
+    memory=st.integers(195_000_000, 400_000_000),
+    mask=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_blocks_make_the_whole_that_itk_makes(
+    kinds: str,
+    level: int,
+    method: str,
+    fill: int,
+    block: int,
+    memory: int,
+    mask: bool,
+    seed: int,
+    specimen: Specimen,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    rng = np.random.default_rng(seed)
+    array, affine = specimen.levels[level]
+    centre = affine[:3] @ (*(np.array(array.shape) / 2), 1)
+    names, parts = [], [sitk.Transform()]
+    for kind in kinds:
+        name, part = ("field", specimen.field) if kind == "F" else random_affine_file(rng, tmp_path_factory.getbasetemp(), centre)
+        names.append(name)
+        parts.append(part)
+    chain = sitk.CompositeTransform(parts)
+    size, resolution = rng.uniform(0.3, 1.5, 3), rng.uniform(0.06, 0.3, 3)
+    origin = centre - size / 2 + rng.uniform(-1.5, 1.5, 3)
+    request = {
+        "path": specimen.path,
+        "channel": "image",
+        "level": level,
+        "transforms": tuple(names),
+        "origin_mm": tuple(origin.tolist()),
+        "size_mm": tuple(size.tolist()),
+        "resolution_mm": tuple(resolution.tolist()),
+        "output_orientation": rng.choice(["RAS", "LPS", "AIR"]),
+        "interpolation": method,
+        "antialias": False,
+        "fill": fill,
+    }
+    if mask:
+        del request["origin_mm"], request["size_mm"]
+        request["resolution_mm"] = 0.2
+        request["region"] = RegionSelection(labels_channel="labels", select=(1, 3), mask=True, labels_in="output")
+    try:
+        whole = volume_of(**request)
+    except InputError as error:
+        assume("outside" not in str(error) and "covers" not in str(error))
+        raise
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", block)
+        blocks = export_channel(ExportRequest(**request, memory_bytes=memory))
+    assert blocks.plan.block_count > 1 or whole.array.size <= 2 * block
+    assert blocks.volume is not None
+    np.testing.assert_array_equal(blocks.volume.array, whole.array)
+    grid = whole.space.world_from_voxel
+    expected = by_itk(array.astype(float), affine, whole.array.shape, grid, chain, method, fill)
+    if mask:
+        inside = by_itk(
+            np.isin(specimen.labels, (1, 3)).astype(np.uint8), specimen.levels[0][1], whole.array.shape, grid, method="nearest"
+        )
+        expected[inside == 0] = fill
+    assert_rounded(whole.array, np.clip(expected, 0, 65535))
