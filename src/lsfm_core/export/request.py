@@ -183,7 +183,8 @@ class ExportRequest(TransformRequest):
     overlap_mm : float or tuple of 3 float
         How much neighbouring chunks have in common, along R, A, S.
     interpolation : {"linear", "nearest", "bspline", "mode"}, optional
-        Default: nearest for labels, else linear. mode, for labels: the most frequent id where the result is coarser by 2 or more.
+        Default: nearest for labels, else linear. mode, for labels: where the result is coarser by 2 or more, the most frequent id
+        of each 2 voxels along an axis, repeated while a factor of 2 is left, as in the levels of a pyramid.
     antialias : bool
         Whether a source that is finer than the result by more than a factor of 2 is reduced to block means first.
     fill : float
