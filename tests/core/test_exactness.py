@@ -365,3 +365,146 @@ def test_blocks_make_the_whole_that_itk_makes(
         )
         expected[inside == 0] = fill
     assert_rounded(whole.array, np.clip(expected, 0, 65535))
+
+
+def test_blocks_agree_where_voxels_lie_on_faces_and_halfway(atlas_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Round numbers, of which rounding could go either way: every block must go the same."""
+    requests: list[dict[str, Any]] = [
+        {"channel": "cfos", "resolution_mm": 0.15, "level": 0, "transforms": "signal_to_structural", "reference": "autofluo"},
+        {"channel": "autofluo", "resolution_mm": (0.08, 0.1, 0.1), "level": 0, "antialias": False},
+        {"channel": "atlas", "resolution_mm": 0.05, "origin_mm": (2, 3, 1), "size_mm": 2.5},
+        {"channel": "atlas", "resolution_mm": 0.2, "level": 0},
+        {"channel": "atlas", "resolution_mm": 0.2, "level": 0, "interpolation": "mode"},
+        {"channel": "autofluo", "resolution_mm": 0.2, "transforms": TO_TEMPLATE, "level": 0},
+        {"channel": "warp", "resolution_mm": 0.25, "origin_mm": (1, 1, 1), "size_mm": 4},
+    ]
+    for fields in requests:
+        whole = volume_of(path=atlas_file, **fields).array
+        with monkeypatch.context() as patch:
+            patch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", 2500)
+            np.testing.assert_array_equal(volume_of(path=atlas_file, **fields, memory_bytes=250_000_000).array, whole, str(fields))
+
+
+def test_a_reduction_is_the_mean_of_the_voxels_before_it_is_interpolated(specimen: Specimen) -> None:
+    array, affine = specimen.levels[0]
+    request = {"path": specimen.path, "channel": "image", "level": 0, "output_orientation": "native"}
+    means = array.reshape(22, 88, 3, 30).mean(axis=2)
+    # NIfTI's planes are across its last axis.
+    volume = volume_of(**request, resolution_mm=(0.1, 0.06, 0.12))
+    np.testing.assert_array_equal(volume.array, np.rint(means).T)
+    # 3.5 times as coarse: means of 3, and what lies between them.
+    volume = volume_of(**request, resolution_mm=(0.1, 0.07, 0.12))
+    thirds = affine @ np.array([[1, 0, 0, 0], [0, 3, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])
+    expected = by_itk(np.rint(means), thirds, volume.array.shape, volume.space.world_from_voxel)
+    assert_rounded(volume.array[:-1, :-1, :-1], expected[:-1, :-1, :-1])
+
+
+def most_frequent(labels: Array) -> Array:
+    """Of blocks of 1 x 2 x 2 voxels; of equally frequent ids the smallest."""
+    planes, rows, columns = labels.shape
+    blocks = labels.reshape(planes, rows // 2, 2, columns // 2, 2)
+    return np.stack([(blocks == label).sum(axis=(2, 4)) for label in range(4)]).argmax(axis=0)
+
+
+def test_mode_gives_the_most_frequent_id(specimen: Specimen) -> None:
+    request = {"path": specimen.path, "channel": "labels", "level": 0, "output_orientation": "native", "interpolation": "mode"}
+    labels = specimen.labels.T
+    halved = most_frequent(labels[:, :, :20])
+    volume = volume_of(**request, resolution_mm=(0.1, 0.04, 0.24))
+    np.testing.assert_array_equal(volume.array[:, :, :10], halved)
+    assert (halved != labels[:, ::2, :20:2]).mean() > 0.02
+    # By four it is the mode of modes, as in the levels of a pyramid; a plain count of sixteen may tell otherwise.
+    volume = volume_of(**request, resolution_mm=(0.1, 0.08, 0.48))
+    np.testing.assert_array_equal(volume.array[:, :, :5], most_frequent(halved))
+
+
+@pytest.mark.parametrize("channel", ["autofluo", "cfos"])
+def test_bsplines_in_blocks_are_those_of_the_whole(
+    channel: str, atlas_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    array, affine = request.getfixturevalue({"autofluo": "structural", "cfos": "signal"}[channel])
+    monkeypatch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", 9000)
+    volume = volume_of(
+        path=atlas_file,
+        channel=channel,
+        level=0,
+        interpolation="bspline",
+        antialias=False,
+        origin_mm=(-0.5, 5.1, -1.5),
+        size_mm=(3.1, 1.2, 3),
+        resolution_mm=0.07,
+    )
+    expected = by_itk(array, affine, volume.array.shape, volume.space.world_from_voxel, method="bspline")
+    assert_rounded(volume.array, np.clip(expected, 0, 65535))
+
+
+def test_bsplines_of_thin_images_and_of_blocks_beside_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", 2000)
+    for size in (1, 2, 3, 4):
+        array = np.random.default_rng(size).integers(0, 999, (size, 30, 40), dtype=np.uint16)
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{size}.nii")
+        path = tmp_path / f"{size}.h5"
+        ingest_channel(IngestRequest(path=path, channel="thin", image=str(tmp_path / f"{size}.nii")))
+        box = {"origin_mm": (-9.7, -30.3, 5.1), "size_mm": (14.3, 70.4, 60.2), "resolution_mm": (0.7, 1.1, 1.3)}
+        volume = volume_of(path=path, channel="thin", interpolation="bspline", fill=5, **box)
+        expected = by_itk(array, np.eye(4), volume.array.shape, volume.space.world_from_voxel, method="bspline", fill=5)
+        assert_rounded(volume.array, np.clip(expected, 0, 65535))
+
+
+# --- places ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", [0, 7])
+@pytest.mark.parametrize("snap", [True, False])
+def test_a_cuboid_that_begins_outside_is_filled_there(
+    fill: int, snap: bool, atlas_file: Path, structural: tuple[Array, Array]
+) -> None:
+    """The image's outer corner is half a voxel below 0: at R -0.02, A -0.025, S -0.02."""
+    array, affine = structural
+    ras = array.transpose(2, 0, 1)[:, :, ::-1]
+    fields = {"path": atlas_file, "channel": "autofluo", "level": 0, "fill": fill, "size_mm": (0.4, 0.5, 0.4)}
+    fields |= {"origin_mm": (-0.23, -0.215, 7.5), "snap": snap}
+    volume = volume_of(**fields)
+    outside = np.ones((10, 10, 10), bool)
+    outside[5:, 4:, :5] = False
+    grid = np.diag([0.04, 0.05, 0.04, 1])
+    if snap:
+        expected = np.full((10, 10, 10), fill, np.uint16)
+        expected[5:, 4:, :5] = ras[:5, :6, 188:]
+        np.testing.assert_array_equal(volume.array, expected)
+        grid[:3, 3] = (-0.2, -0.2, 7.52)
+    else:
+        # The first voxel's centre is half a voxel inside the corner that was asked for.
+        grid[:3, 3] = (-0.21, -0.19, 7.52)
+        assert_rounded(volume.array, by_itk(array, affine, (10, 10, 10), grid, fill=fill))
+    np.testing.assert_allclose(volume.space.world_from_voxel, grid, atol=1e-9)
+    np.testing.assert_array_equal(volume.array[outside], fill)
+    assert (volume.array[~outside] != fill).any()
+
+
+@given(
+    origin=st.tuples(*[st.integers(-20, 250)] * 3),
+    size=st.tuples(*[st.integers(1, 30)] * 3),
+    resolution=st.sampled_from([0.03, 0.04, 0.1]),
+)
+@settings(deadline=None, max_examples=15)
+def test_a_cuboid_is_where_it_was_asked_for(
+    origin: tuple[int, int, int], size: tuple[int, int, int], resolution: float, atlas_file: Path, structural: tuple[Array, Array]
+) -> None:
+    array, affine = structural
+    origin_mm, size_mm = np.array(origin) * 0.04 + 0.003, np.array(size) * 0.041
+    request = {"path": atlas_file, "channel": "autofluo", "level": 0, "antialias": False, "resolution_mm": resolution}
+    request |= {"origin_mm": tuple(origin_mm), "size_mm": tuple(size_mm)}
+    upper = (10.82, 13.475, 7.7)
+    if (origin_mm >= upper).any() or (origin_mm + size_mm <= -0.15).any():
+        with pytest.raises(InputError, match=r"wholly outside.*Result: R .* image: R -0\.020\.\.10\.820 x A .*"):
+            volume_of(**request)
+        return
+    assume((origin_mm < np.array(upper) - 0.3).all() and (origin_mm + size_mm > 0.1).all())
+    volume = volume_of(**request)
+    assert volume.array.shape == tuple(np.maximum(1, np.rint(size_mm / resolution)).astype(int))
+    grid = np.diag([resolution] * 3 + [1])
+    grid[:3, 3] = origin_mm + resolution / 2
+    np.testing.assert_allclose(volume.space.world_from_voxel, grid, atol=1e-9)
+    np.testing.assert_allclose(volume.space.bounds.lower_mm, origin_mm, atol=1e-9)
+    assert_rounded(volume.array, by_itk(array, affine, volume.array.shape, grid))
