@@ -285,6 +285,8 @@ def _target(file: LsfmFile, request: ExportRequest, base: Space, source: Space, 
     """Grid of the result; `source` is the level whose voxel size holds where none is given."""
     resolution = three(request.resolution_mm) if request.resolution_mm is not None else None
     box = region
+    if region is not None and request.region is not None:
+        box = region.grown(request.region.margin_mm)
     if request.origin_mm is not None and request.size_mm is not None:
         box = Box(request.origin_mm, _add(request.origin_mm, three(request.size_mm)))
     whole = _whole_grid(file, request, base, source, chain, resolution, box)
