@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,7 +61,7 @@ def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def atlas_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def registered_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real specimen with all that leads it into the atlas: both channels, labels, the pair of warps, and affines.
 
     ``template_atlas`` are the labels as SimpleITK carries them to the template.
@@ -93,6 +95,29 @@ def atlas_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     ):
         assert main([verb, str(path), "--channel", channel, *map(str, options), "--quiet"]) == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def allen_parts(brain_data: Path) -> Callable[[str], set[int]]:
+    """Voxel ids of a structure and of all below it, found by climbing from each row of the CSV."""
+    with open(brain_data / "allen_structure_tree.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    lines = re.findall(
+        r'^ *(\d+) .*"(?:.*\S) \(([^()]+)\)" *$', (brain_data / "allen_labels_itksnap.txt").read_text(), re.MULTILINE
+    )
+    voxel_id = {acronym: int(key) for key, acronym in lines}
+
+    def parts(acronym: str) -> set[int]:
+        found = set()
+        for row in rows.values():
+            above = row
+            while above["acronym"] != acronym and above["parent_structure_id"]:
+                above = rows[above["parent_structure_id"]]
+            if above["acronym"] == acronym:
+                found.add(int(row["id"]) if row["id"] in dict(lines) else voxel_id[row["acronym"]])
+        return found
+
+    return parts
 
 
 @pytest.fixture

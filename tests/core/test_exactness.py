@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ants
+import h5py
+import imagecodecs
 import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 import tifffile
+from brainglobe_space import AnatomicalSpace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +25,16 @@ from lsfm_core import (
     IngestRequest,
     InputError,
     RegionSelection,
+    SlicesRequest,
     Volume,
+    export_blocks,
     export_channel,
+    export_slices,
     ingest_channel,
+    iter_slices,
 )
+
+from .test_geometry import CODES
 
 Array = npt.NDArray[Any]
 
@@ -137,14 +146,14 @@ def annotation(brain_data: Path) -> nibabel.Nifti1Image:
 
 @pytest.mark.parametrize("channel", ["autofluo", "cfos"])
 def test_a_channel_in_the_template_is_what_ants_makes_of_it(
-    channel: str, atlas_file: Path, brain_data: Path, template: nibabel.Nifti1Image, request: pytest.FixtureRequest
+    channel: str, registered_file: Path, brain_data: Path, template: nibabel.Nifti1Image, request: pytest.FixtureRequest
 ) -> None:
     files, names, fixture = [AFFINE, WARP], TO_TEMPLATE, "structural"
     if channel == "cfos":
         files, names, fixture = [SIGNAL, *files], ("signal_to_structural", *names), "signal"
     array, affine = request.getfixturevalue(fixture)
     volume = volume_of(
-        path=atlas_file,
+        path=registered_file,
         channel=channel,
         transforms=names,
         reference=str(brain_data / "template_100um.nii.gz"),
@@ -167,11 +176,11 @@ def test_a_channel_in_the_template_is_what_ants_makes_of_it(
 
 
 def test_labels_of_the_template_in_the_specimen_are_what_ants_makes_of_them(
-    atlas_file: Path, brain_data: Path, annotation: nibabel.Nifti1Image
+    registered_file: Path, brain_data: Path, annotation: nibabel.Nifti1Image
 ) -> None:
-    labels = nibabel.load(atlas_file.parent / "template_atlas.nii.gz")
+    labels = nibabel.load(registered_file.parent / "template_atlas.nii.gz")
     ids = np.asarray(labels.dataobj)
-    fields = {"path": atlas_file, "channel": "template_atlas", "reference": "atlas"}
+    fields = {"path": registered_file, "channel": "template_atlas", "reference": "atlas"}
     by_names = [
         volume_of(**fields, transforms=(warp, "structural_to_template:invert")).array for warp in ("warp:invert", "inverse_warp")
     ]
@@ -190,17 +199,19 @@ def test_labels_of_the_template_in_the_specimen_are_what_ants_makes_of_them(
 
 
 def test_an_inverted_affine_alone(
-    atlas_file: Path, brain_data: Path, template: nibabel.Nifti1Image, annotation: nibabel.Nifti1Image
+    registered_file: Path, brain_data: Path, template: nibabel.Nifti1Image, annotation: nibabel.Nifti1Image
 ) -> None:
-    labels = nibabel.load(atlas_file.parent / "template_atlas.nii.gz")
-    volume = volume_of(path=atlas_file, channel="template_atlas", reference="atlas", transforms="structural_to_template:invert")
+    labels = nibabel.load(registered_file.parent / "template_atlas.nii.gz")
+    volume = volume_of(
+        path=registered_file, channel="template_atlas", reference="atlas", transforms="structural_to_template:invert"
+    )
     inverse = sitk.ReadTransform(str(brain_data / AFFINE)).GetInverse()
     expected = by_itk(np.asarray(labels.dataobj), labels.affine, annotation.shape, annotation.affine, inverse, "nearest")
     np.testing.assert_array_equal(volume.array, expected)
 
 
 def test_transforms_from_files_are_those_that_are_stored(
-    atlas_file: Path, brain_data: Path, tmp_path: Path, template: nibabel.Nifti1Image
+    registered_file: Path, brain_data: Path, tmp_path: Path, template: nibabel.Nifti1Image
 ) -> None:
     affine, field = sitk.ReadTransform(str(brain_data / AFFINE)), sitk.ReadImage(str(brain_data / WARP))
     for name in ("affine.txt", "affine.tfm", "affine.mat"):
@@ -210,7 +221,7 @@ def test_transforms_from_files_are_those_that_are_stored(
     both = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))])
     sitk.WriteTransform(both, str(tmp_path / "both.h5"))
     nibabel.save(nibabel.Nifti1Image(np.zeros(template.shape, np.uint8), template.affine), tmp_path / "grid.nii")
-    fields = {"path": atlas_file, "channel": "autofluo", "reference": str(tmp_path / "grid.nii"), "resolution_mm": 0.2}
+    fields = {"path": registered_file, "channel": "autofluo", "reference": str(tmp_path / "grid.nii"), "resolution_mm": 0.2}
     stored = volume_of(**fields, transforms=TO_TEMPLATE).array
     assert stored.max() > 300
     for chain in (
@@ -225,7 +236,7 @@ def test_transforms_from_files_are_those_that_are_stored(
     sitk.WriteTransform(sitk.CompositeTransform([affine, sitk.TranslationTransform(3, (0.3, 0, 0))]), str(tmp_path / "two.h5"))
     there = {"transforms": (str(tmp_path / "two.h5:invert"), str(tmp_path / "two.h5"))}
     grid = {"origin_mm": (2, 3, 1), "size_mm": 2, "resolution_mm": 0.1, "level": 0, "antialias": False}
-    volumes = [volume_of(path=atlas_file, channel="autofluo", **grid, **chain).array.astype(int) for chain in (there, {})]
+    volumes = [volume_of(path=registered_file, channel="autofluo", **grid, **chain).array.astype(int) for chain in (there, {})]
     assert np.abs(np.subtract(*volumes)).max() <= 1
 
 
@@ -367,7 +378,7 @@ def test_blocks_make_the_whole_that_itk_makes(
     assert_rounded(whole.array, np.clip(expected, 0, 65535))
 
 
-def test_blocks_agree_where_voxels_lie_on_faces_and_halfway(atlas_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_agree_where_voxels_lie_on_faces_and_halfway(registered_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Round numbers, of which rounding could go either way: every block must go the same."""
     requests: list[dict[str, Any]] = [
         {"channel": "cfos", "resolution_mm": 0.15, "level": 0, "transforms": "signal_to_structural", "reference": "autofluo"},
@@ -379,10 +390,12 @@ def test_blocks_agree_where_voxels_lie_on_faces_and_halfway(atlas_file: Path, mo
         {"channel": "warp", "resolution_mm": 0.25, "origin_mm": (1, 1, 1), "size_mm": 4},
     ]
     for fields in requests:
-        whole = volume_of(path=atlas_file, **fields).array
+        whole = volume_of(path=registered_file, **fields).array
         with monkeypatch.context() as patch:
             patch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", 2500)
-            np.testing.assert_array_equal(volume_of(path=atlas_file, **fields, memory_bytes=250_000_000).array, whole, str(fields))
+            np.testing.assert_array_equal(
+                volume_of(path=registered_file, **fields, memory_bytes=250_000_000).array, whole, str(fields)
+            )
 
 
 def test_a_reduction_is_the_mean_of_the_voxels_before_it_is_interpolated(specimen: Specimen) -> None:
@@ -420,12 +433,12 @@ def test_mode_gives_the_most_frequent_id(specimen: Specimen) -> None:
 
 @pytest.mark.parametrize("channel", ["autofluo", "cfos"])
 def test_bsplines_in_blocks_are_those_of_the_whole(
-    channel: str, atlas_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    channel: str, registered_file: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     array, affine = request.getfixturevalue({"autofluo": "structural", "cfos": "signal"}[channel])
     monkeypatch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", 9000)
     volume = volume_of(
-        path=atlas_file,
+        path=registered_file,
         channel=channel,
         level=0,
         interpolation="bspline",
@@ -457,12 +470,12 @@ def test_bsplines_of_thin_images_and_of_blocks_beside_an_image(tmp_path: Path, m
 @pytest.mark.parametrize("fill", [0, 7])
 @pytest.mark.parametrize("snap", [True, False])
 def test_a_cuboid_that_begins_outside_is_filled_there(
-    fill: int, snap: bool, atlas_file: Path, structural: tuple[Array, Array]
+    fill: int, snap: bool, registered_file: Path, structural: tuple[Array, Array]
 ) -> None:
     """The image's outer corner is half a voxel below 0: at R -0.02, A -0.025, S -0.02."""
     array, affine = structural
     ras = array.transpose(2, 0, 1)[:, :, ::-1]
-    fields = {"path": atlas_file, "channel": "autofluo", "level": 0, "fill": fill, "size_mm": (0.4, 0.5, 0.4)}
+    fields = {"path": registered_file, "channel": "autofluo", "level": 0, "fill": fill, "size_mm": (0.4, 0.5, 0.4)}
     fields |= {"origin_mm": (-0.23, -0.215, 7.5), "snap": snap}
     volume = volume_of(**fields)
     outside = np.ones((10, 10, 10), bool)
@@ -489,11 +502,15 @@ def test_a_cuboid_that_begins_outside_is_filled_there(
 )
 @settings(deadline=None, max_examples=15)
 def test_a_cuboid_is_where_it_was_asked_for(
-    origin: tuple[int, int, int], size: tuple[int, int, int], resolution: float, atlas_file: Path, structural: tuple[Array, Array]
+    origin: tuple[int, int, int],
+    size: tuple[int, int, int],
+    resolution: float,
+    registered_file: Path,
+    structural: tuple[Array, Array],
 ) -> None:
     array, affine = structural
     origin_mm, size_mm = np.array(origin) * 0.04 + 0.003, np.array(size) * 0.041
-    request = {"path": atlas_file, "channel": "autofluo", "level": 0, "antialias": False, "resolution_mm": resolution}
+    request = {"path": registered_file, "channel": "autofluo", "level": 0, "antialias": False, "resolution_mm": resolution}
     request |= {"origin_mm": tuple(origin_mm), "size_mm": tuple(size_mm)}
     upper = (10.82, 13.475, 7.7)
     if (origin_mm >= upper).any() or (origin_mm + size_mm <= -0.15).any():
@@ -508,3 +525,334 @@ def test_a_cuboid_is_where_it_was_asked_for(
     np.testing.assert_allclose(volume.space.world_from_voxel, grid, atol=1e-9)
     np.testing.assert_allclose(volume.space.bounds.lower_mm, origin_mm, atol=1e-9)
     assert_rounded(volume.array, by_itk(array, affine, volume.array.shape, grid))
+
+
+# --- orientations ---------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    code=st.sampled_from(CODES),
+    target=st.sampled_from([*CODES, None]),
+    angle=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=25)
+def test_a_landmark_of_a_nifti_keeps_its_place(
+    code: str, target: str | None, angle: float, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A blob, of which linear interpolation keeps the centre: whole, in a cuboid, and coarser; oblique images as well."""
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(14, 30, 3)
+    inverse = nibabel.orientations.axcodes2ornt(code)
+    affine = nibabel.orientations.inv_ornt_aff(inverse, shape)
+    affine = np.diag([*rng.uniform(0.5, 1.5, 3), 1]) @ np.linalg.inv(affine)
+    affine[:3, :3] = turn(rng, angle) @ affine[:3, :3]
+    affine[:3, 3] = rng.uniform(-50, 50, 3)
+    affine = affine.astype(np.float32).astype(float)
+    place_vox = rng.uniform(0.4, 0.6, 3) * shape
+    distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(np.indices(shape), place_vox, strict=True)))
+    array = np.rint(60000 * np.exp(-((distance / 2) ** 2) / 2)).astype(np.uint16)
+    folder = tmp_path_factory.mktemp("landmark")
+    nibabel.save(nibabel.Nifti1Image(array, affine), folder / "image.nii")
+    ingest_channel(IngestRequest(path=folder / "x.h5", channel="blob", image=str(folder / "image.nii")))
+    true = nibabel.affines.apply_affine(affine, np.array([(array * axis).sum() / array.sum() for axis in np.indices(shape)]))
+    request = {"path": folder / "x.h5", "channel": "blob", "output_orientation": target}
+    for piece in (
+        {},
+        {"origin_mm": tuple((true - 9).tolist()), "size_mm": 18.0},
+        {"resolution_mm": 0.9},
+        {"output_orientation": "native"},
+    ):
+        fields = request | piece
+        if "origin_mm" not in fields and "resolution_mm" not in fields and angle == 0 and fields["output_orientation"] == code:
+            np.testing.assert_array_equal(volume_of(**fields).array, array)
+        export_channel(ExportRequest(**fields, output=folder / "out.nii", overwrite=True))
+        image = nibabel.load(folder / "out.nii")
+        if fields["output_orientation"] != "native":
+            assert "".join(nibabel.aff2axcodes(image.affine)) == (target or "RAS")
+        found = np.asarray(image.dataobj, float)
+        centre = [(found * axis).sum() / found.sum() for axis in np.indices(found.shape)]
+        np.testing.assert_allclose(nibabel.affines.apply_affine(image.affine, centre), true, atol=0.02, err_msg=str(fields))
+
+
+@given(code=st.sampled_from(CODES), target=st.sampled_from(CODES))
+@settings(deadline=None, max_examples=40)
+def test_a_stack_is_turned_as_brainglobe_turns_it(code: str, target: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def origin(letters: str) -> str:
+        return letters.translate(str.maketrans("RLAPSI", "lrpais"))
+
+    array = np.random.default_rng(5).integers(0, 999, (5, 7, 6), dtype=np.uint16)
+    path = tmp_path_factory.getbasetemp() / f"{code}.h5"
+    if not path.exists():
+        np.save(path.with_suffix(".npy"), array)
+        source = {"image": array, "orientation": code, "voxel_size_mm": (1, 2, 3)}
+        ingest_channel(IngestRequest(path=path, channel="stack", **source))
+    found = volume_of(path=path, channel="stack", output_orientation=target).array
+    space = AnatomicalSpace(origin(code), shape=array.shape, resolution=(1, 2, 3))
+    np.testing.assert_array_equal(found, space.map_stack_to(AnatomicalSpace(origin(target)), array))
+
+
+# --- several values per voxel ---------------------------------------------------------------------------------------------------
+
+
+def test_vectors_through_resampling_are_the_same_field(registered_file: Path, brain_data: Path, tmp_path: Path) -> None:
+    fields = {"path": registered_file, "channel": "warp"}
+    native = volume_of(**fields)
+    original = nibabel.load(brain_data / WARP)
+    np.testing.assert_array_equal(native.array, np.asarray(original.dataobj)[:, :, :, 0] * LPS.astype(np.float32))
+    box = {"origin_mm": (2.03, 3.01, 1.02), "size_mm": (4, 4.5, 3), "resolution_mm": 0.07}
+    volume = volume_of(**fields, **box)
+    for component in range(3):
+        values = np.asarray(original.dataobj)[:, :, :, 0, component].astype(float) * LPS[component]
+        expected = by_itk(values, original.affine, volume.array.shape[:3], volume.space.world_from_voxel)
+        np.testing.assert_allclose(volume.array[..., component], expected, atol=1e-6)
+    # As a file: SimpleITK takes both for the same displacement field, where the finer grid has a voxel.
+    warp = read_field(brain_data / WARP)
+    for name in ("field.nii.gz", "field.nii", "field.nrrd", "field.mha"):
+        export_channel(ExportRequest(**fields, **box, output=tmp_path / name))
+        field = read_field(tmp_path / name)
+        points = nibabel.affines.apply_affine(volume.space.world_from_voxel, np.random.default_rng(1).integers(1, 40, (200, 3)))
+        for point in (points * LPS).tolist():
+            np.testing.assert_allclose(field.TransformPoint(point), warp.TransformPoint(point), atol=2e-6)
+    via_volume = sitk.DisplacementFieldTransform(sitk.Cast(volume.to_sitk(), sitk.sitkVectorFloat64))
+    nibabel.save(volume.to_nibabel(), tmp_path / "by_nibabel.nii")
+    via_nibabel = read_field(tmp_path / "by_nibabel.nii")
+    for point in (points * LPS).tolist():
+        np.testing.assert_allclose(via_volume.TransformPoint(point), warp.TransformPoint(point), atol=2e-6)
+        np.testing.assert_allclose(via_nibabel.TransformPoint(point), warp.TransformPoint(point), atol=2e-6)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "AIR", "SPL"])
+def test_a_volume_is_in_the_same_place_for_other_libraries(orientation: str, registered_file: Path) -> None:
+    volume = volume_of(path=registered_file, channel="autofluo", output_orientation=orientation, level=1)
+    brightest = np.unravel_index(volume.array.argmax(), volume.array.shape)
+    image = volume.to_nibabel()
+    assert "".join(nibabel.aff2axcodes(image.affine)) == orientation
+    world = nibabel.affines.apply_affine(image.affine, brightest)
+    value = volume.array.max()
+    assert np.asarray(image.dataobj)[brightest] == value
+    itk = volume.to_sitk()
+    index = itk.TransformPhysicalPointToIndex((world * LPS).tolist())
+    assert itk[index] == value
+    np.testing.assert_allclose(np.array(itk.TransformIndexToPhysicalPoint(index)) * LPS, world, atol=1e-6)
+    data = volume.to_xarray()
+    assert data.sel(x=world[0], y=world[1], z=world[2], method="nearest") == value
+    np.testing.assert_allclose(data.x[1] - data.x[0], 0.08 * (1 if "R" in orientation else -1))
+
+
+def test_colours_are_exported_as_they_are(tmp_path: Path) -> None:
+    """Written by hand: an image with three values per voxel."""
+    array = np.random.default_rng(9).integers(0, 256, (9, 10, 11), dtype=np.uint8)
+    path = tmp_path / "rgb.h5"
+    ingest_channel(IngestRequest(path=path, channel="rgb", image=array, voxel_size_mm=(1, 1, 1), orientation="AIR"))
+    colours = np.stack([array, array[::-1], array // 2], axis=-1)
+    with h5py.File(path, "r+") as file:
+        for name in ("t00000/s00/0", "LSFM/rgb/IMAGE/0"):
+            del file[f"{name}/cells"]
+            file.create_dataset(f"{name}/cells", data=colours, chunks=(4, 4, 4, 3))
+    request = {"path": path, "channel": "rgb"}
+    ras = colours.transpose(2, 0, 1, 3)[:, :, ::-1]
+    np.testing.assert_array_equal(volume_of(**request).array, ras)
+    coarse = volume_of(**request, resolution_mm=0.8, antialias=False)
+    affine = np.eye(4)
+    for component in range(3):
+        expected = by_itk(ras[..., component], affine, coarse.array.shape[:3], coarse.space.world_from_voxel)
+        assert_rounded(coarse.array[:-1, :-1, :-1, component], expected[:-1, :-1, :-1])
+    export_channel(ExportRequest(**request, output=tmp_path / "rgb.tif"))
+    assert tifffile.imread(tmp_path / "rgb.tif").shape[-1] == 3
+
+
+def test_blocks_cover_everything_once(registered_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsfm_core.export.plan._BLOCK_VOXELS", 5000)
+    for fields in (
+        {"channel": "autofluo", "transforms": TO_TEMPLATE, "resolution_mm": 0.3},
+        {"channel": "warp", "origin_mm": (1, 1, 1), "size_mm": 2},
+        {"channel": "atlas", "output_orientation": "native"},
+    ):
+        whole = volume_of(path=registered_file, **fields)
+        seen = np.zeros(whole.array.shape[:3], int)
+        count = 0
+        for start, block in export_blocks(ExportRequest(path=registered_file, **fields)):
+            box = tuple(slice(a, a + n) for a, n in zip(start, block.array.shape[:3], strict=True))
+            seen[box] += 1
+            np.testing.assert_array_equal(block.array, whole.array[box])
+            np.testing.assert_allclose(
+                nibabel.affines.apply_affine(block.space.world_from_voxel, (0, 0, 0)),
+                nibabel.affines.apply_affine(whole.space.world_from_voxel, start),
+            )
+            count += 1
+        assert (seen == 1).all()
+        assert count > 1 or fields["channel"] == "atlas", "copied voxels come in slabs"
+
+
+# --- regions --------------------------------------------------------------------------------------------------------------------
+
+
+def carried_points(points: Array, *parts: sitk.Transform) -> Array:
+    """Points (n, 3), RAS mm, through transforms of which the last applies first."""
+    chain = sitk.CompositeTransform([sitk.Transform(), *parts])
+    return np.array([chain.TransformPoint(point) for point in (points * LPS).tolist()]) * LPS
+
+
+def nearest_mask(mask: Array, affine: Array, volume: Volume, *parts: sitk.Transform) -> Array:
+    """Whether the voxel nearest to where each voxel centre of a volume goes is in a mask; 2 where two are as near."""
+    centres = nibabel.affines.apply_affine(volume.space.world_from_voxel, np.indices(volume.array.shape).reshape(3, -1).T)
+    index = nibabel.affines.apply_affine(np.linalg.inv(affine), carried_points(centres, *parts) if parts else centres)
+    nearest = np.rint(index).astype(int)
+    inside = ((nearest >= 0) & (nearest < mask.shape)).all(axis=1)
+    found = np.zeros(len(index), int)
+    found[inside] = mask[tuple(nearest[inside].T)]
+    found[(np.abs(index - np.floor(index) - 0.5) < 1e-8).any(axis=1)] = 2
+    return found.reshape(volume.array.shape)
+
+
+def faces(mask: Array, affine: Array, *parts: sitk.Transform) -> tuple[Array, Array]:
+    """R, A, S bounds of all corners of all voxels in a mask, and of their centres, carried by transforms."""
+    index = np.argwhere(mask)
+    corners = np.unique((index[:, None] + np.array(list(np.ndindex(2, 2, 2))) - 0.5).reshape(-1, 3), axis=0)
+    bounds = []
+    for points in (corners, index):
+        world = carried_points(nibabel.affines.apply_affine(affine, points), *parts)
+        bounds.append(np.stack([world.min(axis=0), world.max(axis=0)]))
+    return bounds[0], bounds[1]
+
+
+def assert_box_fits(volume: Volume, outer: Array, centres: Array, margin_vox: int = 0, margin_mm: float = 0) -> None:
+    """All of the region's voxels are in the box, to their faces, and it is less than a voxel of the result larger."""
+    voxel = np.array(volume.space.voxel_size_mm)
+    lower, upper = np.array(volume.space.bounds.lower_mm), np.array(volume.space.bounds.upper_mm)
+    margin = margin_vox * voxel + margin_mm
+    excess = np.stack([outer[0] - margin - lower, upper - outer[1] - margin])
+    assert (excess > -1e-4 * voxel).all(), excess
+    assert (excess < (1 + 1e-3) * voxel).all(), excess
+    assert (centres[0] > lower).all() and (centres[1] < upper).all()
+
+
+@pytest.mark.parametrize(
+    ("select", "acronym"), [((382,), None), (("CA1",), None), (("Field CA1",), None), (("TH",), "TH"), (("MOB",), None)]
+)
+@pytest.mark.parametrize("transforms", [(), TO_TEMPLATE], ids=["native", "template"])
+def test_a_region_is_where_a_search_of_all_voxels_finds_it(
+    select: tuple[str | int, ...],
+    acronym: str | None,
+    transforms: tuple[str, ...],
+    registered_file: Path,
+    brain_data: Path,
+    annotation: nibabel.Nifti1Image,
+    allen_parts: Callable[[str], set[int]],
+) -> None:
+    """MOB reaches to the field's edge."""
+    ids = sorted(allen_parts(acronym)) if acronym else [507 if select == ("MOB",) else 382]
+    mask = np.isin(np.asarray(annotation.dataobj), ids)
+    assert mask.sum() > 5000
+    there, back = [], []
+    if transforms:
+        affine = sitk.ReadTransform(str(brain_data / AFFINE))
+        there = [read_field(brain_data / INVERSE_WARP), affine.GetInverse()]
+        back = [affine, read_field(brain_data / WARP)]
+    outer, centres = faces(mask, annotation.affine, *there)
+    region = {"labels_channel": "atlas", "select": select, "include_descendants": acronym is not None}
+    request = {"path": registered_file, "channel": "autofluo", "level": 0, "transforms": transforms, "resolution_mm": 0.09}
+    fields: dict[str, Any] = request | ({} if transforms else {"resolution_mm": None})
+    plain = volume_of(**fields, region=RegionSelection(**region))
+    assert_box_fits(plain, outer, centres)
+    for margin in ({"margin_mm": 0.23}, {"margin_vox": 2}, {"margin_mm": 0.1, "margin_vox": 1}):
+        assert_box_fits(volume_of(**fields, region=RegionSelection(**region, **margin)), outer, centres, **margin)
+    if acronym is None and select != (382,):
+        return
+    masked = volume_of(**fields, region=RegionSelection(**region, mask=True), fill=7)
+    inside = nearest_mask(mask, annotation.affine, masked, *back)
+    np.testing.assert_array_equal(masked.array[inside == 1], plain.array[inside == 1])
+    assert (masked.array[inside == 0] == 7).all()
+    assert (inside == 1).sum() > 5000
+    assert (inside == 2).mean() < 0.3
+    if transforms:
+        assert not (inside == 2).any()
+    # The median of R over all labelled voxels.
+    middle = np.median(nibabel.affines.apply_affine(annotation.affine, np.argwhere(np.asarray(annotation.dataobj)))[:, 0])
+    right = np.indices(mask.shape)[0] * annotation.affine[0, 0] >= middle - 1e-9
+    for side, part in (("left", mask & ~right), ("right", mask & right)):
+        plain, masked = (
+            volume_of(**fields, region=RegionSelection(**region, mask=mask, side=side), fill=7) for mask in (False, True)
+        )
+        assert_box_fits(plain, *faces(part, annotation.affine, *there))
+        inside = nearest_mask(part, annotation.affine, plain, *back)
+        np.testing.assert_array_equal(masked.array[inside == 1], plain.array[inside == 1])
+        assert (masked.array[inside == 0] == 7).all()
+
+
+def test_the_sides_of_a_region_are_all_of_it(registered_file: Path, annotation: nibabel.Nifti1Image) -> None:
+    """Of the labels themselves, at their own resolution."""
+    ids = np.asarray(annotation.dataobj)
+    found = np.zeros(ids.shape, int)
+    for side in ("left", "right"):
+        region = RegionSelection(labels_channel="atlas", select="CA1", mask=True, side=side)
+        volume = volume_of(path=registered_file, channel="atlas", region=region)
+        start = np.rint(np.array(volume.space.first_voxel_mm) / 0.1).astype(int)
+        found[tuple(slice(a, a + n) for a, n in zip(start, volume.array.shape, strict=True))] += volume.array == 382
+        assert set(np.unique(volume.array)) == {0, 382}
+    np.testing.assert_array_equal(found, ids == 382)
+
+
+def test_labels_that_live_in_the_output(registered_file: Path, brain_data: Path) -> None:
+    labels = nibabel.load(registered_file.parent / "template_atlas.nii.gz")
+    mask = np.asarray(labels.dataobj) == 382
+    region = {"labels_channel": "template_atlas", "select": "CA1", "labels_in": "output"}
+    fields = {"path": registered_file, "channel": "cfos", "transforms": ("signal_to_structural", *TO_TEMPLATE)}
+    plain = volume_of(**fields, region=RegionSelection(**region), reference=str(brain_data / "template_100um.nii.gz"))
+    masked = volume_of(**fields, region=RegionSelection(**region, mask=True), reference="template_atlas", fill=3)
+    low = np.argwhere(mask).min(axis=0)
+    np.testing.assert_allclose(masked.space.world_from_voxel[:3, 3], low * 0.1, atol=1e-6)
+    box = mask[tuple(slice(a, b + 1) for a, b in zip(low, np.argwhere(mask).max(axis=0), strict=True))]
+    np.testing.assert_array_equal(masked.array, np.where(box, plain.array, 3))
+
+
+def test_a_region_all_over_an_oblique_image_keeps_to_its_box(specimen: Specimen) -> None:
+    array, affine = specimen.levels[0]
+    region = RegionSelection(labels_channel="labels", select=(0, 1, 2, 3), mask=True, margin_vox=1)
+    volume = volume_of(path=specimen.path, channel="image", region=region, resolution_mm=0.11, level=0, antialias=False, fill=9)
+    outer, centres = faces(np.ones(array.shape, bool), affine)
+    assert_box_fits(volume, outer, centres, margin_vox=1)
+    expected = by_itk(array, affine, volume.array.shape, volume.space.world_from_voxel, fill=9)
+    assert_rounded(volume.array, expected)
+
+
+# --- planes ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_planes_are_those_of_the_whole(axis: int, suffix: str, registered_file: Path, tmp_path: Path) -> None:
+    fields = {"path": registered_file, "channel": "autofluo", "transforms": TO_TEMPLATE, "resolution_mm": (0.2, 0.3, 0.25)}
+    whole = np.moveaxis(volume_of(**fields).array, axis, 0)
+    step = 1 + axis
+    roi = {"start": 7, "stop": -6, "step": step, "roi": (3, 5, 11, 9)}
+    for name, options, part in (("all", {}, whole), ("some", roi, whole[7:-6:step, 5:14, 3:14])):
+        output = tmp_path / name / f"s_%04d.{suffix}"
+        result = export_slices(SlicesRequest(**fields, axis=axis, output=output, **options))
+        files = sorted((tmp_path / name).iterdir())
+        assert files == sorted(result.paths)
+        first = options.get("start", 0)
+        assert [int(file.stem[2:]) for file in files] == [first + step * k if options else k for k in range(len(part))]
+        read = tifffile.imread if suffix == "tif" else lambda file: imagecodecs.png_decode(file.read_bytes())
+        np.testing.assert_array_equal(np.stack([read(file) for file in files]), part)
+    indices, planes = zip(*iter_slices(SlicesRequest(**fields, axis=axis, **roi)), strict=True)
+    assert indices == tuple(range(7, whole.shape[0] - 6, step))
+    np.testing.assert_array_equal(np.stack(planes), whole[7:-6:step, 5:14, 3:14])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plane.tif", "s_%d_%d.tif", "s_%s.tif", "s_%x.tif", "s_%04d%.tif", "s_%%d.tif", "s_%(a)d.tif", "s_%*d.tif", "s_{0}.tif"],
+)
+def test_names_without_just_one_number_are_refused(name: str, registered_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected 1 number\(s\) in the name"):
+        export_slices(SlicesRequest(path=registered_file, channel="atlas", output=tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_taken_as_they_are(registered_file: Path, tmp_path: Path) -> None:
+    """Nothing but the number is put in, neither in the name nor in the folder."""
+    folder = tmp_path / "%d {0} $HOME ~"
+    export_slices(SlicesRequest(path=registered_file, channel="atlas", output=folder / "{0} $HOME %03d.tif", start=5, stop=6))
+    assert [path.name for path in folder.iterdir()] == ["{0} $HOME 005.tif"]
