@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +19,32 @@ import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 import tifffile
+import zarr
 from brainglobe_space import AnatomicalSpace
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lsfm_core import (
+    CancelledError,
+    CancelToken,
+    ExistsError,
     ExportRequest,
     IngestRequest,
     InputError,
+    MergeRequest,
     RegionSelection,
     SlicesRequest,
+    SourceError,
+    StorageError,
     Volume,
     export_blocks,
     export_channel,
+    export_chunks,
     export_slices,
     ingest_channel,
+    iter_chunks,
     iter_slices,
+    merge_chunks,
 )
 
 from .test_geometry import CODES
@@ -856,3 +869,226 @@ def test_names_are_taken_as_they_are(registered_file: Path, tmp_path: Path) -> N
     folder = tmp_path / "%d {0} $HOME ~"
     export_slices(SlicesRequest(path=registered_file, channel="atlas", output=folder / "{0} $HOME %03d.tif", start=5, stop=6))
     assert [path.name for path in folder.iterdir()] == ["{0} $HOME 005.tif"]
+
+
+# --- chunks and what is made of them --------------------------------------------------------------------------------------------
+
+
+def read_output(path: Path) -> Array:
+    """An output as its format's customary library reads it, in the array order of the export."""
+    name = path.name
+    if name.endswith((".nii", ".nii.gz")):
+        array = np.asarray(nibabel.load(path).dataobj)
+        return array if array.ndim == 3 else array[:, :, :, 0] * LPS.astype(array.dtype)
+    if name.endswith((".nrrd", ".mha")):
+        array = itk_array(sitk.ReadImage(str(path)))
+        return array if array.ndim == 3 else array * LPS.astype(array.dtype)
+    if name.endswith(".tif"):
+        return tifffile.imread(path)
+    if name.endswith(".zarr"):
+        return np.asarray(zarr.open_group(path, mode="r")["0"])
+    return np.load(path)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    orientation=st.sampled_from(["RAS", "LPS", "AIR", "IPL", "native"]),
+    suffix=st.sampled_from(["nii.gz", "nii", "nrrd", "mha", "tif", "ome.tif", "npy", "ome.zarr"]),
+    way=st.sampled_from(["copy", "affine", "field"]),
+    channel=st.sampled_from(["image", "labels"]),
+)
+@settings(deadline=None, max_examples=16)
+def test_chunks_are_the_whole_and_the_manifest_is_true(
+    seed: int,
+    orientation: str,
+    suffix: str,
+    way: str,
+    channel: str,
+    specimen: Specimen,
+    registered_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("chunks")
+    if way == "copy":
+        fields = {"path": registered_file, "channel": "atlas", "output_orientation": orientation}
+        size, overlap = rng.uniform(3, 9, 3), rng.uniform(0, 1.5, 3)
+    else:
+        affine = random_affine_file(rng, folder, specimen.levels[0][1][:3] @ (11, 132, 15, 1))[0]
+        orientation = "RAS" if orientation == "native" else orientation
+        fields = {"path": specimen.path, "channel": channel, "output_orientation": orientation, "resolution_mm": 0.2}
+        fields["transforms"] = (affine,) if way == "affine" else ("field", affine)
+        size, overlap = rng.uniform(1, 3, 3), rng.uniform(0, 0.9, 3)
+    whole = volume_of(**fields)
+    output = folder / "out" / f"c_%d_%02d_%d.{suffix}"
+    request = ExportRequest(**fields, grid=(0, 0, 0), size_mm=tuple(size), overlap_mm=tuple(overlap), output=output)
+    result = export_chunks(request)
+    manifest = json.loads(result.manifest.read_text())
+    assert manifest["kind"] == ("image" if channel == "image" and way != "copy" else "labels")
+    assert len(manifest["chunks"]) == result.count
+    voxel = 0.1 if way == "copy" else 0.2
+    assert manifest["chunk_voxels_ras"] == np.rint(size / voxel).astype(int).tolist()
+    assert manifest["overlap_voxels_ras"] == np.rint(overlap / voxel).astype(int).tolist()
+    assert manifest["shape"] == list(whole.array.shape)
+    np.testing.assert_allclose(manifest["world_from_voxel"], whole.space.world_from_voxel)
+    seen = np.zeros(whole.array.shape, int)
+    for chunk in manifest["chunks"]:
+        path = result.manifest.with_name(chunk["file"])
+        if path.is_file():
+            assert chunk["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        box = tuple(slice(a, a + n) for a, n in zip(chunk["start"], chunk["shape"], strict=True))
+        array = read_output(path)
+        np.testing.assert_array_equal(array, whole.array[box])
+        seen[box] += 1
+        affine = np.array(chunk["world_from_voxel"])
+        corner = nibabel.affines.apply_affine(whole.space.world_from_voxel, chunk["start"])
+        np.testing.assert_allclose(nibabel.affines.apply_affine(affine, (0, 0, 0)), corner, atol=1e-9)
+        ends = nibabel.affines.apply_affine(affine, [(-0.5, -0.5, -0.5), np.array(chunk["shape"]) - 0.5])
+        np.testing.assert_allclose(chunk["origin_mm"], ends.min(axis=0), atol=1e-6)
+        np.testing.assert_allclose(chunk["size_mm"], np.ptp(ends, axis=0), atol=1e-6)
+        if "nii" in suffix:
+            np.testing.assert_allclose(nibabel.load(path).affine, affine, atol=1e-4)
+    assert seen.min() == 1
+    numbers = np.array([chunk["index_ras"] for chunk in manifest["chunks"]])
+    assert (seen.max() > 1) == bool(((np.rint(overlap / voxel) > 0) & (numbers.max(axis=0) > 0)).any())
+    # Numbers count along R, A and S.
+    origins = np.array([chunk["origin_mm"] for chunk in manifest["chunks"]])
+    for axis in range(3):
+        assert (np.diff(origins[np.argsort(numbers[:, axis], kind="stable"), axis]) > -1e-6).all()
+    for chunk, row in zip(iter_chunks(request), manifest["chunks"], strict=True):
+        assert list(chunk.box.starts) == row["start"]
+        box = tuple(slice(a, b) for a, b in zip(chunk.box.starts, chunk.box.stops, strict=True))
+        np.testing.assert_array_equal(chunk.volume.array, whole.array[box])
+    merge_chunks(MergeRequest(manifest=result.manifest, output=folder / f"merged.{suffix}"))
+    np.testing.assert_array_equal(read_output(folder / f"merged.{suffix}"), whole.array)
+
+
+def test_a_grid_of_given_chunks_begins_at_its_origin(registered_file: Path) -> None:
+    request = {"path": registered_file, "channel": "autofluo", "level": 0, "resolution_mm": 0.1, "antialias": False}
+    grid = {"grid": (2, 1, 3), "origin_mm": (2, 3, 1), "size_mm": (1, 0.8, 0.5), "overlap_mm": (0.2, 0, 0.1)}
+    chunks = list(iter_chunks(ExportRequest(**request, **grid)))
+    assert len(chunks) == 6
+    whole = volume_of(**request, origin_mm=(2, 3, 1), size_mm=(1.8, 0.8, 1.3)).array
+    for chunk in chunks:
+        i, j, k = chunk.box.index
+        np.testing.assert_allclose(chunk.volume.space.bounds.lower_mm, (2 + 0.8 * i, 3 + 0.8 * j, 1 + 0.4 * k), atol=1e-9)
+        assert chunk.volume.array.shape == (10, 8, 5)
+        np.testing.assert_array_equal(chunk.volume.array, whole[8 * i : 8 * i + 10, :, 4 * k : 4 * k + 5])
+
+
+@pytest.mark.parametrize("memory", [2 * 10**9, 10**6])
+def test_a_merge_of_vectors_is_the_field(memory: int, registered_file: Path, tmp_path: Path) -> None:
+    fields = {"path": registered_file, "channel": "warp"}
+    export_chunks(ExportRequest(**fields, grid=(0, 0, 0), size_mm=4, overlap_mm=0.5, output=tmp_path / "chunks"))
+    for name in ("merged.nii", "merged.mha"):
+        merge_chunks(MergeRequest(manifest=tmp_path / "chunks", output=tmp_path / name, memory_bytes=memory))
+        export_channel(ExportRequest(**fields, output=tmp_path / f"one_{name}"))
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"one_{name}").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "chunks",
+        "merged.mha",
+        "merged.nii",
+        "one_merged.mha",
+        "one_merged.nii",
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "tif", "npy", "mha"])
+def test_blobs_that_were_numbered_in_chunks_are_numbered_once(suffix: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    shape = (60, 66, 54)
+    truth, index = np.zeros(shape, np.int32), np.indices(shape)
+    for label in range(1, 60):
+        radius = rng.uniform(1.5, 4.4)
+        distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(index, rng.uniform(0, shape), strict=True)))
+        apart = (distance < radius + 1.5) & (truth > 0)
+        if not apart.any():
+            truth[distance < radius] = label
+    ingest_channel(
+        IngestRequest(
+            path=tmp_path / "x.h5", channel="x", image=(truth > 0).astype(np.uint8), voxel_size_mm=(1, 1, 1), orientation="SAL"
+        )
+    )
+    export_chunks(
+        ExportRequest(path=tmp_path / "x.h5", channel="x", grid=(0, 0, 0), size_mm=30, overlap_mm=10, output=tmp_path / "chunks")
+    )
+    manifest = json.loads((tmp_path / "chunks" / "manifest.json").read_text())
+    results = tmp_path / "results"
+    results.mkdir()
+    turned = truth.transpose(2, 1, 0)[::-1]
+    for chunk in manifest["chunks"]:
+        box = tuple(slice(a, a + n) for a, n in zip(chunk["start"], chunk["shape"], strict=True))
+        ids = turned[box]
+        # As any segmentation would: ids from 1, in some order of its own.
+        names = rng.permutation(np.unique(ids[ids > 0]))
+        table = np.zeros(truth.max() + 1, np.uint16)
+        table[names] = np.arange(1, len(names) + 1)
+        name = results / chunk["file"].replace(".nii.gz", f".{suffix}")
+        if suffix == "tif":
+            tifffile.imwrite(name, table[ids])
+        elif suffix == "npy":
+            np.save(name, table[ids])
+        elif suffix == "mha":
+            sitk.WriteImage(itk_image(table[ids], np.eye(4)), str(name))
+        else:
+            nibabel.save(nibabel.Nifti1Image(table[ids], np.eye(4)), name)
+    result = merge_chunks(
+        MergeRequest(manifest=tmp_path / "chunks", results=results, kind="labels", relabel=True, output=tmp_path / "merged.nii.gz")
+    )
+    merged = np.asarray(nibabel.load(tmp_path / "merged.nii.gz").dataobj)
+    pairs = np.unique(np.stack([turned.ravel(), merged.ravel()]), axis=1)
+    blobs = np.unique(truth).size
+    assert blobs > 25
+    assert pairs.shape[1] == blobs, "a blob has several labels, or a label several blobs"
+    assert result.labels == blobs - 1
+    assert sorted(np.unique(merged)) == list(range(blobs))
+
+
+def test_results_that_do_not_fit_are_named(registered_file: Path, tmp_path: Path) -> None:
+    chunks, output = tmp_path / "chunks", tmp_path / "merged.nii"
+    export_chunks(ExportRequest(path=registered_file, channel="atlas", grid=(0, 0, 0), size_mm=8, overlap_mm=1, output=chunks))
+    request = {"manifest": chunks, "output": output}
+    first, second = sorted(chunks.glob("*.nii.gz"))[:2]
+    image = nibabel.load(first)
+    array = np.asarray(image.dataobj)
+    results = tmp_path / "results"
+    results.mkdir()
+    with pytest.raises(InputError, match=r"chunk_00_00_00\.\*: not there.*"):
+        merge_chunks(MergeRequest(**request, results=results))
+    for path in chunks.glob("*.nii.gz"):
+        shutil.copy(path, results)
+    tifffile.imwrite(results / "chunk_00_00_00.tif", array)
+    with pytest.raises(InputError, match=r"chunk_00_00_00\.\*: several: chunk_00_00_00\.nii\.gz, chunk_00_00_00\.tif"):
+        merge_chunks(MergeRequest(**request, results=results))
+    (results / "chunk_00_00_00.tif").unlink()
+    (results / first.name).unlink()
+    for wrong, message in (
+        (array[:-1], r"chunk_00_00_00\.npy: has shape"),
+        (
+            array[..., None].repeat(3, axis=3),
+            r"chunk_00_01_00\.nii\.gz: has voxels of type uint16, chunk_00_00_00\.npy of uint16 x 3",
+        ),
+        (array.astype(np.float64), r"has voxels of type uint16, chunk_00_00_00\.npy of float64"),
+    ):
+        np.save(results / "chunk_00_00_00.npy", wrong)
+        with pytest.raises(SourceError, match=message):
+            merge_chunks(MergeRequest(**request, results=results))
+    np.save(results / "chunk_00_00_00.npy", np.array([None]), allow_pickle=True)
+    with pytest.raises(SourceError, match="cannot be read"):
+        merge_chunks(MergeRequest(**request, results=results))
+    (results / "chunk_00_00_00.npy").unlink()
+    with pytest.raises(InputError, match="nowhere"):
+        merge_chunks(MergeRequest(**request, results=tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match="no folder"):
+        merge_chunks(MergeRequest(manifest=chunks, output=tmp_path / "nowhere" / "x.nii"))
+    with pytest.raises(InputError, match="cannot be read as a manifest"):
+        merge_chunks(MergeRequest(manifest=second, output=output))
+    output.write_text("precious")
+    with pytest.raises(ExistsError, match="exists already"):
+        merge_chunks(MergeRequest(**request))
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(CancelledError):
+        merge_chunks(MergeRequest(**request, overwrite=True), cancel=token)
+    assert output.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chunks", "merged.nii", "results"]
