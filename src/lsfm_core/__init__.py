@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         InputError,
         LsfmError,
         MemoryBudgetError,
+        MissingError,
         OrientationError,
         SourceError,
         StorageError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         plan_export,
     )
     from lsfm_core.geometry import Orientation, Space
+    from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
     from lsfm_core.progress import CancelToken
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
 _ROOMS = {
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
-        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
+        "MemoryBudgetError", "MissingError", "OrientationError",
+        "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
     ),
     "export": (
         "ExportPlan",
@@ -72,6 +75,7 @@ _ROOMS = {
         "plan_export",
     ),
     "geometry": ("Orientation", "Space"),
+    "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
     "progress": ("CancelToken",),
@@ -91,6 +95,7 @@ __all__ = [
     "ExportPlan",
     "ExportRequest",
     "ExportResult",
+    "FileInfo",
     "FormatError",
     "ImageMetadata",
     "IngestReport",
@@ -104,6 +109,7 @@ __all__ = [
     "LsfmFile",
     "MemoryBudgetError",
     "MergeRequest",
+    "MissingError",
     "Orientation",
     "OrientationError",
     "RegionSelection",
@@ -116,6 +122,7 @@ __all__ = [
     "UnknownRegionError",
     "VerifyReport",
     "Volume",
+    "describe_file",
     "describe_image",
     "edit_lsfm",
     "export_blocks",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lsfm_core.progress import ProgressCallback
 
-__all__ = ["add_resources", "add_verb", "bar", "by", "index_or_name", "memory", "numbers"]
+__all__ = ["PrintSchema", "add_resources", "add_verb", "bar", "by", "index_or_name", "memory", "numbers"]
 
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -33,6 +35,19 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     """Options of commands that work for long."""
     parser.add_argument("--memory", type=memory, default=2 * 10**9, metavar="SIZE", help="memory to use at most (default 2GB)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+
+
+class PrintSchema(argparse.Action):
+    """Print a JSON Schema, and exit; `schema` names the function of the core that gives it, whose module is loaded only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, schema: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+        self._module, self._function = schema.split(".")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        schema = getattr(importlib.import_module(f"lsfm_core.{self._module}"), self._function)()
+        print(json.dumps(schema, indent=2))
+        parser.exit()
 
 
 def index_or_name(text: str | None) -> int | str | None:

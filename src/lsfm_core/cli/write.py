@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, by, index_or_name, numbers
+from lsfm_core.cli._options import PrintSchema, add_resources, add_verb, bar, by, index_or_name, numbers
 from lsfm_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +63,9 @@ def add_commands(verbs: Any) -> None:
     dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
     dump.add_argument("--output", metavar="JSON", help="file to write (default: print it)")
     dump.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    dump.add_argument("--schema", action=_Schema, help="print the JSON Schema of such files, and exit")
+    dump.add_argument(
+        "--schema", action=PrintSchema, schema="metadata.metadata_schema", help="print the JSON Schema of such files, and exit"
+    )
 
     affine = add_verb(
         verbs, "write-affine", _write_affine, "keep an affine transform with a channel",
@@ -280,14 +280,3 @@ def _recover(arguments: argparse.Namespace) -> None:
     found = recover_lsfm(arguments.file)
     if not arguments.quiet:
         print(f"{arguments.file}: {'the interrupted change was undone' if found else 'nothing to undo'}")
-
-
-class _Schema(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **options)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        from lsfm_core.metadata import metadata_schema
-
-        print(json.dumps(metadata_schema(), indent=2))
-        parser.exit()
