@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._options import PrintSchema, add_verb, bar, by
-from lsfm_core.errors import FormatError
 
 if TYPE_CHECKING:
     from lsfm_core.info import ChannelInfo
@@ -28,6 +30,8 @@ def add_commands(verbs: Any) -> None:
     verify.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     verify.add_argument("--levels", action="store_true", help="also compute every coarser level anew, and compare")
 
+    verify.add_argument("--json", action="store_true", help="print JSON, for programs")
+
     info = add_verb(
         verbs, "info", _info, "show what is in a file",
         "lsfm-core info brain.h5",
@@ -39,17 +43,22 @@ def add_commands(verbs: Any) -> None:
     info.add_argument("--schema", action=PrintSchema, schema="info.info_schema", help="print the JSON Schema of --json, and exit")
 
 
-def _verify(arguments: argparse.Namespace) -> None:
+def _verify(arguments: argparse.Namespace) -> int:
     from lsfm_core.store import verify_file
 
     with bar(arguments) as progress:
         report = verify_file(arguments.file, levels=arguments.levels, progress=progress)
-    for defect in report.defects:
-        print(f"{report.path}: {defect}")
+    if arguments.json:
+        print(json.dumps(asdict(report), default=str, indent=2))
+    else:
+        for defect in report.defects:
+            print(f"{report.path}: {defect}")
     if report.defects:
-        raise FormatError(f"{report.path}: {len(report.defects)} defect(s) found")
-    if not arguments.quiet:
+        print(f"lsfm-core verify: {report.path}: {len(report.defects)} defect(s) found", file=sys.stderr)
+        return Exit.INTEGRITY
+    if not (arguments.quiet or arguments.json):
         print(f"{report.path}: all well: {report.chunks} chunks, {report.raw_bytes / 1e6:.1f} MB decoded, every checksum right")
+    return Exit.DONE
 
 
 def _info(arguments: argparse.Namespace) -> None:
