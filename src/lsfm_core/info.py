@@ -5,7 +5,7 @@ The models are the JSON that ``lsfm-core info --json`` prints; their schema has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -157,7 +157,7 @@ class FileInfo(_Part):
 
     def to_json(self) -> str:
         """JSON text in ASCII, which any terminal and pipe can carry."""
-        return self.model_dump_json(indent=2, ensure_ascii=True)
+        return json.dumps(self.model_dump(mode="json"), indent=2)
 
 
 def info_schema() -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:
         acquisition=file.acquisition(channel.name),
         sources=_sources(channel, sources),
         written_by=channel.written_by,
-        warnings=tuple(_warnings(channel)),
+        warnings=(*channel.remarks, *([orientation.doubt] if orientation and orientation.doubt else [])),
     )
 
 
@@ -277,12 +277,3 @@ def _sources(channel: Channel, every: bool) -> SourcesInfo | None:
         last=records[-1].name,
         files=tuple(SourceInfo(name=r.name, size=r.size, crc32=r.crc32) for r in records) if every else None,
     )
-
-
-def _warnings(channel: Channel) -> Iterator[str]:
-    yield from channel.remarks
-    if channel.orientation is not None and channel.orientation.is_mirrored:
-        yield (
-            f"orientation {channel.orientation} is a mirror image of what a camera sees (columns, rows and planes form a "
-            "left-handed frame): right and left may be swapped"
-        )
