@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         ExportRequest,
         ExportResult,
         MergeRequest,
+        PointsRequest,
+        PointsResult,
         RegionSelection,
         SlicesRequest,
         TransformStep,
@@ -39,11 +41,13 @@ if TYPE_CHECKING:
         iter_slices,
         merge_chunks,
         plan_export,
+        transform_points,
     )
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
+    from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
     from lsfm_core.regions import Label, LabelTable
     from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
@@ -61,6 +65,8 @@ _ROOMS = {
         "ExportRequest",
         "ExportResult",
         "MergeRequest",
+        "PointsRequest",
+        "PointsResult",
         "RegionSelection",
         "SlicesRequest",
         "TransformStep",
@@ -73,11 +79,13 @@ _ROOMS = {
         "iter_slices",
         "merge_chunks",
         "plan_export",
+        "transform_points",
     ),
     "geometry": ("Orientation", "Space"),
     "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
+    "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
     "regions": ("Label", "LabelTable"),
     "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
@@ -112,6 +120,10 @@ __all__ = [
     "MissingError",
     "Orientation",
     "OrientationError",
+    "PointsRequest",
+    "PointsResult",
+    "PreviewRequest",
+    "PreviewResult",
     "RegionSelection",
     "SlicesRequest",
     "SourceError",
@@ -135,7 +147,9 @@ __all__ = [
     "merge_chunks",
     "open_lsfm",
     "plan_export",
+    "preview_file",
     "read_metadata",
+    "transform_points",
     "verify_file",
 ]
 

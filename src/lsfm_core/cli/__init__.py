@@ -10,13 +10,14 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.cli import completion, export, look, metadata, write
+from lsfm_core.cli import completion, export, look, metadata, points, preview, write
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
 from lsfm_core.cli._options import Parser
@@ -38,26 +39,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int | None] = arguments.command
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    interrupted = threading.Event()
     try:
-        with _terminate_as_interrupt():
+        with _interruptible(interrupted):
             code = command(arguments)
             sys.stdout.flush()
-    except LsfmError as error:
-        return _complain(arguments, str(error), Exit.of(error))
-    except KeyboardInterrupt:
-        kept = getattr(arguments, "resume", False)
-        outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
-        print(f"lsfm-core {arguments.verb}: interrupted; {outcome}", file=sys.stderr)
-        return Exit.INTERRUPTED
     except BrokenPipeError:
         # Somebody closed the pipe we print to (`lsfm-core info … | head`); what is left in the buffer would be complained of.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
-    except Exception as error:  # noqa: BLE001 - a person gets a line to act on
-        message = (
-            f"unexpected {type(error).__name__}: {error}: this is a bug: repeat the command with --debug and report its output"
-        )
-        return _complain(arguments, message, Exit.FAILED)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a line to act on
+        # An interrupt that falls into a callback comes back as an error of the library that called.
+        if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+            kept = getattr(arguments, "resume", False)
+            outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
+            return _complain(arguments, f"interrupted; {outcome}", Exit.INTERRUPTED)
+        if isinstance(error, LsfmError):
+            return _complain(arguments, str(error), Exit.of(error))
+        bug = f"unexpected {type(error).__name__}: {error}: this is a bug: repeat the command with --debug and report its output"
+        return _complain(arguments, bug, Exit.FAILED)
     return code or Exit.DONE
 
 
@@ -78,7 +78,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, metadata, export, completion):
+    for commands in (write, look, metadata, preview, export, points, completion):
         commands.add_commands(verbs)
     return parser
 
@@ -100,18 +100,20 @@ class _Version(argparse.Action):
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let a batch system's SIGTERM undo the work as Ctrl-C does."""
+def _interruptible(interrupted: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C, and a batch system's SIGTERM, stop and undo the work; the event then tells of it."""
 
     def interrupt(*_: object) -> None:
+        interrupted.set()
         raise KeyboardInterrupt
 
     try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
+        previous = [(code, signal.signal(code, interrupt)) for code in (signal.SIGINT, signal.SIGTERM)]
     except ValueError:  # not in the main thread: signals are somebody else's
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for code, handler in previous:
+            signal.signal(code, handler)

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
     from lsfm_core.progress import ProgressCallback
 
-__all__ = ["Parser", "PrintSchema", "add_resources", "add_verb", "bar", "by", "existing_path", "index_or_name", "memory", "numbers"]
+__all__ = [
+    "Parser",
+    "PrintSchema",
+    "add_resources",
+    "add_transforms",
+    "add_verb",
+    "bar",
+    "by",
+    "existing_path",
+    "index_or_name",
+    "memory",
+    "numbers",
+]
 
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -59,6 +71,28 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     """Options of commands that work for long."""
     parser.add_argument("--memory", type=memory, default=2 * 10**9, metavar="SIZE", help="memory to use at most (default 2GB)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+
+
+def add_transforms(parser: Any) -> None:
+    """The way from an image to another space: what commands on images and on points have in common."""
+    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    parser.add_argument(
+        "--transform",
+        dest="transforms",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a transform between the image and the output: the name of an affine or displacement field in the file, or the path "
+        "of one; NAME:invert for its inverse. Repeat it, nearest to the image first. Long form: "
+        "name=NAME,order=1,type=affine|field,invert=yes|no",
+    )
+    parser.add_argument(
+        "--numeric-inverse",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a displacement field that may be inverted numerically",
+    )
 
 
 class PrintSchema(argparse.Action):

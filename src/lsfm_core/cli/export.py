@@ -6,15 +6,9 @@ import argparse
 import re
 from typing import Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, numbers
+from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar, numbers
 
 __all__ = ["add_commands"]
-
-_TRANSFORM_HELP = (
-    "a transform between the image and the output: the name of an affine or displacement field in the file, or the path of one; "
-    "NAME:invert for its inverse. Repeat it, nearest to the image first. "
-    "Long form: name=NAME,order=1,type=affine|field,invert=yes|no"
-)
 
 
 def add_commands(verbs: Any) -> None:
@@ -82,7 +76,6 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         help="voxel size of the output in mm, one number or three (default: that of the level, the reference or the field)",
     )
     parser.add_argument("--output-orientation", metavar="CODE", help="axis codes of the output, or native (default RAS)")
-    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
     parser.add_argument(
         "--interpolation",
         choices=("linear", "nearest", "bspline", "mode"),
@@ -99,14 +92,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
 
     space = parser.add_argument_group("into another space")
-    space.add_argument("--transform", dest="transforms", action="append", default=[], metavar="NAME", help=_TRANSFORM_HELP)
-    space.add_argument(
-        "--numeric-inverse",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a displacement field that may be inverted numerically",
-    )
+    add_transforms(space)
     space.add_argument("--reference", metavar="IMAGE", help="a channel or an image file, whose grid the output takes")
 
     box = parser.add_argument_group("a cuboid")
@@ -123,7 +109,11 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     region.add_argument("--region", action="append", metavar="LABEL", help="id, acronym or name; repeat it for several")
     region.add_argument("--labels-channel", metavar="NAME", help="the channel whose labels are meant")
     region.add_argument(
-        "--labels-in", choices=("native", "output"), default="native", help="space that the labels are in (default native)"
+        "--labels-in",
+        default="native",
+        metavar="SPACE",
+        help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
+        "transform, on the outer side of that one",
     )
     region.add_argument("--include-descendants", action="store_true", help="with all parts that the ontology knows")
     region.add_argument("--side", choices=("left", "right"), help="one hemisphere only")
@@ -177,13 +167,16 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import ExportRequest, export_channel, export_chunks, plan_export
+    from lsfm_core.export import ExportRequest, export_channel, export_chunks, lay_out_chunks, plan_export
     from lsfm_core.store import open_lsfm
 
     request = ExportRequest(**_fields(arguments), grid=arguments.grid, overlap_mm=arguments.overlap)
     if arguments.dry_run:
         with open_lsfm(request.path) as file:
-            print(plan_export(file, request).describe())
+            plan = plan_export(file, request)
+            print(plan.describe())
+            if request.grid is not None:
+                print(f"chunks  {len(lay_out_chunks(plan.target, request))}")
         return
     with bar(arguments) as progress:
         if request.grid is not None:

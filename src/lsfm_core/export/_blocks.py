@@ -88,8 +88,7 @@ def _block(plan: ExportPlan, starts: Shape3, stops: Shape3) -> Array:
     else:
         values = _sampled(_Image.of_plan(plan), target, plan.chain, plan.interpolation, plan.fill, plan.block_bytes, plan.name)
     if plan.region is not None:
-        chain = plan.chain if plan.region.is_native else TransformChain(())
-        inside = _sampled(_Image.of_mask(plan.region), target, chain, "nearest", 0, plan.block_bytes, plan.name)
+        inside = _sampled(_Image.of_mask(plan.region), target, plan.region.chain, "nearest", 0, plan.block_bytes, plan.name)
         values[inside == 0] = plan.fill
     return values
 

@@ -208,7 +208,7 @@ def _decide(file: LsfmFile, request: ExportRequest) -> ExportPlan:
     chain = open_chain(file, request)
     first = _given_level(file, channel, request)
     start = base.level(first.factors, first.shape[:3])
-    region = find_region(file, request, request.region, chain) if request.region is not None else None
+    region = find_region(file, request, request.region) if request.region is not None else None
     target = _target(file, request, base, start, chain, region.box if region is not None else None)
     level, source = _choose_level(channel, base, chain, target, request)
     aligned = source.reorientation_to(target.orientation)

@@ -134,8 +134,9 @@ class RegionSelection(Request):
         The same in voxels of the output.
     mask : bool
         Give voxels outside the region the fill value.
-    labels_in : {"native", "output"}
-        The space the labels live in: that of the image, or that of the output behind the transforms.
+    labels_in : str
+        The space the labels live in: ``"native"``, that of the image; ``"output"``, behind all transforms; or the name of the
+        transform on whose outer side it is.
     """
 
     labels_channel: str
@@ -148,7 +149,7 @@ class RegionSelection(Request):
     margin_mm: float = Field(default=0, ge=0, allow_inf_nan=False)
     margin_vox: int = Field(default=0, ge=0)
     mask: bool = False
-    labels_in: Literal["native", "output"] = "native"
+    labels_in: str = "native"
 
 
 class ExportRequest(TransformRequest):

@@ -119,7 +119,7 @@ def export_slices(
         across = [size for axis, size in enumerate(plan.target.voxel_size_mm) if axis != request.axis]
         with new_files_in_folder(paths, request.overwrite) as partials:
             for partial, (_, plane) in zip(partials, _planes(plan, request, progress, cancel), strict=True):
-                write_plane(partial, plane, pixel_size_mm=(across[0], across[1]))
+                write_plane(partial, plane, pixel_size_mm=(across[0], across[1]), overwrite=False)
     return SlicesResult(plan, tuple(paths), (len(rows), len(columns)), time.perf_counter() - began)
 
 

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, FormatError, InputError, LsfmError, MissingError, StorageError, UnknownChannelError
+from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
@@ -232,12 +232,18 @@ class LsfmFile:
         UnknownChannelError
         FormatError
         """
+        group = self.h5.get(_paths.metadata(None if channel is None else self[channel].name))
         try:
-            return MappingProxyType(_metadata.read(self.h5.get(_paths.metadata(channel and self[channel].name))))
-        except (KeyError, OSError, TypeError, ValueError) as error:
-            if isinstance(error, LsfmError):
-                raise
+            return MappingProxyType(_metadata.read(group))
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise FormatError(f"{self.path}: its metadata cannot be read: {error}") from error
+
+    @property
+    def log(self) -> dict[str, str]:
+        """What was noted about each change, by the name of the entry; whatever is stored there, as text."""
+        stored = self.h5.get(_paths.LOG, {})
+        entries = {_paths.LOG: stored} if isinstance(stored, h5py.Dataset) else stored
+        return {name: _text(entry[()]) for name, entry in entries.items() if isinstance(entry, h5py.Dataset)}
 
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
@@ -463,6 +469,12 @@ def _hdf5_of_xml(path: Path) -> Path:
     if not target.is_file():
         raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return "\n".join(_text(item) for item in value.ravel())
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _calibrated(view: View) -> npt.NDArray[np.float64]:

@@ -250,7 +250,9 @@ class InverseField(Transform):
         return self.field
 
     def describe(self) -> str:
-        return f"numeric inverse of a {self.field.describe()}"
+        median, maximum = self.residual()
+        back = f"points come back to within {median:.2g} mm (median), {maximum:.2g} mm (largest)"
+        return f"numeric inverse of a {self.field.describe()}; {back}"
 
     def residual(self) -> tuple[float, float]:
         """How far points of the field's domain are from where they started after the field and this inverse, mm.
