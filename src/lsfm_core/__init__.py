@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         InputError,
         LsfmError,
         MemoryBudgetError,
+        MissingError,
         OrientationError,
         SourceError,
         StorageError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         transform_points,
     )
     from lsfm_core.geometry import Orientation, Space
+    from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
@@ -55,7 +57,8 @@ if TYPE_CHECKING:
 _ROOMS = {
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
-        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
+        "MemoryBudgetError", "MissingError", "OrientationError",
+        "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
     ),
     "export": (
         "ExportPlan",
@@ -79,6 +82,7 @@ _ROOMS = {
         "transform_points",
     ),
     "geometry": ("Orientation", "Space"),
+    "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
@@ -99,6 +103,7 @@ __all__ = [
     "ExportPlan",
     "ExportRequest",
     "ExportResult",
+    "FileInfo",
     "FormatError",
     "ImageMetadata",
     "IngestReport",
@@ -112,6 +117,7 @@ __all__ = [
     "LsfmFile",
     "MemoryBudgetError",
     "MergeRequest",
+    "MissingError",
     "Orientation",
     "OrientationError",
     "PointsRequest",
@@ -128,6 +134,7 @@ __all__ = [
     "UnknownRegionError",
     "VerifyReport",
     "Volume",
+    "describe_file",
     "describe_image",
     "edit_lsfm",
     "export_blocks",

@@ -101,6 +101,16 @@ class Orientation:
         return bool(np.linalg.det(self.direction[:, ::-1]) < 0)
 
     @property
+    def doubt(self) -> str | None:
+        """What a person should check of this code, in a sentence; None where there is nothing."""
+        if not self.is_mirrored:
+            return None
+        return (
+            f"orientation {self} is a mirror image of what a camera sees (columns, rows and planes form a left-handed frame): "
+            "right and left may be swapped; check it against the specimen"
+        )
+
+    @property
     def direction(self) -> FloatArray:
         """(3, 3) matrix; column k is the RAS unit vector along which array axis k grows."""
         matrix = np.zeros((3, 3))

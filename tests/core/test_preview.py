@@ -336,7 +336,7 @@ def test_the_command_line_writes_the_picture(tmp_path: Path, capsys: pytest.Capt
     assert main(["preview", str(path), "--output", str(output)]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["preview", str(path), "--output", str(output), "--overwrite", "--quiet"]) == 0
-    assert main(["preview", str(path), "--html", "--output", str(output)]) == 1
+    assert main(["preview", str(path), "--html", "--output", str(output)]) == 3
     assert "must end in .html" in capsys.readouterr().err
 
 

@@ -79,7 +79,7 @@ def change(editor, number):
     matrix = numpy.diag([number + 1.0, 1, 1, 1])
     editor.write_affine('first', 'a' * (1 + number % 50), matrix, (range(12), range(3)), True)
 edit_forever(change)""",
-    "metadata": "edit_forever(lambda editor, number: editor.set_metadata(f'key {number % 50}', 'x' * number))",
+    "metadata": "edit_forever(lambda editor, number: editor.set_metadata(f'key {number % 50}', 'x' * number, overwrite=True))",
 }
 
 

@@ -67,7 +67,7 @@ def add_commands(verbs: Any) -> None:
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
-    parser.add_argument("--channel", required=True, metavar="NAME")
+    parser.add_argument("--channel", required=True, metavar="NAME", help="the channel to take")
     parser.add_argument("--level", type=int, metavar="L", help="pyramid level to read (default: the best for the resolution)")
     parser.add_argument(
         "--resolution",

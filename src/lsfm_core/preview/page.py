@@ -149,8 +149,8 @@ def _sections(file: LsfmFile, channels: Sequence[Channel], request: PreviewReque
             ),
             _table(("Name", "Kind", "Belongs to", "What it does"), transforms),
         )
-    if file.metadata:
-        yield _tag("section", _tag("h2", "Metadata"), _facts((key, _value(value)) for key, value in file.metadata.items()))
+    if file.metadata():
+        yield _tag("section", _tag("h2", "Metadata"), _facts((key, _value(value)) for key, value in file.metadata().items()))
     if file.log:
         yield _tag("section", _tag("h2", "Log"), *(_log_entry(name, text) for name, text in sorted(file.log.items())))
 
