@@ -22,6 +22,7 @@ from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
 from lsfm_core.cli._options import Parser
 from lsfm_core.errors import LsfmError
+from lsfm_core.progress import CancelToken
 
 __all__ = ["build_parser", "main"]
 
@@ -39,9 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int | None] = arguments.command
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    arguments.cancel, arguments.stops_itself = CancelToken(), False
     interrupted = threading.Event()
     try:
-        with _interruptible(interrupted):
+        with _interruptible(arguments, interrupted):
             code = command(arguments)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a line to act on
-        # An interrupt that falls into a callback comes back as an error of the library that called.
+        # What an interrupt falls into may make an error of its own of it.
         if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
             kept = getattr(arguments, "resume", False)
             outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
@@ -100,12 +102,19 @@ class _Version(argparse.Action):
 
 
 @contextmanager
-def _interruptible(interrupted: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C, and a batch system's SIGTERM, stop and undo the work; the event then tells of it."""
+def _interruptible(arguments: argparse.Namespace, interrupted: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C, and a batch system's SIGTERM, stop and undo the work; the event then tells of it.
+
+    Long work stops itself at its next step: an exception out of nowhere may fall into a callback of HDF5's, or into a destructor,
+    and be lost there. At a second signal it comes all the same.
+    """
 
     def interrupt(*_: object) -> None:
+        again = interrupted.is_set()
         interrupted.set()
-        raise KeyboardInterrupt
+        arguments.cancel.cancel()
+        if again or not arguments.stops_itself:
+            raise KeyboardInterrupt
 
     try:
         previous = [(code, signal.signal(code, interrupt)) for code in (signal.SIGINT, signal.SIGTERM)]

@@ -139,7 +139,8 @@ def memory(text: str) -> int:
 
 @contextmanager
 def bar(arguments: argparse.Namespace) -> Iterator[ProgressCallback | None]:
-    """A progress bar with rate and time left on stderr, if a person is looking."""
+    """A progress bar with rate and time left on stderr, if a person is looking; for work that `arguments.cancel` can stop."""
+    arguments.stops_itself = True
     if arguments.quiet:
         yield None
         return

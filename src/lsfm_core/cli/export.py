@@ -180,11 +180,11 @@ def _export(arguments: argparse.Namespace) -> None:
         return
     with bar(arguments) as progress:
         if request.grid is not None:
-            chunks = export_chunks(request, progress=progress)
+            chunks = export_chunks(request, progress=progress, cancel=arguments.cancel)
             plan, done = chunks.plan, f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name}"
             seconds = chunks.seconds
         else:
-            result = export_channel(request, progress=progress)
+            result = export_channel(request, progress=progress, cancel=arguments.cancel)
             plan, done, seconds = result.plan, f"{result.path}: {_disk_bytes(result.path) / 1e6:.1f} MB", result.seconds
     if not arguments.quiet:
         print(f"{done} in {seconds:.1f} s")
@@ -206,7 +206,7 @@ def _export_slices(arguments: argparse.Namespace) -> None:
             print(plan_slices(file, request).describe())
         return
     with bar(arguments) as progress:
-        result = export_slices(request, progress=progress)
+        result = export_slices(request, progress=progress, cancel=arguments.cancel)
     if not arguments.quiet:
         names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
         rows, columns = result.shape
@@ -229,7 +229,7 @@ def _merge(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     with bar(arguments) as progress:
-        result = merge_chunks(request, progress=progress)
+        result = merge_chunks(request, progress=progress, cancel=arguments.cancel)
     if not arguments.quiet:
         shape = " x ".join(map(str, result.space.shape))
         found = f", {result.labels} labels" if result.labels is not None else ""

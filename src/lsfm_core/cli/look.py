@@ -47,7 +47,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from lsfm_core.store import verify_file
 
     with bar(arguments) as progress:
-        report = verify_file(arguments.file, levels=arguments.levels, progress=progress)
+        report = verify_file(arguments.file, levels=arguments.levels, progress=progress, cancel=arguments.cancel)
     if arguments.json:
         print(json.dumps(asdict(report), default=str, indent=2))
     else:

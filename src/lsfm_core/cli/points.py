@@ -82,7 +82,7 @@ def _transform_points(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     with bar(arguments) as progress:
-        result = transform_points(request, progress=progress)
+        result = transform_points(request, progress=progress, cancel=arguments.cancel)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.quiet:

@@ -186,7 +186,7 @@ def _write(arguments: argparse.Namespace) -> None:
         compression=arguments.compression,
     )
     with bar(arguments) as progress:
-        report = ingest_channel(request, progress=progress)
+        report = ingest_channel(request, progress=progress, cancel=arguments.cancel)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
