@@ -153,7 +153,16 @@ class Reorientation:
     def apply(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of `array` with its first three axes transposed and flipped; further axes (components) stay last."""
         rest = tuple(range(3, array.ndim))
-        return array.transpose(*self.axes, *rest)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
+        return array.transpose(*self.axes, *rest)[self._steps]
+
+    def undo(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """View of a result in the order of its source: ``undo(apply(array))`` is `array`."""
+        rest = range(3, array.ndim)
+        return array[self._steps].transpose(*(self.axes.index(axis) for axis in range(3)), *rest)
+
+    @property
+    def _steps(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
 
 @dataclass(frozen=True)

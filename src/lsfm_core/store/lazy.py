@@ -222,13 +222,15 @@ class LazyLevel:
         array = self.read()
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    def read(self, *, cached: bool = True) -> Array:
+    def read(self, *, cached: bool = True, out: Array | None = None) -> Array:
         """Read this view, whatever its size.
 
         Parameters
         ----------
         cached : bool
             Whether decoded chunks are kept for later reads; False for one sweep over more than the cache holds.
+        out : array, optional
+            Where the elements go, of this view's shape and type, in any order in memory; default: a new array.
 
         Raises
         ------
@@ -237,15 +239,19 @@ class LazyLevel:
         """
         store = self._store
         steps = [axis if isinstance(axis, range) else range(axis, axis + 1) for axis in self._axes]
-        shape = tuple(len(axis) for axis in steps)
         whole = all(
             axis.step > 0 and len(axis) and axis[-1] < n for axis, n in zip(steps, store.shape, strict=True)
         )  # every element is stored, so nothing needs a fill value
-        out = np.empty(shape, store.dtype) if whole else np.zeros(shape, store.dtype)
+        if out is None:
+            out = np.empty(self.shape, store.dtype)
+        if not whole:
+            out.fill(0)
+        # With the axes that this view has dropped.
+        full = out[tuple(slice(None) if isinstance(axis, range) else None for axis in self._axes)]
 
         def copy(piece: tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]) -> None:
             index, target, source = piece
-            out[target] = store.chunk(index, cached)[source]
+            full[target] = store.chunk(index, cached)[source]
 
         # What is decoded already is copied at once; a thread would take longer to hear of it.
         missing = []
@@ -255,10 +261,10 @@ class LazyLevel:
             if chunk is None:
                 missing.append(piece)
             else:
-                out[target] = chunk[source]
+                full[target] = chunk[source]
         if missing:
             share_out(copy, missing)
-        return out.reshape(self.shape)
+        return out
 
     def _pieces(self, steps: list[range]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
         """For each chunk that is needed: its index, where its voxels go, and which of its voxels they are."""
