@@ -113,7 +113,7 @@ class LogRecord(BaseModel):
     """
 
     # What a later version adds must not keep this one from reading the rest.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
     version: int = LOG_VERSION
     name: str
@@ -143,8 +143,8 @@ class Draft:
         Of the HDF5 file that the record belongs to.
     opened : bool
         Whether it has been found to be one of those that have a log.
-    kept : bool
-        Whether the record stands in the file itself.
+    settled : bool
+        Whether nothing is left to record: it stands in the file itself, or nothing has happened.
     inputs : list of LoggedFile
     output : LoggedFile or None
     changes : list of (str, dict)
@@ -154,7 +154,7 @@ class Draft:
     def __init__(self, path: Path, operation: str, request: BaseModel | Mapping[str, Any] | None) -> None:
         self.path = _resolved(path)
         self.opened = False
-        self.kept = False
+        self.settled = False
         self.inputs: list[LoggedFile] = []
         self.output: LoggedFile | None = None
         self.changes: list[tuple[str, dict[str, Any]]] = []
@@ -236,11 +236,11 @@ def recorded(path: Path, operation: str, request: BaseModel | Mapping[str, Any] 
         yield draft
     except BaseException as error:
         foreign = isinstance(error, FormatError) and not isinstance(error, ChecksumError) and not draft.opened
-        if not draft.kept and not foreign:
+        if not draft.settled and not foreign:
             _leave(draft, error)
         raise
     else:
-        if not draft.kept:
+        if not draft.settled:
             _leave(draft, None)
     finally:
         _CURRENT.reset(token)

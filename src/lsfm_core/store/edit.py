@@ -418,7 +418,8 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
             editor = LsfmEditor(target, h5, raw, draft)
             draft.open(target)
             yield editor
-            merged = merge_log(h5, target, draft.record())
+            h5.flush()
+            merged = merge_log(h5, target, draft.record()) if raw.touched else []
             h5.flush()
             _write_file(xml_partial, editor.render_xml())
         except BaseException:
@@ -435,7 +436,7 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
             raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
         raise
     if merged is not None:
-        draft.kept = True
+        draft.settled = True
         drop_merged(target, merged)
     os.replace(xml_partial, editor.xml_path)
 
