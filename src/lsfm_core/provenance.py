@@ -35,6 +35,7 @@ __all__ = [
     "LogRecord",
     "LoggedFile",
     "as_command_line",
+    "current_versions",
     "joined",
     "logged_files",
     "recorded",
@@ -192,7 +193,7 @@ class Draft:
             folder=self._folder,
             user=_user(),
             host=_host(),
-            versions=dict(_versions()),
+            versions=dict(current_versions()),
             inputs=tuple(self.inputs),
             output=self.output if error is None else None,
         )
@@ -338,7 +339,7 @@ def _is_hdf5(path: Path) -> bool:
 
 def _folder() -> str:
     with suppress(OSError):
-        return os.getcwd()
+        return str(Path.cwd())
     return ""  # it was removed
 
 
@@ -358,7 +359,8 @@ def _host() -> str:
 
 
 @cache
-def _versions() -> Mapping[str, str]:
+def current_versions() -> Mapping[str, str]:
+    """Of this program, its libraries, Python and the platform."""
     import h5py
 
     found = {"lsfm-core": "napari-lsfm", **{name: name for name in _LIBRARIES}}

@@ -15,21 +15,24 @@ from contextlib import contextmanager
 from typing import Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.cli import export, look, write
+from lsfm_core.cli import export, log, look, run, write
 from lsfm_core.errors import LsfmError
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    parser = _build_parser()
-    arguments = parser.parse_args(argv)
+    parser = build_parser()
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    arguments = parser.parse_args(_as_option(words))
     command: Callable[[argparse.Namespace], None] = arguments.command
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    from lsfm_core.provenance import running
+
     try:
-        with _terminate_as_interrupt():
+        with _terminate_as_interrupt(), running(words):
             command(arguments)
     except LsfmError as error:
         if arguments.debug:
@@ -48,14 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _as_option(words: list[str]) -> list[str]:
+    """lsfmpy's way to ask for a session at the end, ``-- --interactive``, in ours."""
+    return [*words[:-2], words[-1]] if words[-2:] == ["--", "--interactive"] else words
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="lsfm-core",
         description="Pack light-sheet stacks into one HDF5/BigDataViewer file, and take pieces of it out in RAS space.",
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, export):
+    for commands in (write, look, log, export, run):
         commands.add_commands(verbs)
     return parser
 

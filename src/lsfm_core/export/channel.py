@@ -38,12 +38,15 @@ class ExportResult:
     path : Path or None
         The file that was written.
     seconds : float
+    written : LoggedFile or None
+        Size and checksum of what was written, as the log has them.
     """
 
     plan: ExportPlan
     volume: Volume | None
     path: Path | None
     seconds: float
+    written: LoggedFile | None
 
 
 def export_channel(
@@ -81,7 +84,7 @@ def export_channel(
             slabs = iter_slabs(plan, report) if volume is None else [volume.array]
             write_volume(plan, request.output, slabs, overwrite=request.overwrite)
             record.output = logged_files(request.output, output_paths(request.output))
-    return ExportResult(plan, volume, request.output, time.perf_counter() - began)
+    return ExportResult(plan, volume, request.output, time.perf_counter() - began, record.output)
 
 
 def export_blocks(

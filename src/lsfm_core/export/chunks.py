@@ -22,7 +22,7 @@ from lsfm_core.export.volume import Volume
 from lsfm_core.formats import check_output, output_axis, output_paths
 from lsfm_core.geometry import Orientation, Shape3, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
-from lsfm_core.provenance import logged_files
+from lsfm_core.provenance import LoggedFile, logged_files
 from lsfm_core.store import LsfmFile
 
 __all__ = ["Chunk", "ChunkBox", "ChunksResult", "export_chunks", "iter_chunks", "lay_out_chunks"]
@@ -72,12 +72,15 @@ class ChunksResult:
         JSON file that lists the chunks; see docs/exports.md.
     count : int
     seconds : float
+    written : LoggedFile
+        Size and checksum of the chunks, as the log has them.
     """
 
     plan: ExportPlan
     manifest: Path
     count: int
     seconds: float
+    written: LoggedFile
 
 
 def lay_out_chunks(whole: Space, request: ExportRequest) -> list[ChunkBox]:
@@ -173,8 +176,8 @@ def export_chunks(
             }
             partials[-1].write_text(json.dumps(facts | layout, indent=1) + "\n", "utf-8")
         # Of the chunks alone: the manifest tells of the request as well.
-        record.output = logged_files(request.output, flat)
-    return ChunksResult(plan, manifest, len(boxes), time.perf_counter() - began)
+        record.output = written = logged_files(request.output, flat)
+    return ChunksResult(plan, manifest, len(boxes), time.perf_counter() - began, written)
 
 
 def _report(plan: ExportPlan, boxes: Sequence[ChunkBox], progress: ProgressCallback | None, cancel: CancelToken | None) -> Progress:

@@ -19,7 +19,7 @@ from lsfm_core.export.plan import ExportPlan, plan_pieces
 from lsfm_core.export.request import ExportRequest
 from lsfm_core.formats import write_plane
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
-from lsfm_core.provenance import logged_files
+from lsfm_core.provenance import LoggedFile, logged_files
 from lsfm_core.store import LsfmFile
 
 __all__ = ["SlicesRequest", "SlicesResult", "export_slices", "iter_slices", "plan_slices"]
@@ -69,12 +69,15 @@ class SlicesResult:
     shape : tuple of 2 int
         Rows and columns of each plane.
     seconds : float
+    written : LoggedFile
+        Size and checksum of the planes, as the log has them.
     """
 
     plan: ExportPlan
     paths: tuple[Path, ...]
     shape: tuple[int, int]
     seconds: float
+    written: LoggedFile
 
 
 def plan_slices(file: LsfmFile, request: SlicesRequest) -> ExportPlan:
@@ -129,8 +132,8 @@ def export_slices(
         with new_files_in_folder(paths, request.overwrite) as partials:
             for partial, (_, plane) in zip(partials, _planes(plan, request, progress, cancel), strict=True):
                 write_plane(partial, plane, pixel_size_mm=(across[0], across[1]))
-        record.output = logged_files(request.output, paths)
-    return SlicesResult(plan, tuple(paths), (len(rows), len(columns)), time.perf_counter() - began)
+        record.output = written = logged_files(request.output, paths)
+    return SlicesResult(plan, tuple(paths), (len(rows), len(columns)), time.perf_counter() - began, written)
 
 
 def _planes(

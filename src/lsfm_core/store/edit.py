@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from lsfm_core.errors import ExistsError, InputError, LsfmError, StorageError
 from lsfm_core.geometry import Shape3, Space
-from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.provenance import Draft, joined
+from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _paths
 from lsfm_core.store._chunks import ChunkCodec

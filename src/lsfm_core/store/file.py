@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from lsfm_core.errors import BusyError, FormatError, InputError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
-from lsfm_core.pyramid import Kind
 from lsfm_core.provenance import LogRecord
+from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _paths
 from lsfm_core.store._log import read_log
