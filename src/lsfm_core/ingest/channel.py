@@ -121,8 +121,9 @@ class IngestRequest(Request):
         return value
 
     @field_serializer("image", when_used="json")
-    def _name_image(self, value: Any) -> str:
-        return os.fspath(value) if isinstance(value, str | os.PathLike) else f"<{type(value).__name__}>"
+    def _name_image(self, value: Any) -> str | dict[str, str]:
+        # What Python held in its memory has no name.
+        return os.fspath(value) if isinstance(value, str | os.PathLike) else {"type": type(value).__name__}
 
     @model_validator(mode="after")
     def _check_kind(self) -> IngestRequest:
