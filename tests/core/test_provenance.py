@@ -119,12 +119,12 @@ def test_an_ingest_is_recorded_in_the_file_with_all_that_was_asked(tmp_path: Pat
 
 
 def test_an_export_is_recorded_beside_the_file_which_it_does_not_touch(brain: Path) -> None:
-    before, times = brain.read_bytes(), os.stat(brain)
+    before, modified = brain.read_bytes(), brain.stat().st_mtime_ns
     matrix = np.diag([1.0, 1, 1, 1])
     np.savetxt("shift.txt", matrix)
     result = export_channel(ExportRequest(path="brain.h5", channel="signal", transforms=("shift.txt",), output="x.nii.gz"))
     assert brain.read_bytes() == before
-    assert os.stat(brain).st_mtime_ns == times.st_mtime_ns
+    assert brain.stat().st_mtime_ns == modified
     (name,) = waiting(brain)
     record = log(brain)[-1]
     assert name == f"{record.name}.json"
@@ -288,11 +288,9 @@ def test_a_writer_that_dies_after_its_commit_doubles_nothing(brain: Path) -> Non
     assert len(stored(brain)) == len(log(brain)) == 5
 
 
-def export_when_all_are_ready(path: Path, number: int, together: Any) -> tuple[float, float]:
+def export_when_all_are_ready(path: Path, number: int, together: Any) -> None:
     together.wait(60)
-    began = time.monotonic()
     export_channel(ExportRequest(path=path, channel="signal", output=path.with_name(f"{number}.nii")))
-    return began, time.monotonic()
 
 
 def test_twenty_exports_at_once_are_all_recorded(brain: Path) -> None:
@@ -302,8 +300,8 @@ def test_twenty_exports_at_once_are_all_recorded(brain: Path) -> None:
     with context.Manager() as manager, ProcessPoolExecutor(20, context) as pool, open_lsfm(brain):
         together = manager.Barrier(20)
         jobs = [pool.submit(export_when_all_are_ready, brain, number, together) for number in range(20)]
-        spans = [job.result(timeout=120) for job in jobs]
-    assert max(began for began, _ in spans) < min(ended for _, ended in spans) + 5
+        for job in jobs:
+            job.result(timeout=120)
     assert len(waiting(brain)) == 20
     assert len(stored(brain)) == 1
     with edit_lsfm(brain) as editor:
@@ -439,10 +437,8 @@ def test_lines_of_the_log_can_be_run(brain: Path, tmp_path: Path, capsys: pytest
         assert main(["log", str(brain), "--command"]) == 0
     first, line = capsys.readouterr().out.splitlines()
     assert first.startswith("# 1 write: no command line")
-    assert (
-        line
-        == f"cd {shlex.quote(str(tmp_path))} && lsfm-core export brain.h5 --channel=signal --output=x.nii.gz --resolution=0.1  # 2"
-    )
+    command = "lsfm-core export brain.h5 --channel=signal --output=x.nii.gz --resolution=0.1"
+    assert line == f"cd {shlex.quote(str(tmp_path))} && {command}  # 2"
     data = Path("x.nii.gz").read_bytes()
     Path("x.nii.gz").unlink()
     (tmp_path / "lsfm-core").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lsfm_core.cli "$@"\n')

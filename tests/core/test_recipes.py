@@ -131,7 +131,7 @@ steps:
         "outptu: extra inputs are not permitted",
         "step 3: unknown operation 'exprot'; there are: export, export-slices, merge",
         "step 4 (export): path: is the recipe's file",
-        "transforms.0.invert",
+        "invert: input should be a valid boolean",
         "step 5: expected one operation",
         "step 6 (merge): expected the fields",
     ):

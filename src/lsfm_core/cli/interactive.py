@@ -62,7 +62,7 @@ def _lsfm(line: str) -> Any:
     from lsfm_core.cli import build_parser, main
     from lsfm_core.provenance import running
 
-    words = arg_split(line)
+    words = arg_split(line, posix=True)
     if not words or words[0] not in _WITH_RESULT:
         main(words)
         return None
