@@ -152,7 +152,7 @@ def test_a_bar_is_shown_at_a_terminal_only(volume: np.ndarray, tmp_path: Path) -
 
 
 def test_help_comes_without_the_heavy_imports() -> None:
-    script = "import sys; from lsfm_core.cli import _build_parser; _build_parser(); print(*sys.modules)"
+    script = "import sys; from lsfm_core.cli import build_parser; build_parser(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "h5py", "SimpleITK", "pydantic", "nibabel"} & set(modules)
     began = time.perf_counter()

@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from lsfm_core.provenance import LogRecord, side_folder, side_records
 from lsfm_core.store import _paths
 
 __all__ = ["drop_merged", "merge_log", "read_log"]
 
+# HDF5 keeps at most 64 KiB in an object's header.
+_COMPACT_BYTES = 60_000
 _LEGACY_NAME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d)_(.*?)\d*$")
 _LEGACY_CHANNEL = re.compile(r"^channel_name='(.*)'$", re.MULTILINE)
 _LEGACY_COMMAND = re.compile(r"^cmdline=(.*\S)", re.MULTILINE)
@@ -43,7 +46,7 @@ def merge_log(h5: h5py.File, path: Path, record: LogRecord) -> list[Path] | None
     for name, text in [(record.name, record.model_dump_json()), *((other.name, text) for other, text in waiting.values())]:
         # One that died between its commit and `drop_merged` has left its records here as well.
         if name not in group:
-            group[name] = text
+            _put(group, name, text)
     return list(waiting)
 
 
@@ -54,6 +57,16 @@ def drop_merged(path: Path, files: Sequence[Path]) -> None:
             file.unlink()
     with suppress(OSError):
         side_folder(path).rmdir()
+
+
+def _put(group: h5py.Group, name: str, text: str) -> None:
+    """Store a text; a short one in its object's header, which spares the journal the pages of HDF5's heap of texts."""
+    data = np.bytes_(text.encode())
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.COMPACT if data.itemsize < _COMPACT_BYTES else h5py.h5d.CONTIGUOUS)
+    kind = h5py.h5t.py_create(h5py.string_dtype("utf-8", data.itemsize), logical=True)
+    node = h5py.h5d.create(group.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR), layout)
+    node.write(h5py.h5s.ALL, h5py.h5s.ALL, np.asarray(data), mtype=kind)
 
 
 def _stored(h5: h5py.File) -> Iterator[LogRecord]:

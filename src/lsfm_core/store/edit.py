@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -419,7 +419,11 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
             draft.open(target)
             yield editor
             h5.flush()
-            merged = merge_log(h5, target, draft.record()) if raw.touched else []
+            merged: list[Path] | None = [] if not raw.touched else None
+            # What goes wrong here is no reason to fail; that the disk is full, `raw.check` tells.
+            with suppress(Exception):
+                if raw.touched:
+                    merged = merge_log(h5, target, draft.record())
             h5.flush()
             _write_file(xml_partial, editor.render_xml())
         except BaseException:
