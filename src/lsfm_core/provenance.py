@@ -288,7 +288,7 @@ def side_records(path: Path) -> dict[Path, tuple[LogRecord, str]]:
     with suppress(OSError):
         for file in sorted(side_folder(path).glob("*.json")):
             with suppress(OSError, ValueError):
-                if file.stat().st_size <= _MOST_BYTES:
+                if file.is_file() and file.stat().st_size <= _MOST_BYTES:
                     text = file.read_text("utf-8")
                     found[file] = LogRecord.model_validate_json(text), text
     return found

@@ -212,17 +212,20 @@ def test_edits_are_recorded_as_their_commands_are_named(brain: Path) -> None:
     assert main(["write-affine", "brain.h5", "--channel", "signal", "--name", "t", "--affine", "a.txt"]) == 0
     assert main(["rename-channel", "brain.h5", "--channel", "signal", "--to", "new"]) == 0
     with edit_lsfm(brain) as editor:
+        editor.rename_channel("new", "-newer")
+    with edit_lsfm(brain) as editor:
         editor.set_metadata("specimen", "7")
-        editor.remove_channel("new")
+        editor.remove_channel("-newer")
     with edit_lsfm(brain):
         pass
-    affine, rename, both = log(brain)[1:]
+    affine, rename, by_python, both = log(brain)[1:]
     assert (affine.operation, affine.request["affine"], affine.inputs[0].path) == ("write-affine", "a.txt", "a.txt")
     assert (rename.operation, rename.request) == ("rename-channel", {"channel": "signal", "new_name": "new"})
+    assert command_line(by_python, "my brain.h5") == "lsfm-core rename-channel 'my brain.h5' --channel=new --to=-newer"
     assert both.operation == "edit"
     assert both.command is None
     assert both.request == {
-        "changes": [{"set-metadata": {"key": "specimen", "value": "7"}}, {"remove-channel": {"channel": "new"}}]
+        "changes": [{"set-metadata": {"key": "specimen", "value": "7"}}, {"remove-channel": {"channel": "-newer"}}]
     }
 
 
