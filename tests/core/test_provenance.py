@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
+import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -43,6 +46,7 @@ from lsfm_core import (
 )
 from lsfm_core.cli import main
 from lsfm_core.cli._lines import _parsed, command_line
+from lsfm_core.formats._files import gzip_stream
 from lsfm_core.provenance import recorded, side_folder
 from lsfm_core.store import edit
 from lsfm_core.testing import write_series
@@ -449,6 +453,27 @@ def test_lines_of_the_log_can_be_run(brain: Path, tmp_path: Path, capsys: pytest
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run(["sh", "-c", line], cwd="/", env=environment, check=True, capture_output=True)
     assert Path("x.nii.gz").read_bytes() == data
+
+
+def test_gzip_does_not_depend_on_pieces_and_threads() -> None:
+    data = np.random.default_rng(0).integers(0, 50, 5_000_003, dtype=np.uint8).tobytes()
+
+    def compressed(threads: int, *pieces: int) -> bytes:
+        file = io.BytesIO()
+        with gzip_stream(file, threads) as stream:
+            start = 0
+            for piece in itertools.cycle(pieces):
+                stream.write(data[start : start + piece])
+                start += piece
+                if start >= len(data):
+                    break
+        return file.getvalue()
+
+    whole = compressed(1, len(data))
+    assert gzip.decompress(whole) == data
+    for pieces in ((2**20,), (100_000,), (352, 3 * 2**20 + 17), (2**20 - 1, 1, 5)):
+        for threads in (1, 3):
+            assert compressed(threads, *pieces) == whole, (pieces, threads)
 
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".ome.tif", ".ome.zarr", ".npy"]

@@ -30,17 +30,14 @@ def read_log(h5: h5py.File, path: Path) -> tuple[LogRecord, ...]:
     return tuple(sorted(found.values(), key=lambda record: (record.time, record.name)))
 
 
-def merge_log(h5: h5py.File, path: Path, record: LogRecord) -> list[Path] | None:
+def merge_log(h5: h5py.File, path: Path, record: LogRecord) -> list[Path]:
     """Put a record into an open file, with those that wait beside it.
 
     Returns
     -------
-    list of Path, or None
-        Files beside it that are of no more use once the change is committed; None where another program has put something else
-        in the log's place.
+    list of Path
+        Files beside it that are of no more use once the change is committed.
     """
-    if not isinstance(h5.get(_paths.LOG, default=h5), h5py.Group):
-        return None
     group = h5.require_group(_paths.LOG)
     waiting = side_records(path)
     for name, text in [(record.name, record.model_dump_json()), *((other.name, text) for other, text in waiting.values())]:
