@@ -159,5 +159,5 @@ def test_a_forgotten_part_beside_a_complete_file_goes(request_of: Callable[..., 
     path.with_name("brain.h5.partial").write_bytes(b"old")
     before = path.read_bytes()
     assert main(["recover", str(path)]) == 0
-    assert sorted(file.name for file in path.parent.iterdir()) == ["brain.h5", "brain.xml"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["brain.h5", "brain.h5-log", "brain.xml"]
     assert path.read_bytes() == before
