@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
+    from lsfm_core.provenance import LogRecord
     from lsfm_core.regions import Label, LabelTable
     from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
 
@@ -87,6 +88,7 @@ _ROOMS = {
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
+    "provenance": ("LogRecord",),
     "regions": ("Label", "LabelTable"),
     "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
 }  # fmt: skip
@@ -113,6 +115,7 @@ __all__ = [
     "LabelTable",
     "LazyLevel",
     "Level",
+    "LogRecord",
     "LsfmError",
     "LsfmFile",
     "MemoryBudgetError",
@@ -160,6 +163,11 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Give IPython the line magic ``%lsfm``: what ``%load_ext lsfm_core`` calls."""
+    importlib.import_module(f"{__name__}.cli.interactive").add_magic(shell)
 
 
 def __dir__() -> list[str]:

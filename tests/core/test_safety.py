@@ -175,13 +175,13 @@ set +e
 {" ".join(write_command(disk / "new.h5", series, "second"))}; echo "code $?"
 {sys.executable} -m lsfm_core.cli export {disk}/brain.h5 --channel first --resolution 0.002 --output {disk}/x.nii; echo "code $?"
 ls -A {disk}
-cp {disk}/* {tmp_path}/after
+cp -r {disk}/* {tmp_path}/after
 """
     (tmp_path / "after").mkdir()
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system allows no mount namespaces")
     run = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
-    assert run.stdout.split() == ["code", "1", "code", "1", "code", "1", "brain.h5", "brain.xml"], run.stderr
+    assert run.stdout.split() == ["code", "1", "code", "1", "code", "1", "brain.h5", "brain.h5-log", "brain.xml"], run.stderr
     # What an export takes is known before it begins.
     assert run.stderr.count("the disk is full") == 2 and run.stderr.count("make room") == 1
     assert "Traceback" not in run.stderr

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.cli import completion, export, look, metadata, points, preview, write
+from lsfm_core.cli import completion, export, log, look, metadata, points, preview, run, write
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
 from lsfm_core.cli._options import Parser
@@ -32,18 +32,21 @@ _LIBRARIES = ("numpy", "h5py", "SimpleITK", "tifffile", "nibabel", "zarr")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     parser = build_parser()
+    given = [*(sys.argv[1:] if argv is None else argv)]
     try:
-        words = in_our_words(sys.argv[1:] if argv is None else argv)
+        words = in_our_words(_as_option(given))
     except UsageError as error:
         parser.error(str(error))
     arguments = parser.parse_args(words)
     command: Callable[[argparse.Namespace], int | None] = arguments.command
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    from lsfm_core.provenance import running
+
     arguments.cancel, arguments.stops_itself = CancelToken(), False
     interrupted = threading.Event()
     try:
-        with _interruptible(arguments, interrupted):
+        with _interruptible(arguments, interrupted), running(given):
             code = command(arguments)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -71,6 +74,11 @@ def _complain(arguments: argparse.Namespace, message: str, code: Exit) -> Exit:
     return code
 
 
+def _as_option(words: list[str]) -> list[str]:
+    """lsfmpy's way to ask for a session at the end, ``-- --interactive``, in ours."""
+    return [*words[:-2], words[-1]] if words[-2:] == ["--", "--interactive"] else words
+
+
 def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(
@@ -80,7 +88,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, metadata, preview, export, points, completion):
+    for commands in (write, look, metadata, preview, log, export, run, points, completion):
         commands.add_commands(verbs)
     return parser
 

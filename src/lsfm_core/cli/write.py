@@ -10,6 +10,7 @@ from lsfm_core.cli._options import PrintSchema, add_resources, add_verb, bar, by
 from lsfm_core.errors import InputError
 
 if TYPE_CHECKING:
+    from lsfm_core.ingest import IngestRequest
     from lsfm_core.metadata import ImageMetadata
 
 __all__ = ["add_commands"]
@@ -156,16 +157,17 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         "--uint16-as-int16", action="store_true", help="keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6"
     )
     add_resources(write)
+    write.set_defaults(request_of=_request)
 
 
-def _write(arguments: argparse.Namespace) -> None:
+def _request(arguments: argparse.Namespace) -> IngestRequest:
     from lsfm_core.geometry import Orientation
-    from lsfm_core.ingest import IngestRequest, ingest_channel
+    from lsfm_core.ingest import IngestRequest
 
     orientation = arguments.orientation
     if arguments.origin_letters is not None:
         orientation = Orientation.from_origin(arguments.origin_letters).axcodes
-    request = IngestRequest(
+    return IngestRequest(
         path=arguments.file,
         channel=arguments.channel,
         image=arguments.image,
@@ -185,8 +187,13 @@ def _write(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         compression=arguments.compression,
     )
+
+
+def _write(arguments: argparse.Namespace) -> None:
+    from lsfm_core.ingest import ingest_channel
+
     with bar(arguments) as progress:
-        report = ingest_channel(request, progress=progress, cancel=arguments.cancel)
+        report = ingest_channel(_request(arguments), progress=progress, cancel=arguments.cancel)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
@@ -250,12 +257,17 @@ def _ask(question: str) -> str:
 def _write_affine(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from lsfm_core.provenance import logged_files, recorded
     from lsfm_core.store import edit_lsfm
     from lsfm_core.transforms import Affine
 
-    affine = Affine.read(Path(arguments.affine))
-    with edit_lsfm(existing_path(arguments.file)) as editor:
-        editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
+    request = {name: getattr(arguments, name) for name in ("channel", "name", "affine", "replace")}
+    path = existing_path(arguments.file)
+    with recorded(path, "write-affine", request) as record:
+        affine = Affine.read(Path(arguments.affine))
+        record.inputs.append(logged_files(arguments.affine, [Path(arguments.affine)]))
+        with edit_lsfm(path) as editor:
+            editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
     if not arguments.quiet:
         print(f"{arguments.file}: affine {arguments.name!r} of channel {arguments.channel!r}")
         print(f"  {affine.describe()}")
@@ -281,8 +293,13 @@ def _rename_channel(arguments: argparse.Namespace) -> None:
 
 
 def _recover(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from lsfm_core.provenance import recorded
     from lsfm_core.store import recover_lsfm
 
-    found = recover_lsfm(arguments.file)
+    with recorded(Path(arguments.file), "recover", {}) as record:
+        found = recover_lsfm(arguments.file)
+        record.settled = not found
     if not arguments.quiet:
         print(f"{arguments.file}: {'the interrupted change was undone' if found else 'nothing to undo'}")

@@ -178,8 +178,15 @@ class ExportPlan:
         return replace(part, read_bytes=_read_bytes(part))
 
 
-def plan_export(file: LsfmFile, request: ExportRequest) -> ExportPlan:
+def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False) -> ExportPlan:
     """Decide everything about an export.
+
+    Parameters
+    ----------
+    file : LsfmFile
+    request : ExportRequest
+    keep : bool
+        Whether the voxels are kept in memory although an output is named.
 
     Raises
     ------
@@ -190,7 +197,7 @@ def plan_export(file: LsfmFile, request: ExportRequest) -> ExportPlan:
     plan = _decide(file, request)
     if request.output is not None and request.grid is None:
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
-    return _with_memory(plan, request.memory_bytes, keeps_result=request.output is None and request.grid is None)
+    return _with_memory(plan, request.memory_bytes, keeps_result=keep or (request.output is None and request.grid is None))
 
 
 def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan:

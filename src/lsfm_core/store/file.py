@@ -17,9 +17,11 @@ import numpy.typing as npt
 
 from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _metadata, _paths
+from lsfm_core.store._log import read_log
 from lsfm_core.store._xml import View, parse_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
@@ -138,7 +140,8 @@ class LsfmFile:
         self.path = path
         #: The open file itself, for what this class does not offer; names of its parts are in docs/format.md.
         self.h5 = h5
-        self._cache = cache
+        #: Decoded chunks of all levels.
+        self.cache = cache
         self._max_read_bytes = max_read_bytes
 
     def __enter__(self) -> Self:
@@ -238,13 +241,6 @@ class LsfmFile:
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise FormatError(f"{self.path}: its metadata cannot be read: {error}") from error
 
-    @property
-    def log(self) -> dict[str, str]:
-        """What was noted about each change, by the name of the entry; whatever is stored there, as text."""
-        stored = self.h5.get(_paths.LOG, {})
-        entries = {_paths.LOG: stored} if isinstance(stored, h5py.Dataset) else stored
-        return {name: _text(entry[()]) for name, entry in entries.items() if isinstance(entry, h5py.Dataset)}
-
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
 
@@ -260,6 +256,10 @@ class LsfmFile:
         group = self.h5[f"{_paths.channel(channel)}/{_paths.AFFINES}"]
         parts = [group[f"{part}/{name}"][()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
         return Affine.from_itk(parts[0], parts[1], name=name)
+
+    def log(self) -> tuple[LogRecord, ...]:
+        """What was done with the file, exports included, by time; see docs/provenance.md."""
+        return read_log(self.h5, self.path)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
@@ -399,7 +399,7 @@ class LsfmFile:
         world_from_voxel: npt.NDArray[np.float64],
         dtype: npt.DTypeLike | None = None,
     ) -> Level:
-        data = LazyLevel.of(cells, cache=self._cache, dtype=dtype, max_read_bytes=self._max_read_bytes)
+        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes)
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
@@ -469,12 +469,6 @@ def _hdf5_of_xml(path: Path) -> Path:
     if not target.is_file():
         raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return "\n".join(_text(item) for item in value.ravel())
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _calibrated(view: View) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count, product
 from typing import Any
 
@@ -55,14 +56,28 @@ class ChunkCache:
             if key not in self._chunks:
                 self._bytes += chunk.nbytes
             self._chunks[key] = chunk
-            while self._bytes > self.max_bytes:
-                _, dropped = self._chunks.popitem(last=False)
-                self._bytes -= dropped.nbytes
+            self._shrink()
+
+    @contextmanager
+    def limited(self, max_bytes: int) -> Iterator[None]:
+        """Hold at most so many bytes within the block."""
+        before, self.max_bytes = self.max_bytes, max_bytes
+        with self._lock:
+            self._shrink()
+        try:
+            yield
+        finally:
+            self.max_bytes = before
 
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
         return self._bytes
+
+    def _shrink(self) -> None:
+        while self._bytes > self.max_bytes:
+            _, dropped = self._chunks.popitem(last=False)
+            self._bytes -= dropped.nbytes
 
 
 class _Store:
