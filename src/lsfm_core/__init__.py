@@ -44,7 +44,21 @@ if TYPE_CHECKING:
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
     from lsfm_core.progress import CancelToken
     from lsfm_core.regions import Label, LabelTable
-    from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
+    from lsfm_core.store import (
+        Channel,
+        ChunkCache,
+        LazyLevel,
+        Level,
+        LsfmFile,
+        RepackReport,
+        RepackRequest,
+        VerifyReport,
+        edit_lsfm,
+        open_lsfm,
+        repack_file,
+        verify_file,
+        write_xml,
+    )
 
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
@@ -76,7 +90,21 @@ _ROOMS = {
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
     "progress": ("CancelToken",),
     "regions": ("Label", "LabelTable"),
-    "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
+    "store": (
+        "Channel",
+        "ChunkCache",
+        "LazyLevel",
+        "Level",
+        "LsfmFile",
+        "RepackReport",
+        "RepackRequest",
+        "VerifyReport",
+        "edit_lsfm",
+        "open_lsfm",
+        "repack_file",
+        "verify_file",
+        "write_xml",
+    ),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -107,6 +135,8 @@ __all__ = [
     "Orientation",
     "OrientationError",
     "RegionSelection",
+    "RepackReport",
+    "RepackRequest",
     "SlicesRequest",
     "SourceError",
     "Space",
@@ -129,7 +159,9 @@ __all__ = [
     "open_lsfm",
     "plan_export",
     "read_metadata",
+    "repack_file",
     "verify_file",
+    "write_xml",
 ]
 
 

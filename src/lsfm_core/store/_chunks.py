@@ -11,9 +11,12 @@ elements before the second bytes, and so on [2]_.
 from __future__ import annotations
 
 import os
+from array import array
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import product
 from typing import Any
 
 import h5py
@@ -24,7 +27,7 @@ from isal import isal_zlib
 
 from lsfm_core.errors import ChecksumError
 
-__all__ = ["ChunkCodec", "default_threads", "shared_pool"]
+__all__ = ["DEFAULT_LEVEL", "ChunkCodec", "Grid", "bits_dtype", "default_threads", "shared_pool"]
 
 Array = npt.NDArray[Any]
 
@@ -52,16 +55,23 @@ class ChunkCodec:
     level: int = DEFAULT_LEVEL
 
     @classmethod
-    def of(cls, dataset: h5py.Dataset) -> ChunkCodec | None:
-        """Codec of an existing dataset, or None where only HDF5 itself can decode it (or it has no chunks of its own)."""
-        if dataset.chunks is None or dataset.is_virtual or not dataset.dtype.isnative:
+    def of(cls, dataset: h5py.Dataset, *, bits: bool = False) -> ChunkCodec | None:
+        """Codec of an existing dataset, or None where only HDF5 itself can decode it (or it has no chunks of its own).
+
+        Parameters
+        ----------
+        dataset : h5py.Dataset
+        bits : bool
+            Elements go in and come out as they are stored, without a meaning: so any type of fixed size will do, in any byte order.
+        """
+        if dataset.chunks is None or dataset.is_virtual or not (bits or dataset.dtype.isnative):
             return None
         plist = dataset.id.get_create_plist()
         filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))
         known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
         if any(code not in known for code in filters):
             return None
-        return cls(dataset.dtype, dataset.chunks, filters)
+        return cls(bits_dtype(dataset.id.get_type()) if bits else dataset.dtype, dataset.chunks, filters)
 
     def encode(self, block: Array) -> bytes:
         """Bytes of one chunk; a `block` smaller than the chunk (at the image's far edges) is padded with zeros.
@@ -105,9 +115,7 @@ class ChunkCodec:
                 continue
             code = self.filters[index]
             if code == h5py.h5z.FILTER_FLETCHER32:
-                raw, stored = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
-                if imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little") != stored:
-                    raise ChecksumError("a chunk does not match its checksum: the file is damaged")
+                raw = _checked(raw)
             elif code == h5py.h5z.FILTER_DEFLATE:
                 raw = self._inflate(raw)
             else:
@@ -116,6 +124,19 @@ class ChunkCodec:
         if flat.size != self.nbytes:
             raise ChecksumError(f"a chunk holds {flat.size} bytes instead of {self.nbytes}: the file is damaged")
         return (_unshuffle(flat, self.dtype) if shuffled else flat.view(self.dtype)).reshape(self.chunks)
+
+    def check(self, data: bytes, filter_mask: int = 0) -> None:
+        """Find out whether a chunk is whole: by its checksum alone where it has one, else by decoding it.
+
+        Raises
+        ------
+        ChecksumError
+        """
+        last = len(self.filters) - 1
+        if last >= 0 and self.filters[last] == h5py.h5z.FILTER_FLETCHER32 and not filter_mask >> last & 1:
+            _checked(data)
+        else:
+            self.decode(data, filter_mask)
 
     @property
     def nbytes(self) -> int:
@@ -127,6 +148,66 @@ class ChunkCodec:
             return imagecodecs.deflate_decode(data, out=self.nbytes)
         except imagecodecs.DeflateError as error:
             raise ChecksumError(f"a chunk cannot be inflated: the file is damaged ({error})") from error
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The chunks of a dataset, numbered in array order.
+
+    Attributes
+    ----------
+    shape, chunks : tuple of int
+    """
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """How many chunks there are along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
+
+    def number(self, index: Sequence[int]) -> int:
+        """Number of the chunk of a chunk index."""
+        number = 0
+        for place, count in zip(index, self.counts, strict=True):
+            number = number * count + place
+        return number
+
+    def box(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First element of a chunk, and the one past its last; the last chunks of an axis end with the dataset."""
+        start = []
+        for chunk, count in zip(reversed(self.chunks), reversed(self.counts), strict=True):
+            number, place = divmod(number, count)
+            start.append(place * chunk)
+        start.reverse()
+        return tuple(start), tuple(min(a + c, n) for a, c, n in zip(start, self.chunks, self.shape, strict=True))
+
+    def meeting(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[int]:
+        """Numbers of the chunks that have a part in a box."""
+        ranges = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, self.chunks, strict=True)]
+        return map(self.number, product(*ranges))
+
+    def written(self, dataset: h5py.Dataset) -> npt.NDArray[np.int64]:
+        """Numbers of the dataset's chunks that were ever written, ascending."""
+        numbers = array("q")
+        dataset.id.chunk_iter(
+            lambda chunk: numbers.append(self.number([o // c for o, c in zip(chunk.chunk_offset, self.chunks, strict=True)]))
+        )
+        return np.sort(np.frombuffer(numbers, np.int64)) if numbers else np.empty(0, np.int64)
+
+
+def bits_dtype(kind: h5py.h5t.TypeID) -> np.dtype[Any]:
+    """The type of numpy's that has the size of an HDF5 type, and no meaning."""
+    return np.dtype((np.void, kind.get_size()))
+
+
+def _checked(data: bytes) -> bytes:
+    """Bytes without the checksum at their end, if it is right."""
+    raw, stored = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+    if imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little") != stored:
+        raise ChecksumError("a chunk does not match its checksum: the file is damaged")
+    return raw
 
 
 def _shuffle(block: Array) -> Array:

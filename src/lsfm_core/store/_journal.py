@@ -5,7 +5,7 @@ file is overwritten for the first time, the page around it is copied to ``<file>
 end and need no copy. To commit, the file is synced and the journal removed; to roll back, the pages are put back and the file is
 cut at its old length. Whoever opens the file and finds a journal whose writer is gone rolls back first (`recover`).
 
-A file that did not exist is written as ``<file>.partial`` and renamed when complete.
+A file that did not exist, or that is to be replaced as a whole, is written as ``<file>.partial`` and renamed when complete.
 
 Long work may set checkpoints: a second journal, ``<file>-checkpoint``, then leads back to the latest of them, and carries a note of
 how far the work had come. It lets an interrupted ingest be resumed.
@@ -20,8 +20,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import struct
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +400,7 @@ def recover(path: Path) -> bool:
         If the file needs rolling back, but cannot be written.
     """
     journal = journal_path(path)
+    _drop_partial(path)
     if not journal.exists():
         return False
     try:
@@ -429,6 +433,45 @@ def give_up(path: Path) -> bool:
     return found
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Make a file anew as a whole: the block fills and closes the file whose path it gets, which then takes the place of `path`.
+
+    If the block raises, or the process dies, `path` is what it was. Meanwhile the lock that writers hold is held.
+
+    Raises
+    ------
+    BusyError
+        If another program has the file open, or an interrupted ingest of it waits to be resumed.
+    StorageError
+        If it cannot be written.
+    """
+    recover(path)
+    if checkpoint_path(path).exists():
+        raise BusyError(f"{path}: an interrupted ingest waits to be resumed: resume it, or undo it with 'lsfm-core recover'")
+    partial = partial_path(path)
+    held = path if path.exists() else partial
+    try:
+        file = open(held, "r+b" if held.exists() else "x+b", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
+    with file:
+        lock(file, path)
+        if journal_path(path).exists():
+            raise BusyError(f"{path}: another program was writing to it just now: try again")
+        if fcntl is None:
+            file.close()  # Windows replaces no file that is open
+        try:
+            yield partial
+            if held == path:
+                shutil.copymode(path, partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
 def lock(file: io.FileIO, path: Path) -> None:
     """Take the lock that HDF5 itself takes for writing (flock), or raise `BusyError`."""
     if fcntl is None:
@@ -441,6 +484,10 @@ def lock(file: io.FileIO, path: Path) -> None:
         # Some network file systems have no locks; HDF5's own default is to go on there as well.
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
+    # Who waited for the lock may have got that of a file which was replaced meanwhile.
+    opened = Path(file.name)
+    if not opened.exists() or not os.path.samestat(os.fstat(file.fileno()), opened.stat()):
+        raise BusyError(f"{path}: another program has just replaced it: try again")
 
 
 def sync_directory(path: Path) -> None:
@@ -452,6 +499,24 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a small file and make it permanent; it is to be renamed over the one that it replaces."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_partial(path: Path) -> None:
+    """Remove what somebody who died has left of a file that was to take the place of `path`."""
+    partial = partial_path(path)
+    if path.exists() and partial.exists():
+        # Whoever makes such a file holds the lock on `path`. If it is still being made, or we may not remove it, it stays.
+        with suppress(OSError), open(path, "r+b", buffering=0) as file:
+            lock(file, path)
+            partial.unlink(missing_ok=True)
 
 
 def _restore(file: io.FileIO, journal: Path) -> None:

@@ -21,7 +21,7 @@ from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
 
-__all__ = ["Defect", "VerifyReport", "verify_file"]
+__all__ = ["Defect", "VerifyReport", "structure_defects", "verify_file"]
 
 #: Level-0 voxels that are compared at once.
 _BLOCK_VOXELS = 2**23
@@ -103,7 +103,7 @@ def verify_file(
             channels = list(file.channels.values())
         except FormatError as error:
             return VerifyReport(file.path, 0, 0, (Defect(str(error)),))
-        defects = [*_structure(file, channels), *_xml(file, channels)]
+        defects = [*structure_defects(file, channels), *_xml(file, channels)]
         passes = sum(level.data.nbytes for channel in channels for level in channel.levels)
         if levels:
             passes += sum(channel.levels[0].data.nbytes * (len(channel.levels) - 1) for channel in channels)
@@ -125,7 +125,7 @@ def verify_file(
         return VerifyReport(file.path, chunks, raw_bytes, tuple(defects))
 
 
-def _structure(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
+def structure_defects(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
     """Shapes, affines and BigDataViewer's tables against each other."""
     h5 = file.h5
     if _paths.INCOMPLETE in h5:
