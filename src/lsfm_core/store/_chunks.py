@@ -69,7 +69,7 @@ class ChunkCodec:
         plist = dataset.id.get_create_plist()
         filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))
         known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
-        if any(code not in known for code in filters):
+        if filters != tuple(code for code in known if code in filters):  # or they stand in another order
             return None
         return cls(bits_dtype(dataset.id.get_type()) if bits else dataset.dtype, dataset.chunks, filters)
 

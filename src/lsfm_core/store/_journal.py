@@ -142,61 +142,29 @@ class _Journal:
         sync_directory(self.path.parent)
 
 
-class JournaledFile(io.RawIOBase):
-    """A file for ``h5py.File`` to write through, that can be committed or rolled back as one.
+class RawFile(io.RawIOBase):
+    """A file for ``h5py.File`` to write through.
+
+    An error turns it deaf: HDF5 does not survive another one while it closes its side, so it is not told of any. Whoever lets it
+    write calls `check` afterwards.
 
     Parameters
     ----------
+    file : FileIO
+        Opened without a buffer.
     path : Path
-        The file. If it does not exist, `commit` makes it appear.
-    resume : bool
-        Go on from the checkpoint that an interrupted writer left, if there is one; else it is rolled back.
-
-    Attributes
-    ----------
-    is_new : bool
-        Whether the file begins empty.
-    note : bytes or None
-        What was noted at the checkpoint from which this goes on.
-
-    Raises
-    ------
-    BusyError
-        If another process has it open for writing, or for reading through HDF5.
-    StorageError
-        If it cannot be opened for writing.
+        What messages call it.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
+    def __init__(self, file: io.FileIO, path: Path) -> None:
         self.path = path
         self.error: OSError | None = None
-        self.note: bytes | None = None
-        self._appears = not path.exists()
+        self._file = file
         self._position = 0
         self._detached = False
-        self._base: _Journal | None = None
-        self._checkpoint: _Journal | None = None
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lsfm-sync")
         self._writeback: Future[None] | None = None
         self._unsynced = 0
-        target = partial_path(path) if self._appears else path
-        try:
-            self._file = open(target, "r+b" if target.exists() else "x+b", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
-        try:
-            lock(self._file, path)
-            if not (resume and self._go_on()):
-                checkpoint_path(path).unlink(missing_ok=True)
-                if self._appears:
-                    self._file.truncate(0)
-                else:
-                    _restore(self._file, journal_path(path))
-                    self._start_base()
-        except BaseException:
-            self._close_all()
-            raise
-        self.is_new = self._appears and self.note is None
         self._wanted_size = self._size()
 
     # --- what HDF5 calls ----------------------------------------------------------------------------------------------------
@@ -228,9 +196,7 @@ class JournaledFile(io.RawIOBase):
         size = len(data)
         if not self._detached:
             try:
-                for journal in (self._base, self._checkpoint):
-                    if journal is not None:
-                        journal.save(self._file, self._position, size)
+                self._before_writing(size)
                 _write_all(self._file, self._position, data)
                 self._start_writeback(size)
             except OSError as error:
@@ -240,29 +206,121 @@ class JournaledFile(io.RawIOBase):
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        # Never below the old end: those bytes may be needed to roll back. `commit` cuts what is left over.
         self._wanted_size = self._position if size is None else size
         if not self._detached:
             try:
-                kept = [journal.old_size for journal in (self._base, self._checkpoint) if journal is not None]
-                self._file.truncate(max(self._wanted_size, *kept, 0))
+                self._file.truncate(max(self._wanted_size, self._kept_size()))
             except OSError as error:
                 raise self._fail(error) from error
         return self._wanted_size
 
     def flush(self) -> None:
-        """Nothing is buffered here; `commit` syncs."""
+        """Nothing is buffered here; `sync` makes it permanent."""
 
-    # --- the transaction ----------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """HDF5 closes its side; the descriptor stays open until `release`."""
+
+    # --- what its owner calls -----------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Ignore all further writes, so that HDF5 can close its side of a file that is about to be rolled back."""
+        """Ignore all further writes, so that HDF5 can close its side of a file that is about to be given up."""
         self._detached = True
 
     def check(self) -> None:
         """Raise the error of a write that HDF5 swallowed while it closed its side."""
         if self.error is not None:
             raise self._fail(self.error)
+
+    def sync(self) -> None:
+        """Make what is written permanent."""
+        self._finish_writeback()
+        os.fsync(self._file.fileno())
+
+    def release(self) -> None:
+        """Close the descriptor, too."""
+        self._disk.shutdown()
+        self._file.close()
+
+    def _before_writing(self, size: int) -> None:
+        """Called before `size` bytes are written at the position."""
+
+    def _kept_size(self) -> int:
+        """The file is not cut below this."""
+        return 0
+
+    def _start_writeback(self, size: int) -> None:
+        """Let the disk begin while the processor goes on, so that `sync` has little left to wait for."""
+        self._unsynced += size
+        if self._unsynced >= _WRITEBACK_BYTES and (self._writeback is None or self._writeback.done()):
+            self._finish_writeback()
+            self._unsynced = 0
+            self._writeback = self._disk.submit(os.fsync, self._file.fileno())
+
+    def _finish_writeback(self) -> None:
+        # The system tells of an error once only: it must not be lost here.
+        if self._writeback is not None:
+            self._writeback.result()
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _fail(self, error: OSError) -> StorageError:
+        self.error = error
+        self._detached = True
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        return StorageError(f"{self.path}: writing failed: {reason}; the file is left as it was")
+
+
+class JournaledFile(RawFile):
+    """A file for ``h5py.File`` to write through, that can be committed or rolled back as one.
+
+    Parameters
+    ----------
+    path : Path
+        The file. If it does not exist, `commit` makes it appear.
+    resume : bool
+        Go on from the checkpoint that an interrupted writer left, if there is one; else it is rolled back.
+
+    Attributes
+    ----------
+    is_new : bool
+        Whether the file begins empty.
+    note : bytes or None
+        What was noted at the checkpoint from which this goes on.
+
+    Raises
+    ------
+    BusyError
+        If another process has it open for writing, or for reading through HDF5.
+    StorageError
+        If it cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
+        self.note: bytes | None = None
+        self._appears = not path.exists()
+        self._base: _Journal | None = None
+        self._checkpoint: _Journal | None = None
+        target = partial_path(path) if self._appears else path
+        try:
+            file = open(target, "r+b" if target.exists() else "x+b", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
+        super().__init__(file, path)
+        try:
+            lock(self._file, path)
+            if not (resume and self._go_on()):
+                checkpoint_path(path).unlink(missing_ok=True)
+                if self._appears:
+                    self._file.truncate(0)
+                else:
+                    _restore(self._file, journal_path(path))
+                    self._start_base()
+        except BaseException:
+            self.release()
+            raise
+        self.is_new = self._appears and self.note is None
+        self._wanted_size = self._size()
 
     def checkpoint(self, note: bytes) -> None:
         """From now on, an interrupted writer can be resumed here; HDF5 must have been flushed.
@@ -273,7 +331,7 @@ class JournaledFile(io.RawIOBase):
             What the one who resumes has to know.
         """
         try:
-            self._sync()
+            self.sync()
             fresh = _Journal.start(checkpoint_path(self.path), self._size(), note)
         except OSError as error:
             raise self._fail(error) from error
@@ -284,7 +342,7 @@ class JournaledFile(io.RawIOBase):
     def commit(self) -> None:
         """Make everything that was written permanent. After this the journals are gone."""
         try:
-            self._sync()
+            self.sync()
             if self._appears:
                 os.replace(partial_path(self.path), self.path)
                 sync_directory(self.path.parent)
@@ -295,7 +353,7 @@ class JournaledFile(io.RawIOBase):
                 self._file.truncate(self._wanted_size)
         except OSError as error:
             raise self._fail(error) from error
-        self._close_all()
+        self.release()
 
     def rollback(self, *, to_checkpoint: bool = False) -> None:
         """Put the old bytes back; a file that did not exist does not exist afterwards.
@@ -309,53 +367,34 @@ class JournaledFile(io.RawIOBase):
         if self._file.closed:
             return
         if to_checkpoint and self._checkpoint is not None:
-            self._close_all()
+            self.release()
             return
         if self._checkpoint is not None:
             self._checkpoint.remove()
         if self._appears:
-            self._close_all()
+            self.release()
             partial_path(self.path).unlink(missing_ok=True)
             return
         if self._base is not None:
             self._base.close()
             _restore(self._file, self._base.path)
-        self._close_all()
+        self.release()
 
-    def close(self) -> None:
-        """HDF5 closes its side; the descriptor stays open until `commit` or `rollback`."""
+    def release(self) -> None:
+        """Close the descriptors, too; the journals stay."""
+        super().release()
+        for journal in (self._base, self._checkpoint):
+            if journal is not None:
+                journal.close()
 
-    def _start_writeback(self, size: int) -> None:
-        """Let the disk begin while the processor goes on, so that `commit` has little left to wait for."""
-        self._unsynced += size
-        if self._unsynced >= _WRITEBACK_BYTES and (self._writeback is None or self._writeback.done()):
-            self._finish_writeback()
-            self._unsynced = 0
-            self._writeback = self._disk.submit(os.fsync, self._file.fileno())
+    def _before_writing(self, size: int) -> None:
+        for journal in (self._base, self._checkpoint):
+            if journal is not None:
+                journal.save(self._file, self._position, size)
 
-    def _finish_writeback(self) -> None:
-        # The system tells of an error once only: it must not be lost here.
-        if self._writeback is not None:
-            self._writeback.result()
-
-    def _sync(self) -> None:
-        self._finish_writeback()
-        os.fsync(self._file.fileno())
-
-    def _close_all(self) -> None:
-        self._disk.shutdown()
-        for file in (self._base, self._checkpoint, self._file):
-            if file is not None:
-                file.close()
-
-    def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def _fail(self, error: OSError) -> StorageError:
-        self.error = error
-        self._detached = True
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        return StorageError(f"{self.path}: writing failed: {reason}; the file is left as it was")
+    def _kept_size(self) -> int:
+        # Bytes below the old end may be needed to roll back. `commit` cuts what is left over.
+        return max((journal.old_size for journal in (self._base, self._checkpoint) if journal is not None), default=0)
 
     def _start_base(self) -> None:
         try:

@@ -167,7 +167,7 @@ def difference(nodes: Mapping[int, Node], copy: h5py.File, without: str, apart: 
         twin = copy[node.name]
         if isinstance(node, h5py.Group):
             links = list(_links(node, without))
-            if [name for name, _ in links] != list(twin):
+            if {name for name, _ in links} != set(twin):
                 return f"{node.name}: members"
             for name, link in links:
                 other = twin.get(name, getlink=True)
@@ -175,7 +175,7 @@ def difference(nodes: Mapping[int, Node], copy: h5py.File, without: str, apart: 
                     return f"{node.name}: link {name}"
                 if isinstance(link, h5py.HardLink) and places[address(node[name])] != address(twin[name]):
                     return f"{node.name}: link {name}"
-        if list(node.attrs) != list(twin.attrs):
+        if set(node.attrs) != set(twin.attrs):
             return f"{node.name}: attributes"
         for attribute in map(_encoded, node.attrs):
             pair = [h5a.open(owner.id, attribute) for owner in (node, twin)]

@@ -440,6 +440,8 @@ def open_lsfm(
     except BlockingIOError as error:
         raise BusyError(f"{target}: another program is writing to it: try again when it is done") from error
     except OSError as error:
+        if "locking flag" in str(error):  # in this process, which holds the lock itself
+            raise BusyError(f"{target}: is being repacked: try again when it is done") from error
         raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
     if _paths.LSFM not in h5 and not any(
         _paths.setup_index(name) is not None and isinstance(h5.get(name), h5py.Group) and _paths.RESOLUTIONS in h5[name]

@@ -6,7 +6,6 @@ when everything has been read back from it and compared.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import time
@@ -35,7 +34,7 @@ from lsfm_core.store._xml import renamed_xml
 from lsfm_core.store.edit import LIBVER
 from lsfm_core.store.file import LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
-from lsfm_core.store.verify import Defect, structure_defects
+from lsfm_core.store.verify import box_text, structure_defects
 
 __all__ = ["RepackReport", "RepackRequest", "repack_file"]
 
@@ -157,7 +156,7 @@ def repack_file(
         if new_xml is not None:
             new_xml.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, LsfmError):
-            raise StorageError(f"{target}: {_reason(error)}; {source} is left as it was") from error
+            raise StorageError(f"{target}: writing failed: {error}; what was there is left as it was") from error
         raise
     return report
 
@@ -176,7 +175,7 @@ class _Chunked:
         Numbers of the chunks of the copy, in the order in which they are made.
     """
 
-    def __init__(self, dataset: h5py.Dataset, decoder: ChunkCodec | None, encoder: ChunkCodec, place: Defect) -> None:
+    def __init__(self, dataset: h5py.Dataset, decoder: ChunkCodec | None, encoder: ChunkCodec, place: str) -> None:
         self.dataset = dataset
         self.encoder = encoder
         self._decoder = decoder
@@ -253,8 +252,7 @@ class _Chunked:
 
     def where(self, number: int) -> str:
         """Where a chunk of the copy lies, in words."""
-        start, stop = self.grid.box(number)
-        return str(replace(self._place, start=start, stop=stop))
+        return f"{self._place}, voxels {box_text(*self.grid.box(number))}"
 
     def _insert(self, block: Array, start: tuple[int, ...], old: int, cache: ChunkCache) -> None:
         key = (address(self.dataset), old)
@@ -299,8 +297,7 @@ class _Chunked:
         try:
             yield
         except ChecksumError as error:
-            defect = replace(self._place, message=str(error), start=start, stop=stop)
-            raise ChecksumError(f"{self.dataset.file.filename}: {defect}") from error
+            raise ChecksumError(f"{self.dataset.file.filename}: {self._place}, voxels {box_text(start, stop)}: {error}") from error
 
 
 class _Plan:
@@ -310,17 +307,23 @@ class _Plan:
         self.file = file
         self.nodes = nodes_of(file.h5, _paths.INCOMPLETE)
         places = _places(file)
+        # By any of their names; the others of an object may say something else.
+        voxels = {
+            address(node[_paths.CELLS])
+            for node in self.nodes.values()
+            if isinstance(node, h5py.Group) and isinstance(node.get(_paths.CELLS, getlink=True), h5py.HardLink)
+        }
         self.chunked: dict[int, _Chunked] = {}
         self.restated: set[int] = set()
         self.need_bytes = len(self.nodes) * _OBJECT_BYTES
         for where, node in self.nodes.items():
             if not isinstance(node, h5py.Dataset):
                 continue
-            codecs = _codecs(node, request)
+            codecs = _codecs(node, request, where in voxels)
             if codecs is None:
                 self.need_bytes += int(node.id.get_storage_size())
                 continue
-            chunked = _Chunked(node, *codecs, places.get(where, Defect("", node.name)))
+            chunked = _Chunked(node, *codecs, places.get(where, node.name))
             least = _COPIES_OF_A_CHUNK * max(codec.nbytes for codec in codecs if codec is not None)
             if least > request.memory_bytes:
                 raise MemoryBudgetError(
@@ -356,12 +359,12 @@ class _Plan:
         return RepackReport(path, self._old_bytes, new_bytes, copied, recoded, time.monotonic() - began)
 
 
-def _codecs(dataset: h5py.Dataset, request: RepackRequest) -> tuple[ChunkCodec | None, ChunkCodec] | None:
+def _codecs(dataset: h5py.Dataset, request: RepackRequest, voxels: bool) -> tuple[ChunkCodec | None, ChunkCodec] | None:
     """How the chunks of a dataset are decoded (None: by HDF5 only) and encoded; None if HDF5 carries its values over."""
     kind = dataset.id.get_type()
     if dataset.is_virtual or dataset.external or not dataset.shape or has_pointers(kind):
         return None
-    voxels = dataset.name.rsplit("/", 1)[1] == _paths.CELLS and dataset.ndim >= 3
+    voxels = voxels and dataset.ndim >= 3
     plist = dataset.id.get_create_plist()
     decoder = ChunkCodec.of(dataset, bits=True)
     if decoder is not None:
@@ -387,7 +390,7 @@ def _codecs(dataset: h5py.Dataset, request: RepackRequest) -> tuple[ChunkCodec |
     return decoder, encoder if encoder == decoder else replace(encoder, level=min(encoder.level, 3))
 
 
-def _places(file: LsfmFile) -> dict[int, Defect]:
+def _places(file: LsfmFile) -> dict[int, str]:
     """How the voxels of a channel's level are called, by the address of their dataset."""
     places = {}
     for channel in file.channels.values():
@@ -398,7 +401,7 @@ def _places(file: LsfmFile) -> dict[int, Defect]:
             for path in paths:
                 cells = file.h5.get(f"{path}/{_paths.CELLS}")
                 if cells is not None:
-                    places[address(cells)] = Defect("", channel.name, level.index)
+                    places[address(cells)] = f"channel {channel.name!r}, level {level.index}"
     return places
 
 
@@ -412,21 +415,11 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
     with ThreadPoolExecutor(threads, thread_name_prefix="lsfm-repack") as pool:
         run = partial(_in_order, pool, 2 * threads, request.memory_bytes // 2)
         cache = ChunkCache(request.memory_bytes // 2)
+        raw = _journal.RawFile(open(place, "w+b", buffering=0), place)  # noqa: SIM115
         try:
             advance = Progress("repack", total, progress, cancel).advance
-            order = plan.file.h5.id.get_create_plist().get_link_creation_order() != 0
-            with h5py.File(place, "w", libver=LIBVER, locking=False, track_order=order) as target:
-                tree = TreeCopy(plan.nodes, target, _paths.INCOMPLETE)
-                tree.build(plan.creation)
-                known = {}
-                for where, node in plan.nodes.items():
-                    if where in plan.chunked:
-                        known[where] = _copy_chunks(plan.chunked[where], tree.copy_of(node), cache, run, advance)
-                    elif isinstance(node, h5py.Dataset):
-                        tree.copy_values(node)
-                plan.restated = _restate_subdivisions(plan, target)
-                target.flush()
-            synced = pool.submit(_sync, place)
+            known = _write(plan, raw, cache, run, advance)
+            synced = pool.submit(raw.sync)
             advance = Progress("verify", total, progress, cancel).advance
             with h5py.File(place, "r", locking=False) as target:
                 _compare(plan, target, known, run, advance)
@@ -434,9 +427,34 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            raw.release()
 
 
-Runner = Callable[[_Chunked, Callable[[int], T], Callable[[int, T], None]], None]
+def _write(
+    plan: _Plan, raw: _journal.RawFile, cache: ChunkCache, run: Any, advance: Callable[[int], None]
+) -> dict[int, npt.NDArray[np.uint32]]:
+    """Fill a new file; returns by what the chunks of each dataset are known."""
+    known = {}
+    order = plan.file.h5["/"].id.get_create_plist().get_link_creation_order() != 0
+    target = h5py.File(raw, "w", libver=LIBVER, track_order=order)
+    try:
+        tree = TreeCopy(plan.nodes, target, _paths.INCOMPLETE)
+        tree.build(plan.creation)
+        for where, node in plan.nodes.items():
+            if where in plan.chunked:
+                known[where] = _copy_chunks(plan.chunked[where], tree.copy_of(node), cache, run, advance)
+            elif isinstance(node, h5py.Dataset):
+                tree.copy_values(node)
+        plan.restated = _restate_subdivisions(plan, target)
+        target.flush()
+    except BaseException:
+        raw.detach()
+        raise
+    finally:
+        target.close()
+        raw.check()
+    return known
 
 
 def _in_order(
@@ -497,11 +515,14 @@ def _compare(
         expected = iter(known[where].tolist())
 
         def read(number: int, chunked: _Chunked = chunked, copy: h5py.Dataset = copy) -> int:
-            return chunked.known_by(*copy.id.read_direct_chunk(chunked.grid.box(number)[0]))
+            try:
+                return chunked.known_by(*copy.id.read_direct_chunk(chunked.grid.box(number)[0]))
+            except ChecksumError:
+                return -1  # by which nothing is known
 
         def check(number: int, found: int, chunked: _Chunked = chunked, expected: Iterator[int] = expected) -> None:
             if found != next(expected):
-                raise ChecksumError(f"{name}: {chunked.where(number)}reads back otherwise than it was written")
+                raise ChecksumError(f"{name}: {chunked.where(number)}: reads back otherwise than it was written")
             advance(chunked.encoder.nbytes)
 
         if not np.array_equal(chunked.grid.written(copy), np.sort(chunked.targets)):
@@ -562,13 +583,3 @@ def _xml_of_copy(file: LsfmFile, xml: Path, hdf5: str) -> bytes:
         with suppress(FormatError):
             return renamed_xml(xml.read_bytes(), str(xml), hdf5)
     return file.render_xml(None, hdf5)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
-
-
-def _reason(error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    return f"writing failed: {'the disk is full' if full else error.strerror or error}"

@@ -21,7 +21,7 @@ from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
 
-__all__ = ["Defect", "VerifyReport", "structure_defects", "verify_file"]
+__all__ = ["Defect", "VerifyReport", "box_text", "structure_defects", "verify_file"]
 
 #: Level-0 voxels that are compared at once.
 _BLOCK_VOXELS = 2**23
@@ -51,7 +51,7 @@ class Defect:
         if self.level is not None:
             place += f", level {self.level}"
         if self.start is not None and self.stop is not None:
-            place += f", voxels {_box(self.start, self.stop)}"
+            place += f", voxels {box_text(self.start, self.stop)}"
         return f"{place}: {self.message}" if place else self.message
 
 
@@ -221,5 +221,6 @@ def _against_finer(channel: Channel, level: Level) -> Iterator[Defect]:
             yield Defect("is not what the finer level gives", channel.name, level.index, start, stop)
 
 
-def _box(start: tuple[int, ...], stop: tuple[int, ...]) -> str:
+def box_text(start: tuple[int, ...], stop: tuple[int, ...]) -> str:
+    """A box as numpy would be asked for it."""
     return "[" + ", ".join(f"{a}:{b}" for a, b in zip(start, stop, strict=True)) + "]"
