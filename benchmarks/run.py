@@ -53,6 +53,17 @@ def bench_ingest(series: Path, out: Path, repeats: int) -> dict[str, Result]:
     }
 
 
+def bench_repack(out: Path, repeats: int) -> dict[str, Result]:
+    """All ways to make our file anew that there are here; the slow one once."""
+    ways = ("copy", "level3", "level2", "level1", "h5repack_copy")
+    rounds: dict[str, list[Result]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, results in rounds.items():
+            results.append(child("bench_repack.py", way, out))
+    rounds["h5repack_gzip6"] = [child("bench_repack.py", "h5repack_gzip6", out)]
+    return {way: median(results) for way, results in rounds.items() if None not in results}
+
+
 def bench_sizes(cache: Path, out: Path, sizes_gb: tuple[float, ...], repeats: int) -> dict[str, Result]:
     """Our ingest for growing images."""
     results = {}
@@ -130,6 +141,37 @@ def sizes_table(results: dict[str, Result]) -> str:
     return table(("ingest, 256 MB budget", "s", "s / GB", "processor s / GB", "peak MB"), rows)
 
 
+def repack_table(results: dict[str, Result]) -> str:
+    """One row for each way; h5repack's are left out where it is not installed."""
+    titles = {
+        "copy": "lsfm-core, as it is",
+        "level3": "lsfm-core, level 3",
+        "level2": "lsfm-core, level 2",
+        "level1": "lsfm-core, level 1",
+        "h5repack_copy": "h5repack, as it is",
+        "h5repack_gzip6": "h5repack, gzip 6",
+    }
+    slowest = results.get("h5repack_gzip6")
+    rows = []
+    for way, title in titles.items():
+        if way not in results:
+            rows.append((title, "h5repack (hdf5-tools) is not installed", "", "", "", "", ""))
+            continue
+        r = results[way]
+        rows.append(
+            (
+                title,
+                f"{r['seconds']:.2f}",
+                f"{slowest['seconds'] / r['seconds']:.1f}x" if slowest else "",
+                f"{r['cpu_seconds']:.2f}",
+                f"{slowest['cpu_seconds'] / r['cpu_seconds']:.1f}x" if slowest else "",
+                f"{r['peak_bytes'] / 1e6:.0f}",
+                f"{r['file_bytes'] / 1e6:.0f}" + (f" ({r['file_bytes'] / slowest['file_bytes']:.3f})" if slowest else ""),
+            )
+        )
+    return table(("repack", "s", "faster than gzip 6", "processor s", "less than gzip 6", "peak MB", "file MB"), rows)
+
+
 def read_table(results: dict[str, Result]) -> str:
     """One row for each piece; times in ms, and how much longer h5py takes."""
     columns = ("ours cold", "h5py cold", "h5py 256 MiB cold", "ours warm", "h5py warm", "h5py 256 MiB warm")
@@ -162,6 +204,7 @@ def main() -> None:
             "ingest": bench_ingest(series, out, repeats),
             "stages": child("bench_ingest.py", "stages", series, out),
             "read": child("bench_read.py", out / "ours.h5", 5 if options.quick else 15),
+            "repack": bench_repack(out, min(repeats, 3)),
             "sizes": bench_sizes(cache, out, SIZES_GB[:-1] if options.quick else SIZES_GB, min(repeats, 3)),
         }
     RESULTS.parent.mkdir(exist_ok=True)
@@ -171,6 +214,7 @@ def main() -> None:
         stages_table(results["stages"]),
         sizes_table(results["sizes"]),
         read_table(results["read"]),
+        repack_table(results["repack"]),
         sep="\n",
     )
 

@@ -680,11 +680,11 @@ def test_requests_that_cannot_be(tmp_path: Path, ingest_series: Ingester, volume
 def test_memory_is_bounded(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
     path = tmp_path / "big.h5"
     with h5py.File(path, "w") as file:
-        cells = file.create_dataset("t00000/s00/0/cells", (256, 1024, 1024), "u2", chunks=(1, 256, 1024), compression="gzip")
+        cells = file.create_dataset("t00000/s00/0/cells", (256, 1024, 1024), "u2", chunks=(1, 256, 1024))
         file["s00/resolutions"], file["s00/subdivisions"] = np.ones((1, 3)), np.full((1, 3), 16, "i4")
         for plane in range(256):
             cells[plane] = plane
-    for change in ([], ["--rechunk", "64,64,64"]):
+    for change in (["--compression-level", "1"], ["--rechunk", "64,64,64"]):
         assert peak_memory("repack", path, *change, "--memory", "100MB") < 100e6 + 300e6
 
 
