@@ -46,7 +46,7 @@ class ChunkCodec:
     chunks : tuple of int
         Shape of a chunk, in array order.
     filters : tuple of int
-        HDF5 filter ids in the order in which they are applied when writing.
+        HDF5 filter ids in the order in which they are applied when writing: shuffle, deflate, fletcher32, or some of these.
     """
 
     dtype: np.dtype[Any]
@@ -78,35 +78,31 @@ class ChunkCodec:
 
         A block of another type of the same size is stored bit by bit (uint16 as int16).
         """
+        return self.pack(self.octets(block))
+
+    def octets(self, block: Array) -> Array:
+        """Bytes of one chunk before they are packed: padded, and shuffled where the dataset is."""
         block = block.view(self.dtype)
         if block.shape != self.chunks:
             full = np.zeros(self.chunks, self.dtype)
             full[tuple(slice(n) for n in block.shape)] = block
             block = full
-        data: Any = block
-        for code in self.filters:
-            if code == h5py.h5z.FILTER_SHUFFLE:
-                data = _shuffle(block)
-            elif code == h5py.h5z.FILTER_DEFLATE:
-                data = isal_zlib.compress(np.ascontiguousarray(data), self.level)
-            else:
-                raw = bytes(data) if not isinstance(data, bytes) else data
-                data = raw + imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little")
-        return data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
+        return np.ascontiguousarray(_shuffle(block) if self.shuffles else block).view(np.uint8).reshape(-1)
 
-    def decode(self, data: bytes, filter_mask: int = 0) -> Array:
-        """Array of one chunk, from the bytes that are stored.
+    def pack(self, octets: Array) -> bytes:
+        """Deflate, and add the checksum, where the dataset has them."""
+        deflates = h5py.h5z.FILTER_DEFLATE in self.filters
+        data: bytes = isal_zlib.compress(octets, self.level) if deflates else octets.tobytes()
+        if h5py.h5z.FILTER_FLETCHER32 in self.filters:
+            data += imagecodecs.h5checksum_fletcher32(data).to_bytes(_CHECKSUM_BYTES, "little")
+        return data
 
-        Parameters
-        ----------
-        data : bytes
-        filter_mask : int
-            Bit i set: filter i of the pipeline was not applied to this chunk.
+    def unpack(self, data: bytes, filter_mask: int = 0) -> tuple[Array, bool]:
+        """Bytes of one chunk as `octets` gives them, from those that are stored; and whether they are shuffled.
 
         Raises
         ------
         ChecksumError
-            If the stored checksum does not match, or the bytes cannot be inflated.
         """
         raw: Any = data
         shuffled = False
@@ -123,6 +119,23 @@ class ChunkCodec:
         flat = np.frombuffer(raw, np.uint8)
         if flat.size != self.nbytes:
             raise ChecksumError(f"a chunk holds {flat.size} bytes instead of {self.nbytes}: the file is damaged")
+        return flat, shuffled
+
+    def decode(self, data: bytes, filter_mask: int = 0) -> Array:
+        """Array of one chunk, from the bytes that are stored.
+
+        Parameters
+        ----------
+        data : bytes
+        filter_mask : int
+            Bit i set: filter i of the pipeline was not applied to this chunk.
+
+        Raises
+        ------
+        ChecksumError
+            If the stored checksum does not match, or the bytes cannot be inflated.
+        """
+        flat, shuffled = self.unpack(data, filter_mask)
         return (_unshuffle(flat, self.dtype) if shuffled else flat.view(self.dtype)).reshape(self.chunks)
 
     def check(self, data: bytes, filter_mask: int = 0) -> None:
@@ -137,6 +150,11 @@ class ChunkCodec:
             _checked(data)
         else:
             self.decode(data, filter_mask)
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether the dataset is shuffled."""
+        return h5py.h5z.FILTER_SHUFFLE in self.filters
 
     @property
     def nbytes(self) -> int:

@@ -235,24 +235,33 @@ class _Chunked:
             with self._naming(start, stop):
                 self._decoder.check(data, mask)
             return mask, data, isal_zlib.crc32(data, mask)
-        if self._old == self.grid:
-            block = self._decoded(number)
-        else:
-            block = np.full(self.encoder.chunks, self._fill, self.encoder.dtype)
-            for old in self._old.meeting(start, stop):
-                if self._was_written(old):
-                    self._insert(block, start, old, cache)
-        return 0, self.encoder.encode(block), isal_zlib.crc32(block.view(np.uint8))
+        octets = self._octets(number, start, stop, cache)
+        return 0, self.encoder.pack(octets), isal_zlib.crc32(octets)
 
     def known_by(self, mask: int, data: bytes) -> int:
         """What a stored chunk of the copy is known by."""
         if self.copied:
             return int(isal_zlib.crc32(data, mask))
-        return int(isal_zlib.crc32(np.ascontiguousarray(self.encoder.decode(data, mask)).view(np.uint8)))
+        return int(isal_zlib.crc32(self.encoder.unpack(data, mask)[0]))
 
     def where(self, number: int) -> str:
         """Where a chunk of the copy lies, in words."""
         return f"{self._place}, voxels {box_text(*self.grid.box(number))}"
+
+    def _octets(self, number: int, start: tuple[int, ...], stop: tuple[int, ...], cache: ChunkCache) -> Array:
+        if self._old != self.grid:
+            block = np.full(self.encoder.chunks, self._fill, self.encoder.dtype)
+            for old in self._old.meeting(start, stop):
+                if self._was_written(old):
+                    self._insert(block, start, old, cache)
+            return self.encoder.octets(block)
+        if self._decoder is not None and self._decoder.shuffles == self.encoder.shuffles:
+            mask, data = self.dataset.id.read_direct_chunk(start)
+            with self._naming(start, stop):
+                octets, shuffled = self._decoder.unpack(data, mask)
+            if shuffled == self.encoder.shuffles:
+                return octets  # which would be shuffled again at once
+        return self.encoder.octets(self._decoded(number))
 
     def _insert(self, block: Array, start: tuple[int, ...], old: int, cache: ChunkCache) -> None:
         key = (address(self.dataset), old)
