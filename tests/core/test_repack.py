@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import shutil
@@ -349,7 +350,11 @@ def test_the_space_of_a_removed_channel_is_given_back(
     said = re.search(r"-> at most about ([\d.]+) MB; (\d+) chunks copied, 0 encoded", capsys.readouterr().out)
     assert said is not None and fresh <= float(said[1]) * 1e6 + 1e5 < 1.1 * fresh + 1e5
     assert path.stat().st_size == full
-    assert main(["repack", str(path)]) == 0
+    with path.open("rb") as old:
+        before = old.read()
+        assert main(["repack", str(path)]) == 0
+        old.seek(0)
+        assert old.read() == before, "replaced, not written over"
     assert f"{said[2]} chunks copied, 0 encoded anew; read back and compared" in capsys.readouterr().out
     assert path.stat().st_size == pytest.approx(fresh, rel=0.02)
     assert fresh < 0.6 * full
@@ -627,6 +632,35 @@ cmp {disk}/brain.h5 {path} && echo same
     assert child.stdout.split() == ["code", "1", "brain.h5", "same"], child.stderr
     assert "the disk is full" in child.stderr
     assert "Traceback" not in child.stderr
+
+
+def test_every_write_may_fail(tmp_path: Path, ingest_series: Ingester, volume: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that HDF5 makes while it closes the file, whose errors it keeps to itself."""
+    path = two_channels(tmp_path, ingest_series, volume)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    real, calls = _journal._write_all, 0
+
+    def failing(at: int) -> Callable[..., None]:
+        def write(*arguments: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(*arguments)
+
+        return write
+
+    monkeypatch.setattr(_journal, "_write_all", failing(0))
+    run(path, output=tmp_path / "new.h5")
+    total = calls
+    for name in ("new.h5", "new.xml"):
+        (tmp_path / name).unlink()
+    for at in (1, total // 2, total - 1, total):
+        calls = 0
+        monkeypatch.setattr(_journal, "_write_all", failing(at))
+        with pytest.raises(StorageError, match="the disk is full"):
+            run(path)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
 def test_leftovers_of_others_stay(tmp_path: Path, ingest_series: Ingester, volume: Any) -> None:
