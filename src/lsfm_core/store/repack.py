@@ -461,8 +461,10 @@ def _write(
         raw.detach()
         raise
     finally:
-        target.close()
-        raw.check()
+        try:
+            target.close()
+        finally:
+            raw.check()  # wins over what HDF5 makes of it
     return known
 
 
