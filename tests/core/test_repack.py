@@ -595,14 +595,16 @@ def test_cancel_and_ctrl_c(tmp_path: Path, ingest_series: Ingester, volume: Any)
                 repack_file(RepackRequest(path=path, output=output, rechunk=(4, 16, 16)), progress=stop, cancel=token)
             assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
     command = [sys.executable, "-m", "lsfm_core.cli", "repack", str(path), "--rechunk", "2,4,4"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        while not _journal.partial_path(path).exists():
-            time.sleep(0.01)
-        child.send_signal(signal.SIGINT)
-        message = child.communicate(timeout=60)[1]
-    assert child.returncode == 130
-    assert "interrupted; nothing was changed" in message
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+    for delay, code in [(0, signal.SIGINT), (0.05, signal.SIGTERM), (0.3, signal.SIGINT), (1, signal.SIGINT)]:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+            while not _journal.partial_path(path).exists():
+                time.sleep(0.01)
+            time.sleep(delay)
+            child.send_signal(code)
+            message = child.communicate(timeout=60)[1]
+        assert child.returncode == 130
+        assert "interrupted; nothing was changed" in message
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
 def test_a_full_disk(tmp_path: Path, ingest_series: Ingester, volume: Any, monkeypatch: pytest.MonkeyPatch) -> None:

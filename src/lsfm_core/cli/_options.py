@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from lsfm_core.progress import ProgressCallback
+from lsfm_core.errors import CancelledError
 
-__all__ = ["add_resources", "add_verb", "bar", "by", "index_or_name", "memory", "numbers"]
+if TYPE_CHECKING:
+    from lsfm_core.progress import CancelToken, ProgressCallback
+
+__all__ = ["add_resources", "add_verb", "bar", "by", "cancelled_by_signals", "index_or_name", "memory", "numbers"]
 
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -81,6 +84,26 @@ def bar(arguments: argparse.Namespace) -> Iterator[ProgressCallback | None]:
             bar.update(done - bar.n)
 
         yield show
+
+
+@contextmanager
+def cancelled_by_signals() -> Iterator[CancelToken]:
+    """A token that Ctrl-C and SIGTERM set; an exception that comes while HDF5 calls back may get lost there."""
+    from lsfm_core.progress import CancelToken
+
+    token = CancelToken()
+    try:
+        previous = {number: signal.signal(number, lambda *_: token.cancel()) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield token
+        return
+    try:
+        yield token
+    except CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def by(values: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, by
+from lsfm_core.cli._options import add_resources, add_verb, bar, by, cancelled_by_signals
 
 __all__ = ["add_commands"]
 
@@ -61,8 +61,8 @@ def _repack(arguments: argparse.Namespace) -> None:
         memory_bytes=arguments.memory,
         threads=arguments.threads,
     )
-    with bar(arguments) as progress:
-        report = repack_file(request, progress=progress)
+    with bar(arguments) as progress, cancelled_by_signals() as cancel:
+        report = repack_file(request, progress=progress, cancel=cancel)
     if arguments.quiet:
         return
     chunks = f"{report.copied_chunks} chunks copied, {report.recoded_chunks} encoded anew"
