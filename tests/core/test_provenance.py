@@ -277,7 +277,7 @@ def test_a_change_that_fails_takes_nothing_in(brain: Path, monkeypatch: pytest.M
 
 _DIES = """
 import os, sys
-from lsfm_core.store import LsfmFile
+from lsfm_core.store import edit
 edit.drop_merged = lambda *_: os._exit(9)
 with edit.edit_lsfm(sys.argv[1]) as editor:
     editor.set_metadata("key", "value")
