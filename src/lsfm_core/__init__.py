@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         InputError,
         LsfmError,
         MemoryBudgetError,
+        MissingError,
         OrientationError,
         SourceError,
         StorageError,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         ExportRequest,
         ExportResult,
         MergeRequest,
+        PointsRequest,
+        PointsResult,
         RegionSelection,
         SlicesRequest,
         TransformStep,
@@ -38,10 +41,13 @@ if TYPE_CHECKING:
         iter_slices,
         merge_chunks,
         plan_export,
+        transform_points,
     )
     from lsfm_core.geometry import Orientation, Space
+    from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
+    from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
     from lsfm_core.provenance import LogRecord
     from lsfm_core.regions import Label, LabelTable
@@ -52,13 +58,16 @@ if TYPE_CHECKING:
 _ROOMS = {
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
-        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
+        "MemoryBudgetError", "MissingError", "OrientationError",
+        "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
     ),
     "export": (
         "ExportPlan",
         "ExportRequest",
         "ExportResult",
         "MergeRequest",
+        "PointsRequest",
+        "PointsResult",
         "RegionSelection",
         "SlicesRequest",
         "TransformStep",
@@ -71,10 +80,13 @@ _ROOMS = {
         "iter_slices",
         "merge_chunks",
         "plan_export",
+        "transform_points",
     ),
     "geometry": ("Orientation", "Space"),
+    "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
+    "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
     "provenance": ("LogRecord",),
     "regions": ("Label", "LabelTable"),
@@ -93,6 +105,7 @@ __all__ = [
     "ExportPlan",
     "ExportRequest",
     "ExportResult",
+    "FileInfo",
     "FormatError",
     "ImageMetadata",
     "IngestReport",
@@ -107,8 +120,13 @@ __all__ = [
     "LsfmFile",
     "MemoryBudgetError",
     "MergeRequest",
+    "MissingError",
     "Orientation",
     "OrientationError",
+    "PointsRequest",
+    "PointsResult",
+    "PreviewRequest",
+    "PreviewResult",
     "RegionSelection",
     "SlicesRequest",
     "SourceError",
@@ -119,6 +137,7 @@ __all__ = [
     "UnknownRegionError",
     "VerifyReport",
     "Volume",
+    "describe_file",
     "describe_image",
     "edit_lsfm",
     "export_blocks",
@@ -131,7 +150,9 @@ __all__ = [
     "merge_chunks",
     "open_lsfm",
     "plan_export",
+    "preview_file",
     "read_metadata",
+    "transform_points",
     "verify_file",
 ]
 

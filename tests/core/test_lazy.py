@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsfm_core import ChecksumError, ChunkCache, LazyLevel, MemoryBudgetError
-from lsfm_core.store._chunks import ChunkCodec
+from lsfm_core.store import _chunks
+from lsfm_core.store._chunks import ChunkCodec, share_out
 
 SHAPE = (23, 34, 45)
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8", "f2"]
@@ -172,3 +176,70 @@ def test_a_flipped_bit_is_found_and_placed(where: int, tmp_path: Path, data: np.
         raw.write(bytes([byte ^ 4]))
     with h5py.File(path) as file, pytest.raises(ChecksumError, match=r"voxels from \(0, 0, 28\)"):
         np.asarray(LazyLevel.of(file["x"], cache=ChunkCache()))
+
+
+def test_of_several_damaged_chunks_the_first_is_named(tmp_path: Path, data: np.ndarray) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=data, chunks=(8, 16, 7), **FILTERS["ours"])
+        for offset in ((8, 16, 7), (8, 16, 14), (16, 0, 0)):
+            dataset.id.write_direct_chunk(offset, b"not what was here")
+        with pytest.raises(ChecksumError, match=r"x\.h5:/x, voxels from \(8, 16, 7\)"):
+            np.asarray(LazyLevel.of(dataset, cache=ChunkCache()))
+
+
+@pytest.mark.parametrize("size", [100, 8 * 16 * 7 * 2 + 1])
+def test_a_chunk_that_inflates_to_another_size_is_damaged(size: int, tmp_path: Path, data: np.ndarray) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=data, chunks=(8, 16, 7), **FILTERS["gzip only"])
+        level = LazyLevel.of(dataset, cache=ChunkCache())
+        np.asarray(level[0, 0, 0])
+        dataset.id.write_direct_chunk((0, 0, 7), zlib.compress(bytes(size)))
+        with pytest.raises(ChecksumError, match="damaged"):
+            np.asarray(level[0, 0, 7])
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name not in ("scale-offset", "lzf")])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+def test_a_decoded_chunk_outlives_the_next(name: str, dtype: str, tmp_path: Path, data: np.ndarray) -> None:
+    values = data.astype(dtype)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=values, chunks=(8, 16, 7), **FILTERS[name])
+        codec = ChunkCodec.of(dataset)
+        assert codec is not None
+        chunks = [codec.read(dataset, (0, 0, x)) for x in (0, 7)]
+        for x, chunk in zip((0, 7), chunks, strict=True):
+            np.testing.assert_array_equal(chunk, values[:8, :16, x : x + 7])
+
+
+def test_threads_read_the_same_level_at_once(datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
+    level = LazyLevel.of(datasets["ours"], cache=ChunkCache(2**14))
+    with ThreadPoolExecutor(8) as pool:
+        for array in pool.map(lambda _: np.asarray(level), range(40)):
+            np.testing.assert_array_equal(array, data)
+
+
+def test_a_thread_keeps_little_memory_however_large_the_chunks(tmp_path: Path) -> None:
+    values = np.random.default_rng(2).integers(0, 2**16, (64, 256, 256), np.uint16)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=values, chunks=values.shape, **FILTERS["ours"])
+        np.testing.assert_array_equal(np.asarray(LazyLevel.of(dataset, cache=ChunkCache())), values)
+    assert sum(kept.nbytes for kept in _chunks._scratch.kept.values()) < values.nbytes
+
+
+def test_shared_work_ends_at_the_first_failure_in_order() -> None:
+    begun = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.1 if item == 0 else 0.01)
+        raise ValueError(item)
+
+    with pytest.raises(ValueError, match="0"):
+        share_out(work, range(100))
+    assert len(begun) <= _chunks.default_threads()
+
+
+def test_work_that_shares_out_in_turn_does_not_wait_for_ever() -> None:
+    done: list[int] = []
+    share_out(lambda _: share_out(lambda _: share_out(done.append, range(8)), range(8)), range(8))
+    assert sorted(done) == sorted([*range(8)] * 64)

@@ -228,9 +228,8 @@ def test_edits_are_recorded_as_their_commands_are_named(brain: Path) -> None:
     assert command_line(by_python, "my brain.h5") == "lsfm-core rename-channel 'my brain.h5' --channel=new --to=-newer"
     assert both.operation == "edit"
     assert both.command is None
-    assert both.request == {
-        "changes": [{"set-metadata": {"key": "specimen", "value": "7"}}, {"remove-channel": {"channel": "-newer"}}]
-    }
+    noted = {"channel": None, "key": "specimen", "value": "7", "overwrite": False}
+    assert both.request == {"changes": [{"set-metadata": noted}, {"remove-channel": {"channel": "-newer"}}]}
 
 
 def test_entries_of_lsfmpy_are_read(legacy_file: Path) -> None:
@@ -290,7 +289,7 @@ def test_a_writer_that_dies_after_its_commit_doubles_nothing(brain: Path) -> Non
     names = [record.name for record in log(brain)]
     assert len(names) == len(set(names)) == 4
     with edit_lsfm(brain) as editor:
-        editor.set_metadata("key", "other")
+        editor.set_metadata("key", "other", overwrite=True)
     assert waiting(brain) == []
     assert len(stored(brain)) == len(log(brain)) == 5
 

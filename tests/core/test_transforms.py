@@ -431,6 +431,13 @@ def test_a_huge_field_is_inverted_by_reading_what_is_needed(slope: float, shift:
     assert max(ramp.reads) <= 2**20 and len(ramp.reads) <= 64
 
 
+def test_not_even_a_wild_field_is_read_whole() -> None:
+    ramp = Ramp(0.02)
+    field = DisplacementField(Space(ramp.shape[:3], np.diag([0.01, 0.01, 0.01, 1])), ramp)
+    InverseField(field).map_points([[26.0, 21, 16]] * 2)
+    assert max(ramp.reads) <= 2**20
+
+
 def test_faulty_fields_are_refused() -> None:
     space = Space((4, 5, 6), np.eye(4))
     with pytest.raises(InputError, match=r"'f'.*expected vectors of shape"):

@@ -6,18 +6,12 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, numbers
+from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar, numbers
 
 if TYPE_CHECKING:
     from lsfm_core.export import ExportRequest, SlicesRequest
 
 __all__ = ["add_commands"]
-
-_TRANSFORM_HELP = (
-    "a transform between the image and the output: the name of an affine or displacement field in the file, or the path of one; "
-    "NAME:invert for its inverse. Repeat it, nearest to the image first. "
-    "Long form: name=NAME,order=1,type=affine|field,invert=yes|no"
-)
 
 
 def add_commands(verbs: Any) -> None:
@@ -99,7 +93,7 @@ class _Interactive(argparse.Action):
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
-    parser.add_argument("--channel", required=True, metavar="NAME")
+    parser.add_argument("--channel", required=True, metavar="NAME", help="the channel to take")
     parser.add_argument("--level", type=int, metavar="L", help="pyramid level to read (default: the best for the resolution)")
     parser.add_argument(
         "--resolution",
@@ -108,7 +102,6 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         help="voxel size of the output in mm, one number or three (default: that of the level, the reference or the field)",
     )
     parser.add_argument("--output-orientation", metavar="CODE", help="axis codes of the output, or native (default RAS)")
-    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
     parser.add_argument(
         "--interpolation",
         choices=("linear", "nearest", "bspline", "mode"),
@@ -125,14 +118,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
 
     space = parser.add_argument_group("into another space")
-    space.add_argument("--transform", dest="transforms", action="append", default=[], metavar="NAME", help=_TRANSFORM_HELP)
-    space.add_argument(
-        "--numeric-inverse",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a displacement field that may be inverted numerically",
-    )
+    add_transforms(space)
     space.add_argument("--reference", metavar="IMAGE", help="a channel or an image file, whose grid the output takes")
 
     box = parser.add_argument_group("a cuboid")
@@ -149,7 +135,11 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     region.add_argument("--region", action="append", metavar="LABEL", help="id, acronym or name; repeat it for several")
     region.add_argument("--labels-channel", metavar="NAME", help="the channel whose labels are meant")
     region.add_argument(
-        "--labels-in", choices=("native", "output"), default="native", help="space that the labels are in (default native)"
+        "--labels-in",
+        default="native",
+        metavar="SPACE",
+        help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
+        "transform, on the outer side of that one",
     )
     region.add_argument("--include-descendants", action="store_true", help="with all parts that the ontology knows")
     region.add_argument("--side", choices=("left", "right"), help="one hemisphere only")
@@ -239,11 +229,11 @@ def _export(arguments: argparse.Namespace) -> None:
         return
     with bar(arguments) as progress:
         if request.grid is not None:
-            chunks = export_chunks(request, progress=progress)
+            chunks = export_chunks(request, progress=progress, cancel=arguments.cancel)
             plan, done = chunks.plan, f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name}"
             seconds = chunks.seconds
         else:
-            result = export_channel(request, progress=progress)
+            result = export_channel(request, progress=progress, cancel=arguments.cancel)
             plan, done, seconds = result.plan, f"{result.path}: {_disk_bytes(result.path) / 1e6:.1f} MB", result.seconds
     if not arguments.quiet:
         print(f"{done} in {seconds:.1f} s")
@@ -267,7 +257,7 @@ def _export_slices(arguments: argparse.Namespace) -> None:
         explore(request, arguments)
         return
     with bar(arguments) as progress:
-        result = export_slices(request, progress=progress)
+        result = export_slices(request, progress=progress, cancel=arguments.cancel)
     if not arguments.quiet:
         names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
         rows, columns = result.shape
@@ -290,7 +280,7 @@ def _merge(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     with bar(arguments) as progress:
-        result = merge_chunks(request, progress=progress)
+        result = merge_chunks(request, progress=progress, cancel=arguments.cancel)
     if not arguments.quiet:
         shape = " x ".join(map(str, result.space.shape))
         found = f", {result.labels} labels" if result.labels is not None else ""

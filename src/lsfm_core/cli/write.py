@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, by, index_or_name, numbers
+from lsfm_core.cli._options import PrintSchema, add_resources, add_verb, bar, by, existing_path, index_or_name, numbers
 from lsfm_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,34 +64,36 @@ def add_commands(verbs: Any) -> None:
     dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
     dump.add_argument("--output", metavar="JSON", help="file to write (default: print it)")
     dump.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    dump.add_argument("--schema", action=_Schema, help="print the JSON Schema of such files, and exit")
+    dump.add_argument(
+        "--schema", action=PrintSchema, schema="metadata.metadata_schema", help="print the JSON Schema of such files, and exit"
+    )
 
     affine = add_verb(
         verbs, "write-affine", _write_affine, "keep an affine transform with a channel",
         "lsfm-core write-affine brain.h5 --channel autofluo --name to_template --affine 0GenericAffine.mat",
     )  # fmt: skip
-    affine.add_argument("file", help="the HDF5 file")
+    affine.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     affine.add_argument("--channel", required=True, metavar="NAME", help="the channel that it belongs to")
     affine.add_argument("--name", required=True, help="name of the transform, unique in its channel")
     affine.add_argument(
         "--affine", required=True, metavar="FILE", help="ITK file (.txt .tfm .mat .xfm .h5) or 4 x 4 text matrix in RAS mm"
     )
-    affine.add_argument("--replace", action="store_true", help="replace an affine of that name")
+    affine.add_argument("--overwrite", "--replace", dest="replace", action="store_true", help="replace an affine of that name")
 
     remove = add_verb(
         verbs, "remove-channel", _remove_channel, "remove a channel",
         "lsfm-core remove-channel brain.h5 --channel autofluo",
     )  # fmt: skip
-    remove.add_argument("file", help="the HDF5 file")
-    remove.add_argument("--channel", required=True, metavar="NAME")
+    remove.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    remove.add_argument("--channel", required=True, metavar="NAME", help="the channel to remove")
 
     rename = add_verb(
         verbs, "rename-channel", _rename_channel, "give a channel another name",
         "lsfm-core rename-channel brain.h5 --channel autofluo --to structural",
     )  # fmt: skip
-    rename.add_argument("file", help="the HDF5 file")
-    rename.add_argument("--channel", required=True, metavar="NAME")
-    rename.add_argument("--to", required=True, dest="new_name", metavar="NAME")
+    rename.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    rename.add_argument("--channel", required=True, metavar="NAME", help="its present name")
+    rename.add_argument("--to", required=True, dest="new_name", metavar="NAME", help="its new name")
 
     recover = add_verb(
         verbs, "recover", _recover, "undo what an interrupted write has left",
@@ -138,7 +138,13 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
     write.add_argument(
         "--metadata", metavar="JSON", help="what else is known of the image, as dump-metadata writes it; options win over it"
     )
-    write.add_argument("--replace", action="store_true", help="replace a channel of that name")
+    write.add_argument(
+        "--overwrite",
+        "--replace",
+        dest="replace",
+        action="store_true",
+        help="replace a channel of that name; affines and metadata stay",
+    )
     write.add_argument(
         "--resume",
         action="store_true",
@@ -187,7 +193,7 @@ def _write(arguments: argparse.Namespace) -> None:
     from lsfm_core.ingest import ingest_channel
 
     with bar(arguments) as progress:
-        report = ingest_channel(_request(arguments), progress=progress)
+        report = ingest_channel(_request(arguments), progress=progress, cancel=arguments.cancel)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
@@ -259,7 +265,7 @@ def _write_affine(arguments: argparse.Namespace) -> None:
     with recorded(Path(arguments.file), "write-affine", request) as record:
         affine = Affine.read(Path(arguments.affine))
         record.inputs.append(logged_files(arguments.affine, [Path(arguments.affine)]))
-        with edit_lsfm(arguments.file) as editor:
+        with edit_lsfm(existing_path(arguments.file)) as editor:
             editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
     if not arguments.quiet:
         print(f"{arguments.file}: affine {arguments.name!r} of channel {arguments.channel!r}")
@@ -270,7 +276,7 @@ def _write_affine(arguments: argparse.Namespace) -> None:
 def _remove_channel(arguments: argparse.Namespace) -> None:
     from lsfm_core.store import edit_lsfm
 
-    with edit_lsfm(arguments.file) as editor:
+    with edit_lsfm(existing_path(arguments.file)) as editor:
         editor.remove_channel(arguments.channel)
     if not arguments.quiet:
         print(f"{arguments.file}: channel {arguments.channel!r} removed; its space in the file is not given back")
@@ -279,7 +285,7 @@ def _remove_channel(arguments: argparse.Namespace) -> None:
 def _rename_channel(arguments: argparse.Namespace) -> None:
     from lsfm_core.store import edit_lsfm
 
-    with edit_lsfm(arguments.file) as editor:
+    with edit_lsfm(existing_path(arguments.file)) as editor:
         editor.rename_channel(arguments.channel, arguments.new_name)
     if not arguments.quiet:
         print(f"{arguments.file}: channel {arguments.channel!r} is now {arguments.new_name!r}")
@@ -296,14 +302,3 @@ def _recover(arguments: argparse.Namespace) -> None:
         record.settled = not found
     if not arguments.quiet:
         print(f"{arguments.file}: {'the interrupted change was undone' if found else 'nothing to undo'}")
-
-
-class _Schema(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **options)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        from lsfm_core.metadata import metadata_schema
-
-        print(json.dumps(metadata_schema(), indent=2))
-        parser.exit()

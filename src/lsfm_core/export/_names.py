@@ -16,9 +16,9 @@ from lsfm_core.export.request import TransformRequest, TransformStep
 from lsfm_core.formats import open_source
 from lsfm_core.geometry import Orientation, Reorientation, Space
 from lsfm_core.store import Channel, LsfmFile
-from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain, read_transforms
+from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
 
-__all__ = ["named_files", "native_space", "open_chain", "reference_space"]
+__all__ = ["chains_around", "named_files", "native_space", "open_chain", "reference_space"]
 
 Array = npt.NDArray[Any]
 
@@ -71,17 +71,39 @@ def open_chain(file: LsfmFile, request: TransformRequest) -> TransformChain:
                 raise InputError(
                     f"{file.path}: transform {step.name!r}: the request says {step.type}, but it is: {item.describe()}"
                 )
-        if step.invert:
-            found = [item.inverse() for item in reversed(found)]
-            for inverse in found:
-                if isinstance(inverse, InverseField):
-                    inverse.check()
-        transforms.extend(found)
+        transforms.extend([item.inverse() for item in reversed(found)] if step.invert else found)
     names = {step.name for step in request.transforms}
     for name in request.numeric_inverse:
         if name not in names:
             raise InputError(f"numeric inverse of {name!r}: no transform of the chain has that name")
     return TransformChain(transforms)
+
+
+def chains_around(file: LsfmFile, request: TransformRequest, space: str) -> tuple[TransformChain, TransformChain]:
+    """The chain from the image to a space on the way, and the one from there to the output.
+
+    Parameters
+    ----------
+    space : str
+        ``"native"``, ``"output"``, or the name of the transform on whose outer side it is.
+
+    Raises
+    ------
+    InputError
+        As `open_chain`; also if there is no such space.
+    """
+    names = [step.name for step in request.transforms]
+    if space not in ("native", "output", *names):
+        known = ", ".join(names) or "none"
+        raise InputError(f"labels_in {space!r}: expected native, output, or the name of a transform of the chain ({known})")
+    count = {"native": 0, "output": len(names)}.get(space)
+    count = names.index(space) + 1 if count is None else count
+
+    def part(steps: tuple[TransformStep, ...]) -> TransformChain:
+        inverse = tuple(name for name in request.numeric_inverse if name in {step.name for step in steps})
+        return open_chain(file, request.model_copy(update={"transforms": steps, "numeric_inverse": inverse}))
+
+    return part(request.transforms[:count]), part(request.transforms[count:])
 
 
 def reference_space(file: LsfmFile, reference: str) -> Space:

@@ -27,6 +27,7 @@ __all__ = [
     "PlaneFunction",
     "Sink",
     "Source",
+    "check_new",
     "check_output",
     "new_file",
     "new_files",
@@ -185,9 +186,7 @@ def open_sink(path: Path, image: OutputImage, *, overwrite: bool, threads: int) 
         sink.finish()
 
 
-def write_plane(
-    path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[float, float] | None = None, overwrite: bool = False
-) -> None:
+def write_plane(path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[float, float] | None, overwrite: bool) -> None:
     """Write one plane as a TIFF or PNG file.
 
     Parameters

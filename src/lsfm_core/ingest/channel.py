@@ -290,11 +290,8 @@ def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetada
         space = Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)
         if own is not None:
             warnings.append("the image's own geometry was replaced by the one that was given")
-        if orientation.is_mirrored and request.orientation is not None:
-            warnings.append(
-                f"orientation {orientation} is a mirror image of what a camera sees (columns, rows and planes form a left-handed "
-                "frame): right and left may be swapped; check it against the specimen"
-            )
+        if orientation.doubt is not None and request.orientation is not None:
+            warnings.append(orientation.doubt)
     size = space.bounds.size_mm
     if max(size) > 1000 or max(size) < 0.1:
         extent = f"{size[0]:g} x {size[1]:g} x {size[2]:g} mm (R, A, S)"

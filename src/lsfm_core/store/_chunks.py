@@ -11,10 +11,13 @@ elements before the second bytes, and so on [2]_.
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import imagecodecs
@@ -24,13 +27,34 @@ from isal import isal_zlib
 
 from lsfm_core.errors import ChecksumError
 
-__all__ = ["ChunkCodec", "default_threads", "shared_pool"]
+__all__ = ["ChunkCodec", "default_threads", "share_out", "shared_pool"]
 
 Array = npt.NDArray[Any]
+Item = TypeVar("Item")
 
 _CHECKSUM_BYTES = 4
 #: ISA-L's own levels are 0 to 3; HDF5 programs show this number as the gzip level.
 DEFAULT_LEVEL = 1
+#: What a thread keeps for each use of `_Scratch`, at most.
+_SCRATCH_BYTES = 2 * 2**20
+
+
+class _Scratch(threading.local):
+    """Memory that a thread uses for one chunk after the other: to touch fresh memory takes longer than the checksum."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, memoryview] = {}
+
+    def take(self, use: str, nbytes: int) -> memoryview:
+        """Bytes that are good until this thread takes some for the same use again."""
+        if nbytes > _SCRATCH_BYTES:
+            return np.empty(nbytes, np.uint8).data
+        if use not in self.kept:
+            self.kept[use] = np.empty(_SCRATCH_BYTES, np.uint8).data  # resident only as far as it is written to
+        return self.kept[use][:nbytes]
+
+
+_scratch = _Scratch()
 
 
 @dataclass(frozen=True)
@@ -84,12 +108,26 @@ class ChunkCodec:
                 data = raw + imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little")
         return data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
 
-    def decode(self, data: bytes, filter_mask: int = 0) -> Array:
-        """Array of one chunk, from the bytes that are stored.
+    def read(self, dataset: h5py.Dataset, offset: tuple[int, ...]) -> Array | None:
+        """Array of the chunk that begins at `offset`, or None if it was never written.
+
+        Raises
+        ------
+        ChecksumError
+            As `decode`.
+        """
+        info = dataset.id.get_chunk_info_by_coord(offset)
+        if info.byte_offset is None:
+            return None
+        filter_mask, data = dataset.id.read_direct_chunk(offset, out=_scratch.take("stored", info.size))
+        return self.decode(data, filter_mask)
+
+    def decode(self, data: bytes | memoryview, filter_mask: int = 0) -> Array:
+        """Array of one chunk, in memory of its own, from the bytes that are stored.
 
         Parameters
         ----------
-        data : bytes
+        data : bytes or memoryview
         filter_mask : int
             Bit i set: filter i of the pipeline was not applied to this chunk.
 
@@ -98,7 +136,7 @@ class ChunkCodec:
         ChecksumError
             If the stored checksum does not match, or the bytes cannot be inflated.
         """
-        raw: Any = data
+        raw: Any = memoryview(data)
         shuffled = False
         for index in reversed(range(len(self.filters))):
             if filter_mask >> index & 1:
@@ -115,16 +153,16 @@ class ChunkCodec:
         flat = np.frombuffer(raw, np.uint8)
         if flat.size != self.nbytes:
             raise ChecksumError(f"a chunk holds {flat.size} bytes instead of {self.nbytes}: the file is damaged")
-        return (_unshuffle(flat, self.dtype) if shuffled else flat.view(self.dtype)).reshape(self.chunks)
+        return (_unshuffle(flat, self.dtype) if shuffled else flat.view(self.dtype).copy()).reshape(self.chunks)
 
     @property
     def nbytes(self) -> int:
         """Size of a decoded chunk."""
         return int(np.prod(self.chunks)) * self.dtype.itemsize
 
-    def _inflate(self, data: bytes) -> Any:
+    def _inflate(self, data: Any) -> Any:
         try:
-            return imagecodecs.deflate_decode(data, out=self.nbytes)
+            return imagecodecs.deflate_decode(data, out=_scratch.take("inflated", self.nbytes))
         except imagecodecs.DeflateError as error:
             raise ChecksumError(f"a chunk cannot be inflated: the file is damaged ({error})") from error
 
@@ -151,11 +189,11 @@ def _shuffle(block: Array) -> Array:
 def _unshuffle(flat: Array, dtype: np.dtype[Any]) -> Array:
     size = dtype.itemsize
     if size == 1:
-        return flat.view(dtype)
+        return flat.view(dtype).copy()
     planes = flat.reshape(size, -1)
     if size == 2:
-        words: Array = planes[1].astype(np.uint16)
-        words <<= 8
+        # One multiplication widens and shifts at once.
+        words: Array = np.multiply(planes[1], 256, dtype=np.uint16)
         words |= planes[0]
         return words.view(dtype)
     out = np.empty((planes.shape[1], size), np.uint8)
@@ -175,3 +213,33 @@ def default_threads() -> int:
 def shared_pool() -> ThreadPoolExecutor:
     """The threads in which readers decode, shared by every open file of the process."""
     return ThreadPoolExecutor(default_threads(), thread_name_prefix="lsfm-decode")
+
+
+def share_out(work: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """Do `work` on every item, in this thread and in idle ones of the shared pool.
+
+    If work fails, no more is begun, and the error of the first item in order that failed is raised. That this thread works too
+    saves the time until another wakes up, and lets work share out in turn: it never waits for a pool that is busy.
+    """
+    waiting = deque(enumerate(items))
+    failures: list[tuple[int, BaseException]] = []
+
+    def run() -> None:
+        while True:
+            try:
+                position, item = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                work(item)
+            except BaseException as error:  # noqa: BLE001 (raised below)
+                failures.append((position, error))
+                waiting.clear()
+
+    helpers = [shared_pool().submit(run) for _ in range(min(len(waiting), default_threads()) - 1)]
+    run()
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
+    if failures:
+        raise min(failures, key=lambda failure: failure[0])[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,12 +14,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import ExistsError, InputError, LsfmError, StorageError
+from lsfm_core.errors import ExistsError, InputError, LsfmError, MissingError, StorageError
 from lsfm_core.geometry import Shape3, Space
 from lsfm_core.provenance import Draft, joined
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _journal, _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import View, render_xml
@@ -230,10 +231,46 @@ class LsfmEditor(LsfmFile):
         self.h5.pop(_paths.acquisition(self[name].name), None)
         self.h5[_paths.acquisition(name)] = text
 
-    def set_metadata(self, key: str, value: str) -> None:
-        """Keep a text with the whole file, under a key; a text that was there gives way."""
-        self._note("set-metadata", key=key, value=value)
-        self.h5.require_group(_paths.METADATA).attrs[key] = value
+    def set_metadata(self, key: str, value: Any, *, channel: str | None = None, overwrite: bool = False) -> None:
+        """Note something of a channel, or of the whole file; it stays when the channel is renamed or replaced.
+
+        Parameters
+        ----------
+        key : str
+            Printable.
+        value : JSON value
+            Text, number, boolean, None, list, or object with texts for keys; numbers must be finite.
+        channel : str, optional
+            None for the whole file.
+        overwrite : bool
+            Whether the value that the key has gives way.
+
+        Raises
+        ------
+        UnknownChannelError, ExistsError, InputError
+        """
+        self._note("set-metadata", channel=channel, key=key, value=value, overwrite=overwrite)
+        text = _metadata.check(key, value)
+        if key in self.metadata(channel) and not overwrite:
+            raise ExistsError(
+                f"{self.path}: metadata {key!r} {_owner(channel)} exist already: overwrite them, or choose another key"
+            )
+        _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, json.loads(text))
+
+    def remove_metadata(self, key: str, *, channel: str | None = None) -> None:
+        """Remove what was noted under a key.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If there is no such key.
+        """
+        self._note("remove-metadata", channel=channel, key=key)
+        known = self.metadata(channel)
+        if key not in known:
+            raise InputError(f"{self.path}: no metadata {key!r} {_owner(channel)}; there are: {', '.join(known) or 'none'}")
+        _metadata.remove(self.h5[_paths.metadata(channel)], key)
 
     def write_affine(
         self,
@@ -291,9 +328,10 @@ class LsfmEditor(LsfmFile):
         setup = None
         if name in self:
             setup = self[name].setup
-            affines = self.h5[_paths.channel(name)].get(_paths.AFFINES)
-            if affines is not None:
-                self.h5.move(affines.name, f"{group.name}/{_paths.AFFINES}")
+            # What users gave to the channel stays with its name; what is known of the old image goes with it.
+            for part in (_paths.AFFINES, _paths.METADATA):
+                if part in self.h5[_paths.channel(name)]:
+                    self.h5.move(f"{_paths.channel(name)}/{part}", f"{group.name}/{part}")
             self._remove(self[name])
         levels = group[_paths.IMAGE]
         dtype = group.attrs[_paths.DATA_TYPE]
@@ -405,7 +443,7 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
 @contextmanager
 def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEditor]:
     if not target.parent.is_dir():
-        raise StorageError(f"{target}: there is no folder {target.parent}")
+        raise MissingError(f"{target}: there is no folder {target.parent}")
     if not (resume and _journal.checkpoint_path(target).exists()):
         recover_lsfm(target)
         if target.exists():
@@ -471,6 +509,10 @@ def check_channel_name(name: str, what: str = "channel") -> None:
     """
     if not name or name != name.strip() or "/" in name or name in {".", ".."} or not name.isprintable():
         raise InputError(f"{what} name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
+
+
+def _owner(channel: str | None) -> str:
+    return "of the file" if channel is None else f"of channel {channel!r}"
 
 
 def _write_file(path: Path, data: bytes) -> None:

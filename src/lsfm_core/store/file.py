@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -15,12 +15,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, FormatError, InputError, StorageError, UnknownChannelError
+from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _journal, _metadata, _paths
 from lsfm_core.store._log import read_log
 from lsfm_core.store._xml import View, parse_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
@@ -93,7 +93,6 @@ class Channel:
         The channel that holds the inverse of this displacement field.
     affines : tuple of str
         Names of the affine transforms stored with the channel.
-    sources : tuple of FileRecord
     written_by : str
         Program and version, or "" where unknown.
     remarks : tuple of str
@@ -109,9 +108,16 @@ class Channel:
     setup: int | None
     partner: str | None
     affines: tuple[str, ...]
-    sources: tuple[FileRecord, ...]
     written_by: str
     remarks: tuple[str, ...]
+    _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def sources(self) -> tuple[FileRecord, ...]:
+        """The files that it was made from; thousands for a series, so they are read when first asked for."""
+        return (
+            () if self._sources is None else tuple(FileRecord(name.decode(), *rest) for name, *rest in self._sources[()].tolist())
+        )
 
     @property
     def space(self) -> Space:
@@ -186,6 +192,17 @@ class LsfmFile:
         """Where BigDataViewer's XML stands: beside the file, with its stem."""
         return self.path.with_suffix(".xml")
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about the file as a whole, in sentences; a channel has remarks of its own."""
+        found = []
+        if _paths.INCOMPLETE in self.h5:
+            found.append("holds the remains of a channel that was never completed")
+        count = self.h5.attrs.get(_paths.LEGACY_CHANNELS_COUNT)
+        if count is not None and count != len(self):
+            found.append(f"{_paths.LEGACY_CHANNELS_COUNT} says {count} channels, there are {len(self)}: lsfmpy counted wrongly")
+        return tuple(found)
+
     def label_table(self, name: str) -> str | None:
         """The label table of a channel as JSON text (`lsfm_core.regions.LabelTable.from_json` reads it), or None.
 
@@ -209,6 +226,27 @@ class LsfmFile:
             return {}
         facts: dict[str, Any] = json.loads(self.h5[_paths.acquisition(name)].asstr()[()])
         return facts
+
+    def metadata(self, channel: str | None = None) -> Mapping[str, Any]:
+        """What users noted of a channel, or of the whole file: keys with texts, numbers, lists or nested objects, in order of keys.
+
+        Raises
+        ------
+        UnknownChannelError
+        FormatError
+        """
+        group = self.h5.get(_paths.metadata(None if channel is None else self[channel].name))
+        try:
+            return MappingProxyType(_metadata.read(group))
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise FormatError(f"{self.path}: its metadata cannot be read: {error}") from error
+
+    @property
+    def log_texts(self) -> dict[str, str]:
+        """What stands in the log inside the file, by the name of the entry; whatever is stored there, as text."""
+        stored = self.h5.get(_paths.LOG, {})
+        entries = {_paths.LOG: stored} if isinstance(stored, h5py.Dataset) else stored
+        return {name: _text(entry[()]) for name, entry in entries.items() if isinstance(entry, h5py.Dataset)}
 
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
@@ -253,7 +291,6 @@ class LsfmFile:
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
         percentiles = group.attrs.get(_paths.PERCENTILES)
         setup = int(group.attrs[_paths.SETUP])
-        table = self.h5[_paths.sources(name)][()] if _paths.SOURCES in group else ()
         return Channel(
             name=name,
             kind=group.attrs[_paths.KIND],
@@ -264,9 +301,9 @@ class LsfmFile:
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
-            sources=tuple(FileRecord(row["name"].decode(), int(row["size"]), int(row["crc32"])) for row in table),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
+            _sources=group.get(_paths.SOURCES),
         )
 
     def _read_legacy(self, name: str) -> Channel:
@@ -303,7 +340,6 @@ class LsfmFile:
             setup=setup,
             partner=None,
             affines=self._affine_names(self.h5[_paths.channel(name)]),
-            sources=(),
             written_by="lsfmpy",
             remarks=tuple(remarks),
         )
@@ -341,7 +377,6 @@ class LsfmFile:
                 setup=setup,
                 partner=None,
                 affines=(),
-                sources=(),
                 written_by="",
                 remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
             )
@@ -403,13 +438,13 @@ def open_lsfm(
     FormatError
         If it is no HDF5 file, or has neither our structure nor BigDataViewer's.
     StorageError
-        If it cannot be read. `BusyError` if a writer is at work.
+        If it cannot be read. `MissingError` if it is not there, `BusyError` if a writer is at work.
     """
     target = Path(path)
     if target.suffix.lower() == ".xml":
         target = _hdf5_of_xml(target)
     if not target.is_file():
-        raise StorageError(f"{target}: no such file")
+        raise MissingError(f"{target}: no such file")
     _journal.recover(target)
     if not h5py.is_hdf5(target):
         raise FormatError(f"{target}: not an HDF5 file")
@@ -432,15 +467,21 @@ def open_lsfm(
 
 def _hdf5_of_xml(path: Path) -> Path:
     if not path.is_file():
-        raise StorageError(f"{path}: no such file")
+        raise MissingError(f"{path}: no such file")
     hdf5 = parse_xml(path.read_bytes(), str(path)).hdf5
     target = (path.parent / hdf5).resolve()
     # An XML from a stranger must not make us open files elsewhere.
     if not target.is_relative_to(path.parent.resolve()):
         raise FormatError(f"{path}: its HDF5 file {hdf5} lies outside its folder: open the HDF5 file itself")
     if not target.is_file():
-        raise StorageError(f"{path}: its HDF5 file {hdf5} is missing")
+        raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return "\n".join(_text(item) for item in value.ravel())
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _calibrated(view: View) -> npt.NDArray[np.float64]:

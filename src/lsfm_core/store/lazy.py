@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import ChecksumError, MemoryBudgetError
-from lsfm_core.store._chunks import ChunkCodec, shared_pool
+from lsfm_core.store._chunks import ChunkCodec, share_out
 
 __all__ = ["ChunkCache", "LazyLevel"]
 
@@ -112,14 +112,13 @@ class _Store:
         if self.codec is None:
             box = tuple(slice(o, min(o + c, n)) for o, c, n in zip(offset, self.chunks, self.shape, strict=True))
             return self._present(self.dataset[box])
-        info = self.dataset.id.get_chunk_info_by_coord(offset)
-        if info.byte_offset is None:
-            return self._present(np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype))
-        filter_mask, data = self.dataset.id.read_direct_chunk(offset)
         try:
-            return self._present(self.codec.decode(data, filter_mask))
+            chunk = self.codec.read(self.dataset, offset)
         except ChecksumError as error:
             raise ChecksumError(f"{self.name}, voxels from {offset}: {error}") from error
+        if chunk is None:
+            chunk = np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype)
+        return self._present(chunk)
 
     def _present(self, chunk: Array) -> Array:
         return chunk if chunk.dtype == self.dtype else chunk.view(self.dtype)
@@ -141,6 +140,7 @@ class LazyLevel:
         # One entry per stored axis: the indices that are selected, or a single one whose axis is dropped. Python's range
         # composes slices exactly as numpy does.
         self._axes = axes
+        self._shape = tuple(len(axis) for axis in axes if isinstance(axis, range))
 
     @classmethod
     def of(
@@ -172,7 +172,7 @@ class LazyLevel:
     @property
     def shape(self) -> tuple[int, ...]:
         """Length of each axis of this view."""
-        return tuple(len(axis) for axis in self._axes if isinstance(axis, range))
+        return self._shape
 
     @property
     def ndim(self) -> int:
@@ -213,15 +213,14 @@ class LazyLevel:
 
     def __getitem__(self, index: Index | tuple[Index, ...]) -> LazyLevel:
         items = list(index) if isinstance(index, tuple) else [index]
-        if sum(item is Ellipsis for item in items) > 1:
+        ellipses = [place for place, item in enumerate(items) if item is Ellipsis]
+        if len(ellipses) > 1:
             raise IndexError("an index can have only one ellipsis ('...')")
-        if Ellipsis not in items:
-            items.append(Ellipsis)
-        place = items.index(Ellipsis)
-        missing = self.ndim - (len(items) - 1)
-        if missing < 0:
-            raise IndexError(f"too many indices: the view has {self.ndim} axes, {len(items) - 1} were indexed")
-        items[place : place + 1] = [slice(None)] * missing
+        given = len(items) - len(ellipses)
+        if given > self.ndim:
+            raise IndexError(f"too many indices: the view has {self.ndim} axes, {given} were indexed")
+        place = ellipses[0] if ellipses else given
+        items[place : place + 1] = [slice(None)] * (self.ndim - given)
         remaining = iter(items)
         axes = tuple(_select(axis, next(remaining)) if isinstance(axis, range) else axis for axis in self._axes)
         return LazyLevel(self._store, axes)
@@ -238,13 +237,15 @@ class LazyLevel:
         array = self.read()
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    def read(self, *, cached: bool = True) -> Array:
+    def read(self, *, cached: bool = True, out: Array | None = None) -> Array:
         """Read this view, whatever its size.
 
         Parameters
         ----------
         cached : bool
             Whether decoded chunks are kept for later reads; False for one sweep over more than the cache holds.
+        out : array, optional
+            Where the elements go, of this view's shape and type, in any order in memory; default: a new array.
 
         Raises
         ------
@@ -253,51 +254,52 @@ class LazyLevel:
         """
         store = self._store
         steps = [axis if isinstance(axis, range) else range(axis, axis + 1) for axis in self._axes]
-        shape = tuple(len(axis) for axis in steps)
-        pieces = list(self._pieces(steps))
         whole = all(
             axis.step > 0 and len(axis) and axis[-1] < n for axis, n in zip(steps, store.shape, strict=True)
         )  # every element is stored, so nothing needs a fill value
-        out = np.empty(shape, store.dtype) if whole else np.zeros(shape, store.dtype)
+        if out is None:
+            out = np.empty(self.shape, store.dtype)
+        if not whole:
+            out.fill(0)
+        # With the axes that this view has dropped.
+        full = out[tuple(slice(None) if isinstance(axis, range) else None for axis in self._axes)]
 
         def copy(piece: tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]) -> None:
             index, target, source = piece
-            out[target] = store.chunk(index, cached)[source]
+            full[target] = store.chunk(index, cached)[source]
 
         # What is decoded already is copied at once; a thread would take longer to hear of it.
         missing = []
-        for piece in pieces:
-            chunk = store.cached(piece[0])
+        for piece in self._pieces(steps):
+            index, target, source = piece
+            chunk = store.cached(index)
             if chunk is None:
                 missing.append(piece)
             else:
-                out[piece[1]] = chunk[piece[2]]
-        if len(missing) < 2:
-            for piece in missing:
-                copy(piece)
-        else:
-            for _ in shared_pool().map(copy, missing):
-                pass
-        return out.reshape(self.shape)
+                full[target] = chunk[source]
+        if missing:
+            share_out(copy, missing)
+        return out
 
     def _pieces(self, steps: list[range]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
         """For each chunk that is needed: its index, where its voxels go, and which of its voxels they are."""
         per_axis = []
         for axis, chunk, size in zip(steps, self._store.chunks, self._store.shape, strict=True):
             # A padded view begins, or ends, with indices that are not stored.
-            done = 0 if axis.step > 0 else min(len(axis), max(0, -(-(axis.start - size + 1) // -axis.step)))
-            stored = axis[: len(range(axis.start, min(axis.stop, size), axis.step))] if axis.step > 0 else axis[done:]
+            done, stored = 0, axis
+            if axis.step < 0:
+                done = min(len(axis), max(0, -(-(axis.start - size + 1) // -axis.step)))
+                stored = axis[done:]
+            elif axis.stop > size:
+                stored = axis[: len(range(axis.start, size, axis.step))]
             hits = []
             for index, length, inside in _extents(stored, chunk):
                 hits.append((index, slice(done, done + length), inside))
                 done += length
             per_axis.append(hits)
         for combination in product(*per_axis):
-            yield (
-                tuple(hit[0] for hit in combination),
-                tuple(hit[1] for hit in combination),
-                tuple(hit[2] for hit in combination),
-            )
+            index, target, source = zip(*combination, strict=True)
+            yield index, target, source
 
     @property
     def stored_bytes(self) -> int:
@@ -340,20 +342,14 @@ def _select(axis: range, item: Index) -> range | int:
 
 def _extents(axis: range, chunk: int) -> Iterator[tuple[int, int, slice]]:
     """Runs of `axis` that fall into one chunk: chunk index, number of elements, slice inside the chunk."""
-    position = 0
+    position, step = 0, axis.step
     while position < len(axis):
-        index = axis[position] // chunk
+        first = axis[position]
+        index = first // chunk
         start = index * chunk
-        if axis.step > 0:
-            length = -(-(start + chunk - axis[position]) // axis.step)
-        else:
-            length = (axis[position] - start) // -axis.step + 1
+        length = -(-(start + chunk - first) // step) if step > 0 else (first - start) // -step + 1
         length = min(length, len(axis) - position)
-        yield index, length, _as_slice(axis[position : position + length], start)
+        stop = first + (length - 1) * step - start + (1 if step > 0 else -1)
+        # A slice that runs down to element 0 has no stop that could be written as a number.
+        yield index, length, slice(first - start, stop if stop >= 0 else None, step)
         position += length
-
-
-def _as_slice(run: range, start: int) -> slice:
-    stop = run[-1] - start + (1 if run.step > 0 else -1)
-    # A slice that runs down to element 0 has no stop that could be written as a number.
-    return slice(run[0] - start, stop if stop >= 0 else None, run.step)

@@ -1,0 +1,101 @@
+"""The command that carries points."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar
+
+__all__ = ["add_commands"]
+
+_PLACES = ("native-voxel", "native-mm", "output-mm", "output-voxel")
+
+
+def add_commands(verbs: Any) -> None:
+    """Let the parser know the command of this module."""
+    points = add_verb(
+        verbs, "transform-points", _transform_points, "carry points, such as cells, to another space, and count them",
+        "lsfm-core transform-points cells.csv --file brain.h5 --channel cfos --transform signal_to_structural "
+        "--transform structural_to_template --transform warp --to output-mm --output cells_in_template.csv",
+    )  # fmt: skip
+    points.add_argument("points", metavar="CSV", help="the points, one a line; the first line names the columns")
+    points.add_argument("--file", required=True, metavar="H5", help="the HDF5 file, or its BigDataViewer XML")
+    points.add_argument("--channel", required=True, metavar="NAME", help="the channel whose space is the native one")
+    add_transforms(points)
+    points.add_argument(
+        "--from",
+        dest="source",
+        choices=_PLACES,
+        default="native-voxel",
+        metavar="SPACE",
+        help="what the points are: native-voxel (default), voxels of the channel in array order; native-mm or output-mm, R, A, S "
+        "in its world or behind the transforms; output-voxel, voxels of the reference",
+    )
+    points.add_argument(
+        "--to", dest="target", choices=_PLACES, default="output-mm", metavar="SPACE", help="what they become (default output-mm)"
+    )
+    points.add_argument(
+        "--columns",
+        type=_names,
+        metavar="A,B,C",
+        help="the columns that hold the positions, in the order of their space (default: by their names)",
+    )
+    points.add_argument("--level", type=int, metavar="L", help="pyramid level whose voxels native-voxel counts (default 0)")
+    points.add_argument("--reference", metavar="NAME|FILE", help="for output-voxel: the channel or image whose voxels are meant")
+    points.add_argument("--labels-channel", metavar="NAME", help="add the region of each point, as this channel tells it")
+    points.add_argument(
+        "--labels-in",
+        default="native",
+        metavar="SPACE",
+        help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
+        "transform, on the outer side of that one",
+    )
+    points.add_argument("--output", required=True, metavar="CSV", help="the input's columns, the new positions, the regions")
+    points.add_argument("--counts", metavar="CSV", help="how many points are in each region")
+    points.add_argument("--overwrite", action="store_true", help="replace the outputs if they exist")
+    add_resources(points)
+
+
+def _transform_points(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import PointsRequest, transform_points
+
+    request = PointsRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        orientation=arguments.orientation,
+        transforms=arguments.transforms,
+        numeric_inverse=arguments.numeric_inverse,
+        points=arguments.points,
+        columns=arguments.columns,
+        source=arguments.source,
+        target=arguments.target,
+        level=arguments.level,
+        reference=arguments.reference,
+        labels_channel=arguments.labels_channel,
+        labels_in=arguments.labels_in,
+        output=arguments.output,
+        counts=arguments.counts,
+        overwrite=arguments.overwrite,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+    with bar(arguments) as progress:
+        result = transform_points(request, progress=progress, cancel=arguments.cancel)
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if arguments.quiet:
+        return
+    print(
+        f"{result.path}: {len(result.points)} points, {request.source} -> {request.target}, {result.outside} outside of channel "
+        f"{request.channel!r}, in {result.seconds:.1f} s"
+    )
+    if result.region_ids is not None:
+        inside = int((result.region_ids != 0).sum())
+        where = f"{result.counts_path}: " if result.counts_path is not None else ""
+        print(f"  {where}{inside} of them in {len(set(result.region_ids.tolist()) - {0})} regions of {request.labels_channel!r}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))

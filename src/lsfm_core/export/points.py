@@ -1,0 +1,512 @@
+"""Points, such as cells, carried along the way that images go, and counted by region.
+
+A chain maps the output to the image; points that are found in the image go the other way, through its inverse.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, field_serializer, field_validator, model_validator
+
+from lsfm_core.errors import InputError, MemoryBudgetError
+from lsfm_core.export._csv import PointTable, write_csv
+from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
+from lsfm_core.export._region import label_level
+from lsfm_core.export.channel import inputs_of, opened
+from lsfm_core.export.plan import BASE_BYTES
+from lsfm_core.export.request import TransformRequest
+from lsfm_core.formats import check_new, new_files
+from lsfm_core.geometry import Space
+from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
+from lsfm_core.regions import Label, LabelTable, count_labels
+from lsfm_core.store import LsfmFile, default_threads
+from lsfm_core.transforms import InverseField, TransformChain
+
+__all__ = ["PointsRequest", "PointsResult", "RegionCount", "transform_points"]
+
+FloatArray = npt.NDArray[np.float64]
+Place = Literal["native-voxel", "native-mm", "output-mm", "output-voxel"]
+
+#: What three columns may be called; those that we write come after those of others, and x, y, z, which can mean either, last.
+_COLUMNS: dict[Place, tuple[tuple[str, str, str], ...]] = {
+    "native-voxel": (("z", "y", "x"), ("axis-0", "axis-1", "axis-2"), ("0", "1", "2"), ("z_vox", "y_vox", "x_vox")),
+    "native-mm": (("R", "A", "S"), ("R_mm", "A_mm", "S_mm"), ("x", "y", "z")),
+    "output-mm": (("R", "A", "S"), ("R_mm", "A_mm", "S_mm"), ("x", "y", "z")),
+    "output-voxel": (("i", "j", "k"), ("i_vox", "j_vox", "k_vox")),
+}
+_ADDED: dict[Place, tuple[str, str, str]] = {
+    "native-voxel": ("z_vox", "y_vox", "x_vox"),
+    "native-mm": ("R_mm", "A_mm", "S_mm"),
+    "output-mm": ("R_mm", "A_mm", "S_mm"),
+    "output-voxel": ("i_vox", "j_vox", "k_vox"),
+}
+_OPERATION = "transform-points"
+_OTHER = {"native": "output", "output": "native"}
+#: 1 nm, and a millionth of a voxel.
+_DECIMALS = 6
+#: A point on the face between two voxels belongs to the one with the larger index, whatever the rounding. Voxels.
+_FACE_SLACK = 1e-9
+#: Positions in all spaces, their copies while they are mapped, and the order of the chunks that they lie in.
+_POINT_BYTES = 256
+#: A crop of a displacement field, as stored and as it is worked with.
+_FIELD_BYTES = 64 * 2**20
+_ROWS_AT_ONCE = 2**16
+
+
+class PointsRequest(TransformRequest):
+    """Points to carry from one space to another, and what to tell of them.
+
+    Positions are told in one of four ways. ``native-voxel``: indices of the channel's voxels in array order (planes, rows,
+    columns), whole numbers being voxel centres. ``native-mm``: R, A, S in the channel's own world. ``output-mm``: R, A, S behind
+    the transforms, without any the same as native-mm. ``output-voxel``: indices of the voxels of `reference` in the order of its
+    exports, i, j, k: that of nibabel for a file, R, A, S for a channel.
+
+    Attributes
+    ----------
+    points : path or array-like (n, 3)
+        A CSV file, or the positions themselves.
+    columns : tuple of 3 str, optional
+        The columns of the CSV file that hold the positions, in the order above. Default: by their names, see docs/points.md.
+    source, target : {"native-voxel", "native-mm", "output-mm", "output-voxel"}
+        What the positions are, and what they become.
+    level : int, optional
+        The pyramid level whose voxels native-voxel indices count. Default 0.
+    reference : str, optional
+        For output-voxel: a channel of the file, or the path of an image.
+    labels_channel : str, optional
+        The channel that tells the region of each point.
+    labels_in : str
+        The space the labels live in: as in `RegionSelection`.
+    counts : Path or True, optional
+        A CSV file for the counts per region; True: count for the result only.
+    output : Path, optional
+        A CSV file with the columns of the input, the positions in the target, and the regions.
+    overwrite : bool
+        Whether `output` and `counts` may be replaced.
+    """
+
+    points: Any
+    columns: tuple[str, str, str] | None = None
+    source: Place = "native-voxel"
+    target: Place = "output-mm"
+    level: int | None = Field(default=None, ge=0)
+    reference: str | None = None
+    labels_channel: str | None = None
+    labels_in: str = "native"
+    counts: Path | Literal[True] | None = None
+    output: Path | None = None
+    overwrite: bool = False
+
+    @field_validator("points")
+    @classmethod
+    def _check_points(cls, value: Any) -> Path | FloatArray:
+        if isinstance(value, (str, os.PathLike)):
+            return Path(value)
+        try:
+            points = np.array(value, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"points: neither the path of a CSV file nor an array of numbers: {error}") from error
+        if points.size == 0:
+            return points.reshape(0, 3)
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise InputError(f"points: expected an array (n, 3), found one of shape {points.shape}")
+        wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+        if len(wrong):
+            more = f" (and {len(wrong) - 10} more)" if len(wrong) > 10 else ""
+            raise InputError(f"points: not finite at {', '.join(map(str, wrong[:10].tolist()))}{more}: correct or remove them")
+        return points
+
+    @field_serializer("points", when_used="json")
+    def _name_points(self, value: Any) -> str | dict[str, str]:
+        # What Python held in its memory has no name.
+        return str(value) if isinstance(value, Path) else {"type": type(value).__name__}
+
+    @model_validator(mode="after")
+    def _check_together(self) -> PointsRequest:
+        ends = (self.source, self.target)
+        if self.columns is not None and not isinstance(self.points, Path):
+            raise InputError("columns: only a CSV file has them; an array has its columns in the order of its space")
+        if self.reference is None and "output-voxel" in ends:
+            raise InputError("output-voxel: needs a reference, the channel or image whose voxels are meant")
+        if self.reference is not None and "output-voxel" not in ends:
+            raise InputError("reference: its voxels only matter from or to output-voxel")
+        if self.level is not None and "native-voxel" not in ends:
+            raise InputError("level: only matters from or to native-voxel")
+        if self.labels_channel is None and self.counts is not None:
+            raise InputError("counts: needs the channel that tells the regions (labels_channel)")
+        tables = [path.resolve() for path in (self.points, self.output) if isinstance(path, Path)]
+        if isinstance(self.counts, Path) and self.counts.resolve() in tables:
+            raise InputError(f"counts: {self.counts} is the table of the points as well: choose another name")
+        return self
+
+
+@dataclass(frozen=True)
+class RegionCount:
+    """How many points are in a region.
+
+    Attributes
+    ----------
+    id : int
+        0 stands for all points in no region: outside of the labels' image, or where the label is 0.
+    acronym, name : str
+        "" if not known.
+    count : int
+        Points where the label is this id.
+    count_with_descendants : int or None
+        With those of all its parts; None if the label table has no tree.
+    volume_mm3 : float or None
+        Of the voxels with this id; None for 0.
+    """
+
+    id: int
+    acronym: str
+    name: str
+    count: int
+    count_with_descendants: int | None
+    volume_mm3: float | None
+
+    @property
+    def density_per_mm3(self) -> float | None:
+        """Points per mm3 of the region's own voxels; None if it has none."""
+        return self.count / self.volume_mm3 if self.volume_mm3 else None
+
+
+@dataclass(frozen=True, eq=False)
+class PointsResult:
+    """Where the points are.
+
+    Attributes
+    ----------
+    points : array (n, 3)
+        In the target space, in the order of the input.
+    region_ids : array (n,) or None
+        The label under each point, in the labels' own type; 0 outside of their image. None without labels.
+    counts : tuple of RegionCount, or None
+        In the order of ids: all that are in the label table or have voxels, and 0. None where they were not asked for.
+    outside : int
+        How many points are outside of the channel's image.
+    path, counts_path : Path or None
+        The files that were written.
+    warnings : tuple of str
+        What the user should look at.
+    seconds : float
+    written : LoggedFile or None
+        Size and checksum of `path`, or without it of `counts_path`, as the log has them.
+    """
+
+    points: FloatArray
+    region_ids: npt.NDArray[Any] | None
+    counts: tuple[RegionCount, ...] | None
+    outside: int
+    path: Path | None
+    counts_path: Path | None
+    warnings: tuple[str, ...]
+    seconds: float
+    written: LoggedFile | None
+
+
+def transform_points(
+    request: PointsRequest,
+    *,
+    file: LsfmFile | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> PointsResult:
+    """Carry points from one space to another, find their regions, and count them.
+
+    Parameters
+    ----------
+    request : PointsRequest
+    file : LsfmFile, optional
+        The request's file, where it is open already.
+    progress : callable, optional
+    cancel : CancelToken, optional
+
+    Raises
+    ------
+    LsfmError
+        In every case no file is left or changed.
+    """
+    main = request.output or (request.counts if isinstance(request.counts, Path) else None)
+    if main is None:
+        return _carry(request, file, Draft(request.path, _OPERATION, request), progress, cancel)
+    with recorded(request.path, _OPERATION, request) as record:
+        result = _carry(request, file, record, progress, cancel)
+        record.output = logged_files(main, [main])
+        return replace(result, written=record.output)
+
+
+def _carry(
+    request: PointsRequest,
+    file: LsfmFile | None,
+    record: Draft,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> PointsResult:
+    began = time.perf_counter()
+    counts_path = request.counts if isinstance(request.counts, Path) else None
+    paths = [path for path in (request.output, counts_path) if path is not None]
+    with ExitStack() as stack:
+        file = opened(request, file, stack)
+        record.open(file.path)
+        record.inputs = inputs_of(file, request, request.reference)
+        if isinstance(request.points, Path):
+            record.inputs.append(logged_files(request.points, [request.points]))
+        for path in paths:
+            check_new(path, request.overwrite)
+            if path.resolve() in (file.path.resolve(), file.xml_path.resolve()):
+                raise InputError(f"{path}: belongs to the file of the channels: choose another name")
+        way = _Way(file, request)
+        labels = None if request.labels_channel is None else _Labels(file, request, request.labels_channel)
+        table, given = _read(request, labels is not None)
+        spare = _spare_bytes(request, len(given))
+        stack.enter_context(file.cache.limited(spare // 2))
+
+        stage = Progress("points", given.nbytes, progress, cancel)
+        at_mm = way.to_mm(given)
+        stage.advance(given.nbytes)
+        points = way.to_target(at_mm)
+        outside = len(points) - int(np.count_nonzero(_voxels(way.native, at_mm["native"])[1]))
+        warnings = [*way.remarks]
+        # Points found in the image are in it; those from elsewhere need not be.
+        if outside > (0 if request.source.startswith("native") else len(points) / 2):
+            warnings.append(
+                f"{outside} of {len(points)} points are outside of channel {request.channel!r}: are they {request.source}, with "
+                "their columns in the right order?"
+            )
+        ids = counts = None
+        if labels is not None:
+            ids = labels.under(way.to_labels(at_mm), spare // 2, progress, cancel)
+            if len(ids) and not ids.any():
+                warnings.append(
+                    f"no point is in a region of channel {labels.channel.name!r}: do its labels lie in the space that labels_in "
+                    f"names ({request.labels_in})?"
+                )
+            if request.counts is not None:
+                counts = labels.count(ids, progress, cancel)
+
+    with new_files(paths, request.overwrite) as partials:
+        partial = dict(zip(paths, partials, strict=True))
+        if request.output is not None:
+            names = _added(request.target, labels is not None)
+            cells = _cells(points, ids, {} if labels is None else labels.names)
+            if table is not None:
+                table.write(partial[request.output], names, cells)
+            else:
+                write_csv(partial[request.output], names, cells)
+        if counts_path is not None and counts is not None:
+            _write_counts(partial[counts_path], counts)
+    seconds = time.perf_counter() - began
+    return PointsResult(points, ids, counts, outside, request.output, counts_path, tuple(warnings), seconds, None)
+
+
+# --- places ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Way:
+    """From positions in one space, by way of mm on the native side and behind the transforms, to those in another.
+
+    Attributes
+    ----------
+    native : Space
+        Of level 0 of the channel.
+    remarks : list of str
+        How exact the way is, where that is not known beforehand.
+    """
+
+    def __init__(self, file: LsfmFile, request: PointsRequest) -> None:
+        self.native = native_space(file, file[request.channel], request)
+        self._source, self._target = (self._grid(file, request, place) for place in (request.source, request.target))
+        self._begins, self._ends = (place.partition("-")[0] for place in (request.source, request.target))
+        chain = open_chain(file, request)
+        self._chain: TransformChain | None = None
+        self._labels_in = request.labels_in
+        self._to_labels: TransformChain | None = None
+        # Not every chain has an inverse, and not everybody needs one.
+        if self._begins == "output":
+            self._chain = chain
+        elif self._ends == "output":
+            self._chain = chain.inverse()
+        if request.labels_channel is not None:
+            inner, outer = chains_around(file, request, request.labels_in)
+            self._to_labels = outer if self._begins == "output" else inner.inverse()
+        self.remarks = []
+        used = [step for way in (self._chain, self._to_labels) if way is not None for step in way.transforms]
+        for step in {step.name: step for step in used}.values():
+            if isinstance(step, InverseField):
+                median, maximum = step.residual()
+                self.remarks.append(
+                    f"{step.name}: found numerically; there and back misses by {median:.2g} mm (median), {maximum:.2g} mm (maximum)"
+                )
+
+    def to_mm(self, given: FloatArray) -> dict[str, FloatArray]:
+        """Given positions (n, 3) as R, A, S mm: ``"native"`` and, where it is needed, ``"output"``."""
+        at_mm = {self._begins: given if self._source is None else self._source.to_world(given)}
+        if self._chain is not None:
+            at_mm[_OTHER[self._begins]] = self._chain.map_points(at_mm[self._begins])
+        return at_mm
+
+    def to_labels(self, at_mm: dict[str, FloatArray]) -> FloatArray:
+        """What `to_mm` gave, as R, A, S mm in the world of the labels."""
+        if self._labels_in in at_mm or self._to_labels is None:
+            return at_mm[self._labels_in]
+        return self._to_labels.map_points(at_mm[self._begins])
+
+    def to_target(self, at_mm: dict[str, FloatArray]) -> FloatArray:
+        """What `to_mm` gave, as positions (n, 3) in the target."""
+        world = at_mm[self._ends]
+        return world if self._target is None else self._target.to_voxel(world)
+
+    def _grid(self, file: LsfmFile, request: PointsRequest, place: Place) -> Space | None:
+        """The grid whose voxels a place counts; None where it is in mm."""
+        if place == "output-voxel" and request.reference is not None:
+            return reference_space(file, request.reference)
+        if place != "native-voxel":
+            return None
+        levels = file[request.channel].levels
+        if request.level is not None and request.level >= len(levels):
+            raise InputError(
+                f"{file.path}: channel {request.channel!r} has no level {request.level}; it has levels 0 to {len(levels) - 1}"
+            )
+        level = levels[request.level or 0]
+        return self.native.level(level.factors, level.shape[:3])
+
+
+def _voxels(space: Space, points_mm: FloatArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Indices (m, 3) of the voxels that points (n, 3) are in, and which of the points are in one (n,)."""
+    index = np.floor(space.to_voxel(points_mm) + (0.5 + _FACE_SLACK))
+    inside: npt.NDArray[np.bool_] = np.all((index >= 0) & (index < space.shape), axis=1)
+    return index[inside].astype(np.intp), inside
+
+
+# --- regions --------------------------------------------------------------------------------------------------------------------
+
+
+class _Labels:
+    """The labels channel of a request.
+
+    Attributes
+    ----------
+    channel : Channel
+    names : dict of int to str
+        Acronym, or else name, of every id that has one.
+    """
+
+    def __init__(self, file: LsfmFile, request: PointsRequest, name: str) -> None:
+        self.channel = file[name]
+        self._level, self._space = label_level(file, self.channel, request)
+        self._table = LabelTable.from_json(file.label_table(name))
+        self._threads = request.threads or default_threads()
+        self.names = {key: label.acronym or label.name for key, label in self._table.items() if key != 0}
+
+    def under(
+        self, points_mm: FloatArray, max_bytes: int, progress: ProgressCallback | None, cancel: CancelToken | None
+    ) -> npt.NDArray[Any]:
+        """The label (n,) of the voxel that each point (n, 3) is in; 0 outside. Each chunk is read once."""
+        index, inside = _voxels(self._space, points_mm)
+        chunks = np.array(self._level.data.chunks)
+        chunk = index // chunks
+        key = np.ravel_multi_index(tuple(chunk.T), tuple(-(-np.array(self._space.shape) // chunks)))
+        order = np.argsort(key, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(key[order])) + 1) if len(order) else []
+        chunk_bytes = int(chunks.prod()) * self._level.dtype.itemsize
+        found = np.zeros(len(index), self._level.dtype)
+
+        def look_up(group: npt.NDArray[np.intp]) -> None:
+            low = chunk[group[0]] * chunks
+            box = self._level[tuple(slice(a, b) for a, b in zip(low, np.minimum(low + chunks, self._space.shape), strict=True))]
+            found[group] = box.read(cached=False)[tuple((index[group] - low).T)]
+
+        report = Progress("regions", len(groups) * chunk_bytes, progress, cancel)
+        # A chunk is there as stored, unpacked, and cut out.
+        threads = max(1, min(self._threads, max_bytes // (3 * chunk_bytes)))
+        with ThreadPoolExecutor(threads, thread_name_prefix="lsfm-points") as pool:
+            for _ in pool.map(look_up, groups):
+                report.advance(chunk_bytes)
+        ids = np.zeros(len(inside), found.dtype)
+        ids[inside] = found
+        return ids
+
+    def count(
+        self, ids: npt.NDArray[Any], progress: ProgressCallback | None, cancel: CancelToken | None
+    ) -> tuple[RegionCount, ...]:
+        """How many points have each id; reads all labels, for the regions' volumes."""
+        points = dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True)), strict=True))
+        voxels = count_labels(self._level.data, progress=progress, cancel=cancel)
+        has_tree = any(label.parent is not None for label in self._table.values())
+        counts = []
+        for key in sorted({0, *self._table, *voxels}):
+            own = points.get(key, 0)
+            label = self._table.get(key, Label(key, ""))
+            parts = sum(points.get(part, 0) for part in self._table.descendants(key)) if key else own
+            volume = voxels.get(key, 0) * self._space.voxel_volume_mm3 if key else None
+            acronym, name = (label.acronym or "", label.name) if key else ("", "no region")
+            counts.append(RegionCount(key, acronym, name, own, parts if has_tree else None, volume))
+        return tuple(counts)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------------------
+
+
+def _read(request: PointsRequest, with_regions: bool) -> tuple[PointTable | None, FloatArray]:
+    """The table of the points, if there is one, and the positions (n, 3) in the source."""
+    if not isinstance(request.points, Path):
+        return None, request.points
+    table = PointTable(request.points)
+    if request.output is not None:
+        present = {name.strip().casefold() for name in table.header}
+        taken = [name for name in _added(request.target, with_regions) if name.casefold() in present]
+        if taken:
+            raise InputError(f"{table.path}: line 1: has columns {', '.join(taken)} already, which the output gets: rename them")
+    columns = table.find(request.columns) if request.columns is not None else table.find(*_COLUMNS[request.source])
+    return table, table.read(columns)
+
+
+def _spare_bytes(request: PointsRequest, points: int) -> int:
+    """What is left of the budget beside the points."""
+    needed = BASE_BYTES + _FIELD_BYTES + points * _POINT_BYTES
+    if needed > request.memory_bytes:
+        raise MemoryBudgetError(
+            f"{points} points need about {needed / 1e6:.0f} MB, more than the {request.memory_bytes / 1e6:.0f} MB given: raise the "
+            "memory, or carry them in parts"
+        )
+    return request.memory_bytes - needed
+
+
+def _added(target: Place, with_regions: bool) -> list[str]:
+    """Names of the columns that the output has beside those of the input."""
+    return [*_ADDED[target], *(("region_id", "region") if with_regions else ())]
+
+
+def _cells(points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, str]) -> Iterator[list[str]]:
+    """Those columns, row by row."""
+    for start in range(0, len(points), _ROWS_AT_ONCE):
+        # Zero is added because a rounded -0.0000001 would be written as -0.
+        rows = (np.round(points[start : start + _ROWS_AT_ONCE], _DECIMALS) + 0.0).tolist()
+        keys = [None] * len(rows) if ids is None else ids[start : start + _ROWS_AT_ONCE].tolist()
+        for row, key in zip(rows, keys, strict=True):
+            region = [] if key is None else [str(key), names.get(key, "")]
+            yield [*(f"{value:.{_DECIMALS}f}" for value in row), *region]
+
+
+def _write_counts(path: Path, counts: Sequence[RegionCount]) -> None:
+    has_tree = any(row.count_with_descendants is not None for row in counts)
+    header = ["region_id", "acronym", "name", "count", *(["count_with_descendants"] if has_tree else []), "volume_mm3"]
+    write_csv(path, [*header, "density_per_mm3"], (_counted(row, has_tree) for row in counts))
+
+
+def _counted(row: RegionCount, has_tree: bool) -> list[str]:
+    numbers = [row.count, *([row.count_with_descendants] if has_tree else [])]
+    measures = ("" if value is None else f"{value:.9g}" for value in (row.volume_mm3, row.density_per_mm3))
+    return [str(row.id), row.acronym, row.name, *map(str, numbers), *measures]

@@ -1,0 +1,213 @@
+"""Long work beside the window: the only room that knows threads and Qt's signals.
+
+The core reports progress by calling back, in the worker's thread, as often as it likes; here the latest report is kept and shown
+a few times a second, so that the window never has more to do than it can.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from napari.qt.threading import FunctionWorker, create_worker
+from napari.utils import progress as activity
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from lsfm_core import CancelledError, CancelToken, LsfmError
+
+__all__ = ["Job", "JobPanel"]
+
+_SHOW_EVERY_MS = 100
+_SMOOTHING_S = 3.0
+
+
+class Job(QObject):
+    """One call of the core in a thread of its own.
+
+    Signals come in the window's thread: ``progressed(stage, done, total)``, then one of ``returned(result)``, ``failed(message)``
+    and ``cancelled()``, and at last ``finished()``.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(progress=…, cancel=…)``, as the core's functions take them.
+    title : str
+        For napari's activity dock.
+    parent : QObject, optional
+        When it goes, the job is cancelled.
+    """
+
+    progressed = Signal(str, object, object)
+    returned = Signal(object)
+    failed = Signal(str)
+    cancelled = Signal()
+    finished = Signal()
+
+    def __init__(self, function: Callable[..., Any], title: str, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._token = CancelToken()
+        self._latest: tuple[str, int, int] | None = None
+        self._shown: tuple[str, int, int] | None = None
+        self._activity = activity(total=100, desc=title)
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self._show)
+        self._worker: FunctionWorker[Any] = create_worker(function, progress=self._keep, cancel=self._token, _ignore_errors=True)
+        self._worker.returned.connect(self.returned)
+        self._worker.errored.connect(self._on_error)
+        self._worker.finished.connect(self._on_finished)
+        if parent is not None:
+            # Not a slot of this object, which is gone by then.
+            parent.destroyed.connect(self._token.cancel)
+
+    def start(self) -> Job:
+        """Begin; signals should be connected by now."""
+        self._timer.start(_SHOW_EVERY_MS)
+        self._worker.start()
+        return self
+
+    def cancel(self) -> None:
+        """Ask the work to stop and undo itself."""
+        self._token.cancel()
+
+    def _keep(self, stage: str, done: int, total: int) -> None:
+        self._latest = (stage, done, total)
+
+    def _show(self) -> None:
+        if self._latest is not None and self._latest != self._shown:
+            self._shown = self._latest
+            stage, done, total = self._latest
+            self._activity.n = round(100 * done / total) if total else 0
+            self._activity.refresh()
+            self.progressed.emit(stage, done, total)
+
+    def _on_error(self, error: Exception) -> None:
+        if isinstance(error, CancelledError):
+            self.cancelled.emit()
+        elif isinstance(error, LsfmError):
+            self.failed.emit(str(error))
+        else:
+            self.failed.emit(f"{type(error).__name__}: {error}: this is a fault of the program, please report it")
+
+    def _on_finished(self) -> None:
+        self._timer.stop()
+        self._show()
+        self._activity.close()
+        self.finished.emit()
+
+
+class JobPanel(QWidget):
+    """The foot of a form: what is going on, how fast, how long still, a button to stop it; and the outcome in words.
+
+    One job at a time; ``finished`` comes when it is over, however it ended.
+    """
+
+    finished = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._job: Job | None = None
+        self._rate: _Rate | None = None
+        self._bar = QProgressBar()
+        self._bar.setAccessibleName("progress")
+        self._stop = QPushButton("Cancel")
+        self._stop.setToolTip("Stop, and leave nothing behind")
+        self._stop.clicked.connect(self.cancel)
+        self._text = QLabel()
+        self._text.setWordWrap(True)
+        self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        row = QHBoxLayout()
+        row.addWidget(self._bar, 1)
+        row.addWidget(self._stop)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(row)
+        column.addWidget(self._text)
+        self._set_busy(False)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is under way."""
+        return self._job is not None
+
+    @property
+    def text(self) -> str:
+        """What the panel says."""
+        return self._text.text()
+
+    def run(self, function: Callable[..., Any], title: str, on_done: Callable[[Any], str]) -> Job:
+        """Start a job; `on_done` takes its result, in the window's thread, and says what came of it."""
+        job = Job(function, title, self)
+        self._job, self._rate = job, _Rate()
+        job.progressed.connect(self._show)
+        job.returned.connect(lambda result: self.say(on_done(result)))
+        job.failed.connect(self.complain)
+        job.cancelled.connect(lambda: self.say("Cancelled; nothing was left behind."))
+        job.finished.connect(self._on_finished)
+        self._bar.setValue(0)
+        self.say(f"{title} …")
+        self._set_busy(True)
+        return job.start()
+
+    def cancel(self) -> None:
+        """Stop the job, if there is one."""
+        if self._job is not None:
+            self._stop.setEnabled(False)
+            self._job.cancel()
+
+    def say(self, text: str) -> None:
+        """Show a message."""
+        self._set_text(text, "")
+
+    def complain(self, text: str) -> None:
+        """Show what is wrong."""
+        self._set_text(text, "color: #e5534b;")
+
+    def _set_text(self, text: str, style: str) -> None:
+        self._text.setStyleSheet(style)
+        self._text.setText(text)
+        self._text.setVisible(bool(text))
+
+    def _show(self, stage: str, done: int, total: int) -> None:
+        if self._rate is not None and total:
+            self._bar.setValue(round(100 * done / total))
+            self.say(f"{stage}: {self._rate.describe(stage, done, total)}")
+
+    def _on_finished(self) -> None:
+        self._job = None
+        self._set_busy(False)
+        self.finished.emit()
+
+    def _set_busy(self, busy: bool) -> None:
+        self._bar.setVisible(busy)
+        self._stop.setVisible(busy)
+        self._stop.setEnabled(busy)
+
+
+class _Rate:
+    """Bytes per second of late, and how long the rest takes at that."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._marks: list[tuple[float, int]] = []
+
+    def describe(self, stage: str, done: int, total: int) -> str:
+        """``1.2 of 3.4 GB, 400 MB/s, 5 s left``."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._marks = stage, []
+        self._marks.append((now, done))
+        while now - self._marks[0][0] > _SMOOTHING_S and len(self._marks) > 2:
+            self._marks.pop(0)
+        unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if total >= u or u == 1)
+        text = f"{done / unit:.1f} of {total / unit:.1f} {name}"
+        first, before = self._marks[0]
+        if now > first and done > before:
+            rate = (done - before) / (now - first)
+            text += f", {rate / 1e6:.0f} MB/s, {_duration((total - done) / rate)} left"
+        return text
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
