@@ -228,8 +228,12 @@ def test_edits_are_recorded_as_their_commands_are_named(brain: Path) -> None:
     assert command_line(by_python, "my brain.h5") == "lsfm-core rename-channel 'my brain.h5' --channel=new --to=-newer"
     assert both.operation == "edit"
     assert both.command is None
-    noted = {"channel": None, "key": "specimen", "value": "7", "overwrite": False}
-    assert both.request == {"changes": [{"set-metadata": noted}, {"remove-channel": {"channel": "-newer"}}]}
+    assert both.request == {
+        "changes": [
+            {"add-metadata": {"channel": None, "key": "specimen", "value": "7", "overwrite": False}},
+            {"remove-channel": {"channel": "-newer"}},
+        ]
+    }
 
 
 def test_entries_of_lsfmpy_are_read(legacy_file: Path) -> None:
@@ -268,7 +272,7 @@ def test_a_change_that_fails_takes_nothing_in(brain: Path, monkeypatch: pytest.M
         editor.set_metadata("key", "value")
     assert brain.read_bytes() == before
     assert set(kept) < set(waiting(brain))
-    assert [(r.operation, r.outcome) for r in log(brain)][1:] == [("export", "done"), ("set-metadata", "failed")]
+    assert [(r.operation, r.outcome) for r in log(brain)][1:] == [("export", "done"), ("add-metadata", "failed")]
 
 
 _DIES = """
@@ -350,7 +354,7 @@ def test_something_else_in_the_logs_place_stops_no_change(brain: Path) -> None:
         file["log"] = "somebody's"
     with edit_lsfm(brain) as editor:
         editor.set_metadata("key", "value")
-    assert [record.operation for record in log(brain)] == ["set-metadata"]
+    assert [record.operation for record in log(brain)] == ["add-metadata"]
 
 
 def test_a_record_takes_less_than_20_ms(brain: Path) -> None:

@@ -66,17 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code or Exit.DONE
 
 
-def _as_option(words: list[str]) -> list[str]:
-    """lsfmpy's way to ask for a session at the end, ``-- --interactive``, in ours."""
-    return [*words[:-2], words[-1]] if words[-2:] == ["--", "--interactive"] else words
-
-
 def _complain(arguments: argparse.Namespace, message: str, code: Exit) -> Exit:
     """One line on stderr, after the way there if it is wanted."""
     if arguments.debug:
         traceback.print_exc()
     print(f"lsfm-core {arguments.verb}: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _as_option(words: list[str]) -> list[str]:
+    """lsfmpy's way to ask for a session at the end, ``-- --interactive``, in ours."""
+    return [*words[:-2], words[-1]] if words[-2:] == ["--", "--interactive"] else words
 
 
 def build_parser() -> Parser:
@@ -88,7 +88,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, metadata, log, preview, export, points, run, completion):
+    for commands in (write, look, metadata, preview, log, export, run, points, completion):
         commands.add_commands(verbs)
     return parser
 

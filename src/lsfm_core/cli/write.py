@@ -262,10 +262,11 @@ def _write_affine(arguments: argparse.Namespace) -> None:
     from lsfm_core.transforms import Affine
 
     request = {name: getattr(arguments, name) for name in ("channel", "name", "affine", "replace")}
-    with recorded(Path(arguments.file), "write-affine", request) as record:
+    path = existing_path(arguments.file)
+    with recorded(path, "write-affine", request) as record:
         affine = Affine.read(Path(arguments.affine))
         record.inputs.append(logged_files(arguments.affine, [Path(arguments.affine)]))
-        with edit_lsfm(existing_path(arguments.file)) as editor:
+        with edit_lsfm(path) as editor:
             editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
     if not arguments.quiet:
         print(f"{arguments.file}: affine {arguments.name!r} of channel {arguments.channel!r}")

@@ -249,12 +249,12 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError, ExistsError, InputError
         """
-        self._note("set-metadata", channel=channel, key=key, value=value, overwrite=overwrite)
         text = _metadata.check(key, value)
         if key in self.metadata(channel) and not overwrite:
             raise ExistsError(
                 f"{self.path}: metadata {key!r} {_owner(channel)} exist already: overwrite them, or choose another key"
             )
+        self._note("add-metadata", channel=channel, key=key, value=json.loads(text), overwrite=overwrite)
         _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, json.loads(text))
 
     def remove_metadata(self, key: str, *, channel: str | None = None) -> None:
@@ -266,10 +266,10 @@ class LsfmEditor(LsfmFile):
         InputError
             If there is no such key.
         """
-        self._note("remove-metadata", channel=channel, key=key)
         known = self.metadata(channel)
         if key not in known:
             raise InputError(f"{self.path}: no metadata {key!r} {_owner(channel)}; there are: {', '.join(known) or 'none'}")
+        self._note("remove-metadata", channel=channel, key=key)
         _metadata.remove(self.h5[_paths.metadata(channel)], key)
 
     def write_affine(

@@ -241,13 +241,6 @@ class LsfmFile:
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise FormatError(f"{self.path}: its metadata cannot be read: {error}") from error
 
-    @property
-    def log_texts(self) -> dict[str, str]:
-        """What stands in the log inside the file, by the name of the entry; whatever is stored there, as text."""
-        stored = self.h5.get(_paths.LOG, {})
-        entries = {_paths.LOG: stored} if isinstance(stored, h5py.Dataset) else stored
-        return {name: _text(entry[()]) for name, entry in entries.items() if isinstance(entry, h5py.Dataset)}
-
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
 
@@ -476,12 +469,6 @@ def _hdf5_of_xml(path: Path) -> Path:
     if not target.is_file():
         raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return "\n".join(_text(item) for item in value.ravel())
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _calibrated(view: View) -> npt.NDArray[np.float64]:
