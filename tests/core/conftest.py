@@ -41,9 +41,12 @@ def brain_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def legacy_file(brain_data: Path) -> Path:
-    """A file that lsfmpy 0.1.0 wrote."""
-    return brain_data.parent / "legacy_lsfmpy" / "mouse42.h5"
+def legacy_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that lsfmpy 0.1.0 wrote, and its XML; a copy, since what is done with it is noted beside it."""
+    folder = tmp_path_factory.mktemp("legacy")
+    for suffix in (".xml", ".h5"):
+        copy = shutil.copy(brain_data.parent / "legacy_lsfmpy" / f"mouse42{suffix}", folder)
+    return Path(copy)
 
 
 @pytest.fixture(scope="session")

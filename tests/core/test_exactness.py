@@ -874,8 +874,8 @@ def test_names_are_taken_as_they_are(registered_file: Path, tmp_path: Path) -> N
 # --- chunks and what is made of them --------------------------------------------------------------------------------------------
 
 
-def read_output(path: Path) -> Array:
-    """An output as its format's customary library reads it, in the array order of the export."""
+def read_output(path: Path, shape: Sequence[int]) -> Array:
+    """An output as its format's customary library reads it, in the array order of the export; tifffile leaves out axes of 1."""
     name = path.name
     if name.endswith((".nii", ".nii.gz")):
         array = np.asarray(nibabel.load(path).dataobj)
@@ -884,7 +884,7 @@ def read_output(path: Path) -> Array:
         array = itk_array(sitk.ReadImage(str(path)))
         return array if array.ndim == 3 else array * LPS.astype(array.dtype)
     if name.endswith(".tif"):
-        return tifffile.imread(path)
+        return tifffile.imread(path).reshape(shape)
     if name.endswith(".zarr"):
         return np.asarray(zarr.open_group(path, mode="r")["0"])
     return np.load(path)
@@ -937,7 +937,7 @@ def test_chunks_are_the_whole_and_the_manifest_is_true(
         if path.is_file():
             assert chunk["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         box = tuple(slice(a, a + n) for a, n in zip(chunk["start"], chunk["shape"], strict=True))
-        array = read_output(path)
+        array = read_output(path, chunk["shape"])
         np.testing.assert_array_equal(array, whole.array[box])
         seen[box] += 1
         affine = np.array(chunk["world_from_voxel"])
@@ -960,7 +960,7 @@ def test_chunks_are_the_whole_and_the_manifest_is_true(
         box = tuple(slice(a, b) for a, b in zip(chunk.box.starts, chunk.box.stops, strict=True))
         np.testing.assert_array_equal(chunk.volume.array, whole.array[box])
     merge_chunks(MergeRequest(manifest=result.manifest, output=folder / f"merged.{suffix}"))
-    np.testing.assert_array_equal(read_output(folder / f"merged.{suffix}"), whole.array)
+    np.testing.assert_array_equal(read_output(folder / f"merged.{suffix}", whole.array.shape), whole.array)
 
 
 def test_a_grid_of_given_chunks_begins_at_its_origin(registered_file: Path) -> None:

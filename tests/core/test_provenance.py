@@ -237,7 +237,8 @@ def test_edits_are_recorded_as_their_commands_are_named(brain: Path) -> None:
 
 
 def test_entries_of_lsfmpy_are_read(legacy_file: Path) -> None:
-    records = log(legacy_file)
+    # Other tests export from it.
+    records = [record for record in log(legacy_file) if record.text]
     assert [r.operation for r in records] == [
         "write_channel", "write_affine", "add_metadata", "write_channel", "write_channel", "export_image",
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsfm_core import BusyError, CancelledError, CancelToken, IngestRequest, InputError, ingest_channel, open_lsfm
+from lsfm_core import BusyError, CancelledError, CancelToken, IngestRequest, InputError, ingest_channel, open_lsfm, write_xml
 from lsfm_core.cli import main
 from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.records import FileRecord
@@ -150,6 +150,8 @@ def test_kill_9_and_go_on(existing: bool, request_of: Callable[..., IngestReques
     assert_levels(request.path, "tall", tall)
     if existing:
         assert_levels(request.path, "first", tall)
+    # A kill just after the commit leaves the XML of before.
+    write_xml(request.path)
     assert main(["verify", str(request.path), "--levels"]) == 0
 
 
