@@ -36,6 +36,7 @@ PERCENTILES = "display_percentiles"
 NON_FINITE = "non_finite_voxels"
 PARTNER = "inverse"
 WRITER = "written_by"
+UUID = "uuid"
 # Attributes of /LSFM/<channel>/IMAGE/<L>
 WORLD_FROM_VOXEL = "world_from_voxel"
 FACTORS = "factors"
@@ -53,6 +54,12 @@ SETUPS_COUNT = "BDV_setups_count"
 def channel(name: str) -> str:
     """Group of a channel."""
     return f"{LSFM}/{name}"
+
+
+def channel_of(path: str) -> str | None:
+    """Group of the channel that something lies in, or None outside of ours."""
+    parts = path.strip("/").split("/")
+    return channel(parts[1]) if parts[0] == LSFM and len(parts) > 2 else None
 
 
 def image(name: str) -> str:

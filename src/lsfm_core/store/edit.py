@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -115,6 +116,7 @@ class LsfmEditor(LsfmFile):
                 _paths.UNIT: "mm",
                 _paths.AXCODES: space.orientation.axcodes,
                 _paths.WRITER: f"lsfm-core {metadata.version('napari-lsfm')}",
+                _paths.UUID: uuid4().hex,
             }
         )
         image = group.create_group(_paths.IMAGE)

@@ -20,6 +20,7 @@ from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _paths
+from lsfm_core.store._snapshot import DatasetReader, DetachedFile
 from lsfm_core.store._xml import View, parse_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
@@ -128,10 +129,9 @@ class LsfmFile:
     Works as a mapping from channel names, in the order in which they were written, and as a context manager.
     """
 
-    def __init__(self, path: Path, h5: h5py.File, cache: ChunkCache, max_read_bytes: int | None) -> None:
+    def __init__(self, path: Path, h5: h5py.File | DetachedFile, cache: ChunkCache, max_read_bytes: int | None) -> None:
         self.path = path
-        #: The open file itself, for what this class does not offer; names of its parts are in docs/format.md.
-        self.h5 = h5
+        self._open_file = h5
         self._cache = cache
         self._max_read_bytes = max_read_bytes
 
@@ -141,9 +141,14 @@ class LsfmFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def h5(self) -> h5py.File:
+        """The open file itself, for what this class does not offer; names of its parts are in docs/format.md."""
+        return self._open_file.h5 if isinstance(self._open_file, DetachedFile) else self._open_file
+
     def close(self) -> None:
         """Close the file; its lazy levels cannot be read any more."""
-        self.h5.close()
+        self._open_file.close()
 
     @cached_property
     def channels(self) -> Mapping[str, Channel]:
@@ -364,7 +369,8 @@ class LsfmFile:
         world_from_voxel: npt.NDArray[np.float64],
         dtype: npt.DTypeLike | None = None,
     ) -> Level:
-        data = LazyLevel.of(cells, cache=self._cache, dtype=dtype, max_read_bytes=self._max_read_bytes)
+        access = DatasetReader(self._open_file, cells) if isinstance(self._open_file, DetachedFile) else None
+        data = LazyLevel.of(cells, cache=self._cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
@@ -379,6 +385,7 @@ def open_lsfm(
     *,
     cache: ChunkCache | None = None,
     max_read_bytes: int | None = None,
+    detached: bool = False,
 ) -> LsfmFile:
     """Open a file for reading: ours, lsfmpy's, or any BigDataViewer HDF5; also by its XML.
 
@@ -390,6 +397,9 @@ def open_lsfm(
         To share decoded chunks, and their limit in bytes, between files.
     max_read_bytes : int, optional
         Make ``np.asarray`` of a larger view an error.
+    detached : bool
+        Keep no writer away. Voxels are then those from before a change until it is complete; a channel that was replaced or
+        removed cannot be read after it.
 
     Raises
     ------
@@ -403,13 +413,20 @@ def open_lsfm(
         target = _hdf5_of_xml(target)
     if not target.is_file():
         raise StorageError(f"{target}: no such file")
-    _journal.recover(target)
+    try:
+        _journal.recover(target)
+    except BusyError:
+        if not detached:
+            raise
     if not h5py.is_hdf5(target):
         raise FormatError(f"{target}: not an HDF5 file")
     try:
-        h5 = h5py.File(target, "r")
+        opened = DetachedFile(target) if detached else h5py.File(target, "r")
+        h5 = opened.h5 if isinstance(opened, DetachedFile) else opened
     except BlockingIOError as error:
         raise BusyError(f"{target}: another program is writing to it: try again when it is done") from error
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
     if _paths.LSFM not in h5 and not any(
@@ -420,7 +437,7 @@ def open_lsfm(
         raise FormatError(
             f"{target}: HDF5, but with neither /LSFM nor BigDataViewer's sNN/resolutions inside: not a file for lsfm-core"
         )
-    return LsfmFile(target, h5, cache or ChunkCache(), max_read_bytes)
+    return LsfmFile(target, opened, cache or ChunkCache(), max_read_bytes)
 
 
 def _hdf5_of_xml(path: Path) -> Path:
