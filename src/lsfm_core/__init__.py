@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         plan_export,
         transform_points,
     )
+    from lsfm_core.formats import PlaneFunction
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
@@ -77,6 +78,7 @@ _ROOMS = {
         "plan_export",
         "transform_points",
     ),
+    "formats": ("PlaneFunction",),
     "geometry": ("Orientation", "Space"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
@@ -112,6 +114,7 @@ __all__ = [
     "MergeRequest",
     "Orientation",
     "OrientationError",
+    "PlaneFunction",
     "PointsRequest",
     "PointsResult",
     "RegionSelection",

@@ -70,7 +70,7 @@ def test_what_a_writer_removes_is_there_until_it_is_done(path: Path, volume: Vol
         editor.h5.flush()
         assert journal_path(path).stat().st_size > 10**6, "or no chunk was overwritten"
         np.testing.assert_array_equal(level, volume)
-    with pytest.raises(StorageError, match="signal.* was removed or renamed since it was opened: open the file again"):
+    with pytest.raises(StorageError, match=r"signal.* was removed or renamed since it was opened: open the file again"):
         np.asarray(level)
 
 

@@ -33,6 +33,8 @@ UNIT = "unit"
 AXCODES = "axcodes"
 SETUP = "bdv_setup"
 PERCENTILES = "display_percentiles"
+DISPLAY_RANGE = "display_range"
+COLORMAP = "colormap"
 NON_FINITE = "non_finite_voxels"
 PARTNER = "inverse"
 WRITER = "written_by"
@@ -113,6 +115,7 @@ def setup_index(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def is_timepoint(name: str) -> bool:
-    """Whether a root group holds the views of a timepoint."""
-    return _TIMEPOINT.match(name) is not None
+def timepoint_index(name: str) -> int | None:
+    """The timepoint whose views a root group holds, or None."""
+    match = _TIMEPOINT.match(name)
+    return int(match.group(1)) if match else None

@@ -155,7 +155,7 @@ class LsfmEditor(LsfmFile):
         channel = self[name]
         if channel.setup is not None:
             del self.h5[_paths.setup(channel.setup)]
-            for timepoint in [t for t in self.h5 if _paths.is_timepoint(t)]:
+            for timepoint in [t for t in self.h5 if _paths.timepoint_index(t) is not None]:
                 self.h5[timepoint].pop(_paths.setup(channel.setup), None)
         if channel.partner is not None and channel.partner in self:
             del self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
@@ -219,6 +219,28 @@ class LsfmEditor(LsfmFile):
         """
         self.h5.pop(_paths.acquisition(self[name].name), None)
         self.h5[_paths.acquisition(name)] = text
+
+    def set_look(self, name: str, *, display_range: tuple[float, float] | None = None, colormap: str | None = None) -> None:
+        """Keep how a viewer should show a channel at first.
+
+        Parameters
+        ----------
+        name : str
+        display_range : tuple of 2 float, optional
+            Instead of the one that was measured.
+        colormap : str, optional
+            A name that viewers know, or ``#rrggbb``.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        attributes = self.h5[_paths.channel(self[name].name)].attrs
+        if display_range is not None:
+            attributes[_paths.DISPLAY_RANGE] = np.asarray(display_range, dtype=np.float64)
+        if colormap is not None:
+            attributes[_paths.COLORMAP] = colormap
+        self._forget()
 
     def set_metadata(self, key: str, value: str) -> None:
         """Keep a text with the whole file, under a key; a text that was there gives way."""

@@ -97,6 +97,10 @@ class Channel:
         Program and version, or "" where unknown.
     remarks : tuple of str
         What is odd about this channel, in sentences.
+    timepoints : tuple of int
+        BigDataViewer's numbers of the times at which it was imaged; `levels` are those of the first. Ours have one.
+    colormap : str or None
+        For a first look: a name that viewers know, or ``#rrggbb``.
     """
 
     name: str
@@ -111,6 +115,8 @@ class Channel:
     sources: tuple[FileRecord, ...]
     written_by: str
     remarks: tuple[str, ...]
+    timepoints: tuple[int, ...] = (0,)
+    colormap: str | None = None
 
     @property
     def space(self) -> Space:
@@ -188,6 +194,23 @@ class LsfmFile:
         """Where BigDataViewer's XML stands: beside the file, with its stem."""
         return self.path.with_suffix(".xml")
 
+    def levels_at(self, name: str, timepoint: int) -> tuple[Level, ...]:
+        """The pyramid of a channel at one of its timepoints, which lies where that of the first lies.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If the channel was not imaged then.
+        """
+        channel = self[name]
+        if timepoint not in channel.timepoints:
+            known = ", ".join(map(str, channel.timepoints))
+            raise InputError(f"{self.path}: channel {name!r} has no timepoint {timepoint}; it has: {known}")
+        if timepoint == channel.timepoints[0] or channel.setup is None:
+            return channel.levels
+        return tuple(self._view_levels(timepoint, channel.setup, channel.space.world_from_voxel))
+
     def label_table(self, name: str) -> str | None:
         """The label table of a channel as JSON text (`lsfm_core.regions.LabelTable.from_json` reads it), or None.
 
@@ -249,7 +272,7 @@ class LsfmFile:
             factors = tuple(float(f) for f in node.attrs[_paths.FACTORS])
             affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
-        percentiles = group.attrs.get(_paths.PERCENTILES)
+        limits = group.attrs.get(_paths.DISPLAY_RANGE, group.attrs.get(_paths.PERCENTILES))
         setup = int(group.attrs[_paths.SETUP])
         table = self.h5[_paths.sources(name)][()] if _paths.SOURCES in group else ()
         return Channel(
@@ -258,13 +281,14 @@ class LsfmFile:
             levels=tuple(levels),
             orientation=Orientation(group.attrs[_paths.AXCODES]),
             unit=group.attrs[_paths.UNIT],
-            display_range=None if percentiles is None else (float(percentiles[0]), float(percentiles[-1])),
+            display_range=None if limits is None else (float(limits[0]), float(limits[-1])),
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
             sources=tuple(FileRecord(row["name"].decode(), int(row["size"]), int(row["crc32"])) for row in table),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
+            colormap=group.attrs.get(_paths.COLORMAP),
         )
 
     def _read_legacy(self, name: str) -> Channel:
@@ -307,25 +331,15 @@ class LsfmFile:
         )
 
     def _read_views(self) -> dict[str, Channel]:
-        """Channels of a BigDataViewer file that is not ours: one per setup, first timepoint."""
+        """Channels of a BigDataViewer file that is not ours: one per setup."""
         views = self._xml_views()
         channels = {}
-        timepoint = min((int(name[1:]) for name in self.h5 if _paths.is_timepoint(name)), default=0)
+        times = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None)
         for setup in sorted(s for s in map(_paths.setup_index, self.h5) if s is not None):
-            root = self.h5[_paths.setup(setup)]
-            factors = [tuple(float(f) for f in row[::-1]) for row in np.atleast_2d(root[_paths.RESOLUTIONS][()])]
             view = views.get(setup)
+            timepoints = tuple(t for t in times if f"{_paths.view_level(t, setup, 0)}/{_paths.CELLS}" in self.h5)
             affine = np.eye(4) if view is None else _calibrated(view)
-            levels: list[Level] = []
-            for index, factor in enumerate(factors):
-                node = self.h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
-                if node is None:
-                    continue
-                dtype = node.dtype
-                if dtype == np.int16 and _paths.DATA_TYPE not in root.attrs:
-                    dtype = np.dtype(np.uint16)  # BigDataViewer's way of keeping uint16
-                base = Space(levels[0].space.shape if levels else node.shape, affine)
-                levels.append(self._level(index, node, factor, base.level(factor, node.shape).world_from_voxel, dtype))
+            levels = self._view_levels(timepoints[0], setup, affine) if timepoints else []
             if not levels:
                 continue
             name = view.name if view is not None and view.name not in channels else f"setup {setup}"
@@ -342,8 +356,25 @@ class LsfmFile:
                 sources=(),
                 written_by="",
                 remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
+                timepoints=timepoints,
             )
         return channels
+
+    def _view_levels(self, timepoint: int, setup: int, affine: npt.NDArray[np.float64]) -> list[Level]:
+        """The pyramid of one view of BigDataViewer's; `affine` is that of its level 0."""
+        root = self.h5[_paths.setup(setup)]
+        levels: list[Level] = []
+        for index, row in enumerate(np.atleast_2d(root[_paths.RESOLUTIONS][()])):
+            factor = tuple(float(f) for f in row[::-1])
+            node = self.h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
+            if node is None:
+                continue
+            dtype = node.dtype
+            if dtype == np.int16 and _paths.DATA_TYPE not in root.attrs:
+                dtype = np.dtype(np.uint16)  # BigDataViewer's way of keeping uint16
+            base = Space(levels[0].space.shape if levels else node.shape, affine)
+            levels.append(self._level(index, node, factor, base.level(factor, node.shape).world_from_voxel, dtype))
+        return levels
 
     def _legacy_setup(self, name: str) -> int | None:
         """The setup whose cells are a link to this channel's."""
