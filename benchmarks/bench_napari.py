@@ -112,16 +112,23 @@ def run(path: Path, asynchronous: bool, moves: int) -> dict[str, Any]:
     get_settings().experimental.async_ = asynchronous
     viewer = napari.Viewer(show=True)
     viewer.window.resize(CANVAS[0] + 400, CANVAS[1] + 100)
+    canvas = viewer.window._qt_viewer.canvas
+    # What napari imports and compiles for its first image is not ours.
+    viewer.add_image(np.zeros((2, 9, 9), np.uint16), units="mm")
     settle()
-    began = time.perf_counter()
+    viewer.layers.clear()
+    settle()
+    began, used = time.perf_counter(), time.process_time()
     (layer_tuple,) = read_layers(path)
     opened = time.perf_counter() - began
-    (layer,) = [viewer.add_layer(napari.layers.Layer.create(*layer_tuple))]
+    layer = viewer.add_layer(napari.layers.Layer.create(*layer_tuple))
+    canvas.native.repaint()
+    QApplication.processEvents()
+    first_pixels = time.perf_counter() - began, time.process_time() - used
     # What lies in the file is in the middle.
     viewer.dims.set_current_step(0, PLANES[128])
     viewer.reset_view()
-    viewer.screenshot(flash=False)
-    first_pixels = time.perf_counter() - began
+    settle()
     cache = chunk_cache()
     clock = Clock()
 
@@ -132,9 +139,12 @@ def run(path: Path, asynchronous: bool, moves: int) -> dict[str, Any]:
         QApplication.processEvents()
         return time.perf_counter() - began
 
-    canvas = viewer.window._qt_viewer.canvas
     rng = np.random.default_rng(1)
-    results: dict[str, Any] = {"open": round(opened * 1000), "first pixels": round(first_pixels * 1000)}
+    results: dict[str, Any] = {
+        "reader": round(opened * 1000),
+        "first pixels": round(first_pixels[0] * 1000),
+        "first pixels, processor": round(first_pixels[1] * 1000),
+    }
     largest = 0
     for zoom, name in ((None, "overview"), (1 / VOXEL_SIZE_MM[1], "full resolution")):
         if zoom is not None:

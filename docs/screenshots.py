@@ -56,6 +56,21 @@ def take_screenshot(brain: Path, target: Path) -> None:
         viewer.close()
 
 
+def take_regions(target: Path) -> None:
+    """Show the sample: its image under its regions, and the arrows of its warp."""
+    viewer = napari.Viewer(show=True)
+    try:
+        viewer.window.resize(*SIZE)
+        viewer.open_sample("napari-lsfm", "brain")
+        viewer.layers["regions"].opacity = 0.5
+        viewer.layers.selection.active = viewer.layers["regions"]
+        settle()
+        viewer.fit_to_view(margin=0.04)
+        viewer.screenshot(str(target), canvas_only=False, flash=False)
+    finally:
+        viewer.close()
+
+
 def main() -> None:
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,6 +78,7 @@ def main() -> None:
     brain = parser.parse_args().brain
     with tempfile.TemporaryDirectory() as folder:
         take_screenshot(brain or make_brain(Path(folder)), IMAGES / "napari.png")
+        take_regions(IMAGES / "regions.png")
 
 
 if __name__ == "__main__":
