@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,32 @@ with edit_lsfm(sys.argv[1]) as editor:
     np.testing.assert_array_equal(level, volume)
     assert recover(path) == (end == "kill")
     np.testing.assert_array_equal(level, volume)
+
+
+def test_a_file_that_waits_to_be_resumed_can_be_looked_at(path: Path, volume: Volume) -> None:
+    code = """
+import os, sys
+from lsfm_core.store import edit_lsfm
+with edit_lsfm(sys.argv[1], resume=True) as editor:
+    editor.remove_channel("signal")
+    editor.checkpoint(b"note")
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    with pytest.raises(BusyError, match="waits to be resumed"):
+        open_lsfm(path)
+    np.testing.assert_array_equal(open_level(path), volume)
+
+
+def test_many_threads_read_beside_a_writer(path: Path, volume: Volume) -> None:
+    levels = [open_level(path)] * 2 + [open_level(path)]
+    with edit_lsfm(path) as editor, ThreadPoolExecutor(6) as pool:
+        for number in range(30):
+            editor.h5.create_dataset(f"data {number}", data=np.full(10**5, number))
+            editor.h5.flush()
+            planes = [(level, plane) for level in levels for plane in range(0, len(volume), 9)]
+            for (_, plane), found in zip(planes, pool.map(lambda pair: np.asarray(pair[0][pair[1]]), planes), strict=True):
+                np.testing.assert_array_equal(found, volume[plane])
 
 
 def test_a_writer_without_journal_is_told_apart(path: Path, volume: Volume) -> None:

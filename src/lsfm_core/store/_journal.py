@@ -13,7 +13,7 @@ how far the work had come. It lets an interrupted ingest be resumed.
 Layout of both, little-endian: header ``magic(8) old_size(u64) note_length(u32) crc32(u32) note``, then records
 ``offset(u64) length(u32) crc32(u32) bytes``. The header's checksum covers the note, a record's its bytes, both what stands before.
 A record that is cut short or does not match was never acted upon, so reading stops there. The note of the journal to roll back with
-is the file's time of last change before the first write, in ns (u64): a reader that knows it may go on in the old bytes meanwhile.
+is the file's time of last change before the first write, in ns (i64): a reader that knows it may go on in the old bytes meanwhile.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["Generation", "JournaledFile", "UndoLog", "generation", "journal_path
 _MAGIC = b"LSFMJRN1"
 _HEADER = struct.Struct("<8sQII")
 _RECORD = struct.Struct("<QII")
-_CHANGED = struct.Struct("<Q")
+_CHANGED = struct.Struct("<q")
 _PAGE = 4096
 #: So many new bytes are handed to the disk at once while the work goes on.
 _WRITEBACK_BYTES = 2**25
@@ -427,13 +427,13 @@ class UndoLog:
 
     def apply(self, position: int, view: memoryview) -> bool:
         """Put old bytes in place of new ones in what was read from `position` on; whether the writer was at work until now."""
-        self._file.seek(self._end)
+        begin = self._end
+        self._file.seek(begin)
         for offset, start, page in _records(self._file.readall()):
             for number in _page_numbers(offset, len(page)):
                 within = number * _PAGE - offset
-                self._pages[number] = (self._end + start + within, min(_PAGE, len(page) - within))
-        if self._pages:
-            self._end = max(start + length for start, length in self._pages.values())
+                self._pages[number] = (begin + start + within, min(_PAGE, len(page) - within))
+            self._end = begin + start + len(page)
         try:
             # Held open, it cannot give its number to the next writer's journal.
             if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):

@@ -38,6 +38,8 @@ class Snapshot(io.RawIOBase):
         self._generation = generation
         self._undo = undo
         self._position = 0
+        # HDF5 reads one piece at a time, but others ask meanwhile whether the file has changed.
+        self._lock = threading.Lock()
 
     @classmethod
     def take(cls, path: Path) -> Snapshot:
@@ -103,12 +105,16 @@ class Snapshot(io.RawIOBase):
         """
         if _journal.generation(self._file) == self._generation:
             return True
-        if self._undo is None:
-            undo = _journal.UndoLog.find(self.path)
-            if undo is None or undo.generation != self._generation:
-                return False
-            self._undo = undo
-        return self._undo.apply(self._position, view)
+        with self._lock:
+            if self._undo is None:
+                undo = _journal.UndoLog.find(self.path)
+                if undo is None:
+                    return False
+                if undo.generation != self._generation:
+                    undo.close()
+                    return False
+                self._undo = undo
+            return self._undo.apply(self._position, view)
 
     def close(self) -> None:
         super().close()
