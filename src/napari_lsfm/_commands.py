@@ -98,7 +98,7 @@ def _multiscale(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None)
 
 
 def _fields(path: str) -> list[str]:
-    with open_lsfm(path) as file:
+    with open_lsfm(path, detached=True) as file:
         return [name for name, channel in file.channels.items() if channel.kind == "vectors"]
 
 

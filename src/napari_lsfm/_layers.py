@@ -214,7 +214,7 @@ def field_layer(path: str | os.PathLike[str], channel: str, *, max_vectors: int 
     LsfmError
         If there is no such channel, or it holds something else.
     """
-    with open_lsfm(path) as file:
+    with open_lsfm(path, detached=True) as file:
         field = file[channel]
         if field.kind != "vectors":
             raise InputError(f"{file.path}: channel {channel!r} holds {field.kind}, no displacement field")
