@@ -155,7 +155,7 @@ def run(path: Path, asynchronous: bool, moves: int) -> dict[str, Any]:
         depth = layer.data[layer.data_level].chunks[0] * int(layer.downsample_factors[layer.data_level][0])
         results[name] = {"level": int(layer.data_level), "chunk planes": depth}
         for state, places in (
-            ("cold", [PLANES[depth * k] for k in range(len(PLANES) // depth)] * 4),
+            ("cold", [PLANES[37 * k % len(PLANES)] for k in range(17)]),
             ("warm", [PLANES[0] + (7 * k) % depth for k in range(150)]),
         ):
             step(places[0])
