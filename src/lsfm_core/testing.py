@@ -146,7 +146,7 @@ def write_series(folder: Path, volume: npt.NDArray[Any], name: str = "plane_{:04
 
 @dataclass(frozen=True)
 class _Shapes:
-    """For each voxel, mm from the middle, and of each body of the phantom a distance that is below 1 inside."""
+    """For each voxel (or broadcast to it), mm from the middle, and for each body of the phantom a distance, below 1 inside."""
 
     right: npt.NDArray[np.float32]
     superior: npt.NDArray[np.float32]
@@ -161,8 +161,10 @@ def _shapes(space: Space) -> _Shapes:
     centre = np.add(box.lower_mm, box.upper_mm) / 2
     index = np.indices(space.shape, dtype=np.float32, sparse=True)
     affine = space.world_from_voxel
+    # An axis that does not count is left out: along it, little has to be computed.
     right, anterior, superior = (
-        sum(affine[row, axis] * index[axis] for axis in range(3)) + affine[row, 3] - centre[row] for row in range(3)
+        sum(affine[row, axis] * index[axis] for axis in range(3) if affine[row, axis]) + affine[row, 3] - centre[row]
+        for row in range(3)
     )
     hemisphere = np.abs(right)
     return _Shapes(
