@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         InputError,
         LsfmError,
         MemoryBudgetError,
+        MissingError,
         OrientationError,
         SourceError,
         StorageError,
@@ -44,18 +45,36 @@ if TYPE_CHECKING:
     )
     from lsfm_core.formats import PlaneFunction
     from lsfm_core.geometry import Orientation, Space
+    from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
+    from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
+    from lsfm_core.provenance import LogRecord
     from lsfm_core.regions import Label, LabelTable
-    from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
+    from lsfm_core.store import (
+        Channel,
+        ChunkCache,
+        LazyLevel,
+        Level,
+        LsfmFile,
+        RepackReport,
+        RepackRequest,
+        VerifyReport,
+        edit_lsfm,
+        open_lsfm,
+        repack_file,
+        verify_file,
+        write_xml,
+    )
 
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
 _ROOMS = {
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
-        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
+        "MemoryBudgetError", "MissingError", "OrientationError",
+        "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
     ),
     "export": (
         "ExportPlan",
@@ -80,11 +99,28 @@ _ROOMS = {
     ),
     "formats": ("PlaneFunction",),
     "geometry": ("Orientation", "Space"),
+    "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
+    "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
+    "provenance": ("LogRecord",),
     "regions": ("Label", "LabelTable"),
-    "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
+    "store": (
+        "Channel",
+        "ChunkCache",
+        "LazyLevel",
+        "Level",
+        "LsfmFile",
+        "RepackReport",
+        "RepackRequest",
+        "VerifyReport",
+        "edit_lsfm",
+        "open_lsfm",
+        "repack_file",
+        "verify_file",
+        "write_xml",
+    ),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -99,6 +135,7 @@ __all__ = [
     "ExportPlan",
     "ExportRequest",
     "ExportResult",
+    "FileInfo",
     "FormatError",
     "ImageMetadata",
     "IngestReport",
@@ -108,16 +145,22 @@ __all__ = [
     "LabelTable",
     "LazyLevel",
     "Level",
+    "LogRecord",
     "LsfmError",
     "LsfmFile",
     "MemoryBudgetError",
     "MergeRequest",
+    "MissingError",
     "Orientation",
     "OrientationError",
     "PlaneFunction",
     "PointsRequest",
     "PointsResult",
+    "PreviewRequest",
+    "PreviewResult",
     "RegionSelection",
+    "RepackReport",
+    "RepackRequest",
     "SlicesRequest",
     "SourceError",
     "Space",
@@ -127,6 +170,7 @@ __all__ = [
     "UnknownRegionError",
     "VerifyReport",
     "Volume",
+    "describe_file",
     "describe_image",
     "edit_lsfm",
     "export_blocks",
@@ -139,9 +183,12 @@ __all__ = [
     "merge_chunks",
     "open_lsfm",
     "plan_export",
+    "preview_file",
     "read_metadata",
+    "repack_file",
     "transform_points",
     "verify_file",
+    "write_xml",
 ]
 
 
@@ -151,6 +198,11 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Give IPython the line magic ``%lsfm``: what ``%load_ext lsfm_core`` calls."""
+    importlib.import_module(f"{__name__}.cli.interactive").add_magic(shell)
 
 
 def __dir__() -> list[str]:

@@ -173,7 +173,7 @@ LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I
 CODES = ["".join(code) for code in permutations("RLAPSI", 3) if len({LETTERS[letter][0] for letter in code}) == 3]
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(
     code=st.sampled_from(CODES),
     index=hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.just(3)), elements=st.floats(-50, 50)),
@@ -202,7 +202,7 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(index=hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.just(3)), elements=st.floats(-50, 50)))
 def test_voxel_i_of_a_level_lies_at_f_i_plus_half_of_f_minus_1(pyramid: Path, index: Points) -> None:
     with open_lsfm(pyramid) as file:
@@ -356,13 +356,28 @@ def test_counts_add_up_and_follow_the_tree(brain_data: Path, tmp_path: Path, car
 
 
 def test_without_a_tree_nothing_is_counted_along_it(tmp_path: Path) -> None:
-    path = tmp_path / "labels.h5"
+    path, counts, output = tmp_path / "labels.h5", tmp_path / "counts.csv", tmp_path / "out.csv"
     fields = {"path": path, "channel": "l", "voxel_size_mm": (1, 1, 1), "orientation": "SAR"}
-    ingest_channel(IngestRequest(**fields, image=np.array([[[0, 5, 5]]], np.uint8), kind="labels"))
-    counts = tmp_path / "counts.csv"
+    # No voxel has the 0 that points outside get, and 0 has a name that is none of a region.
+    table = write_cells(tmp_path / "labels.csv", "id,name\n0,Clear Label\n5,Five\n")
+    ingest_channel(IngestRequest(**fields, image=np.array([[[70_000, 5, 5]]], np.uint32), kind="labels", labels=table))
     points = [[0, 0, 1], [0, 0, 0], [0, 0, 9]]
-    transform_points(PointsRequest(path=path, channel="l", points=points, labels_channel="l", counts=counts))
-    assert counts.read_text() == "region_id,acronym,name,count,volume_mm3,density_per_mm3\n0,,no region,2,,\n5,,,1,2,0.5\n"
+    request = PointsRequest(path=path, channel="l", points=points, labels_channel="l", counts=counts, output=output)
+    transform_points(request)
+    assert counts.read_text() == (
+        "region_id,acronym,name,count,volume_mm3,density_per_mm3\n0,,no region,1,,\n5,,Five,1,2,0.5\n70000,,,1,1,1\n"
+    )
+    assert [line.split(",")[3:] for line in output.read_text().splitlines()[1:]] == [["5", "Five"], ["70000", ""], ["0", ""]]
+
+    (tmp_path / "labels.h5").unlink()
+    (tmp_path / "labels.xml").unlink()
+    ingest_channel(IngestRequest(**fields, image=np.array([[[70_000, 5, 5]]], np.uint32), kind="labels"))
+    transform_points(request.model_copy(update={"overwrite": True}))
+    assert [line.split(",")[:4] for line in counts.read_text().splitlines()[1:]] == [
+        ["0", "", "no region", "1"],
+        ["5", "", "", "1"],
+        ["70000", "", "", "1"],
+    ]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------------------
@@ -477,6 +492,9 @@ def test_unreadable_tables_are_refused(tmp_path: Path, carry: Carry) -> None:
         carry(tmp_path / "none.csv")
     with pytest.raises(SourceError, match=r"cells.csv: cannot be read as a CSV file in UTF-8"):
         carry(write_cells(tmp_path / "cells.csv", "z,y,x\n1,2,3\n", "utf-16"))
+    with pytest.raises(SourceError, match=r"cells.csv: cannot be read .*: field larger than"):
+        # A quotation mark that is never closed.
+        carry(write_cells(tmp_path / "cells.csv", 'z,y,x\n"1,2,3\n' + "1,2,3\n" * 30_000))
 
 
 @pytest.mark.parametrize(
@@ -509,8 +527,11 @@ def test_outputs_are_made_together_or_not_at_all(tmp_path: Path, brain: Path, ca
     source = write_cells(tmp_path / "cells.csv", "z,y,x\n1,2,3\n")
     output, counts = tmp_path / "out.csv", write_cells(tmp_path / "counts.csv", "old")
     fields = {"labels_channel": "atlas", "output": output, "counts": counts}
+    heard: list[Any] = []
     with pytest.raises(ExistsError, match=r"counts.csv: exists already"):
-        carry(source, **fields)
+        transform_points(PointsRequest(path=brain, channel="cfos", points=source, **fields), progress=lambda *a: heard.append(a))
+    # Known before any work is done.
+    assert not heard
     with pytest.raises(InputError, match=r"cells.csv is the table of the points as well"):
         carry(source, **{**fields, "counts": source, "overwrite": True})
     for own in (brain, brain.with_suffix(".xml")):
@@ -534,6 +555,7 @@ def test_points_far_from_the_image_are_remarked(carry: Carry, cells: Points) -> 
     exchanged = carry(cells[:, ::-1], labels_channel="atlas", transforms=CHAIN[:1], labels_in="output")
     assert 0 < exchanged.outside < 6000
     assert exchanged.warnings[0].startswith(f"{exchanged.outside} of 6000 points are outside of channel 'cfos': are they native-")
+    assert carry([[0, 0, 0], [0, 0, -1]]).warnings
     # Who comes from elsewhere is told only if most are outside.
     few, most = np.full((9, 3), 5.0), np.full((9, 3), 5.0)
     few[:4] = most[:5] = 99
@@ -541,6 +563,19 @@ def test_points_far_from_the_image_are_remarked(carry: Carry, cells: Points) -> 
     assert "are they output-mm" in carry(most, source="output-mm").warnings[0]
     away = carry(cells + 1000, labels_channel="atlas")
     assert away.outside == 6000 and "no point is in a region of channel 'atlas'" in away.warnings[1]
+
+
+def test_labels_may_live_between_two_transforms(brain_data: Path, brain: Path, carry: Carry) -> None:
+    cells = brain_data / "signal_cells_voxel_zyx.csv"
+    short = carry(cells, transforms=CHAIN[:1], labels_channel="atlas", labels_in="output")
+    long = carry(cells, transforms=CHAIN, labels_channel="atlas", labels_in=CHAIN[0])
+    assert short.region_ids is not None and (short.region_ids != 0).sum() > 5000
+    np.testing.assert_array_equal(long.region_ids, short.region_ids)
+    # From the other side the way to the labels is another one, and leads to the same place.
+    back = carry(long.points, transforms=CHAIN, source="output-mm", target="native-mm", labels_channel="atlas", labels_in=CHAIN[0])
+    assert (back.region_ids == short.region_ids).mean() > 0.99
+    with pytest.raises(InputError, match="expected native, output, or the name of a transform of the chain"):
+        carry(cells, transforms=CHAIN, labels_channel="atlas", labels_in="structural")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------------------

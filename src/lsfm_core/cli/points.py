@@ -29,10 +29,13 @@ def add_commands(verbs: Any) -> None:
         dest="source",
         choices=_PLACES,
         default="native-voxel",
-        help="what the points are: voxels of the channel in array order (default), or R, A, S mm in its world or behind the "
-        "transforms, or voxels of the reference",
+        metavar="SPACE",
+        help="what the points are: native-voxel (default), voxels of the channel in array order; native-mm or output-mm, R, A, S "
+        "in its world or behind the transforms; output-voxel, voxels of the reference",
     )
-    points.add_argument("--to", dest="target", choices=_PLACES, default="output-mm", help="what they become (default output-mm)")
+    points.add_argument(
+        "--to", dest="target", choices=_PLACES, default="output-mm", metavar="SPACE", help="what they become (default output-mm)"
+    )
     points.add_argument(
         "--columns",
         type=_names,
@@ -44,9 +47,10 @@ def add_commands(verbs: Any) -> None:
     points.add_argument("--labels-channel", metavar="NAME", help="add the region of each point, as this channel tells it")
     points.add_argument(
         "--labels-in",
-        choices=("native", "output"),
         default="native",
-        help="where the labels live: in the image's space (default), or behind the transforms",
+        metavar="SPACE",
+        help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
+        "transform, on the outer side of that one",
     )
     points.add_argument("--output", required=True, metavar="CSV", help="the input's columns, the new positions, the regions")
     points.add_argument("--counts", metavar="CSV", help="how many points are in each region")
@@ -78,7 +82,7 @@ def _transform_points(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     with bar(arguments) as progress:
-        result = transform_points(request, progress=progress)
+        result = transform_points(request, progress=progress, cancel=arguments.cancel)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.quiet:

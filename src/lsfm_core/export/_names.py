@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lsfm_core.geometry import Orientation, Reorientation, Space
 from lsfm_core.store import Channel, LsfmFile
 from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
 
-__all__ = ["native_space", "open_chain", "reference_space"]
+__all__ = ["chains_around", "named_files", "native_space", "open_chain", "reference_space"]
 
 Array = npt.NDArray[Any]
 
@@ -78,6 +79,33 @@ def open_chain(file: LsfmFile, request: TransformRequest) -> TransformChain:
     return TransformChain(transforms)
 
 
+def chains_around(file: LsfmFile, request: TransformRequest, space: str) -> tuple[TransformChain, TransformChain]:
+    """The chain from the image to a space on the way, and the one from there to the output.
+
+    Parameters
+    ----------
+    space : str
+        ``"native"``, ``"output"``, or the name of the transform on whose outer side it is.
+
+    Raises
+    ------
+    InputError
+        As `open_chain`; also if there is no such space.
+    """
+    names = [step.name for step in request.transforms]
+    if space not in ("native", "output", *names):
+        known = ", ".join(names) or "none"
+        raise InputError(f"labels_in {space!r}: expected native, output, or the name of a transform of the chain ({known})")
+    count = {"native": 0, "output": len(names)}.get(space)
+    count = names.index(space) + 1 if count is None else count
+
+    def part(steps: tuple[TransformStep, ...]) -> TransformChain:
+        inverse = tuple(name for name in request.numeric_inverse if name in {step.name for step in steps})
+        return open_chain(file, request.model_copy(update={"transforms": steps, "numeric_inverse": inverse}))
+
+    return part(request.transforms[:count]), part(request.transforms[count:])
+
+
 def reference_space(file: LsfmFile, reference: str) -> Space:
     """The grid of a channel of the file, in RAS order, or of an image file, in the order of its own axes, fastest first.
 
@@ -104,6 +132,13 @@ def reference_space(file: LsfmFile, reference: str) -> Space:
     if source.space is None:
         raise InputError(f"reference {reference}: does not tell where its voxels are: use a NIfTI, NRRD or MetaImage file")
     return source.space.reoriented(Reorientation((2, 1, 0), (False, False, False)))
+
+
+def named_files(file: LsfmFile, names: Iterable[str]) -> list[Path]:
+    """Those of a request's transforms and references that are files of their own, and not stored in this one."""
+    stored = {*file, *(affine for channel in file.channels.values() for affine in channel.affines)}
+    stored |= {f"{channel.name}/{affine}" for channel in file.channels.values() for affine in channel.affines}
+    return [Path(name) for name in dict.fromkeys(names) if name not in stored and Path(name).exists()]
 
 
 def _find(file: LsfmFile, request: TransformRequest, step: TransformStep) -> list[Transform]:

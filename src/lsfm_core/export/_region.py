@@ -9,14 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError
-from lsfm_core.export._names import native_space
+from lsfm_core.export._names import chains_around, native_space
 from lsfm_core.export.request import RegionSelection, TransformRequest
-from lsfm_core.geometry import Box, Space
+from lsfm_core.geometry import Box, Space, voxel_count
 from lsfm_core.regions import Hemisphere, LabelSet, LabelTable, locate_region, midline_mm, surface_points
 from lsfm_core.store import Channel, Level, LsfmFile
 from lsfm_core.transforms import TransformChain
 
 __all__ = ["RegionMask", "find_region", "label_level"]
+
+#: The midline is sought in the finest level that has no more voxels than this, else in the coarsest one.
+_MIDLINE_VOXELS = 2**21
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class RegionMask:
     labels : LabelSet
         The ids that belong to the region.
     side : Hemisphere or None
-    is_native : bool
-        Whether the labels lie in the image's own world, so that the chain leads to them as well.
+    chain : TransformChain
+        From the labels' world to the output's; empty where they are the same.
     box : Box
         Around the region, in the output's world.
     text : str
@@ -44,7 +47,7 @@ class RegionMask:
     space: Space
     labels: LabelSet
     side: Hemisphere | None
-    is_native: bool
+    chain: TransformChain
     box: Box
     text: str
 
@@ -66,10 +69,10 @@ class RegionMask:
         return f"{self.text}: {self.box}"
 
 
-def find_region(file: LsfmFile, request: TransformRequest, selection: RegionSelection, chain: TransformChain) -> RegionMask:
+def find_region(file: LsfmFile, request: TransformRequest, selection: RegionSelection) -> RegionMask:
     """Look the region up and find where it lies.
 
-    Labels in native space are carried outward by their outline: all corners of the voxels on the region's surface.
+    Where transforms lead from the labels to the output, the region's outline is carried: all corners of its surface voxels.
 
     Raises
     ------
@@ -82,23 +85,25 @@ def find_region(file: LsfmFile, request: TransformRequest, selection: RegionSele
     ids = table.select(selection.select, selection.include_descendants)
     side = None
     if selection.side is not None:
-        coarse = channel.levels[-1]
         middle = selection.midline_mm
         if middle is None:
-            middle = midline_mm(coarse.data, space.level(coarse.factors, coarse.shape[:3]))
+            # A coarse voxel is as wide as what the sides may then be out of balance.
+            small = (item for item in channel.levels if voxel_count(item.shape) <= _MIDLINE_VOXELS)
+            chosen = next(small, channel.levels[-1])
+            middle = midline_mm(chosen.data, space.level(chosen.factors, chosen.shape[:3]))
         side = Hemisphere(selection.side, middle, space)
     found = locate_region(level.data, ids, keep=side, table=table)
     names = ", ".join(str(table.get(int(s), s)) if str(s).isdigit() else str(table.find(s)) for s in selection.select)
     parts = f" and its parts ({len(ids)} ids)" if selection.include_descendants else ""
     text = f"{names}{parts}{f', {side}' if side is not None else ''}: {found.count} voxels of channel {channel.name!r}"
-    is_native = selection.labels_in == "native"
-    if is_native and chain.transforms:
+    chain = chains_around(file, request, selection.labels_in)[1]
+    if chain.transforms:
         outward = chain.inverse()
         corners = surface_points(level.data, ids, region=found, keep=side)
         box = Box.around(Box.of(outward.map_points(space.to_world(points))) for points in corners)
     else:
         box = space.crop(found.starts, found.stops).bounds
-    return RegionMask(level, space, LabelSet(ids), side, is_native, box, text)
+    return RegionMask(level, space, LabelSet(ids), side, chain, box, text)
 
 
 def label_level(file: LsfmFile, channel: Channel, request: TransformRequest) -> tuple[Level, Space]:

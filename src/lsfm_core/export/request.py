@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,6 +62,10 @@ class TransformStep(Request):
         return self.name + (_INVERT if self.invert else "")
 
 
+_Steps = str | TransformStep | tuple[str | TransformStep, ...]
+_Regions = str | int | tuple[str | int, ...]
+
+
 def _parse_steps(value: Any) -> Any:
     items = [value] if isinstance(value, (str, TransformStep)) else value
     return [TransformStep.parse(item) if isinstance(item, str) else item for item in items]
@@ -89,7 +94,7 @@ class TransformRequest(Request):
     path: Path
     channel: str
     orientation: str | None = None
-    transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps)] = ()
+    transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps, json_schema_input_type=_Steps)] = ()
     numeric_inverse: tuple[str, ...] = ()
     memory_bytes: int = Field(default=2 * 10**9, gt=0)
     threads: int | None = Field(default=None, gt=0)
@@ -134,21 +139,23 @@ class RegionSelection(Request):
         The same in voxels of the output.
     mask : bool
         Give voxels outside the region the fill value.
-    labels_in : {"native", "output"}
-        The space the labels live in: that of the image, or that of the output behind the transforms.
+    labels_in : str
+        The space the labels live in: ``"native"``, that of the image; ``"output"``, behind all transforms; or the name of the
+        transform on whose outer side it is.
     """
 
     labels_channel: str
-    select: Annotated[tuple[str | int, ...], BeforeValidator(lambda v: (v,) if isinstance(v, (str, int)) else v)] = Field(
-        min_length=1
-    )
+    select: Annotated[
+        tuple[str | int, ...],
+        BeforeValidator(lambda v: (v,) if isinstance(v, (str, int)) else v, json_schema_input_type=_Regions),
+    ] = Field(min_length=1)
     include_descendants: bool = False
     side: Literal["left", "right"] | None = None
     midline_mm: float | None = Field(default=None, allow_inf_nan=False)
     margin_mm: float = Field(default=0, ge=0, allow_inf_nan=False)
     margin_vox: int = Field(default=0, ge=0)
     mask: bool = False
-    labels_in: Literal["native", "output"] = "native"
+    labels_in: str = "native"
 
 
 class ExportRequest(TransformRequest):
@@ -182,7 +189,8 @@ class ExportRequest(TransformRequest):
     overlap_mm : float or tuple of 3 float
         How much neighbouring chunks have in common, along R, A, S.
     interpolation : {"linear", "nearest", "bspline", "mode"}, optional
-        Default: nearest for labels, else linear. mode, for labels: the most frequent id where the result is coarser by 2 or more.
+        Default: nearest for labels, else linear. mode, for labels: where the result is coarser by 2 or more, the most frequent id
+        of each 2 voxels along an axis, repeated while a factor of 2 is left, as in the levels of a pyramid.
     antialias : bool
         Whether a source that is finer than the result by more than a factor of 2 is reduced to block means first.
     fill : float
@@ -214,6 +222,13 @@ class ExportRequest(TransformRequest):
             check_voxel_size(three(value), info.field_name.removesuffix("_mm"))
         return value
 
+    @field_validator("origin_mm")
+    @classmethod
+    def _check_origin(cls, value: Triple | None) -> Triple | None:
+        if value is not None and not all(map(isfinite, value)):
+            raise InputError(f"origin: expected three finite numbers, found {value}")
+        return value
+
     @field_validator("output_orientation")
     @classmethod
     def _check_output_orientation(cls, value: str | None) -> str | None:
@@ -240,6 +255,10 @@ class ExportRequest(TransformRequest):
             raise InputError(f"grid: expected three positive numbers of chunks, or 0,0,0 for the whole image, found {grid}")
         if grid != (0, 0, 0) and self.origin_mm is None:
             raise InputError("grid: needs the origin of the first chunk (R, A, S, mm), or 0,0,0 chunks for the whole image")
+        if grid == (0, 0, 0) and self.origin_mm is not None:
+            raise InputError(
+                "grid: 0,0,0 chunks take the whole image, so they have no origin: leave it out, or say how many chunks"
+            )
         overlap, size = three(self.overlap_mm), three(self.size_mm)
         if not all(0 <= o < s for o, s in zip(overlap, size, strict=True)):
             raise InputError(f"overlap: must be at least 0 and less than the chunks' size, found {overlap} of {size} mm")

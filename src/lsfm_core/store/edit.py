@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import ExistsError, InputError, LsfmError, StorageError
+from lsfm_core.errors import ExistsError, FormatError, InputError, LsfmError, MissingError, StorageError
 from lsfm_core.geometry import Shape3, Space
+from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _journal, _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
-from lsfm_core.store._xml import View, render_xml
-from lsfm_core.store.file import FORMAT_VERSION, LsfmFile, open_lsfm
+from lsfm_core.store._log import drop_merged, merge_log
+from lsfm_core.store._xml import parse_xml
+from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
-__all__ = ["ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm"]
+__all__ = ["LIBVER", "ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm", "write_xml"]
 
 #: HDF5 1.10.5, which BigDataViewer carries, reads these; superblock 0 also survives a writer that died.
-_LIBVER = ("earliest", "v110")
+LIBVER = ("earliest", "v110")
 _BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"})
 
 
 class LsfmEditor(LsfmFile):
     """One file, open for changes; get it from `edit_lsfm`."""
 
-    def __init__(self, path: Path, h5: h5py.File, raw: _journal.JournaledFile) -> None:
+    def __init__(self, path: Path, h5: h5py.File, raw: _journal.JournaledFile, draft: Draft) -> None:
         super().__init__(path, h5, ChunkCache(0), None)
         self._raw = raw
+        self._draft = draft
 
     @property
     def note(self) -> bytes | None:
@@ -102,6 +107,7 @@ class LsfmEditor(LsfmFile):
             If the name cannot be used.
         """
         check_channel_name(name)
+        self._note("create-channel", channel=name, kind=kind, replace=replace)
         if name in self and not replace:
             raise ExistsError(f"{self.path}: channel {name!r} exists already: choose another name, or replace it")
         dtype = np.dtype(dtype)
@@ -152,14 +158,17 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError
         """
-        channel = self[name]
+        self._note("remove-channel", channel=name)
+        self._remove(self[name])
+
+    def _remove(self, channel: Channel) -> None:
         if channel.setup is not None:
             del self.h5[_paths.setup(channel.setup)]
             for timepoint in [t for t in self.h5 if _paths.timepoint_index(t) is not None]:
                 self.h5[timepoint].pop(_paths.setup(channel.setup), None)
         if channel.partner is not None and channel.partner in self:
             del self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
-        del self.h5[_paths.channel(name)]
+        del self.h5[_paths.channel(channel.name)]
         self._forget()
 
     def rename_channel(self, name: str, new_name: str) -> None:
@@ -169,6 +178,7 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError, ExistsError, InputError
         """
+        self._note("rename-channel", channel=name, new_name=new_name)
         check_channel_name(new_name)
         channel = self[name]
         if new_name in self:
@@ -190,6 +200,7 @@ class LsfmEditor(LsfmFile):
         InputError
             If one is no displacement field.
         """
+        self._note("set-partners", first=first, second=second)
         for name, other in ((first, second), (second, first)):
             if self[name].kind != "vectors":
                 raise InputError(f"{self.path}: channel {name!r} holds {self[name].kind}: only displacement fields have an inverse")
@@ -205,6 +216,7 @@ class LsfmEditor(LsfmFile):
         InputError
             If the channel holds no labels.
         """
+        self._note("set-label-table", channel=name)
         if self[name].kind != "labels":
             raise InputError(f"{self.path}: channel {name!r} holds {self[name].kind}: only labels have a label table")
         self.h5.pop(_paths.labels(name), None)
@@ -217,6 +229,7 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError
         """
+        self._note("set-acquisition", channel=name, acquisition=text)
         self.h5.pop(_paths.acquisition(self[name].name), None)
         self.h5[_paths.acquisition(name)] = text
 
@@ -242,9 +255,46 @@ class LsfmEditor(LsfmFile):
             attributes[_paths.COLORMAP] = colormap
         self._forget()
 
-    def set_metadata(self, key: str, value: str) -> None:
-        """Keep a text with the whole file, under a key; a text that was there gives way."""
-        self.h5.require_group(_paths.METADATA).attrs[key] = value
+    def set_metadata(self, key: str, value: Any, *, channel: str | None = None, overwrite: bool = False) -> None:
+        """Note something of a channel, or of the whole file; it stays when the channel is renamed or replaced.
+
+        Parameters
+        ----------
+        key : str
+            Printable.
+        value : JSON value
+            Text, number, boolean, None, list, or object with texts for keys; numbers must be finite.
+        channel : str, optional
+            None for the whole file.
+        overwrite : bool
+            Whether the value that the key has gives way.
+
+        Raises
+        ------
+        UnknownChannelError, ExistsError, InputError
+        """
+        text = _metadata.check(key, value)
+        if key in self.metadata(channel) and not overwrite:
+            raise ExistsError(
+                f"{self.path}: metadata {key!r} {_owner(channel)} exist already: overwrite them, or choose another key"
+            )
+        self._note("add-metadata", channel=channel, key=key, value=json.loads(text), overwrite=overwrite)
+        _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, json.loads(text))
+
+    def remove_metadata(self, key: str, *, channel: str | None = None) -> None:
+        """Remove what was noted under a key.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If there is no such key.
+        """
+        known = self.metadata(channel)
+        if key not in known:
+            raise InputError(f"{self.path}: no metadata {key!r} {_owner(channel)}; there are: {', '.join(known) or 'none'}")
+        self._note("remove-metadata", channel=channel, key=key)
+        _metadata.remove(self.h5[_paths.metadata(channel)], key)
 
     def write_affine(
         self,
@@ -270,6 +320,8 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError, ExistsError, InputError
         """
+        matrix = np.asarray(ras_matrix).tolist()
+        self._note("write-affine", channel=channel, name=name, ras_matrix=matrix, replace=replace)
         check_channel_name(name, "affine")
         if name in self[channel].affines and not replace:
             raise ExistsError(
@@ -284,26 +336,17 @@ class LsfmEditor(LsfmFile):
             group[path] = np.asarray(values, dtype=np.float64)
         self._forget()
 
-    def render_xml(self) -> bytes:
-        """BigDataViewer's XML for the file as it is now."""
-        views = [
-            View(c.setup, c.name, c.space.shape, c.space.voxel_size_mm, c.space.world_from_voxel)
-            for c in self.channels.values()
-            if c.setup is not None
-        ]
-        previous = self.xml_path.read_bytes() if self.xml_path.exists() else None
-        return render_xml(self.path.name, views, previous)
-
     def _add(self, name: str) -> None:
         """Let the finished channel take its place, and its name."""
         group = self.h5[_paths.INCOMPLETE]
         setup = None
         if name in self:
             setup = self[name].setup
-            affines = self.h5[_paths.channel(name)].get(_paths.AFFINES)
-            if affines is not None:
-                self.h5.move(affines.name, f"{group.name}/{_paths.AFFINES}")
-            self.remove_channel(name)
+            # What users gave to the channel stays with its name; what is known of the old image goes with it.
+            for part in (_paths.AFFINES, _paths.METADATA):
+                if part in self.h5[_paths.channel(name)]:
+                    self.h5.move(f"{_paths.channel(name)}/{part}", f"{group.name}/{part}")
+            self._remove(self[name])
         levels = group[_paths.IMAGE]
         dtype = group.attrs[_paths.DATA_TYPE]
         # BigDataViewer has no type for float16, and knows nothing of vectors: such channels are not among its setups.
@@ -328,6 +371,10 @@ class LsfmEditor(LsfmFile):
         for index in range(count):
             view = self.h5.create_group(_paths.view_level(0, setup, index))
             view[_paths.CELLS] = h5py.SoftLink(f"/{_paths.level(name, index)}/{_paths.CELLS}")
+
+    def _note(self, operation: str, **arguments: Any) -> None:
+        """Take down what is done, for the log of changes that no request describes."""
+        self._draft.changes.append((operation, arguments))
 
     def _forget(self) -> None:
         """Read the channels anew when they are asked for next."""
@@ -403,8 +450,14 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
         If writing fails, for example on a full disk; the file is as it was before.
     """
     target = Path(path)
+    with joined(target) as draft, _transaction(target, resume, draft) as editor:
+        yield editor
+
+
+@contextmanager
+def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEditor]:
     if not target.parent.is_dir():
-        raise StorageError(f"{target}: there is no folder {target.parent}")
+        raise MissingError(f"{target}: there is no folder {target.parent}")
     if not (resume and _journal.checkpoint_path(target).exists()):
         recover_lsfm(target)
         if target.exists():
@@ -412,12 +465,20 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
     raw = _journal.JournaledFile(target, resume=resume)
     xml_partial = _journal.partial_path(target.with_suffix(".xml"))
     try:
-        h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=_LIBVER)
+        h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
         try:
-            editor = LsfmEditor(target, h5, raw)
+            editor = LsfmEditor(target, h5, raw, draft)
+            draft.open(target)
             yield editor
             h5.flush()
-            _write_file(xml_partial, editor.render_xml())
+            merged: list[Path] | None = [] if not raw.touched else None
+            # What goes wrong here is no reason to fail; that the disk is full, `raw.check` tells.
+            with suppress(Exception):
+                if raw.touched:
+                    merged = merge_log(h5, target, draft.record())
+            h5.flush()
+            previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
+            _journal.write_file(xml_partial, editor.render_xml(previous))
         except BaseException:
             raw.detach()
             raise
@@ -431,6 +492,9 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
         if isinstance(error, OSError) and not isinstance(error, LsfmError):
             raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
         raise
+    if merged is not None:
+        draft.settled = True
+        drop_merged(target, merged)
     os.replace(xml_partial, editor.xml_path)
 
 
@@ -462,8 +526,50 @@ def check_channel_name(name: str, what: str = "channel") -> None:
         raise InputError(f"{what} name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
 
 
-def _write_file(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Make BigDataViewer's XML beside a file anew; what somebody else has put into the one that is there is kept.
+
+    Parameters
+    ----------
+    path : path
+        The HDF5 file.
+    overwrite : bool
+        Whether an XML that cannot be read gives way; nothing of it is kept.
+
+    Returns
+    -------
+    Path
+        The XML.
+
+    Raises
+    ------
+    FormatError
+        If the XML that is there cannot be read, and may not be replaced; or the HDF5 file is no file of ours or BigDataViewer's.
+    BusyError
+        If a writer is at work.
+    StorageError
+    """
+    with recorded(Path(path), "xml", {"overwrite": overwrite}), open_lsfm(path) as file:
+        xml = file.xml_path
+        previous = xml.read_bytes() if xml.exists() else None
+        if previous is not None:
+            try:
+                parse_xml(previous, str(xml))
+            except FormatError as error:
+                if not overwrite:
+                    raise FormatError(f"{error}; --overwrite replaces it by a new one") from error
+                previous = None
+                file.ignore_xml()
+        partial = _journal.partial_path(xml)
+        try:
+            _journal.write_file(partial, file.render_xml(previous))
+            os.replace(partial, xml)
+            _journal.sync_directory(xml.parent)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise StorageError(f"{xml}: cannot be written: {error.strerror}") from error
+    return xml
+
+
+def _owner(channel: str | None) -> str:
+    return "of the file" if channel is None else f"of channel {channel!r}"

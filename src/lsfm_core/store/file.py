@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -15,13 +15,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, FormatError, InputError, StorageError, UnknownChannelError
+from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _journal, _metadata, _paths
+from lsfm_core.store._log import read_log
 from lsfm_core.store._snapshot import DatasetReader, DetachedFile
-from lsfm_core.store._xml import View, parse_xml
+from lsfm_core.store._xml import View, parse_xml, render_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
 
@@ -92,7 +94,6 @@ class Channel:
         The channel that holds the inverse of this displacement field.
     affines : tuple of str
         Names of the affine transforms stored with the channel.
-    sources : tuple of FileRecord
     written_by : str
         Program and version, or "" where unknown.
     remarks : tuple of str
@@ -112,11 +113,18 @@ class Channel:
     setup: int | None
     partner: str | None
     affines: tuple[str, ...]
-    sources: tuple[FileRecord, ...]
     written_by: str
     remarks: tuple[str, ...]
     timepoints: tuple[int, ...] = (0,)
     colormap: str | None = None
+    _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def sources(self) -> tuple[FileRecord, ...]:
+        """The files that it was made from; thousands for a series, so they are read when first asked for."""
+        return (
+            () if self._sources is None else tuple(FileRecord(name.decode(), *rest) for name, *rest in self._sources[()].tolist())
+        )
 
     @property
     def space(self) -> Space:
@@ -138,8 +146,10 @@ class LsfmFile:
     def __init__(self, path: Path, h5: h5py.File | DetachedFile, cache: ChunkCache, max_read_bytes: int | None) -> None:
         self.path = path
         self._open_file = h5
-        self._cache = cache
+        #: Decoded chunks of all levels.
+        self.cache = cache
         self._max_read_bytes = max_read_bytes
+        self._heeds_xml = True
 
     def __enter__(self) -> Self:
         return self
@@ -211,6 +221,17 @@ class LsfmFile:
             return channel.levels
         return tuple(self._view_levels(timepoint, channel.setup, channel.space.world_from_voxel))
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about the file as a whole, in sentences; a channel has remarks of its own."""
+        found = []
+        if _paths.INCOMPLETE in self.h5:
+            found.append("holds the remains of a channel that was never completed")
+        count = self.h5.attrs.get(_paths.LEGACY_CHANNELS_COUNT)
+        if count is not None and count != len(self):
+            found.append(f"{_paths.LEGACY_CHANNELS_COUNT} says {count} channels, there are {len(self)}: lsfmpy counted wrongly")
+        return tuple(found)
+
     def label_table(self, name: str) -> str | None:
         """The label table of a channel as JSON text (`lsfm_core.regions.LabelTable.from_json` reads it), or None.
 
@@ -235,6 +256,20 @@ class LsfmFile:
         facts: dict[str, Any] = json.loads(self.h5[_paths.acquisition(name)].asstr()[()])
         return facts
 
+    def metadata(self, channel: str | None = None) -> Mapping[str, Any]:
+        """What users noted of a channel, or of the whole file: keys with texts, numbers, lists or nested objects, in order of keys.
+
+        Raises
+        ------
+        UnknownChannelError
+        FormatError
+        """
+        group = self.h5.get(_paths.metadata(None if channel is None else self[channel].name))
+        try:
+            return MappingProxyType(_metadata.read(group))
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise FormatError(f"{self.path}: its metadata cannot be read: {error}") from error
+
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
 
@@ -250,6 +285,38 @@ class LsfmFile:
         group = self.h5[f"{_paths.channel(channel)}/{_paths.AFFINES}"]
         parts = [group[f"{part}/{name}"][()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
         return Affine.from_itk(parts[0], parts[1], name=name)
+
+    def log(self) -> tuple[LogRecord, ...]:
+        """What was done with the file, exports included, by time; see docs/provenance.md."""
+        return read_log(self.h5, self.path)
+
+    def ignore_xml(self) -> None:
+        """Take nothing of the XML from now on (in others' files it gives channels their names and sizes)."""
+        self._heeds_xml = False
+        self.__dict__.pop("channels", None)
+
+    def render_xml(self, previous: bytes | None, hdf5: str | None = None) -> bytes:
+        """BigDataViewer's XML for the file as it is now.
+
+        Parameters
+        ----------
+        previous : bytes or None
+            The XML that is to be replaced.
+        hdf5 : str, optional
+            Another name for the HDF5 file.
+
+        Raises
+        ------
+        FormatError
+            If the previous XML cannot be read.
+        """
+        views = [
+            View(c.setup, c.name, c.space.shape, c.space.voxel_size_mm if c.unit == "mm" else None, c.space.world_from_voxel)
+            for c in self.channels.values()
+            if c.setup is not None
+        ]
+        timepoints = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None) or [0]
+        return render_xml(hdf5 or self.path.name, views, previous, timepoints)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
@@ -274,7 +341,6 @@ class LsfmFile:
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
         limits = group.attrs.get(_paths.DISPLAY_RANGE, group.attrs.get(_paths.PERCENTILES))
         setup = int(group.attrs[_paths.SETUP])
-        table = self.h5[_paths.sources(name)][()] if _paths.SOURCES in group else ()
         return Channel(
             name=name,
             kind=group.attrs[_paths.KIND],
@@ -285,10 +351,10 @@ class LsfmFile:
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
-            sources=tuple(FileRecord(row["name"].decode(), int(row["size"]), int(row["crc32"])) for row in table),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
             colormap=group.attrs.get(_paths.COLORMAP),
+            _sources=group.get(_paths.SOURCES),
         )
 
     def _read_legacy(self, name: str) -> Channel:
@@ -325,7 +391,6 @@ class LsfmFile:
             setup=setup,
             partner=None,
             affines=self._affine_names(self.h5[_paths.channel(name)]),
-            sources=(),
             written_by="lsfmpy",
             remarks=tuple(remarks),
         )
@@ -353,7 +418,6 @@ class LsfmFile:
                 setup=setup,
                 partner=None,
                 affines=(),
-                sources=(),
                 written_by="",
                 remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
                 timepoints=timepoints,
@@ -401,12 +465,12 @@ class LsfmFile:
         dtype: npt.DTypeLike | None = None,
     ) -> Level:
         access = DatasetReader(self._open_file, cells) if isinstance(self._open_file, DetachedFile) else None
-        data = LazyLevel.of(cells, cache=self._cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
+        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
     def _xml_views(self) -> dict[int, View]:
-        if not self.xml_path.exists():
+        if not self._heeds_xml or not self.xml_path.exists():
             return {}
         return {view.setup: view for view in parse_xml(self.xml_path.read_bytes(), str(self.xml_path)).views}
 
@@ -437,13 +501,13 @@ def open_lsfm(
     FormatError
         If it is no HDF5 file, or has neither our structure nor BigDataViewer's.
     StorageError
-        If it cannot be read. `BusyError` if a writer is at work.
+        If it cannot be read. `MissingError` if it is not there, `BusyError` if a writer is at work.
     """
     target = Path(path)
     if target.suffix.lower() == ".xml":
         target = _hdf5_of_xml(target)
     if not target.is_file():
-        raise StorageError(f"{target}: no such file")
+        raise MissingError(f"{target}: no such file")
     try:
         _journal.recover(target)
     except BusyError:
@@ -459,6 +523,8 @@ def open_lsfm(
     except StorageError:
         raise
     except OSError as error:
+        if "locking flag" in str(error):  # in this process, which holds the lock itself
+            raise BusyError(f"{target}: is being repacked: try again when it is done") from error
         raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
     if _paths.LSFM not in h5 and not any(
         _paths.setup_index(name) is not None and isinstance(h5.get(name), h5py.Group) and _paths.RESOLUTIONS in h5[name]
@@ -473,14 +539,14 @@ def open_lsfm(
 
 def _hdf5_of_xml(path: Path) -> Path:
     if not path.is_file():
-        raise StorageError(f"{path}: no such file")
+        raise MissingError(f"{path}: no such file")
     hdf5 = parse_xml(path.read_bytes(), str(path)).hdf5
     target = (path.parent / hdf5).resolve()
     # An XML from a stranger must not make us open files elsewhere.
     if not target.is_relative_to(path.parent.resolve()):
         raise FormatError(f"{path}: its HDF5 file {hdf5} lies outside its folder: open the HDF5 file itself")
     if not target.is_file():
-        raise StorageError(f"{path}: its HDF5 file {hdf5} is missing")
+        raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
 
 
