@@ -56,6 +56,21 @@ def take_screenshot(brain: Path, target: Path) -> None:
         viewer.close()
 
 
+def take_regions(target: Path) -> None:
+    """Show the sample: its image under its regions, and the arrows of its warp."""
+    viewer = napari.Viewer(show=True)
+    try:
+        viewer.window.resize(*SIZE)
+        viewer.open_sample("napari-lsfm", "brain")
+        viewer.layers["regions"].opacity = 0.5
+        viewer.layers.selection.active = viewer.layers["regions"]
+        settle()
+        viewer.fit_to_view(margin=0.04)
+        viewer.screenshot(str(target), canvas_only=False, flash=False)
+    finally:
+        viewer.close()
+
+
 def main() -> None:
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,6 +80,7 @@ def main() -> None:
         shown = brain or make_brain(Path(folder))
         take_screenshot(shown, IMAGES / "napari.png")
         preview_file(PreviewRequest(path=shown, size=300, output=IMAGES / "preview.png", overwrite=True))
+        take_regions(IMAGES / "regions.png")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         plan_export,
         transform_points,
     )
+    from lsfm_core.formats import PlaneFunction
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
@@ -96,6 +97,7 @@ _ROOMS = {
         "plan_export",
         "transform_points",
     ),
+    "formats": ("PlaneFunction",),
     "geometry": ("Orientation", "Space"),
     "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
@@ -151,6 +153,7 @@ __all__ = [
     "MissingError",
     "Orientation",
     "OrientationError",
+    "PlaneFunction",
     "PointsRequest",
     "PointsResult",
     "PreviewRequest",

@@ -6,18 +6,22 @@ is a plane on the screen. Channels that were stored in another orientation are t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+
+from lsfm_core import InputError, LabelTable, Space, open_lsfm
+from napari_lsfm._labels import label_looks
+from napari_lsfm._views import OverTime, Recoded, Transposed
 
 if TYPE_CHECKING:
-    from lsfm_core import Channel, LazyLevel, Orientation, Space
+    from lsfm_core import Channel, Level, LsfmFile, Orientation
 
-__all__ = ["LayerData", "layer_tuple", "layer_tuples"]
+__all__ = ["LayerData", "field_layer", "layer_tuple", "layer_tuples", "native_frame"]
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -28,79 +32,96 @@ _PERCENTILES = (0.5, 99.8)
 _SAMPLE_EDGE = 256
 
 
-def layer_tuples(*, path: Path, channels: Sequence[Channel]) -> list[LayerData]:
+def layer_tuples(file: LsfmFile) -> list[LayerData]:
     """Layer tuples of a file's channels, in order; vectors have no layer.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for the layers' metadata.
-    channels : sequence of Channel
 
     Returns
     -------
     list of LayerData
     """
+    channels = list(file.channels.values())
     images = sum(channel.kind == "image" for channel in channels)
     colormaps = cycle(_COLORMAPS if images > 1 else ("gray",))
-    # Channels without a known orientation have a world of their own, so they also have their own native frame.
-    frames: dict[bool, Orientation] = {}
+    moments = [time for channel in channels for time in channel.timepoints]
+    times = range(min(moments, default=0), max(moments, default=0) + 1)
     layers = []
     for channel in channels:
-        native = frames.setdefault(channel.orientation is None, channel.orientation or channel.space.orientation)
         if channel.kind != "vectors":
             colormap = next(colormaps) if channel.kind == "image" else None
-            layers.append(layer_tuple(path=path, channel=channel, native=native, colormap=colormap))
+            layers.append(layer_tuple(file, channel, colormap=colormap, times=times))
     return layers
 
 
-def layer_tuple(*, path: Path, channel: Channel, native: Orientation, colormap: str | None = None) -> LayerData:
+def native_frame(file: LsfmFile, channel: Channel) -> Orientation:
+    """The axes along which a channel is shown: the stored ones of the first channel that shares its world."""
+    # Channels without a known orientation have a world of their own, so they also have their own native frame.
+    peers = [other for other in file.channels.values() if (other.orientation is None) == (channel.orientation is None)]
+    return peers[0].orientation or peers[0].space.orientation
+
+
+def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None, times: range = range(1)) -> LayerData:
     """Layer tuple of one channel of kind image or labels; reads no voxels if the channel has a display range.
 
     Parameters
     ----------
-    path : Path
-        The channel's file.
+    file : LsfmFile
+        Open; the layer reads from it.
     channel : Channel
-    native : Orientation
-        Of the frame in which the layer is shown: its axes are napari's z, y and x.
     colormap : str, optional
-        For images.
+        For images that bring none.
+    times : range
+        BigDataViewer's timepoints; if there are several, the layer has time as its first axis.
 
     Returns
     -------
     data, keywords, layer type
-        As napari takes them. ``metadata["lsfm"]`` names the path, the channel, its kind, and the axis codes of the layer's axes
-        (None where the file does not record how the specimen lay).
+        As napari takes them. ``metadata["lsfm"]`` names the ``path``, the ``channel``, its ``kind``, the ``axcodes`` of the
+        layer's axes (None where the file does not record how the specimen lay), the ``box`` of stored voxels among those that are
+        shown (first and last + 1 along each axis), and of labels that are shown under other numbers the ``ids`` that these stand
+        for.
     """
-    levels, space = _levels_along(channel, native)
+    native = native_frame(file, channel)
+    levels, space, box = _levels_along(channel.levels, native)
+    about: dict[str, Any] = {
+        "path": str(file.path),
+        "channel": channel.name,
+        "kind": channel.kind,
+        "axcodes": None if channel.orientation is None else native.axcodes,
+        "box": box,
+    }
     keywords: dict[str, Any] = {
         "name": channel.name,
         "multiscale": len(levels) > 1,
         **_placement(space, native),
         "units": ("mm" if channel.unit == "mm" else "pixel",) * 3,
         "axis_labels": ("z", "y", "x"),
-        "metadata": {
-            "lsfm": {
-                "path": str(path),
-                "channel": channel.name,
-                "kind": channel.kind,
-                "axcodes": None if channel.orientation is None else native.axcodes,
-            }
-        },
+        "metadata": {"lsfm": about},
     }
     if channel.kind == "image":
-        keywords |= {"contrast_limits": _contrast_limits(channel), "colormap": colormap, "blending": "additive"}
+        keywords |= {
+            "contrast_limits": _contrast_limits(channel),
+            "colormap": channel.colormap or colormap,
+            "blending": "additive",
+        }
+    else:
+        ids, looks = label_looks(LabelTable.from_json(file.label_table(channel.name)), channel.dtype)
+        keywords |= looks
+        if ids is not None:
+            about["ids"] = ids
+            levels = [Recoded(level, ids) for level in levels]
+    if len(times) > 1:
+        levels = _over_time(file, channel, native, times, levels)
+        keywords |= _with_time(keywords, times)
     return levels if len(levels) > 1 else levels[0], keywords, channel.kind
 
 
-def _levels_along(channel: Channel, native: Orientation) -> tuple[list[LazyLevel | _Transposed], Space]:
-    """Levels with their axes along those of `native`, and the space of the first.
+def _levels_along(own: Sequence[Level], native: Orientation) -> tuple[list[Any], Space, list[list[int]]]:
+    """Levels with their axes along those of `native`, the space of the first, and the box of what is stored of it.
 
     napari takes the ratio of two levels' shapes for their scale. So all are padded to where that is the factor exactly.
     """
-    finest = channel.levels[0]
-    factors = np.divide([level.factors for level in channel.levels], finest.factors)
+    finest = own[0]
+    factors = np.divide([level.factors for level in own], finest.factors)
     # A foreign file's levels may have been reduced by broken factors, which no padding makes exact: they are left out.
     exact = np.flatnonzero(np.isclose(factors, factors.round(), atol=1e-3).all(axis=1))
     whole = factors.round().astype(int)
@@ -108,12 +129,44 @@ def _levels_along(channel: Channel, native: Orientation) -> tuple[list[LazyLevel
     shape = -(-np.array(finest.space.shape) // step) * step
     reorientation = finest.space.reorientation_to(native)
     flips = tuple(slice(None, None, -1 if flip else 1) for flip in reorientation.flips)
-    levels: list[LazyLevel | _Transposed] = []
+    levels: list[Any] = []
     for index in exact:
-        data = channel.levels[index].data.padded(tuple((shape // whole[index]).tolist()))
+        data = own[index].data.padded(tuple((shape // whole[index]).tolist()))
         # Not through napari's affine: it cannot slice along axes that are exchanged there.
-        levels.append((data if reorientation.axes == (0, 1, 2) else _Transposed(data, reorientation.axes))[flips])
-    return levels, finest.space.crop((0, 0, 0), shape.tolist()).reoriented(reorientation)
+        levels.append((data if reorientation.axes == (0, 1, 2) else Transposed(data, reorientation.axes))[flips])
+    padding = shape - finest.space.shape
+    box = [
+        [int(padding[axis]) if flip else 0, int(shape[axis]) if flip else finest.space.shape[axis]]
+        for axis, flip in zip(reorientation.axes, reorientation.flips, strict=True)
+    ]
+    return levels, finest.space.crop((0, 0, 0), shape.tolist()).reoriented(reorientation), box
+
+
+def _over_time(file: LsfmFile, channel: Channel, native: Orientation, times: range, first: Sequence[Any]) -> list[OverTime]:
+    """Levels with time before their axes; at a time at which the channel was not imaged, it is dark."""
+
+    @cache
+    def levels_at(time: int) -> list[Any]:
+        if time not in channel.timepoints:
+            return [np.broadcast_to(np.zeros((), level.dtype), level.shape) for level in first]
+        return _levels_along(file.levels_at(channel.name, time), native)[0]
+
+    return [OverTime(lambda time, index=index: levels_at(time)[index], times, level) for index, level in enumerate(first)]
+
+
+def _with_time(keywords: Mapping[str, Any], times: range) -> dict[str, Any]:
+    """Keywords for one more axis in front; BigDataViewer's files do not tell how long a step is."""
+    longer: dict[str, Any] = {
+        "scale": (1.0, *keywords["scale"]),
+        "units": ("pixel", *keywords["units"]),
+        "axis_labels": ("t", *keywords["axis_labels"]),
+    }
+    if "translate" in keywords:
+        return {**longer, "translate": (float(times.start), *keywords["translate"])}
+    affine = np.eye(5)
+    affine[1:, 1:] = keywords["affine"]
+    affine[0, -1] = times.start
+    return {**longer, "affine": affine}
 
 
 def _placement(space: Space, native: Orientation) -> dict[str, Any]:
@@ -145,45 +198,59 @@ def _contrast_limits(channel: Channel) -> tuple[float, float]:
     return float(low), float(high) if low < high else float(low) + 1
 
 
-class _Transposed:
-    """A lazy level whose axes stand in another order; `axes` names for each axis the level's own."""
+def field_layer(path: str | os.PathLike[str], channel: str, *, max_vectors: int = 20_000) -> LayerData:
+    """Layer tuple of a displacement field: arrows from points of its space to where it carries them.
 
-    def __init__(self, level: LazyLevel, axes: tuple[int, ...]) -> None:
-        self._level = level
-        self._axes = axes
+    Parameters
+    ----------
+    path : path
+    channel : str
+        Of kind vectors.
+    max_vectors : int
+        The field is thinned out to about as many.
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self._level.shape[axis] for axis in self._axes)
-
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        return tuple(self._level.chunks[axis] for axis in self._axes)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._level.dtype
-
-    @property
-    def ndim(self) -> int:
-        return self._level.ndim
-
-    @property
-    def size(self) -> int:
-        return self._level.size
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> _Transposed:
-        items = list(index) if isinstance(index, tuple) else [index]
-        if Ellipsis not in items:
-            items.append(Ellipsis)
-        place = items.index(Ellipsis)
-        items[place : place + 1] = [slice(None)] * (self.ndim - len(items) + 1)
-        own = [item for _, item in sorted(zip(self._axes, items, strict=True), key=lambda pair: pair[0])]
-        kept = [axis for axis, item in zip(self._axes, items, strict=True) if isinstance(item, slice)]
-        return _Transposed(self._level[tuple(own)], tuple(sorted(kept).index(axis) for axis in kept))
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return self._level.__array__(dtype, copy).transpose(self._axes)
+    Raises
+    ------
+    LsfmError
+        If there is no such channel, or it holds something else.
+    """
+    with open_lsfm(path, detached=True) as file:
+        field = file[channel]
+        if field.kind != "vectors":
+            raise InputError(f"{file.path}: channel {channel!r} holds {field.kind}, no displacement field")
+        native = native_frame(file, field)
+        # The coarsest level that is still finer than what is shown; each is the mean of the finer one.
+        level = next((level for level in reversed(field.levels) if np.prod(level.space.shape) >= max_vectors), field.levels[0])
+        step = max(1, round((np.prod(level.space.shape) / max_vectors) ** (1 / 3)))
+        first = [min(step // 2, (n - 1) // 2) for n in level.space.shape]
+        vectors = np.asarray(level[tuple(slice(start, None, step) for start in first)])
+    this_from_thin = np.diag([step, step, step, 1.0])
+    this_from_thin[:3, 3] = first
+    space = Space(vectors.shape[:3], level.space.world_from_voxel @ this_from_thin)
+    turn = space.reorientation_to(native)
+    space, vectors = space.reoriented(turn), turn.apply(vectors).reshape(-1, 3).astype(float)
+    starts = np.indices(space.shape).reshape(3, -1).T
+    lengths = np.linalg.norm(vectors, axis=1)
+    # In voxels of the thinned field, so that a step of napari's slider goes from one layer of arrows to the next.
+    data = np.stack([starts, vectors @ space.voxel_from_world[:3, :3].T], axis=1)
+    keep = np.isfinite(lengths)
+    keywords = {
+        "name": channel,
+        **_placement(space, native),
+        "units": ("mm",) * 3,
+        "axis_labels": ("z", "y", "x"),
+        "features": {"length_mm": lengths[keep]},
+        "edge_color": "length_mm",
+        "edge_colormap": "viridis",
+        "edge_width": 0.15,
+        "vector_style": "arrow",
+        "metadata": {
+            "lsfm": {
+                "path": str(path),
+                "channel": channel,
+                "kind": "vectors",
+                "axcodes": None if field.orientation is None else native.axcodes,
+            }
+        },
+    }
+    return data[keep], keywords, "vectors"

@@ -6,10 +6,14 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Its names are loaded when they are used, so this costs nothing when napari asks about a file of another kind.
 import lsfm_core
-from napari_lsfm._layers import LayerData, layer_tuples
+from napari_lsfm._settings import current_settings
+
+if TYPE_CHECKING:
+    from napari_lsfm._layers import LayerData
 
 __all__ = ["get_reader", "read_layers"]
 
@@ -20,8 +24,6 @@ Nothing = list[tuple[None]]
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: An XML declaration and some comments may precede BigDataViewer's root element.
 _HEAD_BYTES = 4096
-#: Decoded chunks of all open files together.
-_CACHE_BYTES = 512 * 2**20
 #: More than any plane or coarsest level takes: who asks for more in one piece did not mean to.
 _MAX_READ_BYTES = 2 * 2**30
 
@@ -51,17 +53,20 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData] | N
 def read_layers(path: PathOrPaths) -> list[LayerData] | Nothing:
     """Layers of one or more files: one per image or labels channel, whose voxels are read when they are shown.
 
-    A file stays open until its last layer is gone.
+    Files are not kept from being changed: layers show what was there when they were opened.
 
     Raises
     ------
     LsfmError
-        If a file is broken or in use by a writer; says what to do.
+        If a file is broken or in use by a writer of another kind; says what to do.
     """
+    from napari_lsfm._layers import layer_tuples
+
+    cache = chunk_cache()
+    cache.max_bytes = current_settings().cache_mib * 2**20
     layers: list[LayerData] = []
     for one in _as_paths(path):
-        file = lsfm_core.open_lsfm(one, cache=_chunk_cache(), max_read_bytes=_MAX_READ_BYTES)
-        layers += layer_tuples(path=file.path, channels=list(file.channels.values()))
+        layers += layer_tuples(lsfm_core.open_lsfm(one, cache=cache, max_read_bytes=_MAX_READ_BYTES, detached=True))
     return layers or [(None,)]
 
 
@@ -79,7 +84,7 @@ def _is_readable(path: Path) -> bool:
     if not head.startswith(_HDF5_SIGNATURE):
         return False
     try:
-        lsfm_core.open_lsfm(path).close()
+        lsfm_core.open_lsfm(path, detached=True).close()
     except lsfm_core.BusyError:
         # It may well be ours: reading it will say who is in the way.
         return True
@@ -89,5 +94,6 @@ def _is_readable(path: Path) -> bool:
 
 
 @cache
-def _chunk_cache() -> lsfm_core.ChunkCache:
-    return lsfm_core.ChunkCache(_CACHE_BYTES)
+def chunk_cache() -> lsfm_core.ChunkCache:
+    """Decoded chunks of all open files together."""
+    return lsfm_core.ChunkCache(0)

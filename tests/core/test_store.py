@@ -12,7 +12,7 @@ import npy2bdv
 import numpy as np
 import pytest
 
-from lsfm_core import BusyError, FormatError, LsfmError, StorageError, open_lsfm
+from lsfm_core import BusyError, FormatError, InputError, LsfmError, StorageError, open_lsfm
 from lsfm_core.store import edit_lsfm
 from lsfm_core.store._xml import parse_xml
 
@@ -138,6 +138,36 @@ def test_a_file_of_npy2bdv(tmp_path: Path, volume: np.ndarray) -> None:
             np.testing.assert_allclose(channel.space.voxel_size_mm, (0.004, 0.003, 0.002))
             assert channel.levels[1].factors == (1, 2, 2)
             assert channel.orientation is None
+
+
+def test_every_timepoint_can_be_read(tmp_path: Path, volume: np.ndarray) -> None:
+    path = tmp_path / "movie.h5"
+    writer = npy2bdv.BdvWriter(str(path), nchannels=2, subsamp=((1, 1, 1), (1, 2, 2)), blockdim=((8, 32, 32), (8, 16, 16)))
+    for time, channel in ((0, 0), (2, 0), (2, 1)):
+        writer.append_view(volume + time, time=time, channel=channel, voxel_size_xyz=(2, 3, 4), voxel_units="um")
+    writer.write_xml()
+    writer.close()
+    with open_lsfm(path) as file:
+        first, second = file
+        assert (file[first].timepoints, file[second].timepoints) == ((0, 2), (2,))
+        for name, time in ((first, 0), (first, 2), (second, 2)):
+            levels = file.levels_at(name, time)
+            np.testing.assert_array_equal(levels[0].data, volume + np.uint16(time))
+            assert levels[1].factors == (1, 2, 2)
+            np.testing.assert_array_equal(levels[1].space.world_from_voxel, file[name].levels[1].space.world_from_voxel)
+        with pytest.raises(InputError, match="no timepoint 1; it has: 0, 2"):
+            file.levels_at(first, 1)
+
+
+def test_looks_are_kept(tmp_path: Path, series: Path, ingest_series: Callable[..., Any]) -> None:
+    ingest_series(series)
+    path = tmp_path / "brain.h5"
+    with edit_lsfm(path) as editor:
+        measured = editor["signal"].display_range
+        assert measured is not None and measured[0] < measured[1] and editor["signal"].colormap is None
+        editor.set_look("signal", display_range=(5, 700), colormap="magenta")
+    with open_lsfm(path) as file:
+        assert (file["signal"].display_range, file["signal"].colormap) == ((5.0, 700.0), "magenta")
 
 
 def test_lsfmpys_file_tells_its_faults(legacy_file: Path) -> None:

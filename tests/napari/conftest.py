@@ -121,6 +121,6 @@ def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch) -> ChunkCache:
     """The reader's cache, empty: what is in it afterwards was read meanwhile."""
-    fresh = ChunkCache(_reader._CACHE_BYTES)
-    monkeypatch.setattr(_reader, "_chunk_cache", lambda: fresh)
+    fresh = ChunkCache()
+    monkeypatch.setattr(_reader, "chunk_cache", lambda: fresh)
     return fresh

@@ -17,7 +17,7 @@ import tifffile
 from napari.components import ViewerModel
 from napari.layers import Layer
 
-from lsfm_core import BusyError, ChunkCache, MemoryBudgetError, Orientation, Space
+from lsfm_core import BusyError, ChunkCache, MemoryBudgetError, Orientation, Space, StorageError, edit_lsfm
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import get_reader, read_layers
 
@@ -150,7 +150,15 @@ def test_single_image_channel(specimen_file: Path, specimen: Specimen) -> None:
         "axis_labels": ("z", "y", "x"),
         "colormap": "gray",
         "blending": "additive",
-        "metadata": {"lsfm": {"path": str(specimen_file), "channel": "autofluo", "kind": "image", "axcodes": "AIR"}},
+        "metadata": {
+            "lsfm": {
+                "path": str(specimen_file),
+                "channel": "autofluo",
+                "kind": "image",
+                "axcodes": "AIR",
+                "box": [[0, 89], [0, 301], [0, 423]],
+            }
+        },
     }
 
 
@@ -263,17 +271,18 @@ def test_too_large_a_read_is_refused(specimen_file: Path, monkeypatch: pytest.Mo
         np.asarray(levels[0])
 
 
-def test_file_is_open_as_long_as_its_layers_live(tmp_path: Path, specimen_file: Path) -> None:
+def test_layers_keep_no_writer_away(tmp_path: Path, specimen_file: Path, specimen: Specimen) -> None:
     path = tmp_path / "copy.h5"
     shutil.copy(specimen_file, path)
-    levels, _, _ = read_layer(path)
-    gc.collect()
-    assert np.asarray(levels[0][3]).any()
-    with pytest.raises(OSError, match="already open"):
-        h5py.File(path, "r+")
-    levels.clear()
-    gc.collect()
-    h5py.File(path, "r+").close()
+    (layer,) = make_layers(path)
+    np.testing.assert_array_equal(np.asarray(layer.data[0][3])[:301, :423], specimen.volume[3])
+    ingest_volume(path, "second", specimen.volume[:30])
+    np.testing.assert_array_equal(np.asarray(layer.data[0][50])[:301, :423], specimen.volume[50])
+    with edit_lsfm(path) as editor:
+        editor.remove_channel("autofluo")
+    with pytest.raises(StorageError, match="removed or renamed"):
+        np.asarray(layer.data[0][80])
+    assert [layer.name for layer in make_layers(path)] == ["second"]
 
 
 def test_files_do_not_show_each_others_voxels(tmp_path: Path) -> None:

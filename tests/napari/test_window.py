@@ -13,6 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+from app_model.types import MenuItem
+from napari._app_model import get_app_model
+
+from lsfm_core import InputError, open_lsfm
+from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
+from napari_lsfm._commands import show_field
 
 from .conftest import RAMP_MAX, VOXEL_SIZE_MM, Specimen
 
@@ -139,3 +145,124 @@ def test_real_brain_is_drawn(viewer: napari.Viewer, brain_file: Path, brain_data
     found, inside = rendered_voxels(viewer, canvas(viewer), (270, *plane.shape))
     assert inside.all()
     assert np.corrcoef(found.ravel(), np.clip(plane, *layer.contrast_limits).ravel())[0, 1] > 0.95
+
+
+# --- the sample, in the window --------------------------------------------------------------------------------------------------
+
+
+def test_regions_are_drawn_in_their_colours(viewer: napari.Viewer) -> None:
+    viewer.open_sample("napari-lsfm", "brain")
+    assert [layer.name for layer in viewer.layers] == ["autofluo", "regions", "warp"]
+    image, regions, warp = viewer.layers
+    image.visible = warp.visible = False
+    regions.opacity = 1
+    viewer.canvas.background_color_override = "black"
+    viewer.reset_view()
+    pixels = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+    numbers = np.asarray(regions.data)
+    for label in PHANTOM_REGIONS.values():
+        voxels = np.argwhere(regions.metadata["lsfm"]["ids"][numbers] == label.id)
+        if len(voxels):
+            # The voxel that is furthest inside: in the middle of its plane's region.
+            plane = voxels[voxels[:, 0] == np.median(voxels[:, 0]).astype(int)]
+            voxel = plane[np.abs(plane - np.median(plane, axis=0)).sum(axis=1).argmin()]
+            world = regions.data_to_world(voxel)
+            viewer.dims.set_point(range(3), world)
+            pixels = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+            row, column = canvas_position(viewer, pixels[..., 0], world).round().astype(int)
+            assert label.rgb is not None
+            np.testing.assert_allclose(pixels[row, column], label.rgb, atol=2)
+            assert f"{label.acronym}: {label.name}" in regions.get_status(world, world=True)["value"]
+
+
+def test_arrows_are_drawn_along_the_push(viewer: napari.Viewer) -> None:
+    viewer.open_sample("napari-lsfm", "brain")
+    image, regions, warp = viewer.layers
+    image.visible = regions.visible = False
+    viewer.canvas.background_color_override = "black"
+    strongest = warp.data[warp.features["length_mm"].argmax()]
+    world = np.array([warp.data_to_world(strongest[0]), warp.data_to_world(strongest.sum(axis=0))])
+    viewer.dims.set_point(range(3), world[0])
+    viewer.scene.camera.center = world.mean(axis=0)
+    viewer.scene.camera.zoom = 300
+    pixels = canvas(viewer)
+    (row, column), (end_row, end_column) = canvas_position(viewer, pixels, world).round().astype(int)
+    assert row == end_row and end_column > column + 100, "it pushes to the right"
+    assert (pixels[row, column + 20 : end_column - 20] > 30).all()
+
+
+def test_finest_resolution_in_3d_and_back(viewer: napari.Viewer, specimen_file: Path, specimen: Specimen) -> None:
+    viewer.open(specimen_file, plugin="napari-lsfm")
+    (layer,) = viewer.layers
+    run_command("napari-lsfm.show_finest_3d")
+    assert (viewer.dims.ndisplay, layer.data_level) == (3, 0)
+    look_at(viewer, specimen.spots[0], 300)
+    pixels = canvas(viewer)
+    offset = centre_of_brightness(pixels) - (np.array(pixels.shape) - 1) / 2
+    assert np.abs(offset).max() < 300 * VOXEL_SIZE_MM[1]
+    run_command("napari-lsfm.show_automatic")
+    assert layer.locked_data_level is None
+
+
+# --- menus ----------------------------------------------------------------------------------------------------------------------
+
+
+def run_command(name: str) -> None:
+    """As a click in the menu does."""
+    get_app_model().commands.execute_command(name).result()
+
+
+def menu_titles(menu: str) -> set[str]:
+    """What the plugin has put into a menu."""
+    items = get_app_model().menus.get_menu(menu)
+    return {item.command.title for item in items if isinstance(item, MenuItem) and item.command.id.startswith("napari-lsfm")}
+
+
+def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
+    assert menu_titles("napari/layers/visualize") == {
+        "Show finest resolution in 3D (LSFM)",
+        "Choose resolution automatically (LSFM)",
+        "Show displacement field… (LSFM)",
+    }
+    assert menu_titles("napari/file/io_utilities") == {"Show displacement field… (LSFM)"}
+    assert menu_titles("napari/file/samples") == {"Synthetic brain with regions (LSFM)"}
+
+
+def test_field_of_the_active_layer_is_shown(viewer: napari.Viewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "phantom.h5"
+    write_phantom_file(path)
+    viewer.open(path, plugin="napari-lsfm")
+    offered: list[list[str]] = []
+
+    def choose(parent: Any, title: str, label: str, items: list[str], **options: Any) -> tuple[str, bool]:
+        offered.append(items)
+        return "warp", True
+
+    monkeypatch.setattr("qtpy.QtWidgets.QInputDialog.getItem", choose)
+    run_command("napari-lsfm.show_field")
+    assert offered == [["inverse warp", "warp"]]
+    assert viewer.layers[-1].name == "warp"
+
+
+def test_field_of_a_chosen_file_is_shown(viewer: napari.Viewer, specimen_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getOpenFileName", lambda *args: (str(specimen_file), ""))
+    with pytest.raises(InputError, match="has no displacement field"):
+        show_field(viewer)
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getOpenFileName", lambda *args: ("", ""))
+    show_field(viewer)
+    assert not viewer.layers
+
+
+def test_file_open_and_save(
+    viewer: napari.Viewer, specimen_file: Path, specimen: Specimen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the actions of the File menu, with only the file dialogs' answers made up."""
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getOpenFileNames", lambda *args, **options: ([str(specimen_file)], ""))
+    run_command("napari.window.file.open_files_dialog")
+    (layer,) = viewer.layers
+    assert layer.metadata["lsfm"]["channel"] == "autofluo"
+    target = tmp_path / "saved.h5"
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getSaveFileName", lambda *args, **options: (str(target), "LSFM (*.h5)"))
+    run_command("napari.window.file.save_layers_dialog")
+    with open_lsfm(target) as file:
+        np.testing.assert_array_equal(file["autofluo"].levels[0].data, specimen.volume)

@@ -12,7 +12,8 @@ how far the work had come. It lets an interrupted ingest be resumed.
 
 Layout of both, little-endian: header ``magic(8) old_size(u64) note_length(u32) crc32(u32) note``, then records
 ``offset(u64) length(u32) crc32(u32) bytes``. The header's checksum covers the note, a record's its bytes, both what stands before.
-A record that is cut short or does not match was never acted upon, so reading stops there.
+A record that is cut short or does not match was never acted upon, so reading stops there. The note of the journal to roll back with
+is the file's time of last change before the first write, in ns (i64): a reader that knows it may go on in the old bytes meanwhile.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import io
 import os
 import shutil
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from isal import isal_zlib
 
@@ -37,14 +39,17 @@ try:
 except ImportError:  # Windows: opening for writing is already exclusive enough to keep a second writer out
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["JournaledFile", "journal_path", "recover"]
+__all__ = ["Generation", "JournaledFile", "UndoLog", "generation", "journal_path", "recover", "settled_generation"]
 
 _MAGIC = b"LSFMJRN1"
 _HEADER = struct.Struct("<8sQII")
 _RECORD = struct.Struct("<QII")
+_CHANGED = struct.Struct("<q")
 _PAGE = 4096
 #: So many new bytes are handed to the disk at once while the work goes on.
 _WRITEBACK_BYTES = 2**25
+#: Who looks in, or has just committed, holds the lock for less than this.
+LOCK_SECONDS = 0.2
 
 
 def journal_path(path: Path) -> Path:
@@ -96,26 +101,20 @@ class _Journal:
         except FileNotFoundError:
             return None
         data = file.readall()
-        if len(data) >= _HEADER.size:
-            magic, old_size, length, crc = _HEADER.unpack_from(data)
-            note = data[_HEADER.size : _HEADER.size + length]
-            if magic == _MAGIC and crc == isal_zlib.crc32(note, isal_zlib.crc32(data[: _HEADER.size - 4])):
-                pages = []
-                position = _HEADER.size + length
-                while position + _RECORD.size <= len(data):
-                    offset, length, crc = _RECORD.unpack_from(data, position)
-                    start = position + _RECORD.size
-                    page = data[start : start + length]
-                    if crc != isal_zlib.crc32(page, isal_zlib.crc32(data[position : start - 4])):
-                        break
-                    pages.append((offset, page))
-                    position = start + length
-                file.truncate(position)
-                file.seek(position)
-                saved = {n for offset, page in pages for n in range(offset // _PAGE, -(-(offset + len(page)) // _PAGE))}
-                return cls(path, old_size, saved, file), pages, note
-        file.close()
-        return None
+        head = _parse_head(data)
+        if head is None:
+            file.close()
+            return None
+        old_size, note = head
+        pages = []
+        begin = end = _HEADER.size + len(note)
+        for offset, start, page in _records(data[begin:]):
+            pages.append((offset, page))
+            end = begin + start + len(page)
+        file.truncate(end)
+        file.seek(end)
+        saved = {n for offset, page in pages for n in _page_numbers(offset, len(page))}
+        return cls(path, old_size, saved, file), pages, note
 
     def save(self, source: io.FileIO, start: int, size: int) -> None:
         """Copy what is about to be overwritten, once per page."""
@@ -405,7 +404,8 @@ class JournaledFile(RawFile):
 
     def _start_base(self) -> None:
         try:
-            self._base = _Journal.start(journal_path(self.path), self._size())
+            changed = _CHANGED.pack(generation(self._file).changed_ns)
+            self._base = _Journal.start(journal_path(self.path), self._size(), changed)
         except OSError as error:
             path = journal_path(self.path)
             raise StorageError(f"{path}: the rollback journal cannot be written: {error.strerror}; nothing was changed") from error
@@ -428,6 +428,78 @@ class JournaledFile(RawFile):
             _write_all(self._file, offset, page)
         self._file.truncate(checkpoint.old_size)
         return True
+
+
+class Generation(NamedTuple):
+    """What a file's bytes are known by, as long as nobody writes."""
+
+    size: int
+    changed_ns: int
+
+
+def generation(file: io.FileIO) -> Generation:
+    """The generation that an open file is in."""
+    status = os.fstat(file.fileno())
+    return Generation(status.st_size, status.st_mtime_ns)
+
+
+class UndoLog:
+    """The journal of a writer that may be at work, read beside it.
+
+    Attributes
+    ----------
+    generation : Generation
+        Of the file before the writer changed it.
+    """
+
+    def __init__(self, path: Path, file: io.FileIO, before: Generation, end: int) -> None:
+        self.generation = before
+        self._path = path
+        self._file = file
+        self._end = end
+        #: Page number -> where its old bytes stand in the journal, and how many they are.
+        self._pages: dict[int, tuple[int, int]] = {}
+
+    @classmethod
+    def find(cls, path: Path) -> UndoLog | None:
+        """The journal of a file; None if there is none, or it does not tell what it began with."""
+        try:
+            file = open(journal_path(path), "rb", buffering=0)  # noqa: SIM115
+        except OSError:
+            return None
+        head = _parse_head(file.read(_HEADER.size + _CHANGED.size))
+        if head is None or len(head[1]) != _CHANGED.size:
+            file.close()
+            return None
+        return cls(journal_path(path), file, Generation(head[0], *_CHANGED.unpack(head[1])), _HEADER.size + _CHANGED.size)
+
+    def apply(self, position: int, view: memoryview) -> bool:
+        """Put old bytes in place of new ones in what was read from `position` on; whether the writer was at work until now."""
+        begin = self._end
+        self._file.seek(begin)
+        for offset, start, page in _records(self._file.readall()):
+            for number in _page_numbers(offset, len(page)):
+                within = number * _PAGE - offset
+                self._pages[number] = (begin + start + within, min(_PAGE, len(page) - within))
+            self._end = begin + start + len(page)
+        try:
+            # Held open, it cannot give its number to the next writer's journal.
+            if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
+                return False
+        except FileNotFoundError:
+            return False
+        for number in _page_numbers(position, len(view)):
+            if number in self._pages:
+                start, length = self._pages[number]
+                self._file.seek(start)
+                old = self._file.read(length)
+                first = number * _PAGE - position
+                low, high = max(0, first), min(len(view), first + length)
+                view[low:high] = old[low - first : high - first]
+        return True
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def recover(path: Path) -> bool:
@@ -522,18 +594,39 @@ def lock(file: io.FileIO, path: Path) -> None:
     """Take the lock that HDF5 itself takes for writing (flock), or raise `BusyError`."""
     if fcntl is None:
         return
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BusyError(f"{path}: another program has the file open: close it there, or wait until it is done") from error
-    except OSError as error:
-        # Some network file systems have no locks; HDF5's own default is to go on there as well.
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise BusyError(f"{path}: another program has the file open: close it there, or wait until it is done") from error
+            time.sleep(LOCK_SECONDS / 20)
+        except OSError as error:
+            # Some network file systems have no locks; HDF5's own default is to go on there as well.
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                return
             raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
     # Who waited for the lock may have got that of a file which was replaced meanwhile.
     opened = Path(file.name)
     if not opened.exists() or not os.path.samestat(os.fstat(file.fileno()), opened.stat()):
         raise BusyError(f"{path}: another program has just replaced it: try again")
+
+
+def settled_generation(file: io.FileIO) -> Generation | None:
+    """The generation that an open file is in, or None if somebody holds the lock for writing."""
+    if fcntl is None:
+        return generation(file)
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return generation(file)
+    settled = generation(file)
+    fcntl.flock(file.fileno(), fcntl.LOCK_UN)
+    return settled
 
 
 def sync_directory(path: Path) -> None:
@@ -578,6 +671,34 @@ def _restore(file: io.FileIO, journal: Path) -> None:
         found[0].close()
     journal.unlink()
     sync_directory(journal.parent)
+
+
+def _parse_head(data: bytes) -> tuple[int, bytes] | None:
+    """Old size and note of a journal; None if it is incomplete."""
+    if len(data) < _HEADER.size:
+        return None
+    magic, old_size, length, crc = _HEADER.unpack_from(data)
+    note = data[_HEADER.size : _HEADER.size + length]
+    intact = magic == _MAGIC and crc == isal_zlib.crc32(note, isal_zlib.crc32(data[: _HEADER.size - 4]))
+    return (old_size, note) if intact else None
+
+
+def _records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Each record that is complete: its offset in the file, where its bytes begin in `data`, and these."""
+    position = 0
+    while position + _RECORD.size <= len(data):
+        offset, length, crc = _RECORD.unpack_from(data, position)
+        start = position + _RECORD.size
+        page = data[start : start + length]
+        if crc != isal_zlib.crc32(page, isal_zlib.crc32(data[position : start - 4])):
+            return
+        yield offset, start, page
+        position = start + length
+
+
+def _page_numbers(offset: int, size: int) -> range:
+    """Pages that bytes from `offset` on lie in."""
+    return range(offset // _PAGE, -(-(offset + size) // _PAGE))
 
 
 def _write_all(file: io.FileIO, position: int | None, data: Any) -> None:

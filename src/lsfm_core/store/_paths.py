@@ -35,9 +35,12 @@ UNIT = "unit"
 AXCODES = "axcodes"
 SETUP = "bdv_setup"
 PERCENTILES = "display_percentiles"
+DISPLAY_RANGE = "display_range"
+COLORMAP = "colormap"
 NON_FINITE = "non_finite_voxels"
 PARTNER = "inverse"
 WRITER = "written_by"
+UUID = "uuid"
 # Attributes of /LSFM/<channel>/IMAGE/<L>
 WORLD_FROM_VOXEL = "world_from_voxel"
 FACTORS = "factors"
@@ -56,6 +59,12 @@ LEGACY_CHANNELS_COUNT = "LSFM_setups_count"
 def channel(name: str) -> str:
     """Group of a channel."""
     return f"{LSFM}/{name}"
+
+
+def channel_of(path: str) -> str | None:
+    """Group of the channel that something lies in, or None outside of ours."""
+    parts = path.strip("/").split("/")
+    return channel(parts[1]) if parts[0] == LSFM and len(parts) > 2 else None
 
 
 def image(name: str) -> str:
@@ -114,6 +123,7 @@ def setup_index(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def is_timepoint(name: str) -> bool:
-    """Whether a root group holds the views of a timepoint."""
-    return _TIMEPOINT.match(name) is not None
+def timepoint_index(name: str) -> int | None:
+    """The timepoint whose views a root group holds, or None."""
+    match = _TIMEPOINT.match(name)
+    return int(match.group(1)) if match else None

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -121,6 +122,7 @@ class LsfmEditor(LsfmFile):
                 _paths.UNIT: "mm",
                 _paths.AXCODES: space.orientation.axcodes,
                 _paths.WRITER: f"lsfm-core {metadata.version('napari-lsfm')}",
+                _paths.UUID: uuid4().hex,
             }
         )
         image = group.create_group(_paths.IMAGE)
@@ -162,7 +164,7 @@ class LsfmEditor(LsfmFile):
     def _remove(self, channel: Channel) -> None:
         if channel.setup is not None:
             del self.h5[_paths.setup(channel.setup)]
-            for timepoint in [t for t in self.h5 if _paths.is_timepoint(t)]:
+            for timepoint in [t for t in self.h5 if _paths.timepoint_index(t) is not None]:
                 self.h5[timepoint].pop(_paths.setup(channel.setup), None)
         if channel.partner is not None and channel.partner in self:
             del self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
@@ -230,6 +232,28 @@ class LsfmEditor(LsfmFile):
         self._note("set-acquisition", channel=name, acquisition=text)
         self.h5.pop(_paths.acquisition(self[name].name), None)
         self.h5[_paths.acquisition(name)] = text
+
+    def set_look(self, name: str, *, display_range: tuple[float, float] | None = None, colormap: str | None = None) -> None:
+        """Keep how a viewer should show a channel at first.
+
+        Parameters
+        ----------
+        name : str
+        display_range : tuple of 2 float, optional
+            Instead of the one that was measured.
+        colormap : str, optional
+            A name that viewers know, or ``#rrggbb``.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        attributes = self.h5[_paths.channel(self[name].name)].attrs
+        if display_range is not None:
+            attributes[_paths.DISPLAY_RANGE] = np.asarray(display_range, dtype=np.float64)
+        if colormap is not None:
+            attributes[_paths.COLORMAP] = colormap
+        self._forget()
 
     def set_metadata(self, key: str, value: Any, *, channel: str | None = None, overwrite: bool = False) -> None:
         """Note something of a channel, or of the whole file; it stays when the channel is renamed or replaced.

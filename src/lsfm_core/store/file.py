@@ -22,6 +22,7 @@ from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _metadata, _paths
 from lsfm_core.store._log import read_log
+from lsfm_core.store._snapshot import DatasetReader, DetachedFile
 from lsfm_core.store._xml import View, parse_xml, render_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
@@ -97,6 +98,10 @@ class Channel:
         Program and version, or "" where unknown.
     remarks : tuple of str
         What is odd about this channel, in sentences.
+    timepoints : tuple of int
+        BigDataViewer's numbers of the times at which it was imaged; `levels` are those of the first. Ours have one.
+    colormap : str or None
+        For a first look: a name that viewers know, or ``#rrggbb``.
     """
 
     name: str
@@ -110,6 +115,8 @@ class Channel:
     affines: tuple[str, ...]
     written_by: str
     remarks: tuple[str, ...]
+    timepoints: tuple[int, ...] = (0,)
+    colormap: str | None = None
     _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -136,10 +143,9 @@ class LsfmFile:
     Works as a mapping from channel names, in the order in which they were written, and as a context manager.
     """
 
-    def __init__(self, path: Path, h5: h5py.File, cache: ChunkCache, max_read_bytes: int | None) -> None:
+    def __init__(self, path: Path, h5: h5py.File | DetachedFile, cache: ChunkCache, max_read_bytes: int | None) -> None:
         self.path = path
-        #: The open file itself, for what this class does not offer; names of its parts are in docs/format.md.
-        self.h5 = h5
+        self._open_file = h5
         #: Decoded chunks of all levels.
         self.cache = cache
         self._max_read_bytes = max_read_bytes
@@ -151,9 +157,14 @@ class LsfmFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def h5(self) -> h5py.File:
+        """The open file itself, for what this class does not offer; names of its parts are in docs/format.md."""
+        return self._open_file.h5 if isinstance(self._open_file, DetachedFile) else self._open_file
+
     def close(self) -> None:
         """Close the file; its lazy levels cannot be read any more."""
-        self.h5.close()
+        self._open_file.close()
 
     @cached_property
     def channels(self) -> Mapping[str, Channel]:
@@ -192,6 +203,23 @@ class LsfmFile:
     def xml_path(self) -> Path:
         """Where BigDataViewer's XML stands: beside the file, with its stem."""
         return self.path.with_suffix(".xml")
+
+    def levels_at(self, name: str, timepoint: int) -> tuple[Level, ...]:
+        """The pyramid of a channel at one of its timepoints, which lies where that of the first lies.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If the channel was not imaged then.
+        """
+        channel = self[name]
+        if timepoint not in channel.timepoints:
+            known = ", ".join(map(str, channel.timepoints))
+            raise InputError(f"{self.path}: channel {name!r} has no timepoint {timepoint}; it has: {known}")
+        if timepoint == channel.timepoints[0] or channel.setup is None:
+            return channel.levels
+        return tuple(self._view_levels(timepoint, channel.setup, channel.space.world_from_voxel))
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -287,7 +315,7 @@ class LsfmFile:
             for c in self.channels.values()
             if c.setup is not None
         ]
-        timepoints = sorted(int(name[1:]) for name in self.h5 if _paths.is_timepoint(name)) or [0]
+        timepoints = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None) or [0]
         return render_xml(hdf5 or self.path.name, views, previous, timepoints)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
@@ -311,7 +339,7 @@ class LsfmFile:
             factors = tuple(float(f) for f in node.attrs[_paths.FACTORS])
             affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
-        percentiles = group.attrs.get(_paths.PERCENTILES)
+        limits = group.attrs.get(_paths.DISPLAY_RANGE, group.attrs.get(_paths.PERCENTILES))
         setup = int(group.attrs[_paths.SETUP])
         return Channel(
             name=name,
@@ -319,12 +347,13 @@ class LsfmFile:
             levels=tuple(levels),
             orientation=Orientation(group.attrs[_paths.AXCODES]),
             unit=group.attrs[_paths.UNIT],
-            display_range=None if percentiles is None else (float(percentiles[0]), float(percentiles[-1])),
+            display_range=None if limits is None else (float(limits[0]), float(limits[-1])),
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
+            colormap=group.attrs.get(_paths.COLORMAP),
             _sources=group.get(_paths.SOURCES),
         )
 
@@ -367,25 +396,15 @@ class LsfmFile:
         )
 
     def _read_views(self) -> dict[str, Channel]:
-        """Channels of a BigDataViewer file that is not ours: one per setup, first timepoint."""
+        """Channels of a BigDataViewer file that is not ours: one per setup."""
         views = self._xml_views()
         channels = {}
-        timepoint = min((int(name[1:]) for name in self.h5 if _paths.is_timepoint(name)), default=0)
+        times = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None)
         for setup in sorted(s for s in map(_paths.setup_index, self.h5) if s is not None):
-            root = self.h5[_paths.setup(setup)]
-            factors = [tuple(float(f) for f in row[::-1]) for row in np.atleast_2d(root[_paths.RESOLUTIONS][()])]
             view = views.get(setup)
+            timepoints = tuple(t for t in times if f"{_paths.view_level(t, setup, 0)}/{_paths.CELLS}" in self.h5)
             affine = np.eye(4) if view is None else _calibrated(view)
-            levels: list[Level] = []
-            for index, factor in enumerate(factors):
-                node = self.h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
-                if node is None:
-                    continue
-                dtype = node.dtype
-                if dtype == np.int16 and _paths.DATA_TYPE not in root.attrs:
-                    dtype = np.dtype(np.uint16)  # BigDataViewer's way of keeping uint16
-                base = Space(levels[0].space.shape if levels else node.shape, affine)
-                levels.append(self._level(index, node, factor, base.level(factor, node.shape).world_from_voxel, dtype))
+            levels = self._view_levels(timepoints[0], setup, affine) if timepoints else []
             if not levels:
                 continue
             name = view.name if view is not None and view.name not in channels else f"setup {setup}"
@@ -401,8 +420,25 @@ class LsfmFile:
                 affines=(),
                 written_by="",
                 remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
+                timepoints=timepoints,
             )
         return channels
+
+    def _view_levels(self, timepoint: int, setup: int, affine: npt.NDArray[np.float64]) -> list[Level]:
+        """The pyramid of one view of BigDataViewer's; `affine` is that of its level 0."""
+        root = self.h5[_paths.setup(setup)]
+        levels: list[Level] = []
+        for index, row in enumerate(np.atleast_2d(root[_paths.RESOLUTIONS][()])):
+            factor = tuple(float(f) for f in row[::-1])
+            node = self.h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
+            if node is None:
+                continue
+            dtype = node.dtype
+            if dtype == np.int16 and _paths.DATA_TYPE not in root.attrs:
+                dtype = np.dtype(np.uint16)  # BigDataViewer's way of keeping uint16
+            base = Space(levels[0].space.shape if levels else node.shape, affine)
+            levels.append(self._level(index, node, factor, base.level(factor, node.shape).world_from_voxel, dtype))
+        return levels
 
     def _legacy_setup(self, name: str) -> int | None:
         """The setup whose cells are a link to this channel's."""
@@ -428,7 +464,8 @@ class LsfmFile:
         world_from_voxel: npt.NDArray[np.float64],
         dtype: npt.DTypeLike | None = None,
     ) -> Level:
-        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes)
+        access = DatasetReader(self._open_file, cells) if isinstance(self._open_file, DetachedFile) else None
+        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
@@ -443,6 +480,7 @@ def open_lsfm(
     *,
     cache: ChunkCache | None = None,
     max_read_bytes: int | None = None,
+    detached: bool = False,
 ) -> LsfmFile:
     """Open a file for reading: ours, lsfmpy's, or any BigDataViewer HDF5; also by its XML.
 
@@ -454,6 +492,9 @@ def open_lsfm(
         To share decoded chunks, and their limit in bytes, between files.
     max_read_bytes : int, optional
         Make ``np.asarray`` of a larger view an error.
+    detached : bool
+        Keep no writer away. Voxels are then those from before a change until it is complete; a channel that was replaced or
+        removed cannot be read after it.
 
     Raises
     ------
@@ -467,13 +508,20 @@ def open_lsfm(
         target = _hdf5_of_xml(target)
     if not target.is_file():
         raise MissingError(f"{target}: no such file")
-    _journal.recover(target)
+    try:
+        _journal.recover(target)
+    except BusyError:
+        if not detached:
+            raise
     if not h5py.is_hdf5(target):
         raise FormatError(f"{target}: not an HDF5 file")
     try:
-        h5 = h5py.File(target, "r")
+        opened = DetachedFile(target) if detached else h5py.File(target, "r")
+        h5 = opened.h5 if isinstance(opened, DetachedFile) else opened
     except BlockingIOError as error:
         raise BusyError(f"{target}: another program is writing to it: try again when it is done") from error
+    except StorageError:
+        raise
     except OSError as error:
         if "locking flag" in str(error):  # in this process, which holds the lock itself
             raise BusyError(f"{target}: is being repacked: try again when it is done") from error
@@ -486,7 +534,7 @@ def open_lsfm(
         raise FormatError(
             f"{target}: HDF5, but with neither /LSFM nor BigDataViewer's sNN/resolutions inside: not a file for lsfm-core"
         )
-    return LsfmFile(target, h5, cache or ChunkCache(), max_read_bytes)
+    return LsfmFile(target, opened, cache or ChunkCache(), max_read_bytes)
 
 
 def _hdf5_of_xml(path: Path) -> Path:

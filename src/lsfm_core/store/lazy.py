@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, product
 from typing import Any
@@ -25,6 +25,8 @@ __all__ = ["ChunkCache", "LazyLevel"]
 
 Array = npt.NDArray[Any]
 Index = int | slice | Any
+#: Does work on a dataset, and gives what comes of it.
+Access = Callable[[Callable[[h5py.Dataset], Any]], Any]
 
 #: Decoded chunks that one file keeps unless its opener says otherwise.
 DEFAULT_CACHE_BYTES = 256 * 2**20
@@ -83,12 +85,16 @@ class ChunkCache:
 class _Store:
     """One dataset with its codec and cache: what all views of it share."""
 
-    def __init__(self, dataset: h5py.Dataset, dtype: np.dtype[Any], cache: ChunkCache, max_read_bytes: int | None) -> None:
-        self.dataset = dataset
+    def __init__(
+        self, dataset: h5py.Dataset, dtype: np.dtype[Any], cache: ChunkCache, max_read_bytes: int | None, access: Access
+    ) -> None:
+        #: Does work on the dataset.
+        self.access = access
         self.codec = ChunkCodec.of(dataset)
         self.dtype = dtype
         self.cache = cache
         self.max_read_bytes = max_read_bytes
+        self.fill = np.asarray(dataset.fillvalue, dataset.dtype)
         self.shape: tuple[int, ...] = dataset.shape
         # Without chunks of its own a dataset is read as one piece per block of this shape.
         self.chunks: tuple[int, ...] = dataset.chunks or tuple(min(n, 64) for n in dataset.shape)
@@ -111,13 +117,14 @@ class _Store:
         offset = tuple(i * c for i, c in zip(index, self.chunks, strict=True))
         if self.codec is None:
             box = tuple(slice(o, min(o + c, n)) for o, c, n in zip(offset, self.chunks, self.shape, strict=True))
-            return self._present(self.dataset[box])
+            return self._present(self.access(lambda dataset: dataset[box]))
+        codec = self.codec
         try:
-            chunk = self.codec.read(self.dataset, offset)
+            chunk = self.access(lambda dataset: codec.read(dataset, offset))
         except ChecksumError as error:
             raise ChecksumError(f"{self.name}, voxels from {offset}: {error}") from error
         if chunk is None:
-            chunk = np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype)
+            chunk = np.full(self.chunks, self.fill)
         return self._present(chunk)
 
     def _present(self, chunk: Array) -> Array:
@@ -150,6 +157,7 @@ class LazyLevel:
         cache: ChunkCache,
         dtype: npt.DTypeLike | None = None,
         max_read_bytes: int | None = None,
+        access: Access | None = None,
     ) -> LazyLevel:
         """View of a whole dataset.
 
@@ -161,8 +169,10 @@ class LazyLevel:
             How the stored bits are to be understood, if not as they say themselves (BigDataViewer keeps uint16 as int16).
         max_read_bytes : int, optional
             Refuse to read more than this at once.
+        access : callable, optional
+            Given work, does it on the dataset as it is then; default: on `dataset`.
         """
-        store = _Store(dataset, np.dtype(dtype or dataset.dtype), cache, max_read_bytes)
+        store = _Store(dataset, np.dtype(dtype or dataset.dtype), cache, max_read_bytes, access or (lambda work: work(dataset)))
         return cls(store, tuple(range(n) for n in dataset.shape))
 
     def padded(self, shape: tuple[int, ...]) -> LazyLevel:
@@ -304,15 +314,18 @@ class LazyLevel:
     @property
     def stored_bytes(self) -> int:
         """Size of the whole level in the file, compressed; asks about every chunk."""
-        return int(self._store.dataset.id.get_storage_size())
+        return int(self._store.access(lambda dataset: dataset.id.get_storage_size()))
 
     def is_stored(self, index: tuple[int, ...]) -> bool:
         """Whether the chunk of an element of the whole level was ever written (else it reads as the fill value)."""
-        dataset = self._store.dataset
-        if dataset.chunks is None or dataset.is_virtual:
-            return True
-        offset = tuple(i // c * c for i, c in zip(index, dataset.chunks, strict=True))
-        return dataset.id.get_chunk_info_by_coord(offset).byte_offset is not None
+
+        def ask(dataset: h5py.Dataset) -> bool:
+            if dataset.chunks is None or dataset.is_virtual:
+                return True
+            offset = tuple(i // c * c for i, c in zip(index, dataset.chunks, strict=True))
+            return dataset.id.get_chunk_info_by_coord(offset).byte_offset is not None
+
+        return bool(self._store.access(ask))
 
     def to_dask(self) -> Any:
         """This view as a dask array with one block per chunk (needs dask)."""

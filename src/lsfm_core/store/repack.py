@@ -558,7 +558,7 @@ def _restate_subdivisions(plan: _Plan, target: h5py.File) -> set[int]:
     changed: set[int] = set()
     if all(chunked.dataset.chunks == chunked.encoder.chunks for chunked in plan.chunked.values()):
         return changed
-    timepoints = [int(name[1:]) for name in target if _paths.is_timepoint(name)]
+    timepoints = [timepoint for timepoint in map(_paths.timepoint_index, target) if timepoint is not None]
     for name in target:
         setup = _paths.setup_index(name)
         table = target.get(f"{name}/{_paths.SUBDIVISIONS}") if setup is not None else None

@@ -1,0 +1,209 @@
+"""A file as it was when it was opened, for `h5py` to read through, while others change it: what a viewer holds.
+
+HDF5's own lock would keep every writer away for as long as a layer is shown. A `Snapshot` holds none. Nothing it gives is taken on
+trust: after each read it looks whether the file was written to since. If a journaled writer is at work (`_journal`), the journal
+has the old bytes of every page that was overwritten, and they are put in place; whatever is past the old end does not exist yet. If
+the change is complete, or came from a program without a journal, the snapshot is *stale*: it reads no more, and whoever holds it
+opens the file anew.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+
+from lsfm_core.errors import BusyError, StorageError
+from lsfm_core.store import _journal, _paths
+
+__all__ = ["DatasetReader", "DetachedFile", "Snapshot"]
+
+Result = TypeVar("Result")
+
+_NOTHING = memoryview(bytearray())
+
+
+class Snapshot(io.RawIOBase):
+    """The bytes of a file at one moment; get it from `Snapshot.take`."""
+
+    def __init__(self, path: Path, file: io.FileIO, generation: _journal.Generation, undo: _journal.UndoLog | None) -> None:
+        self.path = path
+        self._file = file
+        self._generation = generation
+        self._undo = undo
+        self._position = 0
+        # HDF5 reads one piece at a time, but others ask meanwhile whether the file has changed.
+        self._lock = threading.Lock()
+
+    @classmethod
+    def take(cls, path: Path) -> Snapshot:
+        """The file as it is, or as it was before a writer that is at work began.
+
+        Raises
+        ------
+        BusyError
+            If a program that keeps no journal is writing to it.
+        StorageError
+            If it cannot be opened.
+        """
+        try:
+            file = open(path, "rb", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
+        deadline = time.monotonic() + _journal.LOCK_SECONDS
+        while True:
+            settled = _journal.settled_generation(file)
+            undo = _journal.UndoLog.find(path)
+            if undo is not None:
+                return cls(path, file, undo.generation, undo)
+            if settled is not None:
+                return cls(path, file, settled, None)
+            if time.monotonic() > deadline:
+                file.close()
+                raise BusyError(f"{path}: another program is writing to it: try again when it is done")
+            time.sleep(_journal.LOCK_SECONDS / 20)
+
+    def __repr__(self) -> str:
+        return str(self.path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = (0, self._position, self._generation.size)[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._generation.size - self._position)]
+        self._file.seek(self._position)
+        view = view[: self._file.readinto(view)]
+        # In this order: what was written before the read is known of after it.
+        if not self.restore(view):
+            raise StorageError(f"{self.path}: was changed by another program")
+        self._position += len(view)
+        return len(view)
+
+    def restore(self, view: memoryview = _NOTHING) -> bool:
+        """Put the bytes that a writer at work has overwritten back into what was just read.
+
+        Returns
+        -------
+        bool
+            False if the file has changed for good, so that nothing more can be read.
+        """
+        if _journal.generation(self._file) == self._generation:
+            return True
+        with self._lock:
+            if self._undo is None:
+                undo = _journal.UndoLog.find(self.path)
+                if undo is None:
+                    return False
+                if undo.generation != self._generation:
+                    undo.close()
+                    return False
+                self._undo = undo
+            return self._undo.apply(self._position, view)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+        if self._undo is not None:
+            self._undo.close()
+
+
+class DetachedFile:
+    """HDF5 through the latest snapshot of a file: opened anew whenever somebody has changed it.
+
+    Raises
+    ------
+    BusyError, StorageError
+        As `Snapshot.take`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
+        self._snapshot = Snapshot.take(self.path)
+        self._h5 = h5py.File(self._snapshot, "r")
+
+    @property
+    def h5(self) -> h5py.File:
+        """The file as it is now."""
+        with self._lock:
+            if not self._snapshot.restore():
+                self._open()
+            return self._h5
+
+    def close(self) -> None:
+        """Close it; its datasets cannot be read any more."""
+        self._h5.close()
+
+
+class DatasetReader:
+    """A dataset of a `DetachedFile`, that is looked up again when the file has been changed."""
+
+    def __init__(self, file: DetachedFile, dataset: h5py.Dataset) -> None:
+        self._file = file
+        self._dataset = dataset
+        self._name: str = dataset.name
+        self._identity = _identity(dataset)
+
+    def __call__(self, work: Callable[[h5py.Dataset], Result]) -> Result:
+        """Do `work` on the dataset, and anew on that of the changed file if it changes meanwhile.
+
+        Raises
+        ------
+        BusyError, StorageError
+            As `Snapshot.take`; or if the dataset is not there any more, or was replaced by another.
+        """
+        while True:
+            dataset = self._dataset
+            try:
+                return work(dataset)
+            except Exception:
+                if dataset.file == self._file.h5:
+                    raise
+            self._dataset = self._look_up()
+
+    def _look_up(self) -> h5py.Dataset:
+        h5 = self._file.h5
+        try:
+            dataset = h5[self._name]
+            fate = "" if _identity(dataset) == self._identity else "replaced"
+        except KeyError:
+            fate = "removed or renamed"
+        if fate:
+            raise StorageError(f"{self._file.path}: {self._name} was {fate} since it was opened: open the file again")
+        return dataset
+
+
+def _identity(dataset: h5py.Dataset) -> tuple[Any, ...]:
+    """Different for another dataset that stands, under the same name, where this one stood."""
+    owner = _paths.channel_of(dataset.name)
+    written = dataset.file[owner].attrs.get(_paths.UUID) if owner else None
+    return written, h5py.h5o.get_info(dataset.id).addr, dataset.shape, dataset.dtype, dataset.chunks
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is open through Python: HDF5 would do so when there is no Python any more."""
+    for identifier in h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE | h5py.h5f.OBJ_GROUP | h5py.h5f.OBJ_DATASET):
+        if identifier.valid:
+            file = h5py.h5i.get_file_id(identifier)
+            if file.get_access_plist().get_driver() == h5py.h5fd.fileobj_driver:
+                h5py.File(file).close()

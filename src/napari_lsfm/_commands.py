@@ -1,0 +1,108 @@
+"""What the menus do: resolution in 3D, and displacement fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lsfm_core import InputError, open_lsfm
+from napari_lsfm._layers import field_layer
+from napari_lsfm._settings import current_settings
+
+if TYPE_CHECKING:
+    import napari.layers
+    import napari.viewer
+
+__all__ = ["finest_level_3d", "show_automatic", "show_field", "show_finest_3d"]
+
+#: What every graphics card that napari runs on can do at least.
+_MIN_TEXTURE_EDGE = 2048
+
+
+def show_finest_3d(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
+    """Show a layer in 3D, at the finest level that the graphics card and the settings' budget allow.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layer : Layer, optional
+        Default: the active one.
+    """
+    layer = _multiscale(viewer, layer)
+    level = finest_level_3d(layer.level_shapes, layer.dtype, current_settings().volume_mib * 2**20, _max_texture_edge())
+    # First the level: in 3D napari would read the coarsest one for nothing.
+    layer.locked_data_level = level
+    viewer.dims.ndisplay = 3
+    shape = tuple(int(n) for n in layer.level_shapes[level][-3:])
+    _tell(f"{layer.name}: resolution {level} of {len(layer.level_shapes)}, {_texture_bytes(shape, layer.dtype) / 2**20:.0f} MiB")
+
+
+def show_automatic(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
+    """Let napari choose a layer's level again: by the zoom in 2D, the coarsest in 3D."""
+    _multiscale(viewer, layer).locked_data_level = None
+
+
+def show_field(viewer: napari.viewer.Viewer) -> None:
+    """Ask for a displacement field, of the active layer's file or of another, and show it as arrows."""
+    from qtpy.QtWidgets import QFileDialog, QInputDialog
+
+    # No parent: napari's window is none of its public parts.
+    active = viewer.layers.selection.active
+    path = None if active is None else active.metadata.get("lsfm", {}).get("path")
+    fields = _fields(path) if path else []
+    if not fields:
+        path, _ = QFileDialog.getOpenFileName(None, "Show displacement field of", "", "LSFM files (*.h5 *.hdf5)")
+        if not path:
+            return
+        fields = _fields(path)
+    if not fields:
+        raise InputError(f"{path}: has no displacement field")
+    channel = fields[0]
+    if len(fields) > 1:
+        channel, accepted = QInputDialog.getItem(None, "Show displacement field", "Displacement field:", fields, editable=False)
+        if not accepted:
+            return
+    data, keywords, _ = field_layer(path, channel)
+    viewer.add_vectors(data, **keywords)
+
+
+def finest_level_3d(shapes: Any, dtype: Any, max_bytes: int, max_edge: int) -> int:
+    """Index of the finest level whose volume is within both limits; the coarsest if none is."""
+    for level, shape in enumerate(shapes):
+        volume = tuple(int(n) for n in shape[-3:])
+        if max(volume) <= max_edge and _texture_bytes(volume, dtype) <= max_bytes:
+            return level
+    return len(shapes) - 1
+
+
+def _texture_bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    """What napari makes of a volume: of all but small unsigned integers floats."""
+    itemsize = np.dtype(dtype).itemsize if np.dtype(dtype) in (np.uint8, np.uint16) else 4
+    return int(np.prod(shape, dtype=np.int64)) * itemsize
+
+
+def _max_texture_edge() -> int:
+    try:
+        from napari._vispy.utils.gl import get_max_texture_sizes
+    except ImportError:
+        return _MIN_TEXTURE_EDGE
+    return get_max_texture_sizes()[1] or _MIN_TEXTURE_EDGE
+
+
+def _multiscale(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None) -> Any:
+    layer = layer or viewer.layers.selection.active
+    if not getattr(layer, "multiscale", False):
+        raise InputError("select a layer that has several resolutions first")
+    return layer
+
+
+def _fields(path: str) -> list[str]:
+    with open_lsfm(path, detached=True) as file:
+        return [name for name, channel in file.channels.items() if channel.kind == "vectors"]
+
+
+def _tell(text: str) -> None:
+    from napari.utils.notifications import show_info
+
+    show_info(text)

@@ -1,0 +1,217 @@
+"""Writer: layers become channels of a file, as they are or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core import (
+    IngestRequest,
+    InputError,
+    LabelTable,
+    LsfmError,
+    Orientation,
+    PlaneFunction,
+    Space,
+    edit_lsfm,
+    ingest_channel,
+    open_lsfm,
+)
+from napari_lsfm._settings import current_settings
+from napari_lsfm._views import Recoded
+
+if TYPE_CHECKING:
+    from napari_lsfm._layers import LayerData
+
+__all__ = ["write_layers"]
+
+
+def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> list[str]:
+    """Save layers as channels of an LSFM file; one that exists gets more channels, and none is replaced.
+
+    Where a layer does not tell how the specimen lies, it lies as the other layers do, and if none tells, as the settings say.
+
+    Parameters
+    ----------
+    path : path
+    layers : sequence of LayerData
+        Of type image or labels; multiscale or not.
+
+    Returns
+    -------
+    list of str
+        The path.
+
+    Raises
+    ------
+    InputError
+        If something of a layer would be lost, or has no place in a file; then nothing is written.
+    LsfmError
+        As `lsfm_core.ingest_channel`.
+    """
+    world = _world_orientation(layers)
+    channels = [_Channel.of(layer, world) for layer in layers]
+    names = [channel.name for channel in channels]
+    if Path(path).exists():
+        with open_lsfm(path, detached=True) as file:
+            names += list(file)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: there would be two channels {', '.join(map(repr, twice))}: rename the layer first")
+    for channel in channels:
+        ingest_channel(IngestRequest(path=path, channel=channel.name, image=channel.planes, kind=channel.kind))
+    with edit_lsfm(path) as editor:
+        for channel in channels:
+            editor.set_look(channel.name, display_range=channel.display_range, colormap=channel.colormap)
+            if channel.table:
+                editor.set_label_table(channel.name, channel.table.to_json())
+    return [str(path)]
+
+
+@dataclass(frozen=True)
+class _Channel:
+    """What is saved of a layer."""
+
+    name: str
+    kind: str
+    planes: PlaneFunction
+    display_range: tuple[float, float] | None
+    colormap: str | None
+    table: LabelTable
+
+    @classmethod
+    def of(cls, layer: LayerData, world: Orientation) -> _Channel:
+        data, meta, kind = layer
+        name = meta["name"]
+        about = meta.get("metadata", {}).get("lsfm", {})
+        array = data[0] if meta.get("multiscale") else data
+        if meta.get("rgb"):
+            raise InputError(f"layer {name!r} has colours in its voxels: split it into channels first (right click: Split RGB)")
+        if len(array.shape) != 3:
+            axes = ", ".join(meta.get("axis_labels") or ())
+            raise InputError(
+                f"layer {name!r} has {len(array.shape)} axes ({axes}), a channel has three: take a volume out of it first"
+            )
+        if np.dtype(array.dtype).kind not in "uifb":
+            raise InputError(f"layer {name!r} has voxels of type {array.dtype}: a file holds integers and floats")
+        affine = world.direction @ _world_mm_from_voxel(name, meta)[:3]
+        box = about.get("box") or [[0, n] for n in array.shape]
+        # Who computed something from our layer may have cut it, and kept what it says of itself.
+        if any(stop > n for (_, stop), n in zip(box, array.shape, strict=True)):
+            box = [[0, n] for n in array.shape]
+        space = Space(array.shape, np.vstack([affine, (0, 0, 0, 1)])).crop(*zip(*box, strict=True))
+        planes = _planes(name, array, box, kind, about.get("ids"))
+        limits = meta.get("contrast_limits") if kind == "image" else None
+        return cls(
+            name=name,
+            kind=kind,
+            planes=PlaneFunction(space.shape, _dtype(array, about.get("ids")), planes, space=space, name=f"layer {name!r}"),
+            display_range=None if limits is None else (float(limits[0]), float(limits[1])),
+            colormap=_colormap(meta) if kind == "image" else None,
+            table=_table(about) if kind == "labels" else LabelTable(),
+        )
+
+
+def _world_orientation(layers: Sequence[LayerData]) -> Orientation:
+    """Where napari's z, y and x grow toward: as the layers that came from a file know it."""
+    abouts = [meta.get("metadata", {}).get("lsfm", {}) for _, meta, _ in layers]
+    known = {about["axcodes"] for about in abouts if about.get("axcodes")} or _axcodes_on_screen()
+    if len(known) > 1:
+        raise InputError(f"the layers lie in different ways ({', '.join(sorted(known))}): save them one after the other")
+    return Orientation(known.pop() if known else current_settings().orientation)
+
+
+def _axcodes_on_screen() -> set[str]:
+    import napari
+
+    viewer = napari.current_viewer()
+    abouts = [] if viewer is None else [layer.metadata.get("lsfm", {}) for layer in viewer.layers]
+    return {about["axcodes"] for about in abouts if about.get("axcodes")}
+
+
+def _world_mm_from_voxel(name: str, meta: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """(4, 4): napari's world, in mm, from voxel indices."""
+    import pint
+    from napari.utils.transforms import Affine, CompositeAffine
+
+    ndim = 3
+    inner = CompositeAffine(
+        scale=meta.get("scale", np.ones(ndim)),
+        translate=meta.get("translate", np.zeros(ndim)),
+        rotate=meta.get("rotate"),
+        shear=meta.get("shear"),
+        ndim=ndim,
+    )
+    outer = meta.get("affine")
+    matrix = (
+        inner.affine_matrix
+        if outer is None
+        else Affine(affine_matrix=np.asarray(outer), ndim=ndim).affine_matrix @ inner.affine_matrix
+    )
+    try:
+        units = [
+            pint.get_application_registry().Quantity(1, f"{unit:~}" if isinstance(unit, pint.Unit) else unit)
+            for unit in meta["units"]
+        ]
+        factors = [float(unit.to("mm").magnitude) for unit in units]
+    except (KeyError, pint.DimensionalityError, pint.UndefinedUnitError):
+        told = ", ".join(map(str, meta.get("units") or ())) or "none"
+        raise InputError(
+            f"layer {name!r}: its units are no lengths ({told}), and a file's voxels have a size: set its scale and its units "
+            "first, for example layer.scale = (5, 4, 4); layer.units = 'um'"
+        ) from None
+    mm: npt.NDArray[np.float64] = np.diag([*factors, 1.0]) @ matrix
+    return mm
+
+
+def _dtype(array: Any, ids: npt.NDArray[Any] | None) -> np.dtype[Any]:
+    return np.dtype(array.dtype) if ids is None else ids.dtype
+
+
+def _planes(
+    name: str, array: Any, box: Sequence[Sequence[int]], kind: str, ids: npt.NDArray[Any] | None
+) -> Iterator[npt.NDArray[Any]]:
+    """The planes of a layer, as they are stored."""
+    if isinstance(array, Recoded):
+        array, ids = array.source, None
+    rows, columns = (slice(*edges) for edges in box[1:])
+    for index in range(*box[0]):
+        plane = np.asarray(array[index, rows, columns])
+        if kind == "labels" and plane.dtype.kind != "u" and plane.min() < 0:
+            raise InputError(f"layer {name!r}: plane {index} has the label {plane.min()}: ids of regions begin at 0")
+        if ids is not None:
+            if plane.max() >= len(ids):
+                raise InputError(
+                    f"layer {name!r}: plane {index} has the label {plane.max()}, which stands for no region of its file"
+                )
+            plane = ids[plane]
+        yield plane
+
+
+def _colormap(meta: Mapping[str, Any]) -> str | None:
+    """Name of a colormap that every napari knows, else its brightest colour."""
+    from napari.utils.colormaps import AVAILABLE_COLORMAPS, ensure_colormap
+
+    if meta.get("colormap") is None:
+        return None
+    colormap = ensure_colormap(meta["colormap"])
+    if colormap.name in AVAILABLE_COLORMAPS:
+        return str(colormap.name)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colormap.colors[-1][:3])
+
+
+def _table(about: Mapping[str, Any]) -> LabelTable:
+    """The label table of the channel that a layer came from, if that is still there."""
+    if about.get("kind") != "labels":
+        return LabelTable()
+    try:
+        with open_lsfm(about["path"], detached=True) as file:
+            return LabelTable.from_json(file.label_table(about["channel"]))
+    except LsfmError:
+        return LabelTable()
