@@ -5,12 +5,13 @@ tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `c
 `merge` the way back from chunks; `volume` an image in memory.
 """
 
+from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export.channel import ExportResult, export_blocks, export_channel
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
 from lsfm_core.export.merge import MergeRequest, MergeResult, merge_chunks
 from lsfm_core.export.plan import ExportPlan, plan_export
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, transform_points
-from lsfm_core.export.request import ExportRequest, RegionSelection, TransformStep
+from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.volume import Volume
 
@@ -24,15 +25,18 @@ __all__ = [
     "PointsRequest",
     "PointsResult",
     "RegionCount",
+    "RegionMask",
     "RegionSelection",
     "SlicesRequest",
     "SlicesResult",
+    "TransformRequest",
     "TransformStep",
     "Volume",
     "export_blocks",
     "export_channel",
     "export_chunks",
     "export_slices",
+    "find_region",
     "iter_chunks",
     "iter_slices",
     "lay_out_chunks",
