@@ -94,7 +94,7 @@ def layer_tuple(*, path: Path, channel: Channel, native: Orientation, colormap: 
     return levels if len(levels) > 1 else levels[0], keywords, channel.kind
 
 
-def volume_layer(volume: Volume, name: str) -> LayerData:
+def volume_layer(volume: Volume, name: str, contrast_limits: tuple[float, float] | None = None) -> LayerData:
     """Layer tuple of an image in memory.
 
     Parameters
@@ -102,18 +102,22 @@ def volume_layer(volume: Volume, name: str) -> LayerData:
     volume : Volume
         Of kind image or labels, with mm along the native frame's axes in the place of R, A, S.
     name : str
+    contrast_limits : tuple of 2 float, optional
+        Of an image; napari chooses some where they are missing.
     """
     from lsfm_core import Orientation
 
     # In the native frame the axes are the world's own, which RAS stands for here.
     frame = Orientation("RAS")
     reorientation = volume.space.reorientation_to(frame)
-    keywords = {
+    keywords: dict[str, Any] = {
         "name": name,
         **_placement(volume.space.reoriented(reorientation), frame),
         "units": ("mm",) * 3,
         "axis_labels": ("z", "y", "x"),
     }
+    if volume.kind == "image" and contrast_limits is not None and contrast_limits[0] < contrast_limits[1]:
+        keywords["contrast_limits"] = contrast_limits
     return reorientation.apply(volume.array), keywords, volume.kind
 
 

@@ -81,6 +81,8 @@ class BoxLayer(QObject):
                 axis_labels=("z", "y", "x"),
                 edge_color=_COLOUR,
                 face_color="transparent",
+                # In 3D it is seen inside of the brain, too.
+                blending="translucent_no_depth",
             )
             self._layer.events.data.connect(self._on_data)
             if self._editable:

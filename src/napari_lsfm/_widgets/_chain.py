@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QLabel, QListWidget, QMenu, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QListWidget, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import TransformStep
 from napari_lsfm._widgets._facts import FileFacts, StoredTransform
-from napari_lsfm._widgets._fields import beside
+from napari_lsfm._widgets._fields import Text, beside
 
 __all__ = ["ChainEditor"]
 
@@ -51,12 +51,9 @@ class ChainEditor(QWidget):
         self._numeric.setToolTip(
             "Also allow displacement fields whose inverse is not stored to be inverted; how well that goes is told below"
         )
-        self._picture = QLabel()
-        self._words = QLabel()
-        for label in (self._picture, self._words):
-            label.setWordWrap(True)
+        self._picture = Text()
+        self._words = Text()
         self._picture.setToolTip("The way from the image to the output")
-        self._words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._remove.clicked.connect(self._on_remove)
         self._up.clicked.connect(lambda: self._move(-1))
         self._down.clicked.connect(lambda: self._move(1))
@@ -111,7 +108,7 @@ class ChainEditor(QWidget):
 
     def say(self, text: str) -> None:
         """Spell the chain out."""
-        self._words.setText(text)
+        self._words.say(text)
         self._words.setVisible(bool(text))
 
     def _offer(self) -> None:
@@ -167,11 +164,11 @@ class ChainEditor(QWidget):
             self._list.addItem(f"{number}.  {_short(step.name)}  ({_KINDS[self._kind(step)]}{inverted})")
             self._list.item(number - 1).setToolTip(step.name)
         self._list.setVisible(bool(self._steps))
-        self._list.setFixedHeight(max(1, self._list.count()) * (self._list.fontMetrics().height() + 6) + 8)
+        self._list.setFixedHeight(self._list.count() * max(self._list.sizeHintForRow(0), 16) + 2 * self._list.frameWidth() + 8)
         self._list.setCurrentRow(row)
         nodes = [(self._channel or "image", "image")]
         nodes += [(_short(step.name) + (" ⁻¹" if step.invert else ""), self._kind(step)) for step in self._steps]
-        self._picture.setText(" → ".join(_node(*node) for node in [*nodes, ("output", "output")]))
+        self._picture.say(" → ".join(_node(*node) for node in [*nodes, ("output", "output")]))
         self._picture.setVisible(bool(self._steps))
         self.say("")
         self._enable()

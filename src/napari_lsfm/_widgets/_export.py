@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QApplication, QCheckBox, QFileDialog, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QSize
+from qtpy.QtWidgets import QApplication, QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import (
     CancelledError,
@@ -32,9 +32,10 @@ from lsfm_core import (
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
 from napari_lsfm._widgets._chain import ChainEditor
-from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of, lsfm_paths
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, beside, numbers, scrolled
-from napari_lsfm._workers import ERROR_STYLE, JobPanel, Latest
+from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
+from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, Text, beside, browse_button, numbers, scrolled, stacked
+from napari_lsfm._widgets._picker import FilePicker
+from napari_lsfm._workers import JobPanel, Latest
 
 if TYPE_CHECKING:
     import napari
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["ExportWidget"]
 
 _DELAY_MS = 250
+_WIDTH = 400
 #: Larger results stay on the disk.
 _MAX_SHOWN_BYTES = 10**9
 _COMPRESSED = (".nii.gz", ".nrrd", ".ome.zarr")
+_CODES = ("LPS", "LAS", "PIR", "AIR")
 _FORMATS = ".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy"
 _FILTER = "Images (*.nii *.nii.gz *.nrrd *.mha *.tif *.ome.tif *.ome.zarr *.npy);;All files (*)"
 _INTERPOLATIONS = {
@@ -67,14 +70,13 @@ class _Outlook:
     @property
     def text(self) -> str:
         plan = self.plan
-        voxel = " × ".join(f"{size:.4g}" for size in plan.target.voxel_size_mm)
-        parts = f" in {self.chunks} chunk(s)" if self.chunks is not None else ""
+        parts = "" if self.chunks is None else f" in {self.chunks} chunk{'s' if self.chunks > 1 else ''}"
         where = {"": "in memory", **dict.fromkeys(_COMPRESSED, "on disk before compression")}.get(self.suffix, "on disk")
         how = "copied" if plan.copy is not None else plan.method
         text = (
-            f"{' × '.join(map(str, plan.target.shape))} voxels{parts} of {voxel} mm\n"
+            f"{_by(plan.target.shape)} voxels{parts} of {_by(plan.target.voxel_size_mm)} mm\n"
             f"{plan.dtype}, {plan.target.orientation}, {how}, level {plan.level.index} is read\n"
-            f"{_size(plan.output_bytes)} {where}, at most {_size(plan.peak_bytes)} of memory"
+            f"{_size(plan.output_bytes)} {where}\nat most {_size(plan.peak_bytes)} of memory"
         )
         rate = _rates.get((plan.copy is not None, self.suffix))
         return text if rate is None else f"{text}, about {max(1, round(plan.output_bytes / rate))} s"
@@ -101,38 +103,26 @@ class ExportWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._facts: FileFacts | None = None
-        self._opened: list[Path] = []
-        self._pending: ExportRequest | None = None
+        self._pending: Callable[[], None] | None = None
         self._is_filling = False
+        self._is_ready = False
         self._box = BoxLayer(napari_viewer, "export box", editable=True, parent=self)
         self._box.changed.connect(self._on_box_dragged)
-        self._reader = Latest(self)
-        self._reader.answered.connect(self._on_facts)
-        self._reader.failed.connect(self._complain)
         self._planner = Latest(self, _DELAY_MS)
         self._planner.answered.connect(self._on_outlook)
         self._planner.failed.connect(self._complain)
         self._build()
         self._connect()
-        for event in (napari_viewer.layers.events.inserted, napari_viewer.layers.events.removed):
-            event.connect(self._on_layers)
-        self._on_layers()
+        self.file.start()
 
     # --- the form -----------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        content = QWidget()
-        sections = QVBoxLayout(content)
-        sections.setContentsMargins(2, 2, 2, 2)
-        for section in (self._build_image(), self._build_piece(), self._build_space(), self._build_voxels(), self._build_output()):
-            sections.addWidget(section)
-        sections.addStretch(1)
-        self.outlook = QLabel()
-        self.outlook.setWordWrap(True)
+        content = stacked(self._build_image(), self._build_piece(), self._build_space(), self._build_voxels(), self._build_output())
+        # As high as it mostly is, so that the form does not jump.
+        self.outlook = Text(least_lines=4)
         self.outlook.setAccessibleName("outlook")
         self.outlook.setToolTip("What the export will give, or what is wrong with it")
-        self.outlook.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.outlook.setMinimumHeight(3 * self.outlook.fontMetrics().lineSpacing() + 4)
         self.copy = QPushButton("Copy command")
         self.copy.setToolTip("Put the command line that does the same into the clipboard")
         self.go = QPushButton("Export")
@@ -147,13 +137,8 @@ class ExportWidget(QWidget):
 
     def _build_image(self) -> Section:
         section = Section("Image")
-        self.file = Choice()
-        browse = QPushButton("…")
-        browse.setFixedWidth(30)
-        browse.setToolTip("Choose a file that is not open here")
-        browse.setAccessibleName("open another file")
-        browse.clicked.connect(self._browse_file)
-        section.row("File", beside(self.file, browse), "The file to export from: those that are open here, or any other")
+        self.file = FilePicker(self._viewer)
+        section.row("File", self.file, "The file to export from: those that are open here, or any other")
         self.channel = Choice()
         section.row("Channel", self.channel, "What to export")
         self.orientation = QLineEdit()
@@ -180,9 +165,10 @@ class ExportWidget(QWidget):
         section.row("What", self.piece, "All of the image, a box of it, the surroundings of a brain region, or many chunks")
         self.corner = NumbersEdit()
         section.row(
-            "Corner (mm)", self.corner, "The box's outer corner with the smallest R, A, S (right, anterior, superior), in the world "
-            "of the output",
-        )  # fmt: skip
+            "Corner (mm)",
+            self.corner,
+            "The box's outer corner with the smallest R, A, S (right, anterior, superior), in the world of the output",
+        )
         self.size = NumbersEdit()
         section.row("Size (mm)", self.size, "Its extent along R, A, S")
         self.from_view = QPushButton("Current view")
@@ -235,11 +221,7 @@ class ExportWidget(QWidget):
         self.chain = ChainEditor()
         section.row("", self.chain, "")
         self.reference = Choice()
-        browse = QPushButton("…")
-        browse.setFixedWidth(30)
-        browse.setToolTip("Choose an image file as reference")
-        browse.setAccessibleName("choose a reference file")
-        browse.clicked.connect(self._browse_reference)
+        browse = browse_button("Choose an image file as reference", self._browse_reference)
         section.row("Reference", beside(self.reference, browse), "An image whose voxels the result takes: a channel, or a file")
         return section
 
@@ -247,9 +229,7 @@ class ExportWidget(QWidget):
         section = Section("Voxels")
         self.output_orientation = Choice()
         self.output_orientation.setEditable(True)
-        self.output_orientation.offer(
-            [("RAS", None), ("native", "native"), *((code, code) for code in ("LPS", "LAS", "PIR", "AIR"))]
-        )
+        self.output_orientation.offer([("RAS", None), ("native", "native"), *((code, code) for code in _CODES)])
         section.row(
             "Orientation",
             self.output_orientation,
@@ -268,11 +248,7 @@ class ExportWidget(QWidget):
         section = Section("Output")
         self.output = QLineEdit()
         self.output.setPlaceholderText("none: into the viewer only")
-        browse = QPushButton("…")
-        browse.setFixedWidth(30)
-        browse.setToolTip("Choose where to write")
-        browse.setAccessibleName("choose the output")
-        browse.clicked.connect(self._browse_output)
+        browse = browse_button("Choose where to write", self._browse_output)
         section.row("File", beside(self.output, browse), f"Its ending is the format: {_FORMATS}. For chunks, a folder")
         self.overwrite = QCheckBox("if it is there already")
         section.row("Replace", self.overwrite, "Whether the output may take the place of what has its name")
@@ -286,7 +262,9 @@ class ExportWidget(QWidget):
         return section
 
     def _connect(self) -> None:
-        self.file.chosen.connect(self._read_file)
+        self.file.left.connect(self._on_left)
+        self.file.chosen.connect(self._on_facts)
+        self.file.failed.connect(self._complain)
         self.channel.chosen.connect(self._on_channel)
         self.piece.chosen.connect(self._on_piece)
         self.chain.changed.connect(self._on_chain)
@@ -303,48 +281,38 @@ class ExportWidget(QWidget):
         self.from_shape.clicked.connect(self._take_shape)
         self.copy.clicked.connect(self._copy_command)
         self.go.clicked.connect(self._start)
+        self.panel.finished.connect(lambda: self._enable(ready=self._is_ready))
 
     # --- files and channels -------------------------------------------------------------------------------------------------
 
-    def _on_layers(self, event: Any = None) -> None:
-        paths = dict.fromkeys([*lsfm_paths(self._viewer), *self._opened])
-        before = self.file.value
-        if list(paths) != self.file.values:
-            self.file.offer((path.name, path) for path in paths)
-            for row, path in enumerate(paths):
-                self.file.setItemData(row, str(path), Qt.ItemDataRole.ToolTipRole)
-        if self.file.value != before or not paths:
-            self._read_file()
-
-    def _browse_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "A file to export from", "", "HDF5 and BigDataViewer (*.h5 *.hdf5 *.xml)")
-        if path:
-            self.open_file(Path(path))
-
-    def open_file(self, path: Path) -> None:
-        """Export from a file, whether it is open in the viewer or not."""
-        if path not in self.file.values:
-            self._opened.append(path)
-            self._on_layers()
-        if self.file.value != path:
-            self.file.value = path
-        elif self._facts is not None:
-            self._apply()
-
     def fill_in(self, request: ExportRequest) -> None:
         """Show a request, as soon as its file was looked into."""
-        self._pending = request
-        self.open_file(request.path)
+        self._when_known(request.path, request.channel, lambda: self._show_request(request))
 
-    def _read_file(self) -> None:
-        path = self.file.value
+    def take_region(self, path: Path, channel: str, region: RegionSelection) -> None:
+        """Let the piece be a region; all else stays, the transforms above all."""
+        self._when_known(path, channel, lambda: self._show_region(region))
+
+    def _when_known(self, path: Path, channel: str, fill: Callable[[], None]) -> None:
+        def apply() -> None:
+            was_filling, self._is_filling = self._is_filling, True
+            self.channel.value = channel
+            self._on_channel()
+            fill()
+            self._is_filling = was_filling
+            self._on_chain()
+
+        if self._facts is not None and self._facts.path == path:
+            apply()
+        else:
+            self._pending = apply
+            self.file.choose(path)
+
+    def _on_left(self) -> None:
         self._facts = None
         self._planner.forget()
-        if path is None:
-            self._complain("Open a file with File > Open File(s)…, or choose one with the … button above.")
-        else:
-            self._say("…")
-            self._reader.ask(lambda _: FileFacts.read(path))
+        self.outlook.say("…")
+        self._enable(ready=False)
 
     def _on_facts(self, facts: FileFacts) -> None:
         self._facts = facts
@@ -355,24 +323,13 @@ class ExportWidget(QWidget):
         if origin.get("path") == str(facts.path):
             self.channel.value = origin["channel"]
         self.labels.offer((name, name) for name in facts.of_kind("labels"))
-        self.reference.offer([("none", None), *((name, name) for name in facts.channels)])
+        self._offer_reference(None)
         self._is_filling = False
-        self._apply()
-
-    def _apply(self) -> None:
-        """Fill in what was waiting for the file."""
-        request, self._pending = self._pending, None
-        if request is None:
+        if self._pending is None:
             self._on_channel()
-            return
-        self._is_filling = True
-        self.channel.value = request.channel
-        self._is_filling = False
-        self._on_channel()
-        self._is_filling = True
-        self._show_request(request)
-        self._is_filling = False
-        self._on_chain()
+        else:
+            pending, self._pending = self._pending, None
+            pending()
 
     def _show_request(self, request: ExportRequest) -> None:
         self.orientation.setText(request.orientation or "")
@@ -419,13 +376,8 @@ class ExportWidget(QWidget):
             return
         channel = self._facts.channels[self.channel.value]
         was_filling, self._is_filling = self._is_filling, True
-        self.level.offer([
-            ("automatic", None),
-            *(
-                (f"{level.index}: " + " × ".join(f"{size:.4g}" for size in level.space.voxel_size_mm) + f" {channel.unit}", level.index)
-                for level in channel.levels
-            ),
-        ])  # fmt: skip
+        levels = [(f"{level.index}: {_by(level.space.voxel_size_mm)} {channel.unit}", level.index) for level in channel.levels]
+        self.level.offer([("automatic", None), *levels])
         kinds = _INTERPOLATIONS[channel.kind]
         self.interpolation.offer([(f"default ({kinds[0]})", None), *((kind, kind) for kind in kinds)])
         self.chain.set_facts(self._facts, channel.name)
@@ -467,7 +419,7 @@ class ExportWidget(QWidget):
             self.output.setText(path)
 
     def _suggested(self) -> Path:
-        path = self.file.value or Path("image.h5")
+        path = self.file.path or Path("image.h5")
         return Path(path.with_name(f"{path.stem}_{self.channel.value}.nii.gz"))
 
     # --- the request --------------------------------------------------------------------------------------------------------
@@ -558,22 +510,22 @@ class ExportWidget(QWidget):
             self._planner.forget()
             self._complain(str(error))
             return
-        self._say("…")
+        self.outlook.say("…")
         self._planner.ask(lambda _: _look_ahead(request))
 
     def _on_outlook(self, outlook: _Outlook) -> None:
-        self._say(outlook.text)
+        self.antialias.setEnabled(outlook.plan.method not in ("nearest", "mode"))
+        self.outlook.say(outlook.text)
         self.chain.say(outlook.plan.chain.describe() if outlook.plan.chain.transforms else "")
-        self.go.setEnabled(not self.panel.is_busy)
-
-    def _say(self, text: str) -> None:
-        self.outlook.setStyleSheet("")
-        self.outlook.setText(text)
+        self._enable(ready=True)
 
     def _complain(self, text: str) -> None:
-        self.outlook.setStyleSheet(ERROR_STYLE)
-        self.outlook.setText(text)
-        self.go.setEnabled(False)
+        self.outlook.complain(text)
+        self._enable(ready=False)
+
+    def _enable(self, *, ready: bool) -> None:
+        self._is_ready = ready
+        self.go.setEnabled(ready and not self.panel.is_busy)
 
     # --- the box ------------------------------------------------------------------------------------------------------------
 
@@ -689,16 +641,17 @@ class ExportWidget(QWidget):
             self._complain(str(error))
             return
         show = self.show_result.isChecked() or request.output is None
-        frame = self._frame()
-        self.go.setEnabled(False)
-        job = self.panel.run(_export(request, show), f"Export {request.channel}", lambda done: self._on_done(request, frame, done))
-        job.finished.connect(lambda: self.go.setEnabled(True))
+        frame, limits = self._frame(), self._facts.channels[request.channel].display_range
+        work = _export(request, show)
+        self.panel.run(work, f"Export {request.channel}", lambda done: self._on_done(request, done, frame, limits))
+        self._enable(ready=self._is_ready)
 
-    def _on_done(self, request: ExportRequest, frame: Frame, done: _Done) -> str:
+    def _on_done(self, request: ExportRequest, done: _Done, frame: Frame, limits: tuple[float, float] | None) -> str:
         if done.volume is None:
             return done.said
         name = request.channel if request.output is None else request.output.name
-        data, keywords, kind = volume_layer(Volume(done.volume.array, frame.place(done.volume.space), done.volume.kind), name)
+        placed = Volume(done.volume.array, frame.place(done.volume.space), done.volume.kind)
+        data, keywords, kind = volume_layer(placed, name, limits)
         if not request.transforms:
             getattr(self._viewer, f"add_{kind}")(data, **keywords)
             return f"{done.said}; shown as layer {name!r}"
@@ -708,6 +661,10 @@ class ExportWidget(QWidget):
         getattr(other, f"add_{kind}")(data, **keywords)
         return f"{done.said}; shown in a window of its own, since it lies in the space of {request.transforms[-1]}"
 
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As narrow as all can be read, which leaves most of the window to the image."""
+        return QSize(_WIDTH, super().sizeHint().height())
+
     def event(self, event: QEvent) -> bool:
         """Let go of the viewer when napari takes the form out of its window."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
@@ -715,8 +672,7 @@ class ExportWidget(QWidget):
         return bool(super().event(event))
 
     def _let_go(self) -> None:
-        for emitter in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
-            emitter.disconnect(self._on_layers)
+        self.file.let_go()
         self._box.close()
         self.panel.cancel()
         self.deleteLater()
@@ -788,6 +744,10 @@ def _three(value: Any) -> tuple[float, ...]:
 
 def _joined(value: Any) -> str:
     return "" if value is None else ", ".join(f"{v:g}" for v in (value if isinstance(value, tuple) else (value,)))
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
 
 
 def _size(nbytes: int) -> str:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QHBoxLayout, QLabel, QLineEdit, QScrollArea, QSizePolicy, QWidget
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QResizeEvent, QWheelEvent
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from lsfm_core import InputError
+from napari_lsfm._workers import ERROR_STYLE
 
-__all__ = ["Choice", "NumbersEdit", "Section", "beside", "numbers", "scrolled"]
+__all__ = ["Choice", "NumbersEdit", "Section", "Text", "beside", "browse_button", "numbers", "scrolled", "stacked"]
 
 
 class Section(QGroupBox):
@@ -19,6 +32,7 @@ class Section(QGroupBox):
 
     def __init__(self, title: str) -> None:
         super().__init__(title)
+        self._labels: list[QLabel] = []
         self._form = QFormLayout(self)
         self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         self._form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
@@ -34,18 +48,69 @@ class Section(QGroupBox):
             return field
         text = QLabel(label)
         text.setToolTip(tip)
-        text.setMinimumWidth(_LABEL_WIDTH)
         text.setBuddy(field)
+        self._labels.append(text)
         self._form.addRow(text, field)
         return field
+
+    @property
+    def label_width(self) -> int:
+        """Of the longest label."""
+        return max((label.sizeHint().width() for label in self._labels), default=0)
+
+    @label_width.setter
+    def label_width(self, width: int) -> None:
+        for label in self._labels:
+            label.setMinimumWidth(width)
 
     def show_row(self, field: QWidget, visible: bool) -> None:
         """Show or hide a field with its label."""
         self._form.setRowVisible(field, visible)
 
 
-#: So that the fields of all sections stand below each other.
-_LABEL_WIDTH = 105
+class Text(QLabel):
+    """Words of any length that are always seen whole.
+
+    A plain label that wraps tells layouts its height as a function of its width, which nested ones ask for too early.
+    """
+
+    def __init__(self, least_lines: int = 0) -> None:
+        super().__init__()
+        self._least_lines = least_lines
+        self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setMinimumWidth(120)
+
+    def hasHeightForWidth(self) -> bool:  # noqa: N802
+        """No: it has the height that it needs at its present width."""
+        return False
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As wide as may be, and as high as needed."""
+        return QSize(super().sizeHint().width(), self.minimumHeight())
+
+    def say(self, text: str) -> None:
+        """Show a message."""
+        self._show(text, "")
+
+    def complain(self, text: str) -> None:
+        """Show what is wrong."""
+        self._show(text, ERROR_STYLE)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """Take the height that the words need at the new width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _show(self, text: str, style: str) -> None:
+        self.setStyleSheet(style)
+        self.setText(text)
+        self._fit()
+
+    def _fit(self) -> None:
+        least = self._least_lines * self.fontMetrics().lineSpacing()
+        self.setMinimumHeight(max(least, self.heightForWidth(self.width())))
 
 
 class Choice(QComboBox):
@@ -162,6 +227,19 @@ def numbers(text: str, name: str, *counts: int) -> tuple[float, ...]:
     return tuple(values)
 
 
+def stacked(*sections: Section) -> QWidget:
+    """Sections below each other, and so are their fields."""
+    content = QWidget()
+    column = QVBoxLayout(content)
+    column.setContentsMargins(2, 2, 2, 2)
+    width = max(section.label_width for section in sections)
+    for section in sections:
+        section.label_width = width
+        column.addWidget(section)
+    column.addStretch(1)
+    return content
+
+
 def beside(*widgets: QWidget, into: QWidget | None = None) -> QWidget:
     """Widgets in one row; the first is the one that the row's label leads to."""
     row = QWidget() if into is None else into
@@ -184,3 +262,13 @@ def scrolled(content: QWidget) -> QScrollArea:
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setMinimumWidth(content.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())
     return area
+
+
+def browse_button(tip: str, action: Callable[[], None]) -> QPushButton:
+    """The small button beside a field that takes a path."""
+    button = QPushButton("…")
+    button.setFixedWidth(30)
+    button.setToolTip(tip)
+    button.setAccessibleName(tip)
+    button.clicked.connect(lambda _: action())
+    return button
