@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation anew, from the real window: ``python docs/screenshots.py [brain.h5]``.
+"""Make the pictures of the documentation anew, of napari from the real window: ``python docs/screenshots.py [brain.h5]``.
 
 Without a file, a synthetic brain is made for it.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import napari
 from qtpy.QtCore import QEventLoop, QTimer
 
-from lsfm_core import IngestRequest, ingest_channel
+from lsfm_core import IngestRequest, PreviewRequest, ingest_channel, preview_file
 from lsfm_core.testing import write_phantom_series
 
 IMAGES = Path(__file__).parent / "images"
@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("brain", type=Path, nargs="?", help="a file to show instead of the synthetic brain")
     brain = parser.parse_args().brain
     with tempfile.TemporaryDirectory() as folder:
-        take_screenshot(brain or make_brain(Path(folder)), IMAGES / "napari.png")
+        shown = brain or make_brain(Path(folder))
+        take_screenshot(shown, IMAGES / "napari.png")
+        preview_file(PreviewRequest(path=shown, size=300, output=IMAGES / "preview.png", overwrite=True))
 
 
 if __name__ == "__main__":

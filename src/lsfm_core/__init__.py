@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
+    from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
     from lsfm_core.regions import Label, LabelTable
     from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
@@ -90,6 +91,7 @@ _ROOMS = {
     "geometry": ("Orientation", "Space"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
+    "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
     "regions": ("Label", "LabelTable"),
     "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
@@ -124,6 +126,8 @@ __all__ = [
     "OrientationError",
     "PointsRequest",
     "PointsResult",
+    "PreviewRequest",
+    "PreviewResult",
     "RegionMask",
     "RegionSelection",
     "SlicesRequest",
@@ -151,6 +155,7 @@ __all__ = [
     "merge_chunks",
     "open_lsfm",
     "plan_export",
+    "preview_file",
     "read_metadata",
     "transform_points",
     "verify_file",

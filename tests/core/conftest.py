@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,6 +58,66 @@ def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         )
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def registered_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real specimen with all that leads it into the atlas: both channels, labels, the pair of warps, and affines.
+
+    ``template_atlas`` are the labels as SimpleITK carries them to the template.
+    """
+    import SimpleITK as sitk
+
+    from lsfm_core.cli import main
+
+    folder = tmp_path_factory.mktemp("atlas")
+    path, warps = folder / "brain.h5", brain_data / "transforms"
+    annotation, labels = brain_data / "annotation_in_structural_100um.nii.gz", brain_data / "allen_labels_itksnap.txt"
+    ontology = brain_data / "allen_structure_tree.csv"
+    affine, signal = warps / "template_to_structural_0GenericAffine.mat", warps / "structural_to_signal_affine.txt"
+    warp, inverse = warps / "template_to_structural_1Warp.nii.gz", warps / "template_to_structural_1InverseWarp.nii.gz"
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(warp), sitk.sitkVectorFloat64))
+    chain = sitk.CompositeTransform([sitk.ReadTransform(str(affine)), field])
+    template = sitk.ReadImage(str(brain_data / "template_100um.nii.gz"))
+    carried = sitk.Resample(sitk.ReadImage(str(annotation)), template, chain, sitk.sitkNearestNeighbor)
+    sitk.WriteImage(carried, str(folder / "template_atlas.nii.gz"))
+    structural = ["--voxel-size", "0.05,0.04,0.04", "--orientation", "AIR"]
+    tables = ["--kind", "labels", "--labels", labels, "--ontology", ontology]
+    for verb, channel, *options in (
+        ("write", "autofluo", "--image", brain_data / "structural_tiff", *structural),
+        ("write", "cfos", "--image", brain_data / "signal_stack.tif", "--orientation", "AIR"),
+        ("write", "atlas", "--image", annotation, *tables),
+        ("write", "template_atlas", "--image", folder / "template_atlas.nii.gz", *tables),
+        ("write-field", "inverse_warp", "--image", inverse),
+        ("write-field", "warp", "--image", warp, "--inverse-of", "inverse_warp"),
+        ("write-affine", "autofluo", "--name", "structural_to_template", "--affine", affine),
+        ("write-affine", "cfos", "--name", "signal_to_structural", "--affine", signal),
+    ):
+        assert main([verb, str(path), "--channel", channel, *map(str, options), "--quiet"]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def allen_parts(brain_data: Path) -> Callable[[str], set[int]]:
+    """Voxel ids of a structure and of all below it, found by climbing from each row of the CSV."""
+    with open(brain_data / "allen_structure_tree.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    lines = re.findall(
+        r'^ *(\d+) .*"(?:.*\S) \(([^()]+)\)" *$', (brain_data / "allen_labels_itksnap.txt").read_text(), re.MULTILINE
+    )
+    voxel_id = {acronym: int(key) for key, acronym in lines}
+
+    def parts(acronym: str) -> set[int]:
+        found = set()
+        for row in rows.values():
+            above = row
+            while above["acronym"] != acronym and above["parent_structure_id"]:
+                above = rows[above["parent_structure_id"]]
+            if above["acronym"] == acronym:
+                found.add(int(row["id"]) if row["id"] in dict(lines) else voxel_id[row["acronym"]])
+        return found
+
+    return parts
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
 import zarr
 from isal import igzip_threaded
@@ -39,7 +40,7 @@ def _stack(folder: Path) -> Path:
     return folder / "stack.tif"
 
 
-def _nifti(folder: Path, shape: tuple[int, ...], dtype: type, intent: int) -> Path:
+def _nifti(folder: Path, shape: tuple[int, ...], dtype: type, intent: int, step: float = 1) -> Path:
     """A compressed NIfTI, written without holding it."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(dtype)
@@ -47,7 +48,7 @@ def _nifti(folder: Path, shape: tuple[int, ...], dtype: type, intent: int) -> Pa
     header.set_sform(np.diag([0.02, 0.02, 0.02, 1]), code=1)
     header["intent_code"] = intent
     header["vox_offset"] = 352
-    values = np.arange(64, dtype=dtype).repeat(shape[0] * shape[1] // 64)
+    values = (step * np.arange(64)).astype(dtype).repeat(shape[0] * shape[1] // 64)
     with igzip_threaded.open(folder / "image.nii.gz", "wb", compresslevel=0, threads=2) as file:
         file.write(header.binaryblock + bytes(4))
         for _ in range(int(np.prod(shape[2:]))):
@@ -102,4 +103,35 @@ def test_ingest_keeps_its_budget(name: str, tmp_path: Path, peak_memory: Callabl
     # Half of a run's temporary folders would stay on the disk otherwise.
     shutil.rmtree(folder)
     for file in (path, *tmp_path.glob("*.nii")):
+        file.unlink()
+
+
+def _affine(path: Path) -> Path:
+    """Turns about all axes by a few degrees, about the middle of the image."""
+    turn = np.eye(4)
+    turn[:3, :3] = np.array(sitk.Euler3DTransform((0, 0, 0), 0.1, -0.08, 0.12).GetMatrix()).reshape(3, 3)
+    middle = np.array([2.0, 2.0, 1.2])
+    turn[:3, 3] = middle - turn[:3, :3] @ middle
+    np.savetxt(path, turn)
+    return path
+
+
+def test_an_export_through_an_affine_and_a_field_keeps_its_budget(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
+    """1.26 GB of voxels; a field of 630 MB of vectors, stored, and as a file that is compressed."""
+    path, folder = tmp_path / "brain.h5", tmp_path / "image"
+    folder.mkdir()
+    write = ["write", path, "--voxel-size", "0.004,0.004,0.004", "--orientation", "SAR", "--quiet"]
+    peak_memory(*write, "--channel", "x", "--image", _series(folder, 600, 1024, 1024))
+    field = _nifti(tmp_path, (512, 512, 200, 1, 3), np.float32, 1007, step=0.002)
+    with nibabel.openers.Opener(field) as file:
+        assert int(np.prod(nibabel.Nifti1Header.from_fileobj(file).get_data_shape())) * 4 > 2 * BUDGET
+    peak_memory("write-field", path, "--channel", "field", "--image", field, "--quiet")
+    shutil.rmtree(folder)
+    box = ["--origin", "0.3,0.3,0.3", "--size", "3.2,3.2,1.6", "--resolution", "0.012", "--level", "0", "--no-antialias"]
+    export = ["export", path, "--channel", "x", *box, "--memory", BUDGET, "--quiet", "--transform", _affine(tmp_path / "turn.txt")]
+    for name in ("field", field):
+        output = tmp_path / "x.nii"
+        assert peak_memory(*export, "--transform", name, "--output", output, "--overwrite") < ALLOWED
+        assert np.asarray(nibabel.load(output).dataobj[130, 130]).min() >= 200
+    for file in (path, field, output):
         file.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import subprocess
@@ -93,29 +92,6 @@ def allen(brain_data: Path) -> LabelTable:
     table, warnings = read_label_table(brain_data / "allen_labels_itksnap.txt", brain_data / "allen_structure_tree.csv")
     assert table is not None and warnings == []
     return table
-
-
-@pytest.fixture(scope="session")
-def allen_parts(brain_data: Path) -> Callable[[str], set[int]]:
-    """Voxel ids of a structure and of all below it, found by climbing from each row of the CSV."""
-    with open(brain_data / "allen_structure_tree.csv", newline="") as file:
-        rows = {row["id"]: row for row in csv.DictReader(file)}
-    lines = re.findall(
-        r'^ *(\d+) .*"(?:.*\S) \(([^()]+)\)" *$', (brain_data / "allen_labels_itksnap.txt").read_text(), re.MULTILINE
-    )
-    voxel_id = {acronym: int(key) for key, acronym in lines}
-
-    def parts(acronym: str) -> set[int]:
-        found = set()
-        for row in rows.values():
-            above = row
-            while above["acronym"] != acronym and above["parent_structure_id"]:
-                above = rows[above["parent_structure_id"]]
-            if above["acronym"] == acronym:
-                found.add(int(row["id"]) if row["id"] in dict(lines) else voxel_id[row["acronym"]])
-        return found
-
-    return parts
 
 
 @pytest.fixture(scope="session")

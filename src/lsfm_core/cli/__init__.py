@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.cli import export, look, points, write
+from lsfm_core.cli import export, look, points, preview, write
 from lsfm_core.errors import LsfmError
 
 __all__ = ["main"]
@@ -58,7 +58,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, export, points):
+    for commands in (write, look, preview, export, points):
         commands.add_commands(verbs)
     return parser
 

@@ -5,11 +5,12 @@ tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `c
 `merge` the way back from chunks; `volume` an image in memory.
 """
 
+from lsfm_core.export._names import native_space
 from lsfm_core.export._region import RegionMask, find_region
-from lsfm_core.export.channel import ExportResult, export_blocks, export_channel
+from lsfm_core.export.channel import ExportResult, export_blocks, export_channel, read_volume
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
 from lsfm_core.export.merge import MergeRequest, MergeResult, merge_chunks
-from lsfm_core.export.plan import ExportPlan, plan_export
+from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
@@ -41,7 +42,10 @@ __all__ = [
     "iter_slices",
     "lay_out_chunks",
     "merge_chunks",
+    "native_space",
     "plan_export",
+    "plan_pieces",
     "plan_slices",
+    "read_volume",
     "transform_points",
 ]

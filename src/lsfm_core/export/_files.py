@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lsfm_core.errors import InputError
+from lsfm_core.errors import InputError, StorageError
 from lsfm_core.formats import new_files
 
-__all__ = ["new_files_in_folder", "numbered"]
+__all__ = ["check_room", "new_files_in_folder", "numbered"]
 
 _NUMBER = re.compile(r"%(?:0?\d)?d")
 _FOREIGN = re.compile(r"%(?!(?:0?\d)?d)")
@@ -33,18 +34,37 @@ def numbered(pattern: Path, numbers: Sequence[int]) -> Path:
 
 @contextmanager
 def new_files_in_folder(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
-    """As `lsfm_core.formats.new_files`, in a folder that is made if it is not there, and removed again if nothing comes of it.
+    """As `lsfm_core.formats.new_files`, in a folder that is made, with those it is in, and removed again if nothing comes of it.
 
     Raises
     ------
     ExistsError, StorageError
     """
     folder = paths[0].parent
-    is_new = not folder.exists()
-    folder.mkdir(exist_ok=True, parents=True)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        try:
+            folder.mkdir(exist_ok=True, parents=True)
+        except OSError as error:
+            raise StorageError(f"{folder}: no folder of that name can be made: {error.strerror}") from error
         with new_files(paths, overwrite) as partials:
             yield partials
     finally:
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def check_room(path: Path, nbytes: int) -> None:
+    """Refuse to begin what may need more bytes than are free on the disk of `path`, whose folder is there.
+
+    Raises
+    ------
+    StorageError
+    """
+    free = shutil.disk_usage(path.parent).free
+    if nbytes > free:
+        raise StorageError(
+            f"{path}: may need {nbytes / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on its disk: make room, or choose another "
+            "folder"
+        )

@@ -20,6 +20,9 @@ from lsfm_core.transforms import TransformChain
 
 __all__ = ["RegionMask", "find_region", "label_level"]
 
+#: The midline is sought in the finest level that has no more voxels than this, else in the coarsest one.
+_MIDLINE_VOXELS = 2**21
+
 
 @dataclass(frozen=True)
 class RegionMask:
@@ -108,10 +111,12 @@ def find_region(
     ids = table.select(selection.select, selection.include_descendants)
     side = None
     if selection.side is not None:
-        coarse = channel.levels[-1]
         middle = selection.midline_mm
         if middle is None:
-            middle = midline_mm(coarse.data, space.level(coarse.factors, coarse.shape[:3]))
+            # A coarse voxel is as wide as what the sides may then be out of balance.
+            small = (item for item in channel.levels if voxel_count(item.shape) <= _MIDLINE_VOXELS)
+            chosen = next(small, channel.levels[-1])
+            middle = midline_mm(chosen.data, space.level(chosen.factors, chosen.shape[:3]))
         side = Hemisphere(selection.side, middle, space)
     found = locate_region(level.data, ids, keep=side, table=table, cancel=cancel)
     names = ", ".join(str(table.get(int(s), s)) if str(s).isdigit() else str(table.find(s)) for s in selection.select)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from lsfm_core._request import Request
-from lsfm_core.errors import InputError, SourceError
+from lsfm_core.errors import InputError, SourceError, StorageError
 from lsfm_core.export.chunks import MANIFEST, MANIFEST_FORMAT, MANIFEST_VERSION
-from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, open_sink, open_source, output_axis
+from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, check_output, open_sink, open_source
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import Kind
@@ -134,21 +135,26 @@ def merge_chunks(
     if request.relabel and kind != "labels":
         raise InputError("relabel: only labels are numbered; say that the results are labels (--kind labels)")
     first = pieces[0].load(kind)
-    numbers = _join(pieces, cancel) if request.relabel else None
-    dtype = first.dtype if numbers is None else np.dtype(np.uint32)
+    dtype = np.dtype(np.uint32) if request.relabel else first.dtype
     image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts["name"])
+    axis = check_output(request.output, image, overwrite=request.overwrite)
+    numbers = _join(pieces, cancel) if request.relabel else None
     report = Progress("merge", image.nbytes, progress, cancel)
     threads = request.threads or default_threads()
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=request.output.parent) as folder:
-        whole = _Whole(image, Path(folder) / "whole", request.memory_bytes, output_axis(request.output))
+        whole = _Whole(image, Path(folder) / "whole", request.memory_bytes, axis)
         for number, piece in enumerate(pieces):
             array = piece.load(kind)
-            if numbers is None and array.dtype != dtype:
-                raise SourceError(f"{piece.file}: has voxels of type {array.dtype}, the one before {dtype}: save all as one type")
+            if numbers is None and (array.dtype != dtype or array.shape[3:] != image.shape[3:]):
+                raise SourceError(
+                    f"{piece.file}: has voxels of type {array.dtype}{_each(array)}, {pieces[0].file.name} of "
+                    f"{dtype}{_each(first)}: save all as one type"
+                )
             if numbers is not None:
                 array = numbers.apply(number, array)
             whole.put(piece, array)
-            report.advance(voxel_count([b - a for a, b in zip(piece.core_starts, piece.core_stops, strict=True)]) * dtype.itemsize)
+            voxels = voxel_count([b - a for a, b in zip(piece.core_starts, piece.core_stops, strict=True)])
+            report.advance(voxels * image.components * dtype.itemsize)
         with open_sink(request.output, image, overwrite=request.overwrite, threads=threads) as sink:
             for slab in whole.slabs():
                 sink.write(slab)
@@ -234,8 +240,18 @@ class _Whole:
         if image.nbytes <= memory_bytes // 4:
             self._array = np.zeros(self._shape, image.dtype)
         else:
-            with path.open("wb") as file:
-                file.truncate(image.nbytes)
+            try:
+                with path.open("wb") as file:
+                    # The room is taken now where that can be done: to find the disk full while the file is mapped ends the process.
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, image.nbytes)
+                    else:
+                        file.truncate(image.nbytes)
+            except OSError as error:
+                raise StorageError(
+                    f"{path.parent.parent}: no temporary file of {image.nbytes / 1e6:.1f} MB can be made there: {error.strerror}: "
+                    "make room, or raise the memory"
+                ) from error
 
     def put(self, piece: _Piece, array: Array) -> None:
         # Mapped for one piece at a time: pages that were touched count as the process' memory.
@@ -345,6 +361,10 @@ def _neighbours(pieces: list[_Piece]) -> Iterator[tuple[int, int]]:
                     max(a, b) < min(c, d) for a, b, c, d in zip(piece.starts, after.starts, piece.stops, after.stops, strict=True)
                 ):
                     yield number, follower
+
+
+def _each(array: Array) -> str:
+    return f" x {array.shape[3]}" if array.ndim > 3 else ""
 
 
 def _triple(values: Sequence[int]) -> Shape3:

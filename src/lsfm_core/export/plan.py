@@ -219,7 +219,7 @@ def _decide(file: LsfmFile, request: ExportRequest) -> ExportPlan:
         copy = CopyPlan(aligned, offset)
     elif method == "mode" or (request.antialias and method != "nearest"):
         reduction = _reduction(_ratio(source, chain, target), method)
-    _check_meeting(name, chain, source, target)
+    _check_meeting(name, chain, base, target)
     return ExportPlan(
         path=file.path,
         channel=channel.name,
@@ -263,10 +263,12 @@ def _method(name: str, channel: Channel, request: ExportRequest) -> Method:
 
 def _check_fill(name: str, channel: Channel, fill: float) -> None:
     dtype = channel.dtype
-    if dtype.kind not in "ui":
-        return
-    limits = np.iinfo(dtype)
-    if not (np.isfinite(fill) and fill == int(fill) and limits.min <= fill <= limits.max):
+    if dtype.kind in "ui":
+        limits = np.iinfo(dtype)
+        fits = np.isfinite(fill) and fill == int(fill) and limits.min <= fill <= limits.max
+    else:
+        fits = not np.isfinite(fill) or abs(fill) <= float(np.finfo(dtype).max)
+    if not fits:
         raise InputError(f"{name}: has voxels of type {dtype}, which cannot be {fill:g} (fill)")
 
 
@@ -285,6 +287,8 @@ def _target(file: LsfmFile, request: ExportRequest, base: Space, source: Space, 
     """Grid of the result; `source` is the level whose voxel size holds where none is given."""
     resolution = three(request.resolution_mm) if request.resolution_mm is not None else None
     box = region
+    if region is not None and request.region is not None:
+        box = region.grown(request.region.margin_mm)
     if request.origin_mm is not None and request.size_mm is not None:
         box = Box(request.origin_mm, _add(request.origin_mm, three(request.size_mm)))
     whole = _whole_grid(file, request, base, source, chain, resolution, box)
@@ -334,7 +338,7 @@ def _whole_grid(
         given = reference_space(file, request.reference)
         if wanted in (None, "native"):
             orientation = given.orientation
-    elif chain.transforms and request.origin_mm is None:
+    elif chain.domain is not None and request.origin_mm is None and (box is None or chain.domain.is_axis_aligned):
         given = chain.domain
     if given is not None:
         grid = given.reoriented(given.reorientation_to(orientation))
@@ -434,7 +438,7 @@ def _reduction(ratio: Triple, method: Method) -> Shape3:
     return a, b, c
 
 
-def _check_meeting(name: str, chain: TransformChain, source: Space, target: Space) -> None:
+def _check_meeting(name: str, chain: TransformChain, base: Space, target: Space) -> None:
     """Refuse a chain that leads nowhere near the image: an inversion or the order is wrong, and all would be fill."""
     points = lattice(target)
     advice = "is a transform inverted that should not be, or not inverted that should, or their order wrong?"
@@ -445,10 +449,10 @@ def _check_meeting(name: str, chain: TransformChain, source: Space, target: Spac
                 f"through it lies in {Box.of(points)}: {advice}"
             )
         points = transform.map_points(points)
-    if not Box.of(points).meets(source.bounds):
+    if not Box.of(points).meets(base.bounds):
         through = f" Through the transforms it comes to {Box.of(points)}: {advice}" if chain.transforms else ""
         raise InputError(
-            f"{name}: the result lies wholly outside of the image. Result: {target.bounds}; image: {source.bounds}.{through}"
+            f"{name}: the result lies wholly outside of the image. Result: {target.bounds}; image: {base.bounds}.{through}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -183,7 +184,8 @@ class ExportRequest(TransformRequest):
     overlap_mm : float or tuple of 3 float
         How much neighbouring chunks have in common, along R, A, S.
     interpolation : {"linear", "nearest", "bspline", "mode"}, optional
-        Default: nearest for labels, else linear. mode, for labels: the most frequent id where the result is coarser by 2 or more.
+        Default: nearest for labels, else linear. mode, for labels: where the result is coarser by 2 or more, the most frequent id
+        of each 2 voxels along an axis, repeated while a factor of 2 is left, as in the levels of a pyramid.
     antialias : bool
         Whether a source that is finer than the result by more than a factor of 2 is reduced to block means first.
     fill : float
@@ -215,6 +217,13 @@ class ExportRequest(TransformRequest):
             check_voxel_size(three(value), info.field_name.removesuffix("_mm"))
         return value
 
+    @field_validator("origin_mm")
+    @classmethod
+    def _check_origin(cls, value: Triple | None) -> Triple | None:
+        if value is not None and not all(map(isfinite, value)):
+            raise InputError(f"origin: expected three finite numbers, found {value}")
+        return value
+
     @field_validator("output_orientation")
     @classmethod
     def _check_output_orientation(cls, value: str | None) -> str | None:
@@ -241,6 +250,10 @@ class ExportRequest(TransformRequest):
             raise InputError(f"grid: expected three positive numbers of chunks, or 0,0,0 for the whole image, found {grid}")
         if grid != (0, 0, 0) and self.origin_mm is None:
             raise InputError("grid: needs the origin of the first chunk (R, A, S, mm), or 0,0,0 chunks for the whole image")
+        if grid == (0, 0, 0) and self.origin_mm is not None:
+            raise InputError(
+                "grid: 0,0,0 chunks take the whole image, so they have no origin: leave it out, or say how many chunks"
+            )
         overlap, size = three(self.overlap_mm), three(self.size_mm)
         if not all(0 <= o < s for o, s in zip(overlap, size, strict=True)):
             raise InputError(f"overlap: must be at least 0 and less than the chunks' size, found {overlap} of {size} mm")

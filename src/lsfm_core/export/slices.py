@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from lsfm_core.errors import InputError
-from lsfm_core.export._files import new_files_in_folder, numbered
+from lsfm_core.export._files import check_room, new_files_in_folder, numbered
 from lsfm_core.export.channel import open_planned, read_volume
 from lsfm_core.export.plan import ExportPlan, plan_pieces
 from lsfm_core.export.request import ExportRequest
@@ -118,6 +118,7 @@ def export_slices(
             raise InputError(f"{request.output}: gives several planes the same name")
         across = [size for axis, size in enumerate(plan.target.voxel_size_mm) if axis != request.axis]
         with new_files_in_folder(paths, request.overwrite) as partials:
+            check_room(request.output, len(paths) * len(rows) * len(columns) * plan.dtype.itemsize * plan.components)
             for partial, (_, plane) in zip(partials, _planes(plan, request, progress, cancel), strict=True):
                 write_plane(partial, plane, pixel_size_mm=(across[0], across[1]), overwrite=False)
     return SlicesResult(plan, tuple(paths), (len(rows), len(columns)), time.perf_counter() - began)
@@ -143,6 +144,7 @@ def _planes(
             for index, plane in zip(group, planes, strict=True):
                 if index in indices:
                     yield index, plane
+                    report.advance(0)
 
 
 def _selection(plan: ExportPlan, request: SlicesRequest) -> tuple[range, range, range]:

@@ -207,6 +207,19 @@ class LsfmFile:
         facts: dict[str, Any] = json.loads(self.h5[_paths.acquisition(name)].asstr()[()])
         return facts
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What was noted about the whole file, by key."""
+        attributes = self.h5[_paths.METADATA].attrs if _paths.METADATA in self.h5 else {}
+        return {key: _text(value) for key, value in attributes.items()}
+
+    @property
+    def log(self) -> dict[str, str]:
+        """What was noted about each change, by the name of the entry; whatever is stored there, as text."""
+        stored = self.h5.get(_paths.LOG, {})
+        entries = {_paths.LOG: stored} if isinstance(stored, h5py.Dataset) else stored
+        return {name: _text(entry[()]) for name, entry in entries.items() if isinstance(entry, h5py.Dataset)}
+
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
 
@@ -434,6 +447,12 @@ def _hdf5_of_xml(path: Path) -> Path:
     if not target.is_file():
         raise StorageError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return "\n".join(_text(item) for item in value.ravel())
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _calibrated(view: View) -> npt.NDArray[np.float64]:

@@ -112,7 +112,7 @@ class DisplacementField(Transform):
         index = apply_affine(self.space.voxel_from_world, mapped)
         inside = np.flatnonzero(self.contains(index))
         index = index[inside]
-        for group in _groups(index, _CROP_VOXELS):
+        for group in _groups(np.clip(index, 0, self._last), _CROP_VOXELS):
             box = self.box_around(index[group])
             mapped[inside[group]] += _interpolate(self.read(box), index[group] - box.starts)
         return mapped
@@ -251,8 +251,7 @@ class InverseField(Transform):
 
     def describe(self) -> str:
         median, maximum = self.residual()
-        back = f"points come back to within {median:.2g} mm (median), {maximum:.2g} mm (largest)"
-        return f"numeric inverse of a {self.field.describe()}; {back}"
+        return f"numeric inverse of a {self.field.describe()}; residual {median:.3g} mm (median), {maximum:.3g} mm (maximum)"
 
     def residual(self) -> tuple[float, float]:
         """How far points of the field's domain are from where they started after the field and this inverse, mm.
