@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _COLOUR = "#ffd23f"
 #: Lines are so much thinner than the box is long.
-_THIN = 150
+_THIN = 300
 
 
 class BoxLayer(QObject):
@@ -134,7 +134,7 @@ class BoxLayer(QObject):
             layer.selected_data = set(range(layer.nshapes))
             layer.remove_selected()
             if shapes:
-                width = max(1.0, (upper - lower).max() / _THIN)
+                width = max(0.5, (upper - lower).max() / _THIN)
                 layer.add(shapes, shape_type=kind, edge_width=width, edge_color=_COLOUR, face_color="transparent")
                 if self._editable and kind == "rectangle" and layer.mode == "select":
                     layer.selected_data = {0}

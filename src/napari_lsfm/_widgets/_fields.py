@@ -227,16 +227,17 @@ def numbers(text: str, name: str, *counts: int) -> tuple[float, ...]:
     return tuple(values)
 
 
-def stacked(*sections: Section) -> QWidget:
-    """Sections below each other, and so are their fields."""
+def stacked(*sections: Section, growing: Section | None = None) -> QWidget:
+    """Sections below each other, and so are their fields; one of them may take the height that is left."""
     content = QWidget()
     column = QVBoxLayout(content)
     column.setContentsMargins(2, 2, 2, 2)
     width = max(section.label_width for section in sections)
     for section in sections:
         section.label_width = width
-        column.addWidget(section)
-    column.addStretch(1)
+        column.addWidget(section, int(section is growing))
+    if growing is None:
+        column.addStretch(1)
     return content
 
 

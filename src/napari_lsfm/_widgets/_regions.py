@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLineEdit,
     QPushButton,
+    QSizePolicy,
     QTreeWidget,
     QTreeWidgetItem,
     QVBoxLayout,
@@ -54,6 +56,7 @@ __all__ = ["RegionWidget"]
 
 _WIDTH = 400
 _TREE_HEIGHT = 200
+_INDENTATION = 12
 _DELAY_MS = 100
 #: Of the picture of a region in the viewer; of a larger one a coarser level is shown.
 _MAX_LOOK_VOXELS = 2**25
@@ -88,7 +91,10 @@ class RegionWidget(QWidget):
         self._facts: FileFacts | None = None
         self._items: dict[int, QTreeWidgetItem] = {}
         self._ids: set[int] = set()
+        self._table = LabelTable()
+        self._selectors: dict[int, str | int] = {}
         self._layer: Any = None
+        self._is_oblique = False
         self._box = BoxLayer(napari_viewer, "region box", editable=False, parent=self)
         self._measurer = Latest(self, _DELAY_MS)
         self._measurer.answered.connect(self._on_measured)
@@ -98,6 +104,7 @@ class RegionWidget(QWidget):
         self._asker.failed.connect(self._complain)
         self._build()
         self._connect()
+        napari_viewer.events.theme.connect(self._restyle)
         napari_viewer.mouse_drag_callbacks.append(self._on_click)
         self.file.start()
 
@@ -119,7 +126,9 @@ class RegionWidget(QWidget):
         self.tree.setHeaderLabels(["Region", "Acronym", "Id"])
         self.tree.setUniformRowHeights(True)
         self.tree.setMinimumHeight(_TREE_HEIGHT)
-        self.tree.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.tree.setIndentation(_INDENTATION)
+        self.tree.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self._restyle()
         header = self.tree.header()
         header.setStretchLastSection(False)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
@@ -156,7 +165,7 @@ class RegionWidget(QWidget):
         self.go.setToolTip("Fill the region into the export form, where it can be carried into another space")
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(scrolled(stacked(source, regions, piece)), 1)
+        column.addWidget(scrolled(stacked(source, regions, piece, growing=regions)), 1)
         column.addWidget(self.summary)
         column.addWidget(beside(self.clear, self.copy, self.go))
 
@@ -173,6 +182,15 @@ class RegionWidget(QWidget):
         self.margin.textChanged.connect(self._changed)
         self.copy.clicked.connect(self._copy_command)
         self.go.clicked.connect(self._open_export)
+
+    def _restyle(self, event: Any = None) -> None:
+        """Give the boxes in the tree the looks of napari's, which it leaves to the system: there, dark on dark."""
+        theme = self._viewer.theme
+        self.tree.setStyleSheet(
+            "QTreeView::indicator { width: 12px; height: 12px; border: 1px solid gray; border-radius: 2px; }"
+            f'QTreeView::indicator:checked {{ background: #4560c4; image: url("theme_{theme}:/check.svg"); }}'
+            f'QTreeView::indicator:indeterminate {{ background: gray; image: url("theme_{theme}:/minus.svg"); }}'
+        )
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """As narrow as all can be read, which leaves most of the window to the image."""
@@ -196,19 +214,22 @@ class RegionWidget(QWidget):
     def _on_labels(self) -> None:
         self._ids.clear()
         self._forget_look()
+        self._table = LabelTable() if self._facts is None or self.labels.value is None else self._facts.tables[self.labels.value]
         with QSignalBlocker(self.tree):
             self.tree.clear()
             self._items = {}
             for key in self._table:
                 self._item(key)
-            for row in range(self.tree.topLevelItemCount()):
-                self.tree.topLevelItem(row).setExpanded(True)
+        self._fold()
+        # An acronym is read more easily than an id, where it names one region only.
+        times = Counter(label.acronym for label in self._table.values())
+        self._selectors = {
+            key: label.acronym
+            for key, label in self._table.items()
+            if label.acronym and times[label.acronym] == 1 and not label.acronym.isdigit() and ";" not in label.acronym
+        }
         self._on_search(self.search.text())
         self._changed()
-
-    @property
-    def _table(self) -> LabelTable:
-        return LabelTable() if self._facts is None or self.labels.value is None else self._facts.tables[self.labels.value]
 
     def _item(self, key: int) -> QTreeWidgetItem:
         """The row of a region; it is made if the table does not list it."""
@@ -219,18 +240,24 @@ class RegionWidget(QWidget):
         item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsUserCheckable)
         item.setCheckState(0, Qt.CheckState.Unchecked)
         item.setData(0, Qt.ItemDataRole.UserRole, key)
-        item.setToolTip(
-            0, " > ".join(self._table[part].name for part in self._table.path(key) if part in self._table) or label.name
-        )
         if label.rgb is not None:
             item.setData(2, Qt.ItemDataRole.DecorationRole, QColor(*label.rgb))
         self._items[key] = item
-        above = self._table.path(key)[-2:-1]
-        if above and above[0] in self._table:
-            self._item(above[0]).addChild(item)
-        else:
+        above = self._item(label.parent) if label.parent in self._table else None
+        # Parents that run in a circle have no top: one of them comes back here before it has its own place.
+        if above is None or above.treeWidget() is None:
             self.tree.addTopLevelItem(item)
+            item.setToolTip(0, label.name)
+        else:
+            above.addChild(item)
+            item.setToolTip(0, f"{above.toolTip(0)} > {label.name}")
         return item
+
+    def _fold(self) -> None:
+        """Show the tops of the tree and their parts only."""
+        self.tree.collapseAll()
+        for row in range(self.tree.topLevelItemCount()):
+            self.tree.topLevelItem(row).setExpanded(True)
 
     def _on_search(self, text: str) -> None:
         found = self._table.search(text, len(self._table)) if text.strip() else ()
@@ -242,6 +269,9 @@ class RegionWidget(QWidget):
                 self._items[key].setExpanded(True)
         if found:
             self._go_to(found[0].id)
+        elif not text.strip() and self.tree.currentItem() is not None:
+            self._fold()
+            self._go_to(self.tree.currentItem().data(0, Qt.ItemDataRole.UserRole))
 
     def _go_to(self, key: int) -> None:
         self.tree.setCurrentItem(self._item(key))
@@ -309,7 +339,7 @@ class RegionWidget(QWidget):
         with_parts = covered == self._ids and covered != {*tops}
         return RegionSelection(
             labels_channel=self.labels.value,
-            select=tuple(tops) if with_parts else tuple(key for key in self._items if key in self._ids),
+            select=tuple(self._selectors.get(key, key) for key in (tops if with_parts else sorted(self._ids))),
             include_descendants=with_parts,
             side=self.side.value,
             margin_mm=numbers(self.margin.text(), "margin", 1)[0],
@@ -366,9 +396,8 @@ class RegionWidget(QWidget):
         names = self._names()
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         size = np.subtract(measured.upper_mm, measured.lower_mm)
-        box = ", ".join(
-            f"{a} {low:.2f} to {high:.2f}" for a, low, high in zip("RAS", measured.lower_mm, measured.upper_mm, strict=True)
-        )
+        ends = zip("RAS", measured.lower_mm, measured.upper_mm, strict=True)
+        box = ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in ends)
         self.summary.say(
             f"{', '.join(names[:_NAMED])}{more}\n"
             f"{measured.volume_mm3:.4g} mm³, {measured.count:,} voxels\n"
@@ -472,6 +501,7 @@ class RegionWidget(QWidget):
         return bool(super().event(event))
 
     def _let_go(self) -> None:
+        self._viewer.events.theme.disconnect(self._restyle)
         self._viewer.mouse_drag_callbacks.remove(self._on_click)
         self.file.let_go()
         self._forget_look()
