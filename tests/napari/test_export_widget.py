@@ -89,6 +89,13 @@ def export(form: ExportWidget, qtbot: QtBot) -> None:
     settle(form, qtbot)
 
 
+def value_at(viewer: napari.Viewer, layer: Any, ras: Any) -> Any:
+    """What a layer shows at a point of the brain."""
+    world = NATIVE.T @ ras
+    viewer.dims.set_point(range(3), world)
+    return layer.get_value(world, world=True)
+
+
 def is_error(form: ExportWidget) -> bool:
     return "color" in form.outlook.styleSheet()
 
@@ -119,8 +126,7 @@ def test_what_is_typed_is_exported_and_shown_in_place(
     layer = viewer.layers[output.name]
     image = nibabel.load(output)
     index = np.array([20, 60, 30])
-    ras = image.affine[:3] @ [*index, 1]
-    assert layer.get_value(NATIVE.T @ ras, world=True) == np.asarray(image.dataobj)[tuple(index)]
+    assert value_at(viewer, layer, image.affine[:3] @ [*index, 1]) == np.asarray(image.dataobj)[tuple(index)]
     assert [f"{unit:~}" for unit in layer.units] == ["mm"] * 3
     assert layer.contrast_limits == pytest.approx(viewer.layers["autofluo"].contrast_limits)
     # The rate is known by now, and the file is in the way.
@@ -289,10 +295,11 @@ def drag(viewer: napari.Viewer, qtbot: QtBot, world: Any, across: tuple[int, int
     start = QPoint(round(column), round(row))
     end = start + QPoint(*across)
     qtbot.mouseMove(native, start)
+    qtbot.wait(100)
     qtbot.mousePress(native, LEFT, pos=start)
     for part in (0.5, 1):
         qtbot.mouseMove(native, start + (end - start) * part)
-        qtbot.wait(20)
+        qtbot.wait(100)
     qtbot.mouseRelease(native, LEFT, pos=end)
 
 
@@ -300,7 +307,7 @@ def test_the_box_is_taken_from_the_view_and_from_a_shape(form: ExportWidget, vie
     form.piece.value = "box"
     settle(form, qtbot)
     thickness = form.size.read("")[1]
-    viewer.add_shapes([[[2, -5, 3], [2, -5, 6], [2, -2, 6], [2, -2, 3]]], ndim=3)
+    viewer.add_shapes([[[2, -5, 3], [2, -5, 6], [2, -2, 6], [2, -2, 3]]], ndim=3, units=("mm",) * 3)
     click(form.from_shape, qtbot)
     corner, size = np.array(form.corner.read("")), np.array(form.size.read(""))
     assert corner[[0, 2]] == pytest.approx([3, 2]) and size[[0, 2]] == pytest.approx([3, 3])
@@ -354,8 +361,8 @@ def test_a_chain_to_the_template(
         (layer,) = other._qt_viewer.viewer.layers
         image = nibabel.load(tmp_path / "there.nii.gz")
         index = np.array([60, 70, 40])
-        ras = image.affine[:3] @ [*index, 1]
-        assert layer.get_value(NATIVE.T @ ras, world=True) == np.asarray(image.dataobj)[tuple(index)]
+        shown = value_at(other._qt_viewer.viewer, layer, image.affine[:3] @ [*index, 1])
+        assert shown == np.asarray(image.dataobj)[tuple(index)]
         assert "own" in form.panel.text
     finally:
         other._qt_viewer.viewer.close()
@@ -461,7 +468,8 @@ def test_all_can_be_reached_and_read(form: ExportWidget, viewer: napari.Viewer, 
         widget = widget.nextInFocusChain()
     for field in (form.channel, form.resolution, form.regions, form.margin_unit, form.chain._add, form.fill, form.output, form.go):
         assert field in seen and field.focusPolicy() & Qt.FocusPolicy.TabFocus
-    fields = [f for f in form.findChildren(QWidget) if f.focusPolicy() & Qt.FocusPolicy.TabFocus and not isinstance(f, QScrollArea)]
+    fields = [f for f in form.findChildren(QWidget) if f.focusPolicy() & Qt.FocusPolicy.TabFocus and f.window() is form.window()]
+    fields = [f for f in fields if not isinstance(f, QScrollArea)]
     missing = [f for f in fields if not (f.toolTip() or f.parentWidget().toolTip() or f.parentWidget().parentWidget().toolTip())]
     assert not missing, missing
 

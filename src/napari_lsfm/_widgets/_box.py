@@ -114,18 +114,19 @@ class BoxLayer(QObject):
         layer = self.layer
         if layer is None or self._box is None:
             return
-        lower, upper = self._box / layer.scale
+        across = plane_axis(self._viewer)
+        # napari rounds to find the plane of a shape; where the plane is the layer's own origin, there is nothing to round.
+        layer.translate = [self._plane if axis == across else 0.0 for axis in range(3)]
+        lower, upper = (self._box - layer.translate) / layer.scale
         if self._viewer.dims.ndisplay == 3:
             corners = np.array(list(product(*zip(lower, upper, strict=True))))
             shapes = [corners[[i, j]] for i, j in _EDGES]
             kind = "line"
         else:
-            across = self._across()
-            at = self._plane(layer)[across]
             shapes, kind = [], "rectangle"
-            if lower[across] - 0.5 <= at <= upper[across] + 0.5:
+            if lower[across] - 0.5 <= 0 <= upper[across] + 0.5:
                 (u, v) = (axis for axis in range(3) if axis != across)
-                rectangle = np.full((4, 3), at)
+                rectangle = np.zeros((4, 3))
                 rectangle[:, u] = lower[u], upper[u], upper[u], lower[u]
                 rectangle[:, v] = lower[v], lower[v], upper[v], upper[v]
                 shapes = [rectangle]
@@ -148,18 +149,16 @@ class BoxLayer(QObject):
         if self._editable and layer.nshapes and self._viewer.dims.ndisplay == 2:
             # The last one: a rectangle that the user drew beside the box is the new box.
             points = np.asarray(layer.data[-1])
-            ends = np.array([points.min(axis=0), points.max(axis=0)]) * layer.scale
-            across = self._across()
-            self._box = with_extent(self._box, ends, across, float((self._plane(layer) * layer.scale)[across]))
+            ends = np.array([points.min(axis=0), points.max(axis=0)]) * layer.scale + layer.translate
+            self._box = with_extent(self._box, ends, plane_axis(self._viewer), self._plane)
             layer.mode = "select"
             self.changed.emit(*self._box)
         self._soon.start()
 
-    def _plane(self, layer: Any) -> FloatArray:
-        return np.array(self._viewer.dims.point[-3:]) / layer.scale
-
-    def _across(self) -> int:
-        return plane_axis(self._viewer)
+    @property
+    def _plane(self) -> float:
+        """Where the plane on the screen is, mm along the axis that it is across."""
+        return float(self._viewer.dims.point[-3:][plane_axis(self._viewer)])
 
 
 def plane_axis(viewer: Any) -> int:

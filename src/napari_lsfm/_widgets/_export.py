@@ -47,7 +47,8 @@ _WIDTH = 400
 #: Larger results stay on the disk.
 _MAX_SHOWN_BYTES = 10**9
 _COMPRESSED = (".nii.gz", ".nrrd", ".ome.zarr")
-_CODES = ("LPS", "LAS", "PIR", "AIR")
+_CODES = ("RAS", "LPS", "LAS", "PIR", "AIR")
+_DEFAULT = "default"
 _FORMATS = ".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy"
 _FILTER = "Images (*.nii *.nii.gz *.nrrd *.mha *.tif *.ome.tif *.ome.zarr *.npy);;All files (*)"
 _INTERPOLATIONS = {
@@ -229,11 +230,12 @@ class ExportWidget(QWidget):
         section = Section("Voxels")
         self.output_orientation = Choice()
         self.output_orientation.setEditable(True)
-        self.output_orientation.offer([("RAS", None), ("native", "native"), *((code, code) for code in _CODES)])
+        self.output_orientation.offer([(_DEFAULT, None), ("native", "native"), *((code, code) for code in _CODES)])
         section.row(
             "Orientation",
             self.output_orientation,
-            "Toward which sides the result's axes grow; native: as the image is stored. Any other code can be typed",
+            "Toward which sides the result's axes grow; default: RAS, or as the reference; native: as the image is stored. "
+            "Any other code can be typed",
         )
         self.interpolation = Choice()
         section.row("Interpolation", self.interpolation, "How values between voxels are found")
@@ -339,7 +341,7 @@ class ExportWidget(QWidget):
         self._offer_spaces()
         self._offer_reference(request.reference)
         self.interpolation.value = request.interpolation
-        self.output_orientation.setEditText(request.output_orientation or "RAS")
+        self.output_orientation.setEditText(request.output_orientation or _DEFAULT)
         self.antialias.setChecked(request.antialias)
         self.fill.setText(f"{request.fill:g}")
         self.output.setText("" if request.output is None else str(request.output))
@@ -444,7 +446,7 @@ class ExportWidget(QWidget):
             "transforms": self.chain.steps,
             "numeric_inverse": self.chain.numeric_inverse,
             "reference": self.reference.value,
-            "output_orientation": None if orientation in ("", "RAS") and self.reference.value is None else orientation or None,
+            "output_orientation": None if orientation in ("", _DEFAULT) else orientation,
             "interpolation": self.interpolation.value,
             "antialias": self.antialias.isChecked(),
             "fill": numbers(self.fill.text(), "fill value", 1)[0],
@@ -550,12 +552,16 @@ class ExportWidget(QWidget):
         space = self._facts.frame(self.channel.value).place(self._facts.channels[self.channel.value].space)
         return space.reoriented(space.reorientation_to(Orientation("RAS"))).voxel_size_mm
 
-    def _middle(self) -> tuple[Any, Any]:
-        """A box in the middle of the image, half as long, native mm."""
+    def _bounds(self) -> Any:
+        """(2, 3) lower and upper corner of the image, native mm."""
         assert self._facts is not None
         bounds = self._facts.frame(self.channel.value).place(self._facts.channels[self.channel.value].space).bounds
-        quarter = np.divide(bounds.size_mm, 4)
-        return bounds.lower_mm + quarter, bounds.upper_mm - quarter
+        return np.array([bounds.lower_mm, bounds.upper_mm])
+
+    def _middle(self) -> Any:
+        """A box in the middle of the image, half as long."""
+        bounds = self._bounds()
+        return bounds + [[0.25], [-0.25]] * np.ptp(bounds, axis=0)
 
     def _draw_box(self) -> None:
         """Draw what the numbers say, if they say something that can be drawn."""
@@ -589,17 +595,19 @@ class ExportWidget(QWidget):
 
     def _take_view(self) -> None:
         assert self._facts is not None
-        path = self._facts.path
-        layer = next(iter(layers_of(self._viewer, path, self.channel.value) or layers_of(self._viewer, path)), None)
-        if layer is None:
-            self._complain("The file is not shown here, so there is no view of it: open it first.")
+        if self._viewer.dims.ndisplay == 3 or not layers_of(self._viewer, self._facts.path):
+            self._complain("Show a plane of the file first: only that has edges.")
             return
-        # Voxels of the level that is shown; they reach half a voxel beyond their centres.
-        factors = layer.downsample_factors[layer.data_level] if layer.multiscale else np.ones(3)
-        first, last = np.asarray(layer.corner_pixels, dtype=float)
-        ends = np.array([layer.data_to_world(edge)[-3:] for edge in (first * factors - 0.5, (last + 1) * factors - 0.5)])
-        if self._viewer.dims.ndisplay == 2:
-            ends[:, plane_axis(self._viewer)] = np.nan
+        height, width = self._viewer.canvas.viewbox_size(self._viewer.layers)
+        half = np.array([height, width]) / self._viewer.scene.camera.zoom / 2
+        middle = np.array(self._viewer.scene.camera.center[-2:])
+        seen = [axis - (self._viewer.dims.ndim - 3) for axis in self._viewer.dims.displayed]
+        image = self._bounds()
+        ends = np.full((2, 3), np.nan)
+        ends[:, seen] = np.clip([middle - half, middle + half], image[0, seen], image[1, seen])
+        if (np.ptp(ends[:, seen], axis=0) <= 0).any():
+            self._complain("The image is out of view.")
+            return
         self._take(ends)
 
     def _take_shape(self) -> None:
@@ -616,7 +624,7 @@ class ExportWidget(QWidget):
 
     def _take(self, ends: Any) -> None:
         """Make the box reach from one corner to the other, native mm; along an axis that is NaN it stays, or comes into view."""
-        box = self._box.box if self._box.box is not None else np.array(self._middle())
+        box = self._box.box if self._box.box is not None else self._middle()
         seen = np.where(np.isnan(ends), box, ends)
         across = plane_axis(self._viewer)
         if np.isnan(ends[:, across]).any():
