@@ -168,6 +168,7 @@ def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp
     wrong(form.resolution, "0.1, x", "voxel size")
     wrong(form.resolution, "-1", "resolution", "positive")
     wrong(form.fill, "0.5", "fill", "uint16")
+    wrong(form.memory, "0.1", "memory")
     wrong(form.output, str(tmp_path / "brain.jpg"), "unknown output format")
     wrong(form.output, str(tmp_path / "nowhere" / "brain.nii"), "nowhere")
     form.piece.value = "box"
@@ -403,12 +404,15 @@ def test_chunks(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_pat
 @pytest.mark.parametrize(
     "fields",
     [
-        {"level": 1, "resolution_mm": 0.1, "output_orientation": "LPS", "interpolation": "bspline", "fill": 7, "antialias": False},
+        {"level": 1, "resolution_mm": 0.1, "output_orientation": "LPS", "interpolation": "bspline", "fill": 7, "antialias": False,
+         "memory_bytes": 3 * 10**9},
         {"origin_mm": (1, 2, 3), "size_mm": (2, 3, 1), "snap": True, "output_orientation": "native"},
         {"grid": (2, 1, 1), "origin_mm": (1, 1, 1), "size_mm": (3, 2, 1), "overlap_mm": (0.1, 0.2, 0.3)},
         {
             "transforms": ("cfos/signal_to_structural:invert", "warp"), "reference": "atlas", "overwrite": True,
-            "region": RegionSelection(labels_channel="atlas", select=("TH", "CA1"), margin_vox=2, labels_in="output"),
+            "region": RegionSelection(
+                labels_channel="atlas", select=("TH", "CA1"), side="right", midline_mm=5.5, margin_vox=2, labels_in="output"
+            ),
         },
     ],
 )  # fmt: skip

@@ -33,7 +33,18 @@ from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
 from napari_lsfm._widgets._chain import ChainEditor
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, Text, beside, browse_button, numbers, scrolled, stacked
+from napari_lsfm._widgets._fields import (
+    Choice,
+    NumbersEdit,
+    Section,
+    Text,
+    beside,
+    browse_button,
+    numbers,
+    optional,
+    scrolled,
+    stacked,
+)
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._workers import JobPanel, Latest
 
@@ -190,6 +201,9 @@ class ExportWidget(QWidget):
         section.row("Parts", self.parts, "All regions that the ontology knows as parts of them")
         self.side = Choice([("both", None), ("left", "left"), ("right", "right")])
         section.row("Hemisphere", self.side, "One side of the brain only")
+        self.midline = QLineEdit()
+        self.midline.setPlaceholderText("from the labels")
+        section.row("Midline (mm)", self.midline, "R of the plane between the sides; empty: the middle of all that is labelled")
         self.margin = QLineEdit("0")
         self.margin_unit = Choice([("mm", "mm"), ("voxels", "vox")])
         self.margin_unit.setAccessibleName("unit of the margin")
@@ -210,7 +224,8 @@ class ExportWidget(QWidget):
         self._rows = {
             "box": (self.corner, self.size, self.shapes, self.snap),
             "region": (
-                self.labels, self.regions, self.parts, self.side, self.margin.parentWidget(), self.mask, self.labels_in,
+                self.labels, self.regions, self.parts, self.side, self.midline, self.margin.parentWidget(), self.mask,
+                self.labels_in,
             ),
             "grid": (self.chunk, self.overlap, self.count, self.first),
         }  # fmt: skip
@@ -254,6 +269,8 @@ class ExportWidget(QWidget):
         section.row("File", beside(self.output, browse), f"Its ending is the format: {_FORMATS}. For chunks, a folder")
         self.overwrite = QCheckBox("if it is there already")
         section.row("Replace", self.overwrite, "Whether the output may take the place of what has its name")
+        self.memory = QLineEdit("2")
+        section.row("Memory (GB)", self.memory, "What the export may take at most")
         self.show_result = QCheckBox("as a layer")
         self.show_result.setChecked(True)
         section.row(
@@ -262,6 +279,13 @@ class ExportWidget(QWidget):
             "Add the result to the viewer if it is below 1 GB; what was carried into another space gets a window of its own",
         )
         return section
+
+    @property
+    def _edits(self) -> tuple[QLineEdit, ...]:
+        return (
+            self.orientation, self.resolution, self.regions, self.midline, self.margin, self.overlap, self.fill, self.output,
+            self.memory,
+        )  # fmt: skip
 
     def _connect(self) -> None:
         self.file.left.connect(self._on_left)
@@ -273,7 +297,7 @@ class ExportWidget(QWidget):
         self.output_orientation.editTextChanged.connect(self._changed)
         for choice in (self.level, self.labels, self.side, self.margin_unit, self.labels_in, self.reference, self.interpolation):
             choice.chosen.connect(self._changed)
-        for edit in (self.orientation, self.resolution, self.regions, self.margin, self.overlap, self.fill, self.output):
+        for edit in self._edits:
             edit.textChanged.connect(self._changed)
         for box in (self.snap, self.parts, self.mask, self.antialias, self.overwrite):
             box.toggled.connect(self._changed)
@@ -346,6 +370,7 @@ class ExportWidget(QWidget):
         self.fill.setText(f"{request.fill:g}")
         self.output.setText("" if request.output is None else str(request.output))
         self.overwrite.setChecked(request.overwrite)
+        self.memory.setText(f"{request.memory_bytes / 1e9:g}")
         self.snap.setChecked(request.snap)
         self.piece.value = "whole"
         if request.grid is not None:
@@ -368,6 +393,7 @@ class ExportWidget(QWidget):
         self.regions.setText("; ".join(map(str, region.select)))
         self.parts.setChecked(region.include_descendants)
         self.side.value = region.side
+        self.midline.setText("" if region.midline_mm is None else f"{region.midline_mm:g}")
         self.margin_unit.value = "vox" if region.margin_vox else "mm"
         self.margin.setText(f"{region.margin_vox or region.margin_mm:g}")
         self.mask.setChecked(region.mask)
@@ -452,6 +478,7 @@ class ExportWidget(QWidget):
             "fill": numbers(self.fill.text(), "fill value", 1)[0],
             "output": self.output.text().strip() or None,
             "overwrite": self.overwrite.isChecked(),
+            "memory_bytes": round(numbers(self.memory.text(), "memory", 1)[0] * 1e9),
         }
         match self.piece.value:
             case "box":
@@ -491,6 +518,7 @@ class ExportWidget(QWidget):
             select=selectors,
             include_descendants=self.parts.isChecked(),
             side=self.side.value,
+            midline_mm=optional(self.midline.text(), "midline"),
             mask=self.mask.isChecked(),
             labels_in=self.labels_in.value,
             **({"margin_vox": int(margin)} if self.margin_unit.value == "vox" else {"margin_mm": margin}),

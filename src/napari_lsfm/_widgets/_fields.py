@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from lsfm_core import InputError
 from napari_lsfm._workers import ERROR_STYLE
 
-__all__ = ["Choice", "NumbersEdit", "Section", "Text", "beside", "browse_button", "numbers", "scrolled", "stacked"]
+__all__ = ["Choice", "NumbersEdit", "Section", "Text", "beside", "browse_button", "numbers", "optional", "scrolled", "stacked"]
 
 
 class Section(QGroupBox):
@@ -225,6 +225,16 @@ def numbers(text: str, name: str, *counts: int) -> tuple[float, ...]:
         except ValueError:
             raise InputError(f"{name}: {part.strip()!r} is no number") from None
     return tuple(values)
+
+
+def optional(text: str, name: str) -> float | None:
+    """A number, or None where nothing stands.
+
+    Raises
+    ------
+    InputError
+    """
+    return numbers(text, name, 1)[0] if text.strip() else None
 
 
 def stacked(*sections: Section, growing: Section | None = None) -> QWidget:

@@ -45,7 +45,7 @@ from lsfm_core import (
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import Choice, Section, Text, beside, numbers, scrolled, stacked
+from napari_lsfm._widgets._fields import Choice, Section, Text, beside, numbers, optional, scrolled, stacked
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._workers import Latest
 
@@ -141,7 +141,7 @@ class RegionWidget(QWidget):
         regions.row(
             "Click",
             self.pick,
-            "A click at a plane of the brain takes the region that is there; with Control, in addition to those that are chosen",
+            "A click at a plane of the brain takes the region there, without its parts; with Control, in addition to others",
         )
         self.clear = QPushButton("Clear")
         self.clear.setToolTip("Choose nothing")
@@ -149,6 +149,9 @@ class RegionWidget(QWidget):
         piece = Section("Piece")
         self.side = Choice([("both", None), ("left", "left"), ("right", "right")])
         piece.row("Hemisphere", self.side, "One side of the brain only")
+        self.midline = QLineEdit()
+        self.midline.setPlaceholderText("from the labels")
+        piece.row("Midline (mm)", self.midline, "R of the plane between the hemispheres; empty: the middle of all that is labelled")
         self.margin = QLineEdit("0")
         piece.row("Margin (mm)", self.margin, "How much is added to the box, on every side")
         self.mask = QCheckBox("nothing but the region")
@@ -179,7 +182,8 @@ class RegionWidget(QWidget):
         self.tree.itemChanged.connect(self._on_ticked)
         self.clear.clicked.connect(lambda: self.select(()))
         self.side.chosen.connect(self._changed)
-        self.margin.textChanged.connect(self._changed)
+        for edit in (self.midline, self.margin):
+            edit.textChanged.connect(self._changed)
         self.copy.clicked.connect(self._copy_command)
         self.go.clicked.connect(self._open_export)
 
@@ -342,6 +346,7 @@ class RegionWidget(QWidget):
             select=tuple(self._selectors.get(key, key) for key in (tops if with_parts else sorted(self._ids))),
             include_descendants=with_parts,
             side=self.side.value,
+            midline_mm=optional(self.midline.text(), "midline"),
             margin_mm=numbers(self.margin.text(), "margin", 1)[0],
             mask=self.mask.isChecked(),
         )
