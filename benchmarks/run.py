@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "latest.json"
-PACKAGES = ("napari-lsfm", "numpy", "h5py", "isal", "imagecodecs", "tifffile", "npy2bdv", "pybdv")
+PACKAGES = ("napari-lsfm", "numpy", "h5py", "isal", "imagecodecs", "tifffile", "SimpleITK", "npy2bdv", "pybdv", "antspyx")
 PLANE_BYTES = 772 * 1084 * 2
 PLANES = 512
 SIZES_GB = (0.25, 0.5, 1, 2, 4)
@@ -51,6 +51,26 @@ def bench_ingest(series: Path, out: Path, repeats: int) -> dict[str, Result]:
     return {way: median(results) for way, results in rounds.items()} | {
         way: child("bench_ingest.py", way, series, out) for way in ("npy2bdv", "pybdv", "gzip6")
     }
+
+
+def bench_export(file: Path, out: Path, repeats: int) -> dict[str, Result]:
+    """All ways to take voxels out; ANTsPy and the large field once."""
+    child("bench_export.py", "prepare", file, out)
+    turns = ("transformed", "transformed_array", "simpleitk", "coarse", "coarse_simpleitk", "cuboid", "native", "native_read")
+    rounds: dict[str, list[Result]] = {way: [] for way in turns}
+    for _ in range(repeats):
+        for way, results in rounds.items():
+            results.append(child("bench_export.py", way, file, out))
+    results = {way: median(runs) for way, runs in rounds.items()} | {"antspy": child("bench_export.py", "antspy", file, out)}
+    child("bench_export.py", "prepare_fine", file, out)
+    return results | {"fine_warp": child("bench_export.py", "fine_warp", file, out)}
+
+
+def bench_large_export(file: Path, out: Path, repeats: int) -> dict[str, Result]:
+    """Of a file that is larger than the budget."""
+    child("bench_export.py", "prepare", file, out)
+    cuboids = [child("bench_export.py", "cuboid", file, out) for _ in range(repeats)]
+    return {"large": child("bench_export.py", "large", file, out), "cuboid": median(cuboids)}
 
 
 def bench_sizes(cache: Path, out: Path, sizes_gb: tuple[float, ...], repeats: int) -> dict[str, Result]:
@@ -142,9 +162,78 @@ def read_table(results: dict[str, Result]) -> str:
     return table(("read, ms", *columns), rows)
 
 
+def transformed_table(results: dict[str, Result]) -> str:
+    """One row for each way through an affine and a displacement field; peers with and without reading the image."""
+    ours = results["transformed"]
+    titles = {
+        "transformed": "lsfm-core, to .nii",
+        "transformed_array": "lsfm-core, to an array",
+        "simpleitk": "SimpleITK, one call",
+        "antspy": "ANTsPy, one call",
+    }
+    rows = [
+        (
+            title,
+            f"{r['seconds']:.2f}",
+            f"{r['seconds'] / ours['seconds']:.2f}",
+            f"{r['cpu_seconds']:.2f}",
+            f"{r['cpu_seconds'] / ours['cpu_seconds']:.2f}",
+            f"{ours['voxels'] / r['seconds'] / 1e6:.1f}",
+            f"{r['peak_bytes'] / 1e6:.0f}",
+            f"{r['max_difference']:.0f}" if "max_difference" in r else "",
+        )
+        for way, title in titles.items()
+        for r in (results[way],)
+    ]
+    one_call = results["simpleitk"]
+    both = {key: one_call[key] + one_call[f"read_{key}"] for key in ("seconds", "cpu_seconds")}
+    both_row = (
+        "SimpleITK, and reading the level before",
+        f"{both['seconds']:.2f}",
+        f"{both['seconds'] / ours['seconds']:.2f}",
+        f"{both['cpu_seconds']:.2f}",
+        f"{both['cpu_seconds'] / ours['cpu_seconds']:.2f}",
+        f"{ours['voxels'] / both['seconds'] / 1e6:.1f}",
+        "",
+        "",
+    )
+    rows.insert(3, both_row)
+    head = (f"affine + field, {ours['voxels'] / 1e6:.0f} Mvoxel", "s", "s / ours", "processor s", "processor s / ours")
+    return table((*head, "Mvoxel/s", "peak MB", "largest difference"), rows)
+
+
+def export_table(results: dict[str, Result], large: dict[str, Result]) -> str:
+    """One row for each other export."""
+    one_call = results["coarse_simpleitk"]
+    one_call = one_call | {key: one_call[key] + one_call[f"read_{key}"] for key in ("seconds", "cpu_seconds")}
+    listed = {
+        "whole image at 25 µm, to .nii.gz": results["coarse"],
+        "- read the level + one call of SimpleITK": one_call,
+        "0.5 mm cuboid": results["cuboid"],
+        "- of the largest file": large["cuboid"],
+        "every voxel as it is, to .nii": results["native"],
+        "- read the level only": results["native_read"],
+        f"through a field of {results['fine_warp']['field_bytes'] / 1e9:.1f} GB": results["fine_warp"],
+        "affine + field, largest file": large["large"],
+    }
+    rows = [
+        (
+            title,
+            f"{r['seconds']:.3f}",
+            f"{r['cpu_seconds']:.3f}",
+            f"{r['voxels'] / 1e6:.1f}" if "voxels" in r else "",
+            f"{r['output_bytes'] / r['seconds'] / 1e6:.0f}" if "output_bytes" in r else "",
+            f"{r['budget_bytes'] / 1e6:.0f}" if "budget_bytes" in r else "",
+            f"{r['peak_bytes'] / 1e6:.0f}",
+        )
+        for title, r in listed.items()
+    ]
+    return table(("export", "s", "processor s", "Mvoxel out", "MB/s out", "budget MB", "peak MB"), rows)
+
+
 def main() -> None:
     """Run all and print the tables."""
-    parser = argparse.ArgumentParser(description="Measure ingest and reading against other programs.")
+    parser = argparse.ArgumentParser(description="Measure ingest, reading and export against other programs.")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no 4 GB image")
     parser.add_argument("--cache", type=Path, help="folder to keep the generated planes in; default: a temporary one")
     options = parser.parse_args()
@@ -162,8 +251,11 @@ def main() -> None:
             "ingest": bench_ingest(series, out, repeats),
             "stages": child("bench_ingest.py", "stages", series, out),
             "read": child("bench_read.py", out / "ours.h5", 5 if options.quick else 15),
+            "export": bench_export(out / "ours.h5", out, repeats),
             "sizes": bench_sizes(cache, out, SIZES_GB[:-1] if options.quick else SIZES_GB, min(repeats, 3)),
         }
+        # The last of the sizes has left its file.
+        results["large_export"] = bench_large_export(out / "ours.h5", out, repeats)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(
@@ -171,6 +263,8 @@ def main() -> None:
         stages_table(results["stages"]),
         sizes_table(results["sizes"]),
         read_table(results["read"]),
+        transformed_table(results["export"]),
+        export_table(results["export"], results["large_export"]),
         sep="\n",
     )
 

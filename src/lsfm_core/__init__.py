@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lsfm_core.command import command_line
+    from lsfm_core.cli import export_command
     from lsfm_core.errors import (
         BusyError,
         CancelledError,
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         InputError,
         LsfmError,
         MemoryBudgetError,
+        MissingError,
         OrientationError,
         SourceError,
         StorageError,
@@ -48,20 +49,23 @@ if TYPE_CHECKING:
         transform_points,
     )
     from lsfm_core.geometry import Orientation, Space
+    from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
     from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
+    from lsfm_core.provenance import LogRecord
     from lsfm_core.regions import Label, LabelTable
     from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
 
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
 _ROOMS = {
-    "command": ("command_line",),
+    "cli": ("export_command",),
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
-        "MemoryBudgetError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
+        "MemoryBudgetError", "MissingError", "OrientationError",
+        "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
     ),
     "export": (
         "ExportPlan",
@@ -89,10 +93,12 @@ _ROOMS = {
         "transform_points",
     ),
     "geometry": ("Orientation", "Space"),
+    "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
     "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
+    "provenance": ("LogRecord",),
     "regions": ("Label", "LabelTable"),
     "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
 }  # fmt: skip
@@ -109,6 +115,7 @@ __all__ = [
     "ExportPlan",
     "ExportRequest",
     "ExportResult",
+    "FileInfo",
     "FormatError",
     "ImageMetadata",
     "IngestReport",
@@ -118,10 +125,12 @@ __all__ = [
     "LabelTable",
     "LazyLevel",
     "Level",
+    "LogRecord",
     "LsfmError",
     "LsfmFile",
     "MemoryBudgetError",
     "MergeRequest",
+    "MissingError",
     "Orientation",
     "OrientationError",
     "PointsRequest",
@@ -140,12 +149,13 @@ __all__ = [
     "UnknownRegionError",
     "VerifyReport",
     "Volume",
-    "command_line",
+    "describe_file",
     "describe_image",
     "edit_lsfm",
     "export_blocks",
     "export_channel",
     "export_chunks",
+    "export_command",
     "export_slices",
     "find_region",
     "ingest_channel",
@@ -168,6 +178,11 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Give IPython the line magic ``%lsfm``: what ``%load_ext lsfm_core`` calls."""
+    importlib.import_module(f"{__name__}.cli.interactive").add_magic(shell)
 
 
 def __dir__() -> list[str]:

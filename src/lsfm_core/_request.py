@@ -20,7 +20,7 @@ class Request(BaseModel):
         That names every field which is wrong, all at once.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, ser_json_inf_nan="strings")
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -10,7 +10,8 @@
     │   └── ChecksumError                        stored data do not match their checksum
     ├── ExistsError           (FileExistsError)  a channel or an output is there already
     ├── StorageError          (OSError)          reading or writing failed: disk full, no permission
-    │   └── BusyError                            another process holds the file
+    │   ├── BusyError                            another process holds the file
+    │   └── MissingError (FileNotFoundError)     there is no such file or folder
     ├── MemoryBudgetError     (MemoryError)      the job cannot be done within the memory given
     └── CancelledError                           the caller's cancel token was set
 
@@ -67,6 +68,10 @@ class StorageError(LsfmError, OSError):
 
 class BusyError(StorageError):
     """Another process holds the file."""
+
+
+class MissingError(StorageError, FileNotFoundError):
+    """There is no such file or folder."""
 
 
 class MemoryBudgetError(LsfmError, MemoryError):

@@ -101,6 +101,16 @@ class Orientation:
         return bool(np.linalg.det(self.direction[:, ::-1]) < 0)
 
     @property
+    def doubt(self) -> str | None:
+        """What a person should check of this code, in a sentence; None where there is nothing."""
+        if not self.is_mirrored:
+            return None
+        return (
+            f"orientation {self} is a mirror image of what a camera sees (columns, rows and planes form a left-handed frame): "
+            "right and left may be swapped; check it against the specimen"
+        )
+
+    @property
     def direction(self) -> FloatArray:
         """(3, 3) matrix; column k is the RAS unit vector along which array axis k grows."""
         matrix = np.zeros((3, 3))
@@ -143,7 +153,16 @@ class Reorientation:
     def apply(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of `array` with its first three axes transposed and flipped; further axes (components) stay last."""
         rest = tuple(range(3, array.ndim))
-        return array.transpose(*self.axes, *rest)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
+        return array.transpose(*self.axes, *rest)[self._steps]
+
+    def undo(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """View of a result in the order of its source: ``undo(apply(array))`` is `array`."""
+        rest = range(3, array.ndim)
+        return array[self._steps].transpose(*(self.axes.index(axis) for axis in range(3)), *rest)
+
+    @property
+    def _steps(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
 
 @dataclass(frozen=True)

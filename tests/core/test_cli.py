@@ -79,12 +79,12 @@ def test_errors_are_one_line_and_a_code(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 1
+    assert main(arguments) == 3
     text = capsys.readouterr().err
     assert message in text
     assert text.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-    assert main([*arguments, "--debug"]) == 1
+    assert main([*arguments, "--debug"]) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -104,7 +104,9 @@ def test_unreadable_command_lines_are_code_2(arguments: list[str], capsys: pytes
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert text.endswith(f"for usage see lsfm-core{' ' + arguments[0] if arguments[1:] else ''} --help\n")
+    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -118,16 +120,8 @@ def test_version_names_the_libraries(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["--version"])
     text = capsys.readouterr().out
-    assert "lsfm-core" in text
-    assert "HDF5" in text
-
-
-@pytest.mark.parametrize("verb", [[], ["write"], ["info"], ["export"]])
-def test_help_tells(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([*verb, "--help"])
-    assert caught.value.code == 0
-    assert ("example: lsfm-core" in capsys.readouterr().out) == bool(verb)
+    for name in ("lsfm-core", "Python", "HDF5", "numpy", "h5py", "SimpleITK", "tifffile", "nibabel", "zarr"):
+        assert f"{name} " in text
 
 
 def test_a_bar_is_shown_at_a_terminal_only(volume: np.ndarray, tmp_path: Path) -> None:
@@ -152,7 +146,7 @@ def test_a_bar_is_shown_at_a_terminal_only(volume: np.ndarray, tmp_path: Path) -
 
 
 def test_help_comes_without_the_heavy_imports() -> None:
-    script = "import sys; from lsfm_core.cli import _build_parser; _build_parser(); print(*sys.modules)"
+    script = "import sys; from lsfm_core.cli import build_parser; build_parser(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "h5py", "SimpleITK", "pydantic", "nibabel"} & set(modules)
     began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -20,7 +21,9 @@ from hypothesis.extra import numpy as hnp
 
 from lsfm_core import (
     ExistsError,
+    FormatError,
     IngestRequest,
+    InputError,
     LsfmError,
     Orientation,
     SourceError,
@@ -175,9 +178,9 @@ def test_renaming_and_removing(series: Path, tmp_path: Path, volume: np.ndarray,
     path = tmp_path / "brain.h5"
     for name in "ab":
         ingest_series(series, channel=name)
-    for arguments in (["--channel", "x", "--to", "y"], ["--channel", "a", "--to", "b"], ["--channel", "a", "--to", "b/c"]):
+    for arguments, code in (("--channel x --to y", 3), ("--channel a --to b", 1), ("--channel a --to b/c", 3)):
         before = path.read_bytes()
-        assert main(["rename-channel", str(path), *arguments]) == 1
+        assert main(["rename-channel", str(path), *arguments.split()]) == code
         assert path.read_bytes() == before
     assert main(["rename-channel", str(path), "--channel", "a", "--to", "c"]) == 0
     assert main(["remove-channel", str(path), "--channel", "b"]) == 0
@@ -389,7 +392,7 @@ def test_verify_finds_what_does_not_agree(
     path = tmp_path / "brain.h5"
     assert main(["verify", str(path), "--levels"]) == 0
     change(path)
-    assert main(["verify", str(path), "--levels"]) == 1
+    assert main(["verify", str(path), "--levels"]) == 4
     output = capsys.readouterr()
     assert re.search(message, output.out)
     assert "defect(s) found" in output.err
@@ -426,3 +429,117 @@ def test_lsfmpys_file_can_be_added_to(
         np.testing.assert_array_equal(np.asarray(file["ours"].levels[0][...]), volume)
         for name in before:
             np.testing.assert_array_equal(np.asarray(file[name].levels[0][...]), np.asarray(before[name].levels[0][...]))
+
+
+# --- metadata -------------------------------------------------------------------------------------------------------------------
+
+#: Texts are attributes, all else is JSON; each comes back as it was, however large.
+NOTES: dict[str, Any] = {
+    "text": "mouse-42 µ",
+    "empty": "",
+    "two lines": "a\nb",
+    "with / inside": "c",
+    "long text": "x" * 10**6,
+    "nul": "a\0b",
+    "nothing": None,
+    "yes": True,
+    "number": 2**60,
+    "fraction": 0.1,
+    "list": [1, "two", [3.5, None]],
+    "long list": list(range(10**5)),
+    "nested": {"a": {"b": ["c"]}},
+}
+
+
+def test_metadata_come_back_as_they_were(series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    ingest_series(series, channel="a")
+    path = tmp_path / "brain.h5"
+    for channel in (None, "a"):
+        with edit_lsfm(path) as editor:
+            for key, value in NOTES.items():
+                editor.set_metadata(key, value, channel=channel)
+        with open_lsfm(path) as file:
+            assert file.metadata(channel) == NOTES
+            assert list(file.metadata(channel)) == sorted(NOTES)
+    with h5py.File(path) as file:
+        for group in (file["extended_metadata"], file["LSFM/a/extended_metadata"]):
+            texts = {key: value for key, value in NOTES.items() if isinstance(value, str) and key != "nul"}
+            assert dict(group.attrs) == texts, "lsfmpy reads texts as attributes"
+            assert json.loads(group["JSON"].asstr()[()]) == {key: NOTES[key] for key in NOTES if key not in texts}
+    assert verify_file(path).defects == ()
+
+
+def test_metadata_change_only_when_they_may(series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    ingest_series(series, channel="a")
+    path = tmp_path / "brain.h5"
+    # From a text to a number, and back: a key is in one place only.
+    for value in ("text", 5, "other", None, 6):
+        with edit_lsfm(path) as editor:
+            editor.set_metadata("key", value, channel="a", overwrite=True)
+            assert editor.metadata("a") == {"key": value}
+    before = path.read_bytes()
+
+    def note_two(key: str, value: Any, channel: str | None) -> None:
+        with edit_lsfm(path) as editor:
+            editor.set_metadata("first", "is not kept either")
+            editor.set_metadata(key, value, channel=channel)
+
+    for key, value, channel, error in (
+        ("key", "new", "a", ExistsError),
+        ("", "a", None, InputError),
+        (" ", "a", None, InputError),
+        ("a\nb", "a", None, InputError),
+        ("k" * 256, "a", None, InputError),
+        ("k", float("nan"), None, InputError),
+        ("k", np.zeros(3), None, InputError),
+        ("k", "a", "nothing", UnknownChannelError),
+    ):
+        with pytest.raises(error):
+            note_two(key, value, channel)
+    with pytest.raises(InputError, match="there are: key"), edit_lsfm(path) as editor:
+        editor.remove_metadata("nothing", channel="a")
+    assert path.read_bytes() == before
+    with edit_lsfm(path) as editor:
+        editor.remove_metadata("key", channel="a")
+    with h5py.File(path) as file:
+        assert "JSON" not in file["LSFM/a/extended_metadata"]
+
+
+def test_metadata_stay_with_a_channels_name(series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    ingest_series(series, channel="a")
+    path = tmp_path / "brain.h5"
+    with edit_lsfm(path) as editor:
+        editor.set_metadata("stain", "c-Fos", channel="a")
+        editor.set_metadata("list", [1], channel="a")
+    with edit_lsfm(path) as editor:
+        editor.rename_channel("a", "b")
+    ingest_series(series, channel="b", replace=True)
+    with open_lsfm(path) as file:
+        assert file.metadata("b") == {"list": [1], "stain": "c-Fos"}
+        assert file.metadata() == {}
+
+
+def test_lsfmpys_metadata_are_read_and_added_to(legacy_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mouse42.h5"
+    shutil.copyfile(legacy_file, path)
+    with h5py.File(path, "r+") as file:
+        file["extended_metadata"].attrs.update({"number": 5, "row": np.array([1.5, 2]), "bytes": np.bytes_(b"old")})
+        file["extended_metadata"].attrs["hollow"] = h5py.Empty("f")
+    with edit_lsfm(path) as editor:
+        editor.set_metadata("stain", "c-Fos")
+        editor.set_metadata("age", 12)
+    with open_lsfm(path) as file:
+        mine = {"age": 12, "stain": "c-Fos"}
+        theirs = {"bytes": "old", "hollow": "", "number": 5, "row": [1.5, 2], "specimen": "mouse-42"}
+        assert file.metadata() == mine | theirs
+    with h5py.File(path) as file:
+        assert file["extended_metadata"].attrs["specimen"] == "mouse-42"
+        assert file["extended_metadata"].attrs["stain"] == "c-Fos"
+
+
+def test_broken_metadata_are_named(series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    ingest_series(series)
+    with h5py.File(tmp_path / "brain.h5", "r+") as file:
+        file["extended_metadata/JSON"] = "{"
+    with open_lsfm(tmp_path / "brain.h5") as file, pytest.raises(FormatError, match=r"brain\.h5: its metadata cannot be read"):
+        file.metadata()

@@ -993,6 +993,26 @@ def test_a_merge_of_vectors_is_the_field(memory: int, registered_file: Path, tmp
     ]
 
 
+def test_what_lies_near_a_chunks_edge_is_taken_from_its_neighbour(registered_file: Path, tmp_path: Path) -> None:
+    """Results that are wrong in the outer half of each overlap, as those of a filter are."""
+    fields = {"path": registered_file, "channel": "atlas", "output_orientation": "LSA"}
+    whole = volume_of(**fields).array
+    chunks = tmp_path / "chunks"
+    export_chunks(ExportRequest(**fields, grid=(0, 0, 0), size_mm=4, overlap_mm=0.8, output=chunks))
+    for chunk in json.loads((chunks / "manifest.json").read_text())["chunks"]:
+        (chunks / chunk["file"]).unlink()
+        spoilt = np.full(chunk["shape"], 9999, np.uint16)
+        inner = [
+            (start + 4 * (start > 0), start + size - 4 * (start + size < n))
+            for start, size, n in zip(chunk["start"], chunk["shape"], whole.shape, strict=True)
+        ]
+        kept = tuple(slice(a - start, b - start) for (a, b), start in zip(inner, chunk["start"], strict=True))
+        spoilt[kept] = whole[tuple(slice(*ends) for ends in inner)]
+        np.save(chunks / chunk["file"].replace(".nii.gz", ".npy"), spoilt)
+    merge_chunks(MergeRequest(manifest=chunks, output=tmp_path / "merged.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "merged.npy"), whole)
+
+
 @pytest.mark.parametrize("suffix", ["nii.gz", "tif", "npy", "mha"])
 def test_blobs_that_were_numbered_in_chunks_are_numbered_once(suffix: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(12)

@@ -492,7 +492,7 @@ def test_dump_fill_in_and_write(planes: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["dump-metadata", str(planes), "--output", str(path)]) == 0
     assert "not known: voxel_size, orientation" in capsys.readouterr().err
     write = ["write", str(output), "--channel", "a", "--image", str(planes), "--metadata", str(path)]
-    assert main(write) == 1
+    assert main(write) == 3
     assert "does not tell its voxel size (--voxel-size) and orientation (--orientation)" in capsys.readouterr().err
     path.write_text(json.dumps({**json.loads(path.read_text()), "voxel_size": UM, "orientation": "AIR"}))
     assert main([*write, "--voxel-size", "0.1,0.1,0.1"]) == 0

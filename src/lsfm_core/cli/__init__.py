@@ -1,12 +1,13 @@
 """The command line ``lsfm-core``: parse, call, map errors to exit codes.
 
-Exit codes: 0 done; 1 an error that the message explains; 2 a command line that cannot be read; 130 interrupted.
+A command that does not come to a good end says one line on stderr, and its exit code is one of `Exit`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -16,49 +17,79 @@ from contextlib import contextmanager
 from typing import Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.cli import export, look, points, preview, write
+from lsfm_core.cli import completion, export, log, look, metadata, points, preview, run, write
+from lsfm_core.cli._exit import Exit
+from lsfm_core.cli._lines import export_command
+from lsfm_core.cli._lsfmpy import UsageError, in_our_words
+from lsfm_core.cli._options import Parser
 from lsfm_core.errors import LsfmError
+from lsfm_core.progress import CancelToken
 
-__all__ = ["main"]
+__all__ = ["build_parser", "export_command", "main"]
+
+_LIBRARIES = ("numpy", "h5py", "SimpleITK", "tifffile", "nibabel", "zarr")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    parser = _build_parser()
-    arguments = parser.parse_args(argv)
-    command: Callable[[argparse.Namespace], None] = arguments.command
+    parser = build_parser()
+    given = [*(sys.argv[1:] if argv is None else argv)]
+    try:
+        words = in_our_words(_as_option(given))
+    except UsageError as error:
+        parser.error(str(error))
+    arguments = parser.parse_args(words)
+    command: Callable[[argparse.Namespace], int | None] = arguments.command
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    from lsfm_core.provenance import running
+
+    arguments.cancel, arguments.stops_itself = CancelToken(), False
     interrupted = threading.Event()
     try:
-        with _interruptible(interrupted):
-            command(arguments)
-    except (LsfmError, KeyboardInterrupt) as error:
-        if arguments.debug:
-            traceback.print_exc()
-        # An interrupt that falls into a callback comes back as an error of the library that called.
+        with _interruptible(arguments, interrupted), running(given):
+            code = command(arguments)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Somebody closed the pipe we print to (`lsfm-core info … | head`); what is left in the buffer would be complained of.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a line to act on
+        # What an interrupt falls into may make an error of its own of it.
         if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
             kept = getattr(arguments, "resume", False)
             outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
-            print(f"lsfm-core {arguments.verb}: interrupted; {outcome}", file=sys.stderr)
-            return 130
-        print(f"lsfm-core {arguments.verb}: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # Somebody closed the pipe we print to (`lsfm-core info … | head`).
-        sys.stdout = None
-        return 1
-    return 0
+            return _complain(arguments, f"interrupted; {outcome}", Exit.INTERRUPTED)
+        if isinstance(error, LsfmError):
+            return _complain(arguments, str(error), Exit.of(error))
+        bug = f"unexpected {type(error).__name__}: {error}: this is a bug: repeat the command with --debug and report its output"
+        return _complain(arguments, bug, Exit.FAILED)
+    return code or Exit.DONE
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _complain(arguments: argparse.Namespace, message: str, code: Exit) -> Exit:
+    """One line on stderr, after the way there if it is wanted."""
+    if arguments.debug:
+        traceback.print_exc()
+    print(f"lsfm-core {arguments.verb}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _as_option(words: list[str]) -> list[str]:
+    """lsfmpy's way to ask for a session at the end, ``-- --interactive``, in ours."""
+    return [*words[:-2], words[-1]] if words[-2:] == ["--", "--interactive"] else words
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
         prog="lsfm-core",
         description="Pack light-sheet stacks into one HDF5/BigDataViewer file, and take pieces of it out in RAS space.",
+        epilog="exit codes: 0 done; 1 failed; 2 command line not understood; 3 bad input; 4 a file is damaged; 130 interrupted",
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, preview, export, points):
+    for commands in (write, look, metadata, preview, log, export, run, points, completion):
         commands.add_commands(verbs)
     return parser
 
@@ -74,18 +105,25 @@ class _Version(argparse.Action):
         import h5py
 
         print(f"lsfm-core {version('napari-lsfm')}")
-        libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "h5py", "SimpleITK", "tifffile", "nibabel"))
+        libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
         print(f"Python {platform.python_version()}, HDF5 {h5py.version.hdf5_version}, {libraries}")
         parser.exit()
 
 
 @contextmanager
-def _interruptible(interrupted: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C, and a batch system's SIGTERM, stop and undo the work; the event then tells of it."""
+def _interruptible(arguments: argparse.Namespace, interrupted: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C, and a batch system's SIGTERM, stop and undo the work; the event then tells of it.
+
+    Long work stops itself at its next step: an exception out of nowhere may fall into a callback of HDF5's, or into a destructor,
+    and be lost there. At a second signal it comes all the same.
+    """
 
     def interrupt(*_: object) -> None:
+        again = interrupted.is_set()
         interrupted.set()
-        raise KeyboardInterrupt
+        arguments.cancel.cancel()
+        if again or not arguments.stops_itself:
+            raise KeyboardInterrupt
 
     try:
         previous = [(code, signal.signal(code, interrupt)) for code in (signal.SIGINT, signal.SIGTERM)]

@@ -3,21 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lsfm_core.cli._exit import Exit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lsfm_core.progress import ProgressCallback
 
-__all__ = ["add_resources", "add_transforms", "add_verb", "bar", "by", "index_or_name", "memory", "numbers"]
+__all__ = [
+    "Parser",
+    "PrintSchema",
+    "add_resources",
+    "add_transforms",
+    "add_verb",
+    "bar",
+    "by",
+    "existing_path",
+    "index_or_name",
+    "memory",
+    "numbers",
+]
 
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, and that takes options between positional arguments."""
+
+    _parsing = False
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(Exit.USAGE, f"{self.prog}: {message}; for usage see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # Before Python 3.13 an optional positional is taken for absent at the first option. The parser of all verbs cannot do
+        # it the other way, and needs not.
+        if self._parsing or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._parsing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._parsing = False
+
+
 def add_verb(
-    verbs: Any, name: str, command: Callable[[argparse.Namespace], None], summary: str, example: str
+    verbs: Any, name: str, command: Callable[[argparse.Namespace], int | None], summary: str, example: str
 ) -> argparse.ArgumentParser:
     """A command's parser, with what all commands have."""
     parser: argparse.ArgumentParser = verbs.add_parser(
@@ -57,6 +95,19 @@ def add_transforms(parser: Any) -> None:
     )
 
 
+class PrintSchema(argparse.Action):
+    """Print a JSON Schema, and exit; `schema` names the function of the core that gives it, whose module is loaded only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, schema: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+        self._module, self._function = schema.split(".")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        schema = getattr(importlib.import_module(f"lsfm_core.{self._module}"), self._function)()
+        print(json.dumps(schema, indent=2))
+        parser.exit()
+
+
 def index_or_name(text: str | None) -> int | str | None:
     """A number where the text is one."""
     return int(text) if text is not None and text.isdigit() else text
@@ -88,7 +139,8 @@ def memory(text: str) -> int:
 
 @contextmanager
 def bar(arguments: argparse.Namespace) -> Iterator[ProgressCallback | None]:
-    """A progress bar with rate and time left on stderr, if a person is looking."""
+    """A progress bar with rate and time left on stderr, if a person is looking; for work that `arguments.cancel` can stop."""
+    arguments.stops_itself = True
     if arguments.quiet:
         yield None
         return
@@ -103,6 +155,14 @@ def bar(arguments: argparse.Namespace) -> Iterator[ProgressCallback | None]:
             bar.update(done - bar.n)
 
         yield show
+
+
+def existing_path(file: str) -> Path:
+    """The HDF5 file to change, of a name that may be its XML's; refuses what is not there, which would be made."""
+    from lsfm_core.store import open_lsfm
+
+    with open_lsfm(file) as opened:
+        return opened.path
 
 
 def by(values: Any) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar, numbers
+
+if TYPE_CHECKING:
+    from lsfm_core.export import ExportRequest, SlicesRequest
 
 __all__ = ["add_commands"]
 
@@ -18,11 +21,13 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core export brain.h5 --channel autofluo --resolution 0.1 --output brain_100um.nii.gz",
     )  # fmt: skip
     _add_image_options(export)
-    export.add_argument(
+    export.set_defaults(request_of=_export_request)
+    output = export.add_argument(
         "--output",
         required=True,
         help=".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy; for --grid a folder, or FOLDER/name_%%d_%%d_%%d.tif",
     )
+    _add_interactive(export, output)
     grid = export.add_argument_group("in chunks")
     grid.add_argument(
         "--grid",
@@ -37,6 +42,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core export-slices brain.h5 --channel autofluo --axis 0 --level 1 --range 20,400,2 --output 'slices/s_%04d.tif'",
     )  # fmt: skip
     _add_image_options(slices)
+    slices.set_defaults(request_of=_slices_request)
     slices.add_argument(
         "--axis", type=int, choices=range(3), default=0, help="axis of the output that planes are across (default 0)"
     )
@@ -46,7 +52,8 @@ def add_commands(verbs: Any) -> None:
     slices.add_argument(
         "--roi", type=_roi, metavar="OX,OY,SX,SY", help="first column, first row, columns and rows to keep, in pixels"
     )
-    slices.add_argument("--output", required=True, metavar="PATTERN", help="such as 'slices/s_%%04d.tif' or .png")
+    output = slices.add_argument("--output", required=True, metavar="PATTERN", help="such as 'slices/s_%%04d.tif' or .png")
+    _add_interactive(slices, output)
 
     merge = add_verb(
         verbs, "merge", _merge, "put together what was made of the chunks of an export",
@@ -65,9 +72,28 @@ def add_commands(verbs: Any) -> None:
     add_resources(merge)
 
 
+def _add_interactive(parser: argparse.ArgumentParser, output: argparse.Action) -> None:
+    parser.add_argument(
+        "--interactive",
+        action=_Interactive,
+        output=output,
+        help="end in IPython, with the data as result and the open file as lsfm; needs no --output",
+    )
+
+
+class _Interactive(argparse.Action):
+    def __init__(self, option_strings: Any, dest: str, output: argparse.Action, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, **options)
+        self._output = output
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        setattr(namespace, self.dest, True)
+        self._output.required = False
+
+
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
-    parser.add_argument("--channel", required=True, metavar="NAME")
+    parser.add_argument("--channel", required=True, metavar="NAME", help="the channel to take")
     parser.add_argument("--level", type=int, metavar="L", help="pyramid level to read (default: the best for the resolution)")
     parser.add_argument(
         "--resolution",
@@ -166,25 +192,48 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _export(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import ExportRequest, export_channel, export_chunks, lay_out_chunks, plan_export
+def _export_request(arguments: argparse.Namespace) -> ExportRequest:
+    from lsfm_core.export import ExportRequest
+
+    return ExportRequest(**_fields(arguments), grid=arguments.grid, overlap_mm=arguments.overlap)
+
+
+def _slices_request(arguments: argparse.Namespace) -> SlicesRequest:
+    from lsfm_core.export import SlicesRequest
+
+    start, stop, step = arguments.range
+    return SlicesRequest(**_fields(arguments), axis=arguments.axis, start=start, stop=stop, step=step, roi=arguments.roi)
+
+
+def _show_plan(arguments: argparse.Namespace, request: ExportRequest) -> None:
+    """What would be done, and how a recipe asks for it."""
+    from lsfm_core.recipes import OPERATIONS, recipe_entry
     from lsfm_core.store import open_lsfm
 
-    request = ExportRequest(**_fields(arguments), grid=arguments.grid, overlap_mm=arguments.overlap)
+    with open_lsfm(request.path) as file:
+        print(OPERATIONS[arguments.verb].describe(request, file))
+    print(f"\n{recipe_entry(arguments.verb, request)}", end="")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import export_channel, export_chunks
+
+    request = _export_request(arguments)
     if arguments.dry_run:
-        with open_lsfm(request.path) as file:
-            plan = plan_export(file, request)
-            print(plan.describe())
-            if request.grid is not None:
-                print(f"chunks  {len(lay_out_chunks(plan.target, request))}")
+        _show_plan(arguments, request)
+        return
+    if arguments.interactive:
+        from lsfm_core.cli.interactive import explore
+
+        explore(request, arguments)
         return
     with bar(arguments) as progress:
         if request.grid is not None:
-            chunks = export_chunks(request, progress=progress)
+            chunks = export_chunks(request, progress=progress, cancel=arguments.cancel)
             plan, done = chunks.plan, f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name}"
             seconds = chunks.seconds
         else:
-            result = export_channel(request, progress=progress)
+            result = export_channel(request, progress=progress, cancel=arguments.cancel)
             plan, done, seconds = result.plan, f"{result.path}: {_disk_bytes(result.path) / 1e6:.1f} MB", result.seconds
     if not arguments.quiet:
         print(f"{done} in {seconds:.1f} s")
@@ -196,17 +245,19 @@ def _disk_bytes(path: Any) -> int:
 
 
 def _export_slices(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import SlicesRequest, export_slices, plan_slices
-    from lsfm_core.store import open_lsfm
+    from lsfm_core.export import export_slices
 
-    start, stop, step = arguments.range
-    request = SlicesRequest(**_fields(arguments), axis=arguments.axis, start=start, stop=stop, step=step, roi=arguments.roi)
+    request = _slices_request(arguments)
     if arguments.dry_run:
-        with open_lsfm(request.path) as file:
-            print(plan_slices(file, request).describe())
+        _show_plan(arguments, request)
+        return
+    if arguments.interactive:
+        from lsfm_core.cli.interactive import explore
+
+        explore(request, arguments)
         return
     with bar(arguments) as progress:
-        result = export_slices(request, progress=progress)
+        result = export_slices(request, progress=progress, cancel=arguments.cancel)
     if not arguments.quiet:
         names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
         rows, columns = result.shape
@@ -229,7 +280,7 @@ def _merge(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     with bar(arguments) as progress:
-        result = merge_chunks(request, progress=progress)
+        result = merge_chunks(request, progress=progress, cancel=arguments.cancel)
     if not arguments.quiet:
         shape = " x ".join(map(str, result.space.shape))
         found = f", {result.labels} labels" if result.labels is not None else ""

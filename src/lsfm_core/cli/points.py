@@ -29,10 +29,13 @@ def add_commands(verbs: Any) -> None:
         dest="source",
         choices=_PLACES,
         default="native-voxel",
-        help="what the points are: voxels of the channel in array order (default), or R, A, S mm in its world or behind the "
-        "transforms, or voxels of the reference",
+        metavar="SPACE",
+        help="what the points are: native-voxel (default), voxels of the channel in array order; native-mm or output-mm, R, A, S "
+        "in its world or behind the transforms; output-voxel, voxels of the reference",
     )
-    points.add_argument("--to", dest="target", choices=_PLACES, default="output-mm", help="what they become (default output-mm)")
+    points.add_argument(
+        "--to", dest="target", choices=_PLACES, default="output-mm", metavar="SPACE", help="what they become (default output-mm)"
+    )
     points.add_argument(
         "--columns",
         type=_names,
@@ -79,7 +82,7 @@ def _transform_points(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     with bar(arguments) as progress:
-        result = transform_points(request, progress=progress)
+        result = transform_points(request, progress=progress, cancel=arguments.cancel)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.quiet:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, by, index_or_name, numbers
+from lsfm_core.cli._options import PrintSchema, add_resources, add_verb, bar, by, existing_path, index_or_name, numbers
 from lsfm_core.errors import InputError
 
 if TYPE_CHECKING:
+    from lsfm_core.ingest import IngestRequest
     from lsfm_core.metadata import ImageMetadata
 
 __all__ = ["add_commands"]
@@ -65,34 +64,36 @@ def add_commands(verbs: Any) -> None:
     dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
     dump.add_argument("--output", metavar="JSON", help="file to write (default: print it)")
     dump.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    dump.add_argument("--schema", action=_Schema, help="print the JSON Schema of such files, and exit")
+    dump.add_argument(
+        "--schema", action=PrintSchema, schema="metadata.metadata_schema", help="print the JSON Schema of such files, and exit"
+    )
 
     affine = add_verb(
         verbs, "write-affine", _write_affine, "keep an affine transform with a channel",
         "lsfm-core write-affine brain.h5 --channel autofluo --name to_template --affine 0GenericAffine.mat",
     )  # fmt: skip
-    affine.add_argument("file", help="the HDF5 file")
+    affine.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     affine.add_argument("--channel", required=True, metavar="NAME", help="the channel that it belongs to")
     affine.add_argument("--name", required=True, help="name of the transform, unique in its channel")
     affine.add_argument(
         "--affine", required=True, metavar="FILE", help="ITK file (.txt .tfm .mat .xfm .h5) or 4 x 4 text matrix in RAS mm"
     )
-    affine.add_argument("--replace", action="store_true", help="replace an affine of that name")
+    affine.add_argument("--overwrite", "--replace", dest="replace", action="store_true", help="replace an affine of that name")
 
     remove = add_verb(
         verbs, "remove-channel", _remove_channel, "remove a channel",
         "lsfm-core remove-channel brain.h5 --channel autofluo",
     )  # fmt: skip
-    remove.add_argument("file", help="the HDF5 file")
-    remove.add_argument("--channel", required=True, metavar="NAME")
+    remove.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    remove.add_argument("--channel", required=True, metavar="NAME", help="the channel to remove")
 
     rename = add_verb(
         verbs, "rename-channel", _rename_channel, "give a channel another name",
         "lsfm-core rename-channel brain.h5 --channel autofluo --to structural",
     )  # fmt: skip
-    rename.add_argument("file", help="the HDF5 file")
-    rename.add_argument("--channel", required=True, metavar="NAME")
-    rename.add_argument("--to", required=True, dest="new_name", metavar="NAME")
+    rename.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    rename.add_argument("--channel", required=True, metavar="NAME", help="its present name")
+    rename.add_argument("--to", required=True, dest="new_name", metavar="NAME", help="its new name")
 
     recover = add_verb(
         verbs, "recover", _recover, "undo what an interrupted write has left",
@@ -137,7 +138,13 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
     write.add_argument(
         "--metadata", metavar="JSON", help="what else is known of the image, as dump-metadata writes it; options win over it"
     )
-    write.add_argument("--replace", action="store_true", help="replace a channel of that name")
+    write.add_argument(
+        "--overwrite",
+        "--replace",
+        dest="replace",
+        action="store_true",
+        help="replace a channel of that name; affines and metadata stay",
+    )
     write.add_argument(
         "--resume",
         action="store_true",
@@ -150,16 +157,17 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         "--uint16-as-int16", action="store_true", help="keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6"
     )
     add_resources(write)
+    write.set_defaults(request_of=_request)
 
 
-def _write(arguments: argparse.Namespace) -> None:
+def _request(arguments: argparse.Namespace) -> IngestRequest:
     from lsfm_core.geometry import Orientation
-    from lsfm_core.ingest import IngestRequest, ingest_channel
+    from lsfm_core.ingest import IngestRequest
 
     orientation = arguments.orientation
     if arguments.origin_letters is not None:
         orientation = Orientation.from_origin(arguments.origin_letters).axcodes
-    request = IngestRequest(
+    return IngestRequest(
         path=arguments.file,
         channel=arguments.channel,
         image=arguments.image,
@@ -179,8 +187,13 @@ def _write(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         compression=arguments.compression,
     )
+
+
+def _write(arguments: argparse.Namespace) -> None:
+    from lsfm_core.ingest import ingest_channel
+
     with bar(arguments) as progress:
-        report = ingest_channel(request, progress=progress)
+        report = ingest_channel(_request(arguments), progress=progress, cancel=arguments.cancel)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not arguments.quiet:
@@ -244,12 +257,17 @@ def _ask(question: str) -> str:
 def _write_affine(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from lsfm_core.provenance import logged_files, recorded
     from lsfm_core.store import edit_lsfm
     from lsfm_core.transforms import Affine
 
-    affine = Affine.read(Path(arguments.affine))
-    with edit_lsfm(arguments.file) as editor:
-        editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
+    request = {name: getattr(arguments, name) for name in ("channel", "name", "affine", "replace")}
+    path = existing_path(arguments.file)
+    with recorded(path, "write-affine", request) as record:
+        affine = Affine.read(Path(arguments.affine))
+        record.inputs.append(logged_files(arguments.affine, [Path(arguments.affine)]))
+        with edit_lsfm(path) as editor:
+            editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
     if not arguments.quiet:
         print(f"{arguments.file}: affine {arguments.name!r} of channel {arguments.channel!r}")
         print(f"  {affine.describe()}")
@@ -259,7 +277,7 @@ def _write_affine(arguments: argparse.Namespace) -> None:
 def _remove_channel(arguments: argparse.Namespace) -> None:
     from lsfm_core.store import edit_lsfm
 
-    with edit_lsfm(arguments.file) as editor:
+    with edit_lsfm(existing_path(arguments.file)) as editor:
         editor.remove_channel(arguments.channel)
     if not arguments.quiet:
         print(f"{arguments.file}: channel {arguments.channel!r} removed; its space in the file is not given back")
@@ -268,26 +286,20 @@ def _remove_channel(arguments: argparse.Namespace) -> None:
 def _rename_channel(arguments: argparse.Namespace) -> None:
     from lsfm_core.store import edit_lsfm
 
-    with edit_lsfm(arguments.file) as editor:
+    with edit_lsfm(existing_path(arguments.file)) as editor:
         editor.rename_channel(arguments.channel, arguments.new_name)
     if not arguments.quiet:
         print(f"{arguments.file}: channel {arguments.channel!r} is now {arguments.new_name!r}")
 
 
 def _recover(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from lsfm_core.provenance import recorded
     from lsfm_core.store import recover_lsfm
 
-    found = recover_lsfm(arguments.file)
+    with recorded(Path(arguments.file), "recover", {}) as record:
+        found = recover_lsfm(arguments.file)
+        record.settled = not found
     if not arguments.quiet:
         print(f"{arguments.file}: {'the interrupted change was undone' if found else 'nothing to undo'}")
-
-
-class _Schema(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **options)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        from lsfm_core.metadata import metadata_schema
-
-        print(json.dumps(metadata_schema(), indent=2))
-        parser.exit()

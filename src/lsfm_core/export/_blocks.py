@@ -5,18 +5,20 @@ Whatever the blocks, the result is the same: each reads as much around itself as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import MemoryBudgetError
 from lsfm_core.export._region import RegionMask
-from lsfm_core.export.plan import ExportPlan
+from lsfm_core.export.plan import CopyPlan, ExportPlan
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import Progress
 from lsfm_core.pyramid import block_mean, block_mode
@@ -26,6 +28,7 @@ from lsfm_core.transforms import TransformChain
 __all__ = ["iter_blocks", "iter_slabs"]
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 # Faces of the image are moved outward by this part of their distance from the centre: a voxel of the result whose centre lies
 # exactly on one (an extent of 13.5 voxels gives 14) is then inside for ITK, which counts one of two opposite faces as outside.
@@ -36,79 +39,110 @@ _OUTWARD_NEAREST = 1e-9
 _OFF_CENTRE = 0.1
 
 
-def iter_slabs(plan: ExportPlan, progress: Progress) -> Iterator[Array]:
-    """The result in slabs along the plan's axis, in order."""
-    shape = plan.target.shape
-    with ThreadPoolExecutor(plan.threads, thread_name_prefix="lsfm-export") as pool:
-        for start, stop in plan.slabs:
-            low = tuple(start if axis == plan.axis else 0 for axis in range(3))
-            high = tuple(stop if axis == plan.axis else n for axis, n in enumerate(shape))
-            size = tuple(b - a for a, b in zip(low, high, strict=True))
-            slab = np.empty(size + _components(plan), plan.dtype, order="F" if plan.axis == 2 else "C")
-            for box, values in _blocks(plan, low, high, pool, progress):
-                slab[tuple(slice(a - c, b - c) for (a, b), c in zip(box, low, strict=True))] = values
+def iter_slabs(plan: ExportPlan, progress: Progress, into: Array | None = None) -> Iterator[Array]:
+    """The result in slabs along the plan's axis, in order; while one is used, the next is made.
+
+    Parameters
+    ----------
+    plan : ExportPlan
+    progress : Progress
+        Advanced by the bytes of each block.
+    into : array, optional
+        Room for the whole result; the slabs are then parts of it.
+    """
+    with _threads(plan) as pool:
+
+        def begin(start: int, stop: int) -> tuple[Array, list[Future[Array]]]:
+            low, high = [0, 0, 0], list(plan.target.shape)
+            low[plan.axis], high[plan.axis] = start, stop
+            if into is None:
+                slab = np.empty(_shape(plan, low, high), plan.dtype, order="F" if plan.axis == 2 else "C")
+            else:
+                slab = into[_slices(low, high)]
+            boxes = _boxes(plan, low, high)
+            parts = [slab[_slices(np.subtract(a, low), np.subtract(b, low))] for a, b in boxes]
+            return slab, [pool.submit(_fill, part, plan, *box) for part, box in zip(parts, boxes, strict=True)]
+
+        for slab, blocks in _ahead((begin(*ends) for ends in plan.slabs), 1):
+            for block in blocks:
+                progress.advance(block.result().nbytes)
             yield slab
 
 
 def iter_blocks(plan: ExportPlan, progress: Progress) -> Iterator[tuple[Shape3, Array]]:
     """The result in blocks of the plan's size: index of the first voxel, and the voxels."""
-    with ThreadPoolExecutor(plan.threads, thread_name_prefix="lsfm-export") as pool:
-        for (i, j, k), values in _blocks(plan, (0, 0, 0), plan.target.shape, pool, progress):
-            yield (i[0], j[0], k[0]), values
+    with _threads(plan) as pool:
+
+        def begin(low: Shape3, high: Shape3) -> tuple[Shape3, Future[Array]]:
+            return low, pool.submit(_fill, np.empty(_shape(plan, low, high), plan.dtype), plan, low, high)
+
+        boxes = _boxes(plan, (0, 0, 0), plan.target.shape)
+        for start, block in _ahead((begin(*box) for box in boxes), plan.threads):
+            values = block.result()
+            progress.advance(values.nbytes)
+            yield start, values
 
 
-def _blocks(
-    plan: ExportPlan, starts: Sequence[int], stops: Sequence[int], pool: ThreadPoolExecutor, progress: Progress
-) -> Iterator[tuple[tuple[tuple[int, int], ...], Array]]:
-    """Blocks of a box of the result, in order; as many are under way as there are threads."""
+@contextmanager
+def _threads(plan: ExportPlan) -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing more once they are left."""
+    pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="lsfm-export")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(items: Iterable[T], count: int) -> Iterator[T]:
+    """The same items; `count` more than are asked for are drawn."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
+def _boxes(plan: ExportPlan, starts: Sequence[int], stops: Sequence[int]) -> list[tuple[Shape3, Shape3]]:
+    """First voxels and ends of the blocks of a box of the result, in an order in which the next ones share most with the last."""
     edges = [
         [(a, min(a + size, stop)) for a in range(start, stop, size)]
         for start, stop, size in zip(starts, stops, plan.block, strict=True)
     ]
-    boxes = list(product(*edges))
-    waiting = []
-    try:
-        for number in range(len(boxes) + plan.threads):
-            if number < len(boxes):
-                low, high = zip(*boxes[number], strict=True)
-                waiting.append(pool.submit(_block, plan, low, high))
-            if number >= plan.threads:
-                values = waiting.pop(0).result()
-                yield boxes[number - plan.threads], values
-                progress.advance(values.nbytes)
-    finally:
-        for future in waiting:
-            future.cancel()
+    # Slowest along the axis with the most blocks: then the layer of chunks that two rows of blocks share is smallest.
+    order = sorted(range(3), key=lambda axis: -len(edges[axis]))
+    back = [order.index(axis) for axis in range(3)]
+    ranges = ([ends[k] for k in back] for ends in product(*(edges[axis] for axis in order)))
+    return [((a, b, c), (d, e, f)) for (a, d), (b, e), (c, f) in ranges]
 
 
-def _block(plan: ExportPlan, starts: Shape3, stops: Shape3) -> Array:
+def _fill(out: Array, plan: ExportPlan, starts: Shape3, stops: Shape3) -> Array:
+    """Put a block's voxels into `out`."""
     target = plan.target.crop(starts, stops)
     if plan.copy is not None:
-        values = _copied(plan, starts, stops)
+        _copy(out, plan, plan.copy, starts, stops)
     else:
-        values = _sampled(_Image.of_plan(plan), target, plan.chain, plan.interpolation, plan.fill, plan.block_bytes, plan.name)
+        _sample(out, _Image.of_plan(plan), target, plan.chain, plan.interpolation, plan.fill, plan.block_bytes, plan.name)
     if plan.region is not None:
-        inside = _sampled(_Image.of_mask(plan.region), target, plan.region.chain, "nearest", 0, plan.block_bytes, plan.name)
-        values[inside == 0] = plan.fill
-    return values
-
-
-def _copied(plan: ExportPlan, starts: Shape3, stops: Shape3) -> Array:
-    """Voxels of the level, transposed and flipped."""
-    assert plan.copy is not None
-    reorientation, offset = plan.copy.reorientation, plan.copy.offset
-    size = [plan.source.shape[axis] for axis in reorientation.axes]
-    low = [a + o for a, o in zip(starts, offset, strict=True)]
-    high = [b + o for b, o in zip(stops, offset, strict=True)]
-    inside_low = [min(max(a, 0), n) for a, n in zip(low, size, strict=True)]
-    inside_high = [max(min(b, n), a) for b, n, a in zip(high, size, inside_low, strict=True)]
-    box = reorientation.source_ranges(inside_low, inside_high, plan.source.shape)
-    values = reorientation.apply(plan.level[box].read())
-    if (inside_low, inside_high) == (low, high):
-        return values if plan.region is None else values.copy()
-    out = np.full([b - a for a, b in zip(low, high, strict=True)] + list(_components(plan)), plan.fill, plan.dtype)
-    out[tuple(slice(a - c, b - c) for a, b, c in zip(inside_low, inside_high, low, strict=True))] = values
+        inside = np.empty(target.shape, np.uint8)
+        _sample(inside, _Image.of_mask(plan.region), target, plan.region.chain, "nearest", 0, plan.block_bytes, plan.name)
+        out[inside == 0] = plan.fill
     return out
+
+
+def _copy(out: Array, plan: ExportPlan, copy: CopyPlan, starts: Shape3, stops: Shape3) -> None:
+    """Voxels of the level, transposed and flipped."""
+    size = [plan.source.shape[axis] for axis in copy.reorientation.axes]
+    low = np.add(starts, copy.offset)
+    high = np.add(stops, copy.offset)
+    inside_low = np.clip(low, 0, size)
+    inside_high = np.clip(high, inside_low, size)
+    if (inside_low > low).any() or (inside_high < high).any():
+        out[...] = plan.fill
+    box = copy.reorientation.source_ranges(inside_low.tolist(), inside_high.tolist(), plan.source.shape)
+    part = out[_slices(inside_low - low, inside_high - low)]
+    plan.level[box].read(out=copy.reorientation.undo(part))
 
 
 @dataclass(frozen=True)
@@ -166,9 +200,16 @@ def _reduced(voxels: Array, factors: Shape3, mode: bool) -> Array:
     return voxels
 
 
-def _sampled(
-    image: _Image, target: Space, chain: TransformChain, interpolation: Interpolation, fill: float, max_bytes: int, name: str
-) -> Array:
+def _sample(
+    out: Array,
+    image: _Image,
+    target: Space,
+    chain: TransformChain,
+    interpolation: Interpolation,
+    fill: float,
+    max_bytes: int,
+    name: str,
+) -> None:
     """Values of an image at the voxels of one block of the result; in halves, where the whole would take too much memory."""
     voxels = voxel_count(target.shape)
     own = voxels * itk_bytes_per_voxel(image.dtype, interpolation) * int(np.prod(image.components))
@@ -180,19 +221,26 @@ def _sampled(
         low = [max(0, int(np.floor(v)) - margin) for v in index.min(axis=0)]
         high = [min(n, int(np.ceil(v)) + margin + 1) for v, n in zip(index.max(axis=0), image.space.shape, strict=True)]
         if any(a >= b for a, b in zip(low, high, strict=True)):
-            return np.full(target.shape + image.components, fill, image.dtype)
+            out[...] = fill
+            return
         source = voxel_count([b - a for a, b in zip(low, high, strict=True)])
         if own + carried.nbytes + source * image.voxel_bytes <= max_bytes:
             place = _outward(image.space, interpolation).crop(low, high)
-            return resample(image.read(low, high), place, target, interpolation, fill, carried.itk)
+            out[...] = resample(image.read(low, high), place, target, interpolation, fill, carried.itk)
+            return
     if voxels == 1:
         raise MemoryBudgetError(f"{name}: a single voxel needs more than {max_bytes / 1e6:.0f} MB here: raise the memory")
     axis = int(np.argmax(target.shape))
     middle = target.shape[axis] // 2
+    cut = (slice(None),) * axis
     ends = [middle if k == axis else n for k, n in enumerate(target.shape)]
     starts = [middle if k == axis else 0 for k in range(3)]
-    halves = (target.crop((0, 0, 0), ends), target.crop(starts, target.shape))
-    return np.concatenate([_sampled(image, half, chain, interpolation, fill, max_bytes, name) for half in halves], axis)
+    halves = (
+        (out[(*cut, slice(middle))], target.crop((0, 0, 0), ends)),
+        (out[(*cut, slice(middle, None))], target.crop(starts, target.shape)),
+    )
+    for part, half in halves:
+        _sample(part, image, half, chain, interpolation, fill, max_bytes, name)
 
 
 def _outward(space: Space, interpolation: Interpolation) -> Space:
@@ -207,3 +255,12 @@ def _outward(space: Space, interpolation: Interpolation) -> Space:
 
 def _components(plan: ExportPlan) -> tuple[int, ...]:
     return plan.level.shape[3:]
+
+
+def _shape(plan: ExportPlan, starts: Sequence[int], stops: Sequence[int]) -> tuple[int, ...]:
+    """Of the array that holds a box of the result."""
+    return (*(b - a for a, b in zip(starts, stops, strict=True)), *_components(plan))
+
+
+def _slices(starts: Iterable[int], stops: Iterable[int]) -> tuple[slice, ...]:
+    return tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))

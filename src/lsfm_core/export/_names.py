@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lsfm_core.geometry import Orientation, Reorientation, Space
 from lsfm_core.store import Channel, LsfmFile
 from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
 
-__all__ = ["chains_around", "native_space", "open_chain", "reference_space"]
+__all__ = ["chains_around", "named_files", "native_space", "open_chain", "reference_space"]
 
 Array = npt.NDArray[Any]
 
@@ -131,6 +132,13 @@ def reference_space(file: LsfmFile, reference: str) -> Space:
     if source.space is None:
         raise InputError(f"reference {reference}: does not tell where its voxels are: use a NIfTI, NRRD or MetaImage file")
     return source.space.reoriented(Reorientation((2, 1, 0), (False, False, False)))
+
+
+def named_files(file: LsfmFile, names: Iterable[str]) -> list[Path]:
+    """Those of a request's transforms and references that are files of their own, and not stored in this one."""
+    stored = {*file, *(affine for channel in file.channels.values() for affine in channel.affines)}
+    stored |= {f"{channel.name}/{affine}" for channel in file.channels.values() for affine in channel.affines}
+    return [Path(name) for name in dict.fromkeys(names) if name not in stored and Path(name).exists()]
 
 
 def _find(file: LsfmFile, request: TransformRequest, step: TransformStep) -> list[Transform]:

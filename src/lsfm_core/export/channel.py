@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy as np
 
 from lsfm_core.errors import InputError
 from lsfm_core.export._blocks import iter_blocks, iter_slabs
+from lsfm_core.export._names import named_files
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.request import ExportRequest
 from lsfm_core.export.volume import Volume
-from lsfm_core.formats import open_sink
+from lsfm_core.formats import open_sink, output_paths
 from lsfm_core.geometry import Shape3
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.store import ChunkCache, LsfmFile, open_lsfm
 
 __all__ = ["ExportResult", "export_blocks", "export_channel", "open_planned", "read_volume", "write_volume"]
@@ -32,22 +34,40 @@ class ExportResult:
     ----------
     plan : ExportPlan
     volume : Volume or None
-        The voxels, where no output was named.
+        The voxels, where no output was named, or they were to be kept.
     path : Path or None
         The file that was written.
     seconds : float
+    written : LoggedFile or None
+        Size and checksum of what was written, as the log has them.
     """
 
     plan: ExportPlan
     volume: Volume | None
     path: Path | None
     seconds: float
+    written: LoggedFile | None
 
 
 def export_channel(
-    request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: ExportRequest,
+    *,
+    file: LsfmFile | None = None,
+    keep: bool = False,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> ExportResult:
     """Carry a request out: the voxels come back, or stand in the output when the call is over.
+
+    Parameters
+    ----------
+    request : ExportRequest
+    file : LsfmFile, optional
+        The request's file, where it is open already: several exports then share it, and the chunks that it has decoded.
+    keep : bool
+        Give the voxels back even if they stand in an output.
+    progress : callable, optional
+    cancel : CancelToken, optional
 
     Raises
     ------
@@ -57,18 +77,22 @@ def export_channel(
     if request.grid is not None:
         raise InputError("grid: many pieces are no single export: use export_chunks, or iter_chunks to have them one by one")
     began = time.perf_counter()
-    with open_planned(request) as (_, plan):
+    with open_logged("export", request, file=file, keep=keep) as (_, plan, record):
         report = Progress("export", plan.output_bytes, progress, cancel)
-        if request.output is None:
-            volume = read_volume(plan, report)
-        else:
-            volume = None
-            write_volume(plan, request.output, report, overwrite=request.overwrite)
-    return ExportResult(plan, volume, request.output, time.perf_counter() - began)
+        volume = read_volume(plan, report) if keep or request.output is None else None
+        if request.output is not None:
+            slabs = iter_slabs(plan, report) if volume is None else [volume.array]
+            write_volume(plan, request.output, slabs, overwrite=request.overwrite)
+            record.output = logged_files(request.output, output_paths(request.output))
+    return ExportResult(plan, volume, request.output, time.perf_counter() - began, record.output)
 
 
 def export_blocks(
-    request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: ExportRequest,
+    *,
+    file: LsfmFile | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> Iterator[tuple[Shape3, Volume]]:
     """The result block by block, for those who process more than memory holds; blocks are made as they are asked for.
 
@@ -82,7 +106,7 @@ def export_blocks(
     ------
     LsfmError
     """
-    with open_planned(request, axis=2) as (_, plan):
+    with open_planned(request, axis=2, file=file) as (_, plan):
         report = Progress("export", plan.output_bytes, progress, cancel)
         for start, values in iter_blocks(plan, report):
             stop = [a + n for a, n in zip(start, values.shape[:3], strict=True)]
@@ -90,27 +114,54 @@ def export_blocks(
 
 
 @contextmanager
-def open_planned(request: ExportRequest, *, axis: int | None = None) -> Iterator[tuple[LsfmFile, ExportPlan]]:
+def open_planned(
+    request: ExportRequest, *, axis: int | None = None, file: LsfmFile | None = None, keep: bool = False
+) -> Iterator[tuple[LsfmFile, ExportPlan]]:
     """The file of a request, open, and the plan for it: for one result, or in pieces along `axis` of which none is kept."""
-    cache = ChunkCache(0)
-    with open_lsfm(request.path, cache=cache) as file:
-        plan = plan_export(file, request) if axis is None else plan_pieces(file, request, axis)
-        cache.max_bytes = plan.cache_bytes
+    with ExitStack() as stack:
+        if file is None:
+            file = stack.enter_context(open_lsfm(request.path, cache=ChunkCache(0)))
+        elif request.path.resolve() not in (file.path.resolve(), file.xml_path.resolve()):
+            raise InputError(f"the request is for {request.path}, the open file is {file.path}")
+        plan = plan_export(file, request, keep=keep) if axis is None else plan_pieces(file, request, axis)
+        stack.enter_context(file.cache.limited(plan.cache_bytes))
         yield file, plan
+
+
+@contextmanager
+def open_logged(
+    operation: str, request: ExportRequest, *, axis: int | None = None, file: LsfmFile | None = None, keep: bool = False
+) -> Iterator[tuple[LsfmFile, ExportPlan, Draft]]:
+    """As `open_planned`, for what leaves an output: it is recorded in the file's log."""
+    with ExitStack() as stack:
+        if request.output is None:
+            # What a program takes into its memory, piece after piece, leaves nothing whose origin would be asked for.
+            draft = Draft(request.path, operation, request)
+        else:
+            draft = stack.enter_context(recorded(request.path, operation, request))
+        opened, plan = stack.enter_context(open_planned(request, axis=axis, file=file, keep=keep))
+        draft.open(opened.path)
+        draft.inputs = _inputs(opened, request)
+        yield opened, plan, draft
+
+
+def _inputs(file: LsfmFile, request: ExportRequest) -> list[LoggedFile]:
+    names = [step.name for step in request.transforms] + ([request.reference] if request.reference is not None else [])
+    own = LoggedFile(path=str(request.path), size=file.path.stat().st_size)
+    return [own, *(logged_files(path, [path]) for path in named_files(file, names))]
 
 
 def read_volume(plan: ExportPlan, progress: Progress) -> Volume:
     """The result in memory."""
     # In the order of NIfTI files and nibabel: the first axis runs fastest.
     array: np.ndarray[Any, Any] = np.empty(plan.image.shape, plan.dtype, order="F")
-    along = np.moveaxis(array, plan.axis, 0)
-    for (start, stop), slab in zip(plan.slabs, iter_slabs(plan, progress), strict=True):
-        along[start:stop] = np.moveaxis(slab, plan.axis, 0)
+    for _ in iter_slabs(plan, progress, array):
+        pass
     return Volume(array, plan.target, plan.kind)
 
 
-def write_volume(plan: ExportPlan, path: Path, progress: Progress, *, overwrite: bool) -> None:
+def write_volume(plan: ExportPlan, path: Path, slabs: Iterable[np.ndarray[Any, Any]], *, overwrite: bool) -> None:
     """The result in a file, in the format that its name says."""
     with open_sink(path, plan.image, overwrite=overwrite, threads=plan.threads) as sink:
-        for slab in iter_slabs(plan, progress):
+        for slab in slabs:
             sink.write(slab)

@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from lsfm_core.errors import InputError
+from lsfm_core.export._blocks import iter_slabs
 from lsfm_core.export._files import new_files_in_folder, numbered
-from lsfm_core.export.channel import open_planned, read_volume, write_volume
+from lsfm_core.export.channel import open_logged, open_planned, read_volume, write_volume
 from lsfm_core.export.plan import ExportPlan, chunk_voxels
 from lsfm_core.export.request import ExportRequest
 from lsfm_core.export.volume import Volume
 from lsfm_core.formats import check_output, output_axis, output_paths
 from lsfm_core.geometry import Orientation, Shape3, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.provenance import LoggedFile, logged_files
+from lsfm_core.store import LsfmFile
 
 __all__ = ["Chunk", "ChunkBox", "ChunksResult", "export_chunks", "iter_chunks", "lay_out_chunks"]
 
@@ -69,12 +72,15 @@ class ChunksResult:
         JSON file that lists the chunks; see docs/exports.md.
     count : int
     seconds : float
+    written : LoggedFile
+        Size and checksum of the chunks, as the log has them.
     """
 
     plan: ExportPlan
     manifest: Path
     count: int
     seconds: float
+    written: LoggedFile
 
 
 def lay_out_chunks(whole: Space, request: ExportRequest) -> list[ChunkBox]:
@@ -105,7 +111,11 @@ def lay_out_chunks(whole: Space, request: ExportRequest) -> list[ChunkBox]:
 
 
 def iter_chunks(
-    request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: ExportRequest,
+    *,
+    file: LsfmFile | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> Iterator[Chunk]:
     """The chunks of a grid one by one, each made when it is asked for.
 
@@ -113,7 +123,7 @@ def iter_chunks(
     ------
     LsfmError
     """
-    with open_planned(request, axis=2) as (_, plan):
+    with open_planned(request, axis=2, file=file) as (_, plan):
         boxes = lay_out_chunks(plan.target, request)
         report = _report(plan, boxes, progress, cancel)
         for box in boxes:
@@ -121,7 +131,11 @@ def iter_chunks(
 
 
 def export_chunks(
-    request: ExportRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: ExportRequest,
+    *,
+    file: LsfmFile | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> ChunksResult:
     """Write the chunks of a grid into a folder, with a manifest that tells where each belongs.
 
@@ -134,7 +148,7 @@ def export_chunks(
     if request.output is None:
         raise InputError("grid: name a folder for the chunks, or use iter_chunks to have them one by one")
     pattern = request.output if "%" in request.output.name else request.output / _NAME
-    with open_planned(request, axis=output_axis(pattern)) as (_, plan):
+    with open_logged("export", request, axis=output_axis(pattern), file=file) as (_, plan, record):
         boxes = lay_out_chunks(plan.target, request)
         names = [numbered(pattern, box.index) for box in boxes]
         outputs = [output_paths(name) for name in names]
@@ -147,7 +161,7 @@ def export_chunks(
             rows = []
             for box, name, first in zip(boxes, names, firsts, strict=False):
                 part = plan.crop(box.starts, box.stops)
-                write_volume(part, partials[first], report, overwrite=False)
+                write_volume(part, partials[first], iter_slabs(part, report), overwrite=False)
                 rows.append(_row(box, name, part.target, partials[first]))
             facts = plan.image.facts() | {"format": MANIFEST_FORMAT, "version": MANIFEST_VERSION}
             request_json = request.model_dump(mode="json", exclude_defaults=True)
@@ -161,7 +175,9 @@ def export_chunks(
                 "chunks": rows,
             }
             partials[-1].write_text(json.dumps(facts | layout, indent=1) + "\n", "utf-8")
-    return ChunksResult(plan, manifest, len(boxes), time.perf_counter() - began)
+        # Of the chunks alone: the manifest tells of the request as well.
+        record.output = written = logged_files(request.output, flat)
+    return ChunksResult(plan, manifest, len(boxes), time.perf_counter() - began, written)
 
 
 def _report(plan: ExportPlan, boxes: Sequence[ChunkBox], progress: ProgressCallback | None, cancel: CancelToken | None) -> Progress:

@@ -178,8 +178,15 @@ class ExportPlan:
         return replace(part, read_bytes=_read_bytes(part))
 
 
-def plan_export(file: LsfmFile, request: ExportRequest) -> ExportPlan:
+def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False) -> ExportPlan:
     """Decide everything about an export.
+
+    Parameters
+    ----------
+    file : LsfmFile
+    request : ExportRequest
+    keep : bool
+        Whether the voxels are kept in memory although an output is named.
 
     Raises
     ------
@@ -190,7 +197,7 @@ def plan_export(file: LsfmFile, request: ExportRequest) -> ExportPlan:
     plan = _decide(file, request)
     if request.output is not None and request.grid is None:
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
-    return _with_memory(plan, request.memory_bytes, keeps_result=request.output is None and request.grid is None)
+    return _with_memory(plan, request.memory_bytes, keeps_result=keep or (request.output is None and request.grid is None))
 
 
 def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan:
@@ -490,7 +497,8 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
         wanted = chunks[source_axis]
     else:
         wanted = block[axis]
-    # A slab is there twice, as voxels and in the order of the file; what is left keeps decoded chunks.
+    # Three slabs are there at a time, of which one is used, one is ready and one is being made, and what a format makes of a slab;
+    # what is left keeps decoded chunks.
     thickness = min(wanted, (available - threads * block_bytes) // (4 * plane))
     if thickness < 1:
         need = BASE_BYTES + result + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
@@ -507,7 +515,7 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
         if plan.region is None:
             block = shape
     size = [min(n, thickness) if k == axis else n for k, n in enumerate(block)]
-    cache = max(0, (available - threads * block_bytes - 2 * plane * thickness) // 2)
+    cache = max(0, available - threads * block_bytes - 4 * plane * thickness)
     read = _read_bytes(plan)
     return replace(
         plan,

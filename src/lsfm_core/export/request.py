@@ -62,6 +62,10 @@ class TransformStep(Request):
         return self.name + (_INVERT if self.invert else "")
 
 
+_Steps = str | TransformStep | tuple[str | TransformStep, ...]
+_Regions = str | int | tuple[str | int, ...]
+
+
 def _parse_steps(value: Any) -> Any:
     items = [value] if isinstance(value, (str, TransformStep)) else value
     return [TransformStep.parse(item) if isinstance(item, str) else item for item in items]
@@ -90,7 +94,7 @@ class TransformRequest(Request):
     path: Path
     channel: str
     orientation: str | None = None
-    transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps)] = ()
+    transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps, json_schema_input_type=_Steps)] = ()
     numeric_inverse: tuple[str, ...] = ()
     memory_bytes: int = Field(default=2 * 10**9, gt=0)
     threads: int | None = Field(default=None, gt=0)
@@ -141,9 +145,10 @@ class RegionSelection(Request):
     """
 
     labels_channel: str
-    select: Annotated[tuple[str | int, ...], BeforeValidator(lambda v: (v,) if isinstance(v, (str, int)) else v)] = Field(
-        min_length=1
-    )
+    select: Annotated[
+        tuple[str | int, ...],
+        BeforeValidator(lambda v: (v,) if isinstance(v, (str, int)) else v, json_schema_input_type=_Regions),
+    ] = Field(min_length=1)
     include_descendants: bool = False
     side: Literal["left", "right"] | None = None
     midline_mm: float | None = Field(default=None, allow_inf_nan=False)

@@ -14,11 +14,12 @@ from pydantic import Field, model_validator
 
 from lsfm_core.errors import InputError
 from lsfm_core.export._files import check_room, new_files_in_folder, numbered
-from lsfm_core.export.channel import open_planned, read_volume
+from lsfm_core.export.channel import open_logged, open_planned, read_volume
 from lsfm_core.export.plan import ExportPlan, plan_pieces
 from lsfm_core.export.request import ExportRequest
 from lsfm_core.formats import write_plane
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.provenance import LoggedFile, logged_files
 from lsfm_core.store import LsfmFile
 
 __all__ = ["SlicesRequest", "SlicesResult", "export_slices", "iter_slices", "plan_slices"]
@@ -68,12 +69,15 @@ class SlicesResult:
     shape : tuple of 2 int
         Rows and columns of each plane.
     seconds : float
+    written : LoggedFile
+        Size and checksum of the planes, as the log has them.
     """
 
     plan: ExportPlan
     paths: tuple[Path, ...]
     shape: tuple[int, int]
     seconds: float
+    written: LoggedFile
 
 
 def plan_slices(file: LsfmFile, request: SlicesRequest) -> ExportPlan:
@@ -84,7 +88,11 @@ def plan_slices(file: LsfmFile, request: SlicesRequest) -> ExportPlan:
 
 
 def iter_slices(
-    request: SlicesRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: SlicesRequest,
+    *,
+    file: LsfmFile | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> Iterator[tuple[int, Array]]:
     """Planes one by one, each with its index along the axis; made as they are asked for.
 
@@ -94,12 +102,16 @@ def iter_slices(
     ------
     LsfmError
     """
-    with open_planned(request, axis=request.axis) as (_, plan):
+    with open_planned(request, axis=request.axis, file=file) as (_, plan):
         yield from _planes(plan, request, progress, cancel)
 
 
 def export_slices(
-    request: SlicesRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: SlicesRequest,
+    *,
+    file: LsfmFile | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> SlicesResult:
     """Write planes as files.
 
@@ -111,7 +123,7 @@ def export_slices(
     began = time.perf_counter()
     if request.output is None:
         raise InputError("slices: name the files (slices/s_%04d.tif), or use iter_slices to have the planes one by one")
-    with open_planned(request, axis=request.axis) as (_, plan):
+    with open_logged("export-slices", request, axis=request.axis, file=file) as (_, plan, record):
         indices, rows, columns = _selection(plan, request)
         paths = [numbered(request.output, [index]) for index in indices]
         if len(set(paths)) < len(paths):
@@ -121,7 +133,8 @@ def export_slices(
             check_room(request.output, len(paths) * len(rows) * len(columns) * plan.dtype.itemsize * plan.components)
             for partial, (_, plane) in zip(partials, _planes(plan, request, progress, cancel), strict=True):
                 write_plane(partial, plane, pixel_size_mm=(across[0], across[1]), overwrite=False)
-    return SlicesResult(plan, tuple(paths), (len(rows), len(columns)), time.perf_counter() - began)
+        record.output = written = logged_files(request.output, paths)
+    return SlicesResult(plan, tuple(paths), (len(rows), len(columns)), time.perf_counter() - began, written)
 
 
 def _planes(

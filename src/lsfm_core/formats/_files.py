@@ -218,12 +218,37 @@ def read_head(file: DataFile, size: int) -> bytes:
     return out
 
 
+class _Blocks:
+    """Hands blocks of one size on: isal compresses each write by itself, and how many there are depends on memory and threads."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._rest = bytearray()
+
+    def write(self, data: bytes | memoryview) -> int:
+        view = memoryview(data)
+        start = 0
+        while len(self._rest) + len(view) - start >= _BLOCK:
+            stop = start + _BLOCK - len(self._rest)
+            self._stream.write(self._rest + view[start:stop] if self._rest else view[start:stop])
+            self._rest.clear()
+            start = stop
+        self._rest += view[start:]
+        return len(view)
+
+    def flush(self) -> None:
+        self._stream.write(self._rest)
+        self._rest.clear()
+
+
 @contextmanager
 def gzip_stream(file: Path | IO[bytes], threads: int) -> Iterator[IO[bytes]]:
-    """A gzip stream to write, into a new file or from where an open one stands."""
+    """A gzip stream to write, into a new file or from where an open one stands; the same bytes however they come in pieces."""
     try:
-        with igzip_threaded.open(file, "wb", compresslevel=1, threads=threads) as stream:
-            yield cast(IO[bytes], stream)
+        with igzip_threaded.open(file, "wb", compresslevel=1, threads=threads, block_size=_BLOCK) as stream:
+            blocks = _Blocks(cast(IO[bytes], stream))
+            yield cast(IO[bytes], blocks)
+            blocks.flush()
     except OSError as error:
         # A thread's error is raised again and again, and becomes its own context, which contextlib would follow forever.
         error.__context__ = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lsfm_core.errors import ExistsError, LsfmError, StorageError
+from lsfm_core.errors import ExistsError, LsfmError, MissingError, StorageError
 
 __all__ = ["check_new", "new_file", "new_files"]
 
@@ -27,7 +27,7 @@ def check_new(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise ExistsError(f"{path}: exists already: choose another name, or allow to overwrite it")
     if not path.parent.is_dir():
-        raise StorageError(f"{path}: there is no folder {path.parent}")
+        raise MissingError(f"{path}: there is no folder {path.parent}")
 
 
 @contextmanager

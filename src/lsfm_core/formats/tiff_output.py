@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,8 @@ def _ome(image: OutputImage) -> dict[str, Any]:
             "axes": "ZYXS"[: len(image.shape)],
             "Name": image.name or "image",
             "Description": json.dumps(image.facts()),
+            # The same for the same export: files can then be told apart by their bytes.
+            "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(image.facts()))),
             # Micrometres are what a reader takes that does not look at the unit.
             **{f"PhysicalSize{axis}": size for axis, size in sizes},
             **{f"PhysicalSize{axis}Unit": "µm" for axis in "ZYX"},

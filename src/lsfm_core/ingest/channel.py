@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from isal import isal_zlib
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError
@@ -21,7 +23,9 @@ from lsfm_core.geometry import Orientation, Space, Triple, check_voxel_size, vox
 from lsfm_core.ingest._slabs import IngestState, PyramidWriter, plan_memory
 from lsfm_core.metadata import ImageMetadata, plain_json, read_metadata
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.provenance import LoggedFile, logged_files, recorded
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
+from lsfm_core.records import FileRecord
 from lsfm_core.regions import read_label_table
 from lsfm_core.store import LsfmEditor, check_channel_name, default_threads, edit_lsfm
 from lsfm_core.transforms import DisplacementField
@@ -116,6 +120,11 @@ class IngestRequest(Request):
         check_channel_name(value)
         return value
 
+    @field_serializer("image", when_used="json")
+    def _name_image(self, value: Any) -> str | dict[str, str]:
+        # What Python held in its memory has no name.
+        return os.fspath(value) if isinstance(value, str | os.PathLike) else {"type": type(value).__name__}
+
     @model_validator(mode="after")
     def _check_kind(self) -> IngestRequest:
         for name in ("labels", "ontology"):
@@ -170,6 +179,7 @@ def ingest_channel(
     """
     began = time.perf_counter()
     with ExitStack() as stack:
+        record = stack.enter_context(recorded(request.path, "write", request))
         metadata = read_metadata(request.metadata) if request.metadata is not None else None
         if metadata is not None and request.image_channel is None:
             request = request.model_copy(update={"image_channel": metadata.channel})
@@ -214,6 +224,7 @@ def ingest_channel(
             pyramid.run(_Checkpoints(editor, fingerprint, request.checkpoint_seconds).offer)
         else:
             pyramid.run(None)
+        record.inputs += _inputs(request, editor[request.channel].sources)
         if facts:
             editor.set_acquisition(request.channel, acquisition)
         if table is not None:
@@ -279,11 +290,8 @@ def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetada
         space = Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)
         if own is not None:
             warnings.append("the image's own geometry was replaced by the one that was given")
-        if orientation.is_mirrored and request.orientation is not None:
-            warnings.append(
-                f"orientation {orientation} is a mirror image of what a camera sees (columns, rows and planes form a left-handed "
-                "frame): right and left may be swapped; check it against the specimen"
-            )
+        if orientation.doubt is not None and request.orientation is not None:
+            warnings.append(orientation.doubt)
     size = space.bounds.size_mm
     if max(size) > 1000 or max(size) < 0.1:
         extent = f"{size[0]:g} x {size[1]:g} x {size[2]:g} mm (R, A, S)"
@@ -304,6 +312,19 @@ def _fingerprint(request: IngestRequest, source: Source, space: Space, levels: S
         [asdict(level) for level in levels],
     ]
     return json.dumps(facts)
+
+
+def _inputs(request: IngestRequest, sources: Sequence[FileRecord]) -> list[LoggedFile]:
+    """What an ingest has read, for the log: the image's files all as one."""
+    tables = [path for path in (request.metadata, request.labels, request.ontology) if path is not None]
+    inputs = [logged_files(path, [path]) for path in tables]
+    if sources:
+        crc = 0
+        for source in sources:
+            crc = isal_zlib.crc32_combine(crc, source.crc32, source.size)
+        size = sum(source.size for source in sources)
+        inputs.insert(0, LoggedFile(path=str(request.image), count=len(sources), size=size, checksum=f"crc32:{crc:08x}"))
+    return inputs
 
 
 class _Checkpoints:

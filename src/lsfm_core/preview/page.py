@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from importlib import resources
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from lsfm_core.preview.picture import draw_picture, rgb_of
 from lsfm_core.preview.request import PreviewRequest
+from lsfm_core.provenance import LogRecord
 from lsfm_core.regions import LabelTable
 from lsfm_core.store import Channel, LsfmFile
 
@@ -50,7 +50,6 @@ _HISTOGRAM_VOXELS = 2**22
 _CHART = (480, 110)
 _LOG_TEXT = 20_000
 _NO_PICTURE = "No picture: the file does not record how this channel lies; name it together with its orientation to have one."
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T_ ](\d\d:\d\d:\d\d)_?")
 
 
 def render_page(file: LsfmFile, request: PreviewRequest) -> str:
@@ -149,10 +148,10 @@ def _sections(file: LsfmFile, channels: Sequence[Channel], request: PreviewReque
             ),
             _table(("Name", "Kind", "Belongs to", "What it does"), transforms),
         )
-    if file.metadata:
-        yield _tag("section", _tag("h2", "Metadata"), _facts((key, _value(value)) for key, value in file.metadata.items()))
-    if file.log:
-        yield _tag("section", _tag("h2", "Log"), *(_log_entry(name, text) for name, text in sorted(file.log.items())))
+    if file.metadata():
+        yield _tag("section", _tag("h2", "Metadata"), _facts((key, _value(value)) for key, value in file.metadata().items()))
+    if records := file.log():
+        yield _tag("section", _tag("h2", "Log"), *map(_log_entry, records))
 
 
 def _transforms(file: LsfmFile, channels: Sequence[Channel]) -> Iterator[Sequence[Child]]:
@@ -171,13 +170,14 @@ def _transforms(file: LsfmFile, channels: Sequence[Channel]) -> Iterator[Sequenc
             yield channel.name, "displacement field", inverse, what
 
 
-def _log_entry(name: str, text: str) -> ET.Element:
-    when = _TIME.match(name)
-    summary: list[Child] = [name]
-    if when is not None:
-        summary = [_tag("time", f"{when[1]} {when[2]}"), " ", name[when.end() :] or name]
+def _log_entry(record: LogRecord) -> ET.Element:
+    what = f" {record.operation}{f' {record.channel}' if record.channel else ''}"
+    outcome = "" if record.outcome == "done" else f": {record.outcome}"
+    # lsfmpy's entries are a text, ours have fields.
+    text = record.text or json.dumps(record.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False)
     cut = text if len(text) <= _LOG_TEXT else f"{text[:_LOG_TEXT]}\n… and {len(text) - _LOG_TEXT} more characters"
-    return _tag("details", _tag("summary", *summary), _tag("pre", cut), class_="log")
+    summary = _tag("summary", _tag("time", f"{record.time:%Y-%m-%d %H:%M:%S}"), what, outcome)
+    return _tag("details", summary, _tag("pre", cut), class_="log")
 
 
 def _value(value: Any) -> Child:

@@ -4,7 +4,7 @@ from lsfm_core.store._chunks import default_threads
 from lsfm_core.store.edit import ChannelWriter, LsfmEditor, check_channel_name, edit_lsfm, recover_lsfm
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
-from lsfm_core.store.verify import Defect, VerifyReport, verify_file
+from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file
 
 __all__ = [
     "Channel",
@@ -17,6 +17,7 @@ __all__ = [
     "LsfmFile",
     "VerifyReport",
     "check_channel_name",
+    "compare_xml",
     "default_threads",
     "edit_lsfm",
     "open_lsfm",

@@ -153,6 +153,8 @@ class JournaledFile(io.RawIOBase):
     ----------
     is_new : bool
         Whether the file begins empty.
+    touched : bool
+        Whether anything was written.
     note : bytes or None
         What was noted at the checkpoint from which this goes on.
 
@@ -168,6 +170,7 @@ class JournaledFile(io.RawIOBase):
         self.path = path
         self.error: OSError | None = None
         self.note: bytes | None = None
+        self.touched = False
         self._appears = not path.exists()
         self._position = 0
         self._detached = False
@@ -223,6 +226,7 @@ class JournaledFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         size = len(data)
+        self.touched = True
         if not self._detached:
             try:
                 for journal in (self._base, self._checkpoint):

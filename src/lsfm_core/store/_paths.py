@@ -23,7 +23,9 @@ LABELS = "LABELS"
 ACQUISITION = "ACQUISITION"
 # A channel that is being written stands here until it is complete.
 INCOMPLETE = "LSFM_INCOMPLETE"
+# Key-value pairs, of the file and of each channel: texts are attributes of this group, all else is a dataset inside it.
 METADATA = "extended_metadata"
+METADATA_JSON = "JSON"
 LOG = "log"
 
 # Attributes of /LSFM/<channel>
@@ -48,6 +50,7 @@ LEGACY_MULTICHANNEL = "is_multichannel"
 LEGACY_SEGMENTATION = "is_segmentation"
 # lsfmpy's and our counters on the root
 SETUPS_COUNT = "BDV_setups_count"
+LEGACY_CHANNELS_COUNT = "LSFM_setups_count"
 
 
 def channel(name: str) -> str:
@@ -73,6 +76,11 @@ def affine(name: str, affine_name: str) -> str:
 def acquisition(name: str) -> str:
     """Dataset with the facts of acquisition: JSON text."""
     return f"{LSFM}/{name}/{ACQUISITION}"
+
+
+def metadata(name: str | None) -> str:
+    """Group of a channel's key-value pairs; of the file's for None."""
+    return METADATA if name is None else f"{LSFM}/{name}/{METADATA}"
 
 
 def labels(name: str) -> str:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import ExistsError, InputError, LsfmError, StorageError
+from lsfm_core.errors import ExistsError, InputError, LsfmError, MissingError, StorageError
 from lsfm_core.geometry import Shape3, Space
+from lsfm_core.provenance import Draft, joined
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _journal, _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
+from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import View, render_xml
-from lsfm_core.store.file import FORMAT_VERSION, LsfmFile, open_lsfm
+from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = ["ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm"]
@@ -32,9 +36,10 @@ _BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "
 class LsfmEditor(LsfmFile):
     """One file, open for changes; get it from `edit_lsfm`."""
 
-    def __init__(self, path: Path, h5: h5py.File, raw: _journal.JournaledFile) -> None:
+    def __init__(self, path: Path, h5: h5py.File, raw: _journal.JournaledFile, draft: Draft) -> None:
         super().__init__(path, h5, ChunkCache(0), None)
         self._raw = raw
+        self._draft = draft
 
     @property
     def note(self) -> bytes | None:
@@ -101,6 +106,7 @@ class LsfmEditor(LsfmFile):
             If the name cannot be used.
         """
         check_channel_name(name)
+        self._note("create-channel", channel=name, kind=kind, replace=replace)
         if name in self and not replace:
             raise ExistsError(f"{self.path}: channel {name!r} exists already: choose another name, or replace it")
         dtype = np.dtype(dtype)
@@ -150,14 +156,17 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError
         """
-        channel = self[name]
+        self._note("remove-channel", channel=name)
+        self._remove(self[name])
+
+    def _remove(self, channel: Channel) -> None:
         if channel.setup is not None:
             del self.h5[_paths.setup(channel.setup)]
             for timepoint in [t for t in self.h5 if _paths.is_timepoint(t)]:
                 self.h5[timepoint].pop(_paths.setup(channel.setup), None)
         if channel.partner is not None and channel.partner in self:
             del self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
-        del self.h5[_paths.channel(name)]
+        del self.h5[_paths.channel(channel.name)]
         self._forget()
 
     def rename_channel(self, name: str, new_name: str) -> None:
@@ -167,6 +176,7 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError, ExistsError, InputError
         """
+        self._note("rename-channel", channel=name, new_name=new_name)
         check_channel_name(new_name)
         channel = self[name]
         if new_name in self:
@@ -188,6 +198,7 @@ class LsfmEditor(LsfmFile):
         InputError
             If one is no displacement field.
         """
+        self._note("set-partners", first=first, second=second)
         for name, other in ((first, second), (second, first)):
             if self[name].kind != "vectors":
                 raise InputError(f"{self.path}: channel {name!r} holds {self[name].kind}: only displacement fields have an inverse")
@@ -203,6 +214,7 @@ class LsfmEditor(LsfmFile):
         InputError
             If the channel holds no labels.
         """
+        self._note("set-label-table", channel=name)
         if self[name].kind != "labels":
             raise InputError(f"{self.path}: channel {name!r} holds {self[name].kind}: only labels have a label table")
         self.h5.pop(_paths.labels(name), None)
@@ -215,12 +227,50 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError
         """
+        self._note("set-acquisition", channel=name, acquisition=text)
         self.h5.pop(_paths.acquisition(self[name].name), None)
         self.h5[_paths.acquisition(name)] = text
 
-    def set_metadata(self, key: str, value: str) -> None:
-        """Keep a text with the whole file, under a key; a text that was there gives way."""
-        self.h5.require_group(_paths.METADATA).attrs[key] = value
+    def set_metadata(self, key: str, value: Any, *, channel: str | None = None, overwrite: bool = False) -> None:
+        """Note something of a channel, or of the whole file; it stays when the channel is renamed or replaced.
+
+        Parameters
+        ----------
+        key : str
+            Printable.
+        value : JSON value
+            Text, number, boolean, None, list, or object with texts for keys; numbers must be finite.
+        channel : str, optional
+            None for the whole file.
+        overwrite : bool
+            Whether the value that the key has gives way.
+
+        Raises
+        ------
+        UnknownChannelError, ExistsError, InputError
+        """
+        text = _metadata.check(key, value)
+        if key in self.metadata(channel) and not overwrite:
+            raise ExistsError(
+                f"{self.path}: metadata {key!r} {_owner(channel)} exist already: overwrite them, or choose another key"
+            )
+        self._note("add-metadata", channel=channel, key=key, value=json.loads(text), overwrite=overwrite)
+        _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, json.loads(text))
+
+    def remove_metadata(self, key: str, *, channel: str | None = None) -> None:
+        """Remove what was noted under a key.
+
+        Raises
+        ------
+        UnknownChannelError
+        InputError
+            If there is no such key.
+        """
+        known = self.metadata(channel)
+        if key not in known:
+            raise InputError(f"{self.path}: no metadata {key!r} {_owner(channel)}; there are: {', '.join(known) or 'none'}")
+        self._note("remove-metadata", channel=channel, key=key)
+        _metadata.remove(self.h5[_paths.metadata(channel)], key)
 
     def write_affine(
         self,
@@ -246,6 +296,8 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError, ExistsError, InputError
         """
+        matrix = np.asarray(ras_matrix).tolist()
+        self._note("write-affine", channel=channel, name=name, ras_matrix=matrix, replace=replace)
         check_channel_name(name, "affine")
         if name in self[channel].affines and not replace:
             raise ExistsError(
@@ -276,10 +328,11 @@ class LsfmEditor(LsfmFile):
         setup = None
         if name in self:
             setup = self[name].setup
-            affines = self.h5[_paths.channel(name)].get(_paths.AFFINES)
-            if affines is not None:
-                self.h5.move(affines.name, f"{group.name}/{_paths.AFFINES}")
-            self.remove_channel(name)
+            # What users gave to the channel stays with its name; what is known of the old image goes with it.
+            for part in (_paths.AFFINES, _paths.METADATA):
+                if part in self.h5[_paths.channel(name)]:
+                    self.h5.move(f"{_paths.channel(name)}/{part}", f"{group.name}/{part}")
+            self._remove(self[name])
         levels = group[_paths.IMAGE]
         dtype = group.attrs[_paths.DATA_TYPE]
         # BigDataViewer has no type for float16, and knows nothing of vectors: such channels are not among its setups.
@@ -304,6 +357,10 @@ class LsfmEditor(LsfmFile):
         for index in range(count):
             view = self.h5.create_group(_paths.view_level(0, setup, index))
             view[_paths.CELLS] = h5py.SoftLink(f"/{_paths.level(name, index)}/{_paths.CELLS}")
+
+    def _note(self, operation: str, **arguments: Any) -> None:
+        """Take down what is done, for the log of changes that no request describes."""
+        self._draft.changes.append((operation, arguments))
 
     def _forget(self) -> None:
         """Read the channels anew when they are asked for next."""
@@ -379,8 +436,14 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
         If writing fails, for example on a full disk; the file is as it was before.
     """
     target = Path(path)
+    with joined(target) as draft, _transaction(target, resume, draft) as editor:
+        yield editor
+
+
+@contextmanager
+def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEditor]:
     if not target.parent.is_dir():
-        raise StorageError(f"{target}: there is no folder {target.parent}")
+        raise MissingError(f"{target}: there is no folder {target.parent}")
     if not (resume and _journal.checkpoint_path(target).exists()):
         recover_lsfm(target)
         if target.exists():
@@ -390,8 +453,15 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
     try:
         h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=_LIBVER)
         try:
-            editor = LsfmEditor(target, h5, raw)
+            editor = LsfmEditor(target, h5, raw, draft)
+            draft.open(target)
             yield editor
+            h5.flush()
+            merged: list[Path] | None = [] if not raw.touched else None
+            # What goes wrong here is no reason to fail; that the disk is full, `raw.check` tells.
+            with suppress(Exception):
+                if raw.touched:
+                    merged = merge_log(h5, target, draft.record())
             h5.flush()
             _write_file(xml_partial, editor.render_xml())
         except BaseException:
@@ -407,6 +477,9 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
         if isinstance(error, OSError) and not isinstance(error, LsfmError):
             raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
         raise
+    if merged is not None:
+        draft.settled = True
+        drop_merged(target, merged)
     os.replace(xml_partial, editor.xml_path)
 
 
@@ -436,6 +509,10 @@ def check_channel_name(name: str, what: str = "channel") -> None:
     """
     if not name or name != name.strip() or "/" in name or name in {".", ".."} or not name.isprintable():
         raise InputError(f"{what} name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
+
+
+def _owner(channel: str | None) -> str:
+    return "of the file" if channel is None else f"of channel {channel!r}"
 
 
 def _write_file(path: Path, data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -15,11 +15,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, FormatError, InputError, StorageError, UnknownChannelError
+from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError
 from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _journal, _metadata, _paths
+from lsfm_core.store._log import read_log
 from lsfm_core.store._xml import View, parse_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
@@ -91,7 +93,6 @@ class Channel:
         The channel that holds the inverse of this displacement field.
     affines : tuple of str
         Names of the affine transforms stored with the channel.
-    sources : tuple of FileRecord
     written_by : str
         Program and version, or "" where unknown.
     remarks : tuple of str
@@ -107,9 +108,16 @@ class Channel:
     setup: int | None
     partner: str | None
     affines: tuple[str, ...]
-    sources: tuple[FileRecord, ...]
     written_by: str
     remarks: tuple[str, ...]
+    _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def sources(self) -> tuple[FileRecord, ...]:
+        """The files that it was made from; thousands for a series, so they are read when first asked for."""
+        return (
+            () if self._sources is None else tuple(FileRecord(name.decode(), *rest) for name, *rest in self._sources[()].tolist())
+        )
 
     @property
     def space(self) -> Space:
@@ -132,7 +140,8 @@ class LsfmFile:
         self.path = path
         #: The open file itself, for what this class does not offer; names of its parts are in docs/format.md.
         self.h5 = h5
-        self._cache = cache
+        #: Decoded chunks of all levels.
+        self.cache = cache
         self._max_read_bytes = max_read_bytes
 
     def __enter__(self) -> Self:
@@ -183,6 +192,17 @@ class LsfmFile:
         """Where BigDataViewer's XML stands: beside the file, with its stem."""
         return self.path.with_suffix(".xml")
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about the file as a whole, in sentences; a channel has remarks of its own."""
+        found = []
+        if _paths.INCOMPLETE in self.h5:
+            found.append("holds the remains of a channel that was never completed")
+        count = self.h5.attrs.get(_paths.LEGACY_CHANNELS_COUNT)
+        if count is not None and count != len(self):
+            found.append(f"{_paths.LEGACY_CHANNELS_COUNT} says {count} channels, there are {len(self)}: lsfmpy counted wrongly")
+        return tuple(found)
+
     def label_table(self, name: str) -> str | None:
         """The label table of a channel as JSON text (`lsfm_core.regions.LabelTable.from_json` reads it), or None.
 
@@ -207,18 +227,19 @@ class LsfmFile:
         facts: dict[str, Any] = json.loads(self.h5[_paths.acquisition(name)].asstr()[()])
         return facts
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What was noted about the whole file, by key."""
-        attributes = self.h5[_paths.METADATA].attrs if _paths.METADATA in self.h5 else {}
-        return {key: _text(value) for key, value in attributes.items()}
+    def metadata(self, channel: str | None = None) -> Mapping[str, Any]:
+        """What users noted of a channel, or of the whole file: keys with texts, numbers, lists or nested objects, in order of keys.
 
-    @property
-    def log(self) -> dict[str, str]:
-        """What was noted about each change, by the name of the entry; whatever is stored there, as text."""
-        stored = self.h5.get(_paths.LOG, {})
-        entries = {_paths.LOG: stored} if isinstance(stored, h5py.Dataset) else stored
-        return {name: _text(entry[()]) for name, entry in entries.items() if isinstance(entry, h5py.Dataset)}
+        Raises
+        ------
+        UnknownChannelError
+        FormatError
+        """
+        group = self.h5.get(_paths.metadata(None if channel is None else self[channel].name))
+        try:
+            return MappingProxyType(_metadata.read(group))
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise FormatError(f"{self.path}: its metadata cannot be read: {error}") from error
 
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
@@ -235,6 +256,10 @@ class LsfmFile:
         group = self.h5[f"{_paths.channel(channel)}/{_paths.AFFINES}"]
         parts = [group[f"{part}/{name}"][()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
         return Affine.from_itk(parts[0], parts[1], name=name)
+
+    def log(self) -> tuple[LogRecord, ...]:
+        """What was done with the file, exports included, by time; see docs/provenance.md."""
+        return read_log(self.h5, self.path)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
@@ -259,7 +284,6 @@ class LsfmFile:
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
         percentiles = group.attrs.get(_paths.PERCENTILES)
         setup = int(group.attrs[_paths.SETUP])
-        table = self.h5[_paths.sources(name)][()] if _paths.SOURCES in group else ()
         return Channel(
             name=name,
             kind=group.attrs[_paths.KIND],
@@ -270,9 +294,9 @@ class LsfmFile:
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
-            sources=tuple(FileRecord(row["name"].decode(), int(row["size"]), int(row["crc32"])) for row in table),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
+            _sources=group.get(_paths.SOURCES),
         )
 
     def _read_legacy(self, name: str) -> Channel:
@@ -309,7 +333,6 @@ class LsfmFile:
             setup=setup,
             partner=None,
             affines=self._affine_names(self.h5[_paths.channel(name)]),
-            sources=(),
             written_by="lsfmpy",
             remarks=tuple(remarks),
         )
@@ -347,7 +370,6 @@ class LsfmFile:
                 setup=setup,
                 partner=None,
                 affines=(),
-                sources=(),
                 written_by="",
                 remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
             )
@@ -377,7 +399,7 @@ class LsfmFile:
         world_from_voxel: npt.NDArray[np.float64],
         dtype: npt.DTypeLike | None = None,
     ) -> Level:
-        data = LazyLevel.of(cells, cache=self._cache, dtype=dtype, max_read_bytes=self._max_read_bytes)
+        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes)
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
@@ -409,13 +431,13 @@ def open_lsfm(
     FormatError
         If it is no HDF5 file, or has neither our structure nor BigDataViewer's.
     StorageError
-        If it cannot be read. `BusyError` if a writer is at work.
+        If it cannot be read. `MissingError` if it is not there, `BusyError` if a writer is at work.
     """
     target = Path(path)
     if target.suffix.lower() == ".xml":
         target = _hdf5_of_xml(target)
     if not target.is_file():
-        raise StorageError(f"{target}: no such file")
+        raise MissingError(f"{target}: no such file")
     _journal.recover(target)
     if not h5py.is_hdf5(target):
         raise FormatError(f"{target}: not an HDF5 file")
@@ -438,21 +460,15 @@ def open_lsfm(
 
 def _hdf5_of_xml(path: Path) -> Path:
     if not path.is_file():
-        raise StorageError(f"{path}: no such file")
+        raise MissingError(f"{path}: no such file")
     hdf5 = parse_xml(path.read_bytes(), str(path)).hdf5
     target = (path.parent / hdf5).resolve()
     # An XML from a stranger must not make us open files elsewhere.
     if not target.is_relative_to(path.parent.resolve()):
         raise FormatError(f"{path}: its HDF5 file {hdf5} lies outside its folder: open the HDF5 file itself")
     if not target.is_file():
-        raise StorageError(f"{path}: its HDF5 file {hdf5} is missing")
+        raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return "\n".join(_text(item) for item in value.ravel())
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _calibrated(view: View) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count, product
 from typing import Any
 
@@ -55,14 +56,28 @@ class ChunkCache:
             if key not in self._chunks:
                 self._bytes += chunk.nbytes
             self._chunks[key] = chunk
-            while self._bytes > self.max_bytes:
-                _, dropped = self._chunks.popitem(last=False)
-                self._bytes -= dropped.nbytes
+            self._shrink()
+
+    @contextmanager
+    def limited(self, max_bytes: int) -> Iterator[None]:
+        """Hold at most so many bytes within the block."""
+        before, self.max_bytes = self.max_bytes, max_bytes
+        with self._lock:
+            self._shrink()
+        try:
+            yield
+        finally:
+            self.max_bytes = before
 
     @property
     def nbytes(self) -> int:
         """Bytes held now."""
         return self._bytes
+
+    def _shrink(self) -> None:
+        while self._bytes > self.max_bytes:
+            _, dropped = self._chunks.popitem(last=False)
+            self._bytes -= dropped.nbytes
 
 
 class _Store:
@@ -222,13 +237,15 @@ class LazyLevel:
         array = self.read()
         return array if dtype is None else array.astype(dtype, copy=False)
 
-    def read(self, *, cached: bool = True) -> Array:
+    def read(self, *, cached: bool = True, out: Array | None = None) -> Array:
         """Read this view, whatever its size.
 
         Parameters
         ----------
         cached : bool
             Whether decoded chunks are kept for later reads; False for one sweep over more than the cache holds.
+        out : array, optional
+            Where the elements go, of this view's shape and type, in any order in memory; default: a new array.
 
         Raises
         ------
@@ -237,15 +254,19 @@ class LazyLevel:
         """
         store = self._store
         steps = [axis if isinstance(axis, range) else range(axis, axis + 1) for axis in self._axes]
-        shape = tuple(len(axis) for axis in steps)
         whole = all(
             axis.step > 0 and len(axis) and axis[-1] < n for axis, n in zip(steps, store.shape, strict=True)
         )  # every element is stored, so nothing needs a fill value
-        out = np.empty(shape, store.dtype) if whole else np.zeros(shape, store.dtype)
+        if out is None:
+            out = np.empty(self.shape, store.dtype)
+        if not whole:
+            out.fill(0)
+        # With the axes that this view has dropped.
+        full = out[tuple(slice(None) if isinstance(axis, range) else None for axis in self._axes)]
 
         def copy(piece: tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]) -> None:
             index, target, source = piece
-            out[target] = store.chunk(index, cached)[source]
+            full[target] = store.chunk(index, cached)[source]
 
         # What is decoded already is copied at once; a thread would take longer to hear of it.
         missing = []
@@ -255,10 +276,10 @@ class LazyLevel:
             if chunk is None:
                 missing.append(piece)
             else:
-                out[target] = chunk[source]
+                full[target] = chunk[source]
         if missing:
             share_out(copy, missing)
-        return out.reshape(self.shape)
+        return out
 
     def _pieces(self, steps: list[range]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
         """For each chunk that is needed: its index, where its voxels go, and which of its voxels they are."""

@@ -21,7 +21,7 @@ from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
 
-__all__ = ["Defect", "VerifyReport", "verify_file"]
+__all__ = ["Defect", "VerifyReport", "compare_xml", "verify_file"]
 
 #: Level-0 voxels that are compared at once.
 _BLOCK_VOXELS = 2**23
@@ -103,7 +103,7 @@ def verify_file(
             channels = list(file.channels.values())
         except FormatError as error:
             return VerifyReport(file.path, 0, 0, (Defect(str(error)),))
-        defects = [*_structure(file, channels), *_xml(file, channels)]
+        defects = [*_structure(file, channels), *compare_xml(file)]
         passes = sum(level.data.nbytes for channel in channels for level in channel.levels)
         if levels:
             passes += sum(channel.levels[0].data.nbytes * (len(channel.levels) - 1) for channel in channels)
@@ -153,8 +153,9 @@ def _structure(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
                 yield Defect(f"BigDataViewer's {link} leads nowhere", channel.name, level.index)
 
 
-def _xml(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
-    shown = [channel for channel in channels if channel.setup is not None]
+def compare_xml(file: LsfmFile) -> Iterator[Defect]:
+    """Where BigDataViewer's XML does not say what the file holds."""
+    shown = [channel for channel in file.channels.values() if channel.setup is not None]
     name = file.xml_path.name
     if not file.xml_path.exists():
         if shown:

@@ -22,9 +22,9 @@ from lsfm_core import (
     Orientation,
     RegionSelection,
     Volume,
-    command_line,
     export_channel,
     export_chunks,
+    export_command,
     lay_out_chunks,
     open_lsfm,
     plan_export,
@@ -663,7 +663,7 @@ class ExportWidget(QWidget):
 
     def _copy_command(self) -> None:
         try:
-            text = shlex.join(command_line(self.request()))
+            text = shlex.join(export_command(self.request()))
         except LsfmError as error:
             self.panel.complain(str(error))
             return

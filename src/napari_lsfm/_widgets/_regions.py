@@ -38,7 +38,7 @@ from lsfm_core import (
     RegionSelection,
     TransformRequest,
     Volume,
-    command_line,
+    export_command,
     find_region,
     open_lsfm,
 )
@@ -480,7 +480,7 @@ class RegionWidget(QWidget):
 
     def _copy_command(self) -> None:
         try:
-            text = shlex.join(command_line(self.request()))
+            text = shlex.join(export_command(self.request()))
         except LsfmError as error:
             self._complain(str(error))
             return

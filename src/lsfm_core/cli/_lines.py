@@ -1,0 +1,147 @@
+"""Requests as command lines that can be run again."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, suppress
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from lsfm_core.errors import InputError, LsfmError
+
+if TYPE_CHECKING:
+    from lsfm_core._request import Request
+    from lsfm_core.export import ExportRequest
+    from lsfm_core.provenance import LogRecord
+
+__all__ = ["command_line", "export_command"]
+
+# Options by the field of the request that they fill; those that are not here need more than their value.
+_OPTIONS = {
+    "write": {
+        "channel": "--channel", "image": "--image", "image_channel": "--image-channel", "kind": "--kind", "labels": "--labels",
+        "ontology": "--ontology", "inverse_of": "--inverse-of", "replace": "--replace", "resume": "--resume",
+        "uint16_as_int16": "--uint16-as-int16", "voxel_size_mm": "--voxel-size", "orientation": "--orientation",
+        "origin_mm": "--origin", "metadata": "--metadata", "memory_bytes": "--memory", "threads": "--threads",
+        "compression": "--compression-level",
+    },
+    "export": {
+        "channel": "--channel", "output": "--output", "level": "--level", "resolution_mm": "--resolution",
+        "output_orientation": "--output-orientation", "orientation": "--orientation", "interpolation": "--interpolation",
+        "fill": "--fill", "numeric_inverse": "--numeric-inverse", "reference": "--reference", "origin_mm": "--origin",
+        "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
+        "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",
+    },
+    "rename-channel": {"channel": "--channel", "new_name": "--to"},
+    "remove-channel": {"channel": "--channel"},
+}  # fmt: skip
+_OPTIONS["export-slices"] = _OPTIONS["export"]
+_REGION = {
+    "labels_channel": "--labels-channel", "select": "--region", "include_descendants": "--include-descendants", "side": "--side",
+    "midline_mm": "--midline", "mask": "--mask", "labels_in": "--labels-in",
+}  # fmt: skip
+# Options that are given once for each value.
+_REPEATED = {"--numeric-inverse", "--region"}
+
+
+def command_line(record: LogRecord, file: str) -> str | None:
+    """A command line that does again what a record tells of; None where no command line can say it.
+
+    Parameters
+    ----------
+    record : LogRecord
+    file : str
+        How to name the HDF5 file, where the request does not.
+    """
+    from lsfm_core.provenance import as_command_line
+
+    command = record.command or ""
+    # A recipe, or a replay, does other things as well.
+    if command.startswith("lsfm-core ") and not command.startswith(("lsfm-core run ", "lsfm-core replay ")):
+        return command
+    if record.operation not in _OPTIONS:
+        return None
+    request = _request(record)
+    fields = record.request if request is None else request.model_dump(mode="json", exclude_defaults=True)
+    arguments = [record.operation, str(record.request.get("path", file)), *_arguments(record.operation, fields)]
+    return as_command_line(arguments) if request is None or _parsed(arguments) == _as_typed(request) else None
+
+
+def export_command(request: ExportRequest) -> list[str]:
+    """The words of the command line that makes an export; ``shlex.join`` quotes them for a shell.
+
+    Raises
+    ------
+    InputError
+        If no command line can say it: without an output, or with margins in mm and in voxels at once.
+    """
+    if request.output is None:
+        raise InputError("output: the command line writes a file: name one")
+    fields = request.model_dump(mode="json", exclude_defaults=True)
+    arguments = ["export", str(request.path), *_arguments("export", fields)]
+    if _parsed(arguments) != _as_typed(request):
+        raise InputError(f"no command line can say this: {fields}")
+    return ["lsfm-core", *arguments]
+
+
+def _request(record: LogRecord) -> Request | None:
+    from lsfm_core.export import ExportRequest, SlicesRequest
+    from lsfm_core.ingest import IngestRequest
+
+    models = {"write": IngestRequest, "export": ExportRequest, "export-slices": SlicesRequest}
+    model = models.get(record.operation)
+    return None if model is None else model(**record.request)
+
+
+def _as_typed(request: Request) -> Request:
+    """The request as a command line has it, on which ids are texts; both are looked up alike."""
+    region = getattr(request, "region", None)
+    if region is None:
+        return request
+    return request.model_copy(update={"region": region.model_copy(update={"select": tuple(map(str, region.select))})})
+
+
+def _parsed(arguments: list[str]) -> object:
+    """What a command line asks for, as its own parser has it; None if it cannot be read."""
+    from lsfm_core.cli import build_parser
+
+    with suppress(LsfmError, SystemExit), redirect_stderr(StringIO()):
+        parsed: argparse.Namespace = build_parser().parse_args(arguments)
+        return parsed.request_of(parsed)
+    return None
+
+
+def _arguments(operation: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    yield from _options(_OPTIONS[operation], fields)
+    for step in fields.get("transforms", ()):
+        plain = step["name"] + (":invert" if "invert" in step else "")
+        long = [f"{key}={'yes' if value is True else value}" for key, value in step.items()]
+        is_long = {"type", "order"} & step.keys() or step["name"].endswith(":invert")
+        yield f"--transform={','.join(long) if is_long else plain}"
+    if fields.get("antialias") is False:
+        yield "--no-antialias"
+    if {"start", "stop", "step"} & fields.keys():
+        yield f"--range={','.join(str(fields.get(key)) for key in ('start', 'stop', 'step'))}"
+    region = fields.get("region")
+    if region is not None:
+        yield from _options(_REGION, region)
+        yield from (f"--margin={region[key]}{key[-3:].strip('_')}" for key in ("margin_mm", "margin_vox") if key in region)
+
+
+def _options(options: Mapping[str, str], fields: Mapping[str, Any]) -> Iterator[str]:
+    for key, option in options.items():
+        value = fields.get(key)
+        if value is True:
+            yield option
+        elif isinstance(value, (list, tuple)) and option in _REPEATED:
+            yield from (f"{option}={item}" for item in value)
+        elif value is not None and value is not False:
+            # With the equals sign a value may begin with a minus.
+            yield f"{option}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+
+
+def in_folder(line: str, folder: str) -> str:
+    """The line, to be run from anywhere."""
+    return f"cd {shlex.quote(folder)} && {line}"

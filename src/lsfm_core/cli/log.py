@@ -1,0 +1,158 @@
+"""Commands that show what was done with a file, and do it again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import chdir, nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsfm_core.cli._lines import command_line, in_folder
+from lsfm_core.cli._options import add_verb, bar
+from lsfm_core.errors import InputError, LsfmError
+
+if TYPE_CHECKING:
+    from lsfm_core.provenance import LoggedFile, LogRecord
+    from lsfm_core.store import LsfmFile
+
+__all__ = ["add_commands"]
+
+
+def add_commands(verbs: Any) -> None:
+    """Let the parser know the commands of this module."""
+    log = add_verb(
+        verbs, "log", _log, "show what was done with a file, exports included",
+        "lsfm-core log brain.h5 --operation export --since 2026-11-01",
+    )  # fmt: skip
+    log.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    log.add_argument("--operation", metavar="OP", help="show these only, such as write or export")
+    log.add_argument("--channel", metavar="NAME", help="show what was done with this channel only")
+    log.add_argument("--since", type=_time, metavar="TIME", help="such as 2026-11-22 or 2026-11-22T10:31, local time")
+    log.add_argument("--until", type=_time, metavar="TIME", help="before this time")
+    shown = log.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print whole records as JSON, for programs")
+    shown.add_argument("--command", dest="as_commands", action="store_true", help="print lines for a shell that do the same again")
+
+    replay = add_verb(
+        verbs, "replay", _replay, "do an export again, and compare what it gives with what it gave then",
+        "lsfm-core replay brain.h5 7 --output again.nii.gz",
+    )  # fmt: skip
+    replay.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    replay.add_argument("record", metavar="N", help="number of the record, as log shows it, or its name")
+    replay.add_argument("--output", metavar="OTHER", help="where to write (default: the record's own output)")
+    replay.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def _log(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import open_lsfm
+
+    with open_lsfm(arguments.file) as file:
+        numbered = list(enumerate(file.log(), 1))
+    chosen = [
+        (number, record)
+        for number, record in numbered
+        if arguments.operation in (None, record.operation)
+        and arguments.channel in (None, record.channel)
+        and (arguments.since is None or record.time >= arguments.since)
+        and (arguments.until is None or record.time < arguments.until)
+    ]
+    if arguments.json:
+        print(json.dumps([{"number": number, **record.model_dump(mode="json")} for number, record in chosen], indent=2))
+        return
+    describe = _command_lines if arguments.as_commands else _lines
+    for number, record in chosen:
+        print("\n".join(describe(number, record, file.path)))
+
+
+def _lines(number: int, record: LogRecord, _: Path) -> Iterator[str]:
+    seconds = "" if record.seconds is None else f" in {record.seconds:.1f} s"
+    who = f", {record.user}@{record.host}" if record.host else ""
+    channel = f" {record.channel!r}" if record.channel else ""
+    yield f"{number:4}  {record.time:%Y-%m-%d %H:%M:%S} UTC  {record.operation}{channel}: {record.outcome}{seconds}{who}"
+    if record.message:
+        yield f"      {record.message}"
+    yield f"      {record.command or 'Python'}"
+    if record.output is not None:
+        yield f"      -> {_described(record.output)}"
+
+
+def _described(output: LoggedFile) -> str:
+    count = f"{output.count} files, " if output.count > 1 else ""
+    return f"{output.path}: {count}{output.size / 1e6:.1f} MB, {output.checksum}"
+
+
+def _command_lines(number: int, record: LogRecord, path: Path) -> Iterator[str]:
+    line = command_line(record, str(path))
+    if line is not None:
+        elsewhere = record.folder and Path(record.folder) != Path.cwd()
+        yield f"{in_folder(line, record.folder) if elsewhere else line}  # {number}"
+        return
+    from lsfm_core.recipes import OPERATIONS, recipe_entry
+
+    operation = OPERATIONS.get(record.operation)
+    if operation is None:
+        yield f"# {number} {record.operation}: no command line does the same; log --json shows what is recorded"
+        return
+    yield f"# {number} {record.operation}: for a recipe in {record.folder}"
+    for text in recipe_entry(record.operation, operation.request(**record.request)).splitlines():
+        yield f"#   {text}"
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from lsfm_core.recipes import OPERATIONS
+    from lsfm_core.store import open_lsfm
+
+    path = Path(arguments.file).resolve()
+    output = None if arguments.output is None else Path(arguments.output).absolute()
+    with open_lsfm(path) as file:
+        number, record = _pick(file, arguments.record)
+        then = record.output
+        operation = OPERATIONS.get(record.operation)
+        if operation is None or then is None or then.checksum is None:
+            raise InputError(
+                f"{file.path}: record {number} ({record.operation}, {record.outcome}) has no output to compare with: only exports "
+                "that were done can be replayed"
+            )
+        changes = {"path": path, "output": output or then.path, "overwrite": arguments.overwrite}
+        request = operation.request(**{**record.request, **changes})
+        # The names in a request are meant from where it was made.
+        folder = Path(record.folder)
+        with chdir(folder) if folder.is_dir() else nullcontext(), bar(arguments) as progress:
+            now: LoggedFile = operation.run(request, file, progress, None).written
+            if now.checksum != then.checksum:
+                causes = "; ".join(_differences(record)) or "the channel may have changed since, or the name another format"
+                raise LsfmError(
+                    f"{now.path}: differs from what record {number} made: {now.checksum}, then {then.checksum} ({causes})"
+                )
+    if not arguments.quiet:
+        print(f"{now.path}: identical to what record {number} made: {now.checksum}")
+
+
+def _pick(file: LsfmFile, text: str) -> tuple[int, LogRecord]:
+    records = file.log()
+    for number, record in enumerate(records, 1):
+        if text in (str(number), record.name):
+            return number, record
+    raise InputError(f"{file.path}: no record {text!r}: its log has {len(records)}, numbered from 1")
+
+
+def _differences(record: LogRecord) -> Iterator[str]:
+    """What is not as it was when an operation was recorded."""
+    from lsfm_core.provenance import current_versions, logged_files
+
+    for name, version in current_versions().items():
+        if record.versions.get(name, version) != version:
+            yield f"{name} is {version}, was {record.versions[name]}"
+    for file in record.inputs:
+        if file.checksum is not None and logged_files(file.path, [Path(file.path)]).checksum != file.checksum:
+            yield f"{file.path} has changed"
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a time such as 2026-11-22 or 2026-11-22T10:31, found {text!r}") from error

@@ -1,0 +1,279 @@
+"""What is in a file, told of its structure alone: no voxel is read, so that a file of any size answers at once.
+
+The models are the JSON that ``lsfm-core info --json`` prints; their schema has a version.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from lsfm_core.pyramid import Kind
+from lsfm_core.regions import LabelTable
+from lsfm_core.store import Channel, Level, LsfmFile, compare_xml
+
+__all__ = [
+    "AffineInfo", "ChannelInfo", "ExtentInfo", "FileInfo", "LabelsInfo", "LevelInfo", "SourcesInfo", "XmlInfo", "describe_file",
+    "info_schema",
+]  # fmt: skip
+
+_Triple = tuple[float, float, float]
+_Row = tuple[float, float, float, float]
+_Matrix = tuple[_Row, _Row, _Row, _Row]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LevelInfo(_Part):
+    """One level of a channel's pyramid, the finest first; everything in array order (planes, rows, columns)."""
+
+    shape: tuple[int, ...]
+    """In voxels; vectors have their three components last."""
+    voxel_size: _Triple
+    """In the channel's unit."""
+    factors: _Triple
+    """Level-0 voxels per voxel."""
+    chunks: tuple[int, ...]
+    raw_bytes: int
+    """Size of the voxels."""
+    stored_bytes: int
+    """Size in the file, compressed."""
+
+
+class ExtentInfo(_Part):
+    """The box around the image, to the voxels' outer faces, along R, A and S, in the channel's unit."""
+
+    size: _Triple
+    lower: _Triple
+    upper: _Triple
+
+
+class AffineInfo(_Part):
+    """An affine transform that is kept with a channel."""
+
+    name: str
+    matrix: _Matrix
+    """Maps a point of the output space to the image's, RAS mm."""
+    words: str
+    """What it does."""
+
+
+class LabelsInfo(_Part):
+    """The label table of a channel of labels."""
+
+    entries: int
+    has_ontology: bool
+    """Whether the table tells what is part of what."""
+    with_colour: int
+    """How many entries have a colour."""
+
+
+class SourceInfo(_Part):
+    """A file that the image was made from."""
+
+    name: str
+    size: int
+    crc32: int
+
+
+class SourcesInfo(_Part):
+    """The files that an image was made from."""
+
+    count: int
+    bytes: int
+    first: str
+    last: str
+    files: tuple[SourceInfo, ...] | None = None
+    """All of them, where they were asked for."""
+
+
+class XmlInfo(_Part):
+    """BigDataViewer's XML beside the file."""
+
+    name: str
+    state: Literal["present", "missing", "disagrees"]
+    defects: tuple[str, ...]
+    """What it does not say as the file has it."""
+
+
+class ChannelInfo(_Part):
+    """A named image with its pyramid."""
+
+    name: str
+    kind: Kind
+    dtype: str
+    unit: str
+    """Of lengths: mm, or pixel where the file gives no length."""
+    axcodes: str | None
+    """For planes, rows, columns the side toward which the index grows; null where it is not recorded how the specimen lay."""
+    origin_letters: str | None
+    """The same by the side where the first voxel lies."""
+    orientation: str | None
+    """The same in words."""
+    left_handed: bool | None
+    """Whether columns, rows and planes, taken as x, y and z, are the mirror image of what a camera sees."""
+    world_from_voxel: _Matrix
+    """Of level 0, from (plane, row, column, 1)."""
+    extent: ExtentInfo | None
+    """Null where the orientation is."""
+    levels: tuple[LevelInfo, ...]
+    display_range: tuple[float, float] | None
+    bdv_setup: int | None
+    field: str | None
+    """For vectors, in words: from which space to which one they lead."""
+    inverse: str | None
+    """For vectors: the channel with the inverse field."""
+    affines: tuple[AffineInfo, ...]
+    labels: LabelsInfo | None
+    metadata: dict[str, JsonValue]
+    """What users noted of the channel."""
+    acquisition: dict[str, JsonValue]
+    """What the image's file told of the microscope and the recording."""
+    sources: SourcesInfo | None
+    written_by: str
+    """Program and version; empty where unknown."""
+    warnings: tuple[str, ...]
+    """What is odd."""
+
+
+class FileInfo(_Part):
+    """What is in a file."""
+
+    schema_version: Literal[1] = 1
+    path: str
+    bytes: int
+    xml: XmlInfo
+    metadata: dict[str, JsonValue]
+    """What users noted of the whole file."""
+    written_by: tuple[str, ...]
+    """The programs that wrote its channels."""
+    channels: tuple[ChannelInfo, ...]
+    warnings: tuple[str, ...]
+    """What is odd about the file as a whole."""
+
+    def to_json(self) -> str:
+        """JSON text in ASCII, which any terminal and pipe can carry."""
+        return json.dumps(self.model_dump(mode="json"), indent=2)
+
+
+def info_schema() -> dict[str, Any]:
+    """The JSON Schema of `FileInfo`."""
+    return FileInfo.model_json_schema(mode="serialization")
+
+
+def describe_file(file: LsfmFile, channel: str | None = None, *, sources: bool = False) -> FileInfo:
+    """What is in an open file.
+
+    Parameters
+    ----------
+    file : LsfmFile
+    channel : str, optional
+        Describe this one only.
+    sources : bool
+        List every file that an image was made from, not only how many there are.
+
+    Raises
+    ------
+    UnknownChannelError, FormatError
+    """
+    chosen = list(file.channels.values()) if channel is None else [file[channel]]
+    xml = _xml(file)
+    return FileInfo(
+        path=str(file.path),
+        bytes=file.path.stat().st_size,
+        xml=xml,
+        metadata=dict(file.metadata()),
+        written_by=tuple(sorted({c.written_by for c in file.channels.values()} - {""})),
+        channels=tuple(_channel(file, c, sources) for c in chosen),
+        warnings=(*file.remarks, *xml.defects),
+    )
+
+
+def _xml(file: LsfmFile) -> XmlInfo:
+    defects = tuple(str(defect) for defect in compare_xml(file))
+    if not file.xml_path.exists():
+        state: Literal["present", "missing", "disagrees"] = "missing"
+    else:
+        state = "disagrees" if defects else "present"
+    return XmlInfo(name=file.xml_path.name, state=state, defects=defects)
+
+
+def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:
+    orientation, box = channel.orientation, channel.space.bounds
+    return ChannelInfo(
+        name=channel.name,
+        kind=channel.kind,
+        dtype=str(channel.dtype),
+        unit=channel.unit,
+        axcodes=orientation.axcodes if orientation else None,
+        origin_letters=orientation.origin_letters if orientation else None,
+        orientation=orientation.describe() if orientation else None,
+        left_handed=orientation.is_mirrored if orientation else None,
+        world_from_voxel=channel.space.world_from_voxel.tolist(),
+        extent=ExtentInfo(size=box.size_mm, lower=box.lower_mm, upper=box.upper_mm) if orientation else None,
+        levels=tuple(map(_level, channel.levels)),
+        display_range=channel.display_range,
+        bdv_setup=channel.setup,
+        field=_field(channel),
+        inverse=channel.partner,
+        affines=tuple(_affine(file, channel, name) for name in channel.affines),
+        labels=_labels(file, channel),
+        metadata=dict(file.metadata(channel.name)),
+        acquisition=file.acquisition(channel.name),
+        sources=_sources(channel, sources),
+        written_by=channel.written_by,
+        warnings=(*channel.remarks, *([orientation.doubt] if orientation and orientation.doubt else [])),
+    )
+
+
+def _level(level: Level) -> LevelInfo:
+    return LevelInfo(
+        shape=level.shape,
+        voxel_size=level.space.voxel_size_mm,
+        factors=level.factors,
+        chunks=level.data.chunks,
+        raw_bytes=level.data.nbytes,
+        stored_bytes=level.stored_bytes,
+    )
+
+
+def _affine(file: LsfmFile, channel: Channel, name: str) -> AffineInfo:
+    affine = file.affine(channel.name, name)
+    return AffineInfo(name=name, matrix=affine.matrix.tolist(), words=affine.describe())
+
+
+def _field(channel: Channel) -> str | None:
+    if channel.kind != "vectors":
+        return None
+    if channel.orientation is None:
+        return "a displacement field; along which axes its components run is not recorded"
+    return "adds a displacement (R, A, S, mm) to a point in its extent, and so leads from the output space to the input space"
+
+
+def _labels(file: LsfmFile, channel: Channel) -> LabelsInfo | None:
+    text = file.label_table(channel.name)
+    if text is None:
+        return None
+    labels = LabelTable.from_json(text).values()
+    return LabelsInfo(
+        entries=len(labels),
+        has_ontology=any(label.parent is not None for label in labels),
+        with_colour=sum(label.rgb is not None for label in labels),
+    )
+
+
+def _sources(channel: Channel, every: bool) -> SourcesInfo | None:
+    records = channel.sources
+    if not records:
+        return None
+    return SourcesInfo(
+        count=len(records),
+        bytes=sum(record.size for record in records),
+        first=records[0].name,
+        last=records[-1].name,
+        files=tuple(SourceInfo(name=r.name, size=r.size, crc32=r.crc32) for r in records) if every else None,
+    )
