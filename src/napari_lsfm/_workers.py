@@ -242,6 +242,8 @@ class JobPanel(QWidget):
     def _set_text(self, text: str, style: str) -> None:
         self._text.setStyleSheet(style)
         self._text.setText(text)
+        # Layouts around this one may take the height of a single line for it.
+        self._text.setMinimumHeight(self._text.heightForWidth(self.width()))
         self._text.setVisible(bool(text))
 
     def _show(self, stage: str, done: int, total: int) -> None:

@@ -351,8 +351,10 @@ def test_a_chain_to_the_template(
     words, picture = chain._words.text(), chain._picture.text()
     assert words.index("1. structural_to_template: rotates by 4.29") < words.index("2. warp: displacement field")
     assert picture.index("autofluo") < picture.index("structural_to_template") < picture.index("warp") < picture.index("output")
+    qtbot.waitUntil(lambda: chain.height() >= chain.minimumSizeHint().height())
     layers = list(viewer.layers)
     export(form, qtbot)
+    assert form.panel._text.height() >= form.panel._text.heightForWidth(form.panel._text.width()), "all of it can be read"
     transforms = ("structural_to_template", "warp")
     request = ExportRequest(path=registered_file, channel="autofluo", transforms=transforms, reference=reference)
     assert_same_image(tmp_path / "there.nii.gz", request)

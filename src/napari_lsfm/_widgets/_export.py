@@ -36,13 +36,13 @@ from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
 from napari_lsfm._widgets._fields import (
     Choice,
     NumbersEdit,
+    Scrolled,
     Section,
     Text,
     beside,
     browse_button,
     numbers,
     optional,
-    scrolled,
     stacked,
 )
 from napari_lsfm._widgets._picker import FilePicker
@@ -142,7 +142,7 @@ class ExportWidget(QWidget):
         self.panel = JobPanel()
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(scrolled(content), 1)
+        column.addWidget(Scrolled(content), 1)
         column.addWidget(self.outlook)
         column.addWidget(beside(self.copy, self.go))
         column.addWidget(self.panel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QResizeEvent, QWheelEvent
 from qtpy.QtWidgets import (
     QComboBox,
@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from lsfm_core import InputError
 from napari_lsfm._workers import ERROR_STYLE
 
-__all__ = ["Choice", "NumbersEdit", "Section", "Text", "beside", "browse_button", "numbers", "optional", "scrolled", "stacked"]
+__all__ = ["Choice", "NumbersEdit", "Scrolled", "Section", "Text", "beside", "browse_button", "numbers", "optional", "stacked"]
 
 
 class Section(QGroupBox):
@@ -77,6 +77,8 @@ class Text(QLabel):
     def __init__(self, least_lines: int = 0) -> None:
         super().__init__()
         self._least_lines = least_lines
+        self._soon = QTimer(self, singleShot=True, interval=0)
+        self._soon.timeout.connect(self._ask_for_room)
         self.setWordWrap(True)
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -109,8 +111,19 @@ class Text(QLabel):
         self._fit()
 
     def _fit(self) -> None:
-        least = self._least_lines * self.fontMetrics().lineSpacing()
-        self.setMinimumHeight(max(least, self.heightForWidth(self.width())))
+        height = max(self._least_lines * self.fontMetrics().lineSpacing(), self.heightForWidth(self.width()))
+        if height != self.minimumHeight():
+            self.setMinimumHeight(height)
+            self._soon.start()
+
+    def _ask_for_room(self) -> None:
+        """Tell all layouts above, for what a widget tells them while they are at work is lost on the outer ones."""
+        widget: QWidget | None = self
+        while widget is not None and not isinstance(widget, Scrolled):
+            widget.updateGeometry()
+            widget = widget.parentWidget()
+        if widget is not None:
+            widget.fit()
 
 
 class Choice(QComboBox):
@@ -264,15 +277,21 @@ def beside(*widgets: QWidget, into: QWidget | None = None) -> QWidget:
     return row
 
 
-def scrolled(content: QWidget) -> QScrollArea:
+class Scrolled(QScrollArea):
     """A part of a form that may be higher than the window, never wider."""
-    area = QScrollArea()
-    area.setWidget(content)
-    area.setWidgetResizable(True)
-    area.setFrameShape(QScrollArea.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setMinimumWidth(content.minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width())
-    return area
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidget(content)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(content.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width())
+
+    def fit(self) -> None:
+        """Give the content the height that it needs by now."""
+        content = self.widget()
+        content.resize(self.viewport().width(), max(self.viewport().height(), content.minimumSizeHint().height()))
 
 
 def browse_button(tip: str, action: Callable[[], None]) -> QPushButton:

@@ -45,7 +45,7 @@ from lsfm_core import (
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import Choice, Section, Text, beside, numbers, optional, scrolled, stacked
+from napari_lsfm._widgets._fields import Choice, Scrolled, Section, Text, beside, numbers, optional, stacked
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._workers import Latest
 
@@ -168,7 +168,7 @@ class RegionWidget(QWidget):
         self.go.setToolTip("Fill the region into the export form, where it can be carried into another space")
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(scrolled(stacked(source, regions, piece, growing=regions)), 1)
+        column.addWidget(Scrolled(stacked(source, regions, piece, growing=regions)), 1)
         column.addWidget(self.summary)
         column.addWidget(beside(self.clear, self.copy, self.go))
 
