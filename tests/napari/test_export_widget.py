@@ -7,6 +7,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import napari
 import nibabel
 import numpy as np
 import pytest
+from napari._qt.qt_main_window import _QtMainWindow
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, Qt, QThreadPool
 from qtpy.QtWidgets import QApplication, QLineEdit, QScrollArea, QWidget
@@ -94,6 +96,16 @@ def value_at(viewer: napari.Viewer, layer: Any, ras: Any) -> Any:
     world = NATIVE.T @ ras
     viewer.dims.set_point(range(3), world)
     return layer.get_value(world, world=True)
+
+
+@contextmanager
+def other_window(viewer: napari.Viewer) -> Iterator[napari.Viewer]:
+    """The window that the form has opened."""
+    (other,) = [window._qt_viewer.viewer for window in _QtMainWindow._instances if window._qt_viewer.viewer is not viewer]
+    try:
+        yield other
+    finally:
+        other.close()
 
 
 def is_error(form: ExportWidget) -> bool:
@@ -359,16 +371,13 @@ def test_a_chain_to_the_template(
     request = ExportRequest(path=registered_file, channel="autofluo", transforms=transforms, reference=reference)
     assert_same_image(tmp_path / "there.nii.gz", request)
     assert list(viewer.layers) == layers, "it lies elsewhere"
-    (other,) = [v for v in napari._qt.qt_main_window._QtMainWindow._instances if v._qt_viewer.viewer is not viewer]
-    try:
-        (layer,) = other._qt_viewer.viewer.layers
+    with other_window(viewer) as other:
+        (layer,) = other.layers
         image = nibabel.load(tmp_path / "there.nii.gz")
         index = np.array([60, 70, 40])
-        shown = value_at(other._qt_viewer.viewer, layer, image.affine[:3] @ [*index, 1])
+        shown = value_at(other, layer, image.affine[:3] @ [*index, 1])
         assert shown == np.asarray(image.dataobj)[tuple(index)]
         assert "own" in form.panel.text
-    finally:
-        other._qt_viewer.viewer.close()
     # A field from a file has no known inverse.
     chain.add(str(brain_data / "mouse_brain" / "transforms" / "template_to_structural_1Warp.nii.gz"))
     assert not chain._invert.isEnabled()
@@ -495,3 +504,5 @@ def test_a_file_without_orientation_asks_for_it(
     with open_lsfm(path) as file:
         assert file["autofluo"].orientation is None
     assert_same_image(tmp_path / "old.nii", ExportRequest(path=path, channel="autofluo", orientation="AIR"))
+    with other_window(viewer) as other:
+        assert [layer.name for layer in other.layers] == ["old.nii"] and "something else" in form.panel.text

@@ -677,7 +677,9 @@ class ExportWidget(QWidget):
             self._complain(str(error))
             return
         show = self.show_result.isChecked() or request.output is None
-        frame, limits = self._frame(), self._facts.channels[request.channel].display_range
+        # What transforms lead to is turned as the image is; where an unrecorded orientation puts that, does not matter there.
+        frame = self._facts.frame(request.channel) if request.transforms else self._frame()
+        limits = self._facts.channels[request.channel].display_range
         work = _export(request, show)
         self.panel.run(work, f"Export {request.channel}", lambda done: self._on_done(request, done, frame, limits))
         self._enable(ready=self._is_ready)
@@ -688,14 +690,18 @@ class ExportWidget(QWidget):
         name = request.channel if request.output is None else request.output.name
         placed = Volume(done.volume.array, frame.place(done.volume.space), done.volume.kind)
         data, keywords, kind = volume_layer(placed, name, limits)
-        if not request.transforms:
+        if request.transforms:
+            why = f"it lies in the space of {request.transforms[-1]}"
+        elif self._viewer.layers and not layers_of(self._viewer, request.path):
+            why = "this one shows something else"
+        else:
             getattr(self._viewer, f"add_{kind}")(data, **keywords)
             return f"{done.said}; shown as layer {name!r}"
         import napari
 
-        other = napari.Viewer(title=f"{request.channel} in the space of {request.transforms[-1]}")
+        other = napari.Viewer(title=f"{name} of {request.path.name}")
         getattr(other, f"add_{kind}")(data, **keywords)
-        return f"{done.said}; shown in a window of its own, since it lies in the space of {request.transforms[-1]}"
+        return f"{done.said}; shown in a window of its own, since {why}"
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """As narrow as all can be read, which leaves most of the window to the image."""
@@ -759,11 +765,8 @@ def _suffix(request: ExportRequest) -> str:
 
 def _selected_points(viewer: Any, own: Any) -> Any:
     """World positions of the vertices of selected shapes, else of all of the active shapes layer; None without any."""
-    layers = [
-        layer for layer in (viewer.layers.selection.active, *reversed(viewer.layers)) if layer is not None and layer is not own
-    ]
-    for layer in layers:
-        if type(layer).__name__ == "Shapes" and layer.nshapes:
+    for layer in (viewer.layers.selection.active, *reversed(viewer.layers)):
+        if type(layer).__name__ == "Shapes" and layer is not own and layer.nshapes:
             chosen = layer.selected_data or range(layer.nshapes)
             return np.array([layer.data_to_world(vertex) for index in chosen for vertex in layer.data[index]])
     return None

@@ -334,7 +334,7 @@ class RegionWidget(QWidget):
             If nothing is chosen, or a field cannot be read.
         """
         if self._facts is None or self.labels.value is None:
-            raise InputError("The file has no labels channel: labels come with write --kind labels.")
+            raise InputError("The file has no channel with labels.")
         if not self._ids:
             raise InputError("Choose a region: search for it, tick it in the tree, or click at it in the viewer.")
         tops = list(self._whole())
