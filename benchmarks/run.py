@@ -73,6 +73,17 @@ def bench_large_export(file: Path, out: Path, repeats: int) -> dict[str, Result]
     return {"large": child("bench_export.py", "large", file, out), "cuboid": median(cuboids)}
 
 
+def bench_repack(out: Path, repeats: int) -> dict[str, Result]:
+    """All ways to make our file anew that there are here; the slow one once."""
+    ways = ("copy", "level3", "level2", "level1", "h5repack_copy")
+    rounds: dict[str, list[Result]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, results in rounds.items():
+            results.append(child("bench_repack.py", way, out))
+    rounds["h5repack_gzip6"] = [child("bench_repack.py", "h5repack_gzip6", out)]
+    return {way: median(results) for way, results in rounds.items() if None not in results}
+
+
 def bench_sizes(cache: Path, out: Path, sizes_gb: tuple[float, ...], repeats: int) -> dict[str, Result]:
     """Our ingest for growing images."""
     results = {}
@@ -148,6 +159,37 @@ def sizes_table(results: dict[str, Result]) -> str:
         for size, r in results.items()
     ]
     return table(("ingest, 256 MB budget", "s", "s / GB", "processor s / GB", "peak MB"), rows)
+
+
+def repack_table(results: dict[str, Result]) -> str:
+    """One row for each way; h5repack's are left out where it is not installed."""
+    titles = {
+        "copy": "lsfm-core, as it is",
+        "level3": "lsfm-core, level 3",
+        "level2": "lsfm-core, level 2",
+        "level1": "lsfm-core, level 1",
+        "h5repack_copy": "h5repack, as it is",
+        "h5repack_gzip6": "h5repack, gzip 6",
+    }
+    slowest = results.get("h5repack_gzip6")
+    rows = []
+    for way, title in titles.items():
+        if way not in results:
+            rows.append((title, "h5repack (hdf5-tools) is not installed", "", "", "", "", ""))
+            continue
+        r = results[way]
+        rows.append(
+            (
+                title,
+                f"{r['seconds']:.2f}",
+                f"{slowest['seconds'] / r['seconds']:.1f}x" if slowest else "",
+                f"{r['cpu_seconds']:.2f}",
+                f"{slowest['cpu_seconds'] / r['cpu_seconds']:.1f}x" if slowest else "",
+                f"{r['peak_bytes'] / 1e6:.0f}",
+                f"{r['file_bytes'] / 1e6:.0f}" + (f" ({r['file_bytes'] / slowest['file_bytes']:.3f})" if slowest else ""),
+            )
+        )
+    return table(("repack", "s", "faster than gzip 6", "processor s", "less than gzip 6", "peak MB", "file MB"), rows)
 
 
 def read_table(results: dict[str, Result]) -> str:
@@ -252,6 +294,7 @@ def main() -> None:
             "stages": child("bench_ingest.py", "stages", series, out),
             "read": child("bench_read.py", out / "ours.h5", 5 if options.quick else 15),
             "export": bench_export(out / "ours.h5", out, repeats),
+            "repack": bench_repack(out, min(repeats, 3)),
             "sizes": bench_sizes(cache, out, SIZES_GB[:-1] if options.quick else SIZES_GB, min(repeats, 3)),
         }
         # The last of the sizes has left its file.
@@ -265,6 +308,7 @@ def main() -> None:
         read_table(results["read"]),
         transformed_table(results["export"]),
         export_table(results["export"], results["large_export"]),
+        repack_table(results["repack"]),
         sep="\n",
     )
 

@@ -56,7 +56,21 @@ if TYPE_CHECKING:
     from lsfm_core.progress import CancelToken
     from lsfm_core.provenance import LogRecord
     from lsfm_core.regions import Label, LabelTable
-    from lsfm_core.store import Channel, ChunkCache, LazyLevel, Level, LsfmFile, VerifyReport, edit_lsfm, open_lsfm, verify_file
+    from lsfm_core.store import (
+        Channel,
+        ChunkCache,
+        LazyLevel,
+        Level,
+        LsfmFile,
+        RepackReport,
+        RepackRequest,
+        VerifyReport,
+        edit_lsfm,
+        open_lsfm,
+        repack_file,
+        verify_file,
+        write_xml,
+    )
 
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
@@ -100,7 +114,21 @@ _ROOMS = {
     "progress": ("CancelToken",),
     "provenance": ("LogRecord",),
     "regions": ("Label", "LabelTable"),
-    "store": ("Channel", "ChunkCache", "LazyLevel", "Level", "LsfmFile", "VerifyReport", "edit_lsfm", "open_lsfm", "verify_file"),
+    "store": (
+        "Channel",
+        "ChunkCache",
+        "LazyLevel",
+        "Level",
+        "LsfmFile",
+        "RepackReport",
+        "RepackRequest",
+        "VerifyReport",
+        "edit_lsfm",
+        "open_lsfm",
+        "repack_file",
+        "verify_file",
+        "write_xml",
+    ),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -139,6 +167,8 @@ __all__ = [
     "PreviewResult",
     "RegionMask",
     "RegionSelection",
+    "RepackReport",
+    "RepackRequest",
     "SlicesRequest",
     "SourceError",
     "Space",
@@ -167,8 +197,10 @@ __all__ = [
     "plan_export",
     "preview_file",
     "read_metadata",
+    "repack_file",
     "transform_points",
     "verify_file",
+    "write_xml",
 ]
 
 

@@ -18,13 +18,16 @@ from lsfm_core.errors import InputError
 from lsfm_core.export import (
     ExportRequest,
     MergeRequest,
+    PointsRequest,
     SlicesRequest,
     export_channel,
     export_chunks,
     export_slices,
+    lay_out_chunks,
     merge_chunks,
     plan_export,
     plan_slices,
+    transform_points,
 )
 from lsfm_core.progress import CancelToken, ProgressCallback
 
@@ -42,11 +45,14 @@ class Operation:
         Takes the request, the open file (None if it needs none), a progress callback and a cancel token; gives the result.
     describe : callable
         Takes the request and the open file; gives what would be done, in words.
+    besides : tuple of str
+        Fields that name further outputs, which a replay leaves out.
     """
 
     request: type[Request]
     run: Callable[[Any, Any, ProgressCallback | None, CancelToken | None], Any]
     describe: Callable[[Any, Any], str]
+    besides: tuple[str, ...] = ()
 
     @property
     def reads_file(self) -> bool:
@@ -59,8 +65,22 @@ def _export(request: ExportRequest, file: Any, progress: ProgressCallback | None
     return export(request, file=file, progress=progress, cancel=cancel)
 
 
+def _describe_export(request: ExportRequest, file: Any) -> str:
+    plan = plan_export(file, request)
+    chunks = "" if request.grid is None else f"\nchunks  {len(lay_out_chunks(plan.target, request))}"
+    return plan.describe() + chunks
+
+
 def _export_slices(request: SlicesRequest, file: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
     return export_slices(request, file=file, progress=progress, cancel=cancel)
+
+
+def _transform_points(request: PointsRequest, file: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
+    return transform_points(request, file=file, progress=progress, cancel=cancel)
+
+
+def _describe_points(request: PointsRequest, _: Any) -> str:
+    return f"carries {request.points} from {request.source} to {request.target}"
 
 
 def _merge(request: MergeRequest, _: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
@@ -69,8 +89,9 @@ def _merge(request: MergeRequest, _: Any, progress: ProgressCallback | None, can
 
 #: By the names that they have on the command line and in the log.
 OPERATIONS: Mapping[str, Operation] = {
-    "export": Operation(ExportRequest, _export, lambda request, file: plan_export(file, request).describe()),
+    "export": Operation(ExportRequest, _export, _describe_export),
     "export-slices": Operation(SlicesRequest, _export_slices, lambda request, file: plan_slices(file, request).describe()),
+    "transform-points": Operation(PointsRequest, _transform_points, _describe_points, ("counts",)),
     "merge": Operation(MergeRequest, _merge, lambda request, _: f"merges {request.manifest} into {request.output}"),
 }
 

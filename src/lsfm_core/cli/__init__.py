@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.cli import completion, export, log, look, metadata, points, preview, run, write
+from lsfm_core.cli import completion, export, log, look, maintain, metadata, points, preview, run, write
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._lines import export_command
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
@@ -89,7 +89,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, metadata, preview, log, export, run, points, completion):
+    for commands in (write, look, metadata, preview, log, export, run, points, maintain, completion):
         commands.add_commands(verbs)
     return parser
 

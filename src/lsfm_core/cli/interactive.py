@@ -11,7 +11,7 @@ from lsfm_core.errors import InputError, LsfmError
 
 if TYPE_CHECKING:
     from lsfm_core.export import ExportRequest
-    from lsfm_core.progress import ProgressCallback
+    from lsfm_core.progress import CancelToken, ProgressCallback
     from lsfm_core.store import LsfmFile
 
 __all__ = ["add_magic", "explore"]
@@ -37,7 +37,9 @@ def explore(request: ExportRequest, arguments: argparse.Namespace) -> None:
 
     with open_lsfm(request.path) as file:
         with bar(arguments) as progress:
-            result = _result(request, file, progress)
+            result = _result(request, file, progress, arguments.cancel)
+        # From here on, Ctrl-C is the session's.
+        arguments.stops_itself = False
         config = Config()
         config.TerminalInteractiveShell.banner2 = _BANNER.format(
             result=type(result).__name__, path=file.path, channels=", ".join(file)
@@ -69,7 +71,7 @@ def _lsfm(line: str) -> Any:
     try:
         arguments = build_parser().parse_args([*words, "--interactive"])
         with running(words), bar(arguments) as progress:
-            return _result(arguments.request_of(arguments), None, progress)
+            return _result(arguments.request_of(arguments), None, progress, None)
     except LsfmError as error:
         # Without the way there, but so that what follows in the cell is not run.
         raise UsageError(f"lsfm-core {words[0]}: {error}") from error
@@ -79,17 +81,17 @@ def _lsfm(line: str) -> Any:
         return None
 
 
-def _result(request: ExportRequest, file: LsfmFile | None, progress: ProgressCallback | None) -> Any:
+def _result(request: ExportRequest, file: LsfmFile | None, progress: ProgressCallback | None, cancel: CancelToken | None) -> Any:
     """What a request gives; where it names an output, that is written as well."""
     from lsfm_core.export import SlicesRequest, export_channel, export_chunks, export_slices, iter_chunks, iter_slices
 
     if not isinstance(request, SlicesRequest) and request.grid is None:
-        return export_channel(request, file=file, keep=True, progress=progress).volume
+        return export_channel(request, file=file, keep=True, progress=progress, cancel=cancel).volume
     in_memory = request.model_copy(update={"output": None})
     if isinstance(request, SlicesRequest) and isinstance(in_memory, SlicesRequest):
         if request.output is not None:
-            export_slices(request, file=file, progress=progress)
+            export_slices(request, file=file, progress=progress, cancel=cancel)
         return iter_slices(in_memory, file=file)
     if request.output is not None:
-        export_chunks(request, file=file, progress=progress)
+        export_chunks(request, file=file, progress=progress, cancel=cancel)
     return iter_chunks(in_memory, file=file)

@@ -117,11 +117,12 @@ def _replay(arguments: argparse.Namespace) -> None:
                 "that were done can be replayed"
             )
         changes = {"path": path, "output": output or then.path, "overwrite": arguments.overwrite}
+        changes |= dict.fromkeys(operation.besides)
         request = operation.request(**{**record.request, **changes})
         # The names in a request are meant from where it was made.
         folder = Path(record.folder)
         with chdir(folder) if folder.is_dir() else nullcontext(), bar(arguments) as progress:
-            now: LoggedFile = operation.run(request, file, progress, None).written
+            now: LoggedFile = operation.run(request, file, progress, arguments.cancel).written
             if now.checksum != then.checksum:
                 causes = "; ".join(_differences(record)) or "the channel may have changed since, or the name another format"
                 raise LsfmError(

@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> None:
                     print(f"{step.place}: {step.request.output}\n{step.operation.describe(step.request, file)}")
                     continue
                 with bar(arguments) as progress:
-                    result = step.operation.run(step.request, file, progress, None)
+                    result = step.operation.run(step.request, file, progress, arguments.cancel)
             except LsfmError as error:
                 raise type(error)(f"{recipe.path}: {step.place}: {error}") from error
             if not arguments.quiet:

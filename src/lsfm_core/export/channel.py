@@ -15,7 +15,7 @@ from lsfm_core.errors import InputError
 from lsfm_core.export._blocks import iter_blocks, iter_slabs
 from lsfm_core.export._names import named_files
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
-from lsfm_core.export.request import ExportRequest
+from lsfm_core.export.request import ExportRequest, TransformRequest
 from lsfm_core.export.volume import Volume
 from lsfm_core.formats import open_sink, output_paths
 from lsfm_core.geometry import Shape3
@@ -23,7 +23,17 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.store import ChunkCache, LsfmFile, open_lsfm
 
-__all__ = ["ExportResult", "export_blocks", "export_channel", "open_planned", "read_volume", "write_volume"]
+__all__ = [
+    "ExportResult",
+    "export_blocks",
+    "export_channel",
+    "inputs_of",
+    "open_logged",
+    "open_planned",
+    "opened",
+    "read_volume",
+    "write_volume",
+]
 
 
 @dataclass(frozen=True)
@@ -119,10 +129,7 @@ def open_planned(
 ) -> Iterator[tuple[LsfmFile, ExportPlan]]:
     """The file of a request, open, and the plan for it: for one result, or in pieces along `axis` of which none is kept."""
     with ExitStack() as stack:
-        if file is None:
-            file = stack.enter_context(open_lsfm(request.path, cache=ChunkCache(0)))
-        elif request.path.resolve() not in (file.path.resolve(), file.xml_path.resolve()):
-            raise InputError(f"the request is for {request.path}, the open file is {file.path}")
+        file = opened(request, file, stack)
         plan = plan_export(file, request, keep=keep) if axis is None else plan_pieces(file, request, axis)
         stack.enter_context(file.cache.limited(plan.cache_bytes))
         yield file, plan
@@ -139,14 +146,24 @@ def open_logged(
             draft = Draft(request.path, operation, request)
         else:
             draft = stack.enter_context(recorded(request.path, operation, request))
-        opened, plan = stack.enter_context(open_planned(request, axis=axis, file=file, keep=keep))
-        draft.open(opened.path)
-        draft.inputs = _inputs(opened, request)
-        yield opened, plan, draft
+        file, plan = stack.enter_context(open_planned(request, axis=axis, file=file, keep=keep))
+        draft.open(file.path)
+        draft.inputs = inputs_of(file, request, request.reference)
+        yield file, plan, draft
 
 
-def _inputs(file: LsfmFile, request: ExportRequest) -> list[LoggedFile]:
-    names = [step.name for step in request.transforms] + ([request.reference] if request.reference is not None else [])
+def opened(request: TransformRequest, file: LsfmFile | None, stack: ExitStack) -> LsfmFile:
+    """The file that was given open, or else the request's, until the stack ends."""
+    if file is None:
+        return stack.enter_context(open_lsfm(request.path, cache=ChunkCache(0)))
+    if request.path.resolve() not in (file.path.resolve(), file.xml_path.resolve()):
+        raise InputError(f"the request is for {request.path}, the open file is {file.path}")
+    return file
+
+
+def inputs_of(file: LsfmFile, request: TransformRequest, reference: str | None) -> list[LoggedFile]:
+    """What a request reads, for the log."""
+    names = [step.name for step in request.transforms] + ([reference] if reference is not None else [])
     own = LoggedFile(path=str(request.path), size=file.path.stat().st_size)
     return [own, *(logged_files(path, [path]) for path in named_files(file, names))]
 

@@ -9,25 +9,28 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._csv import PointTable, write_csv
 from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
 from lsfm_core.export._region import label_level
+from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
 from lsfm_core.formats import check_new, new_files
 from lsfm_core.geometry import Space
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Label, LabelTable, count_labels
-from lsfm_core.store import ChunkCache, LsfmFile, default_threads, open_lsfm
+from lsfm_core.store import LsfmFile, default_threads
 from lsfm_core.transforms import InverseField, TransformChain
 
 __all__ = ["PointsRequest", "PointsResult", "RegionCount", "transform_points"]
@@ -48,6 +51,7 @@ _ADDED: dict[Place, tuple[str, str, str]] = {
     "output-mm": ("R_mm", "A_mm", "S_mm"),
     "output-voxel": ("i_vox", "j_vox", "k_vox"),
 }
+_OPERATION = "transform-points"
 _OTHER = {"native": "output", "output": "native"}
 #: 1 nm, and a millionth of a voxel.
 _DECIMALS = 6
@@ -123,6 +127,11 @@ class PointsRequest(TransformRequest):
             raise InputError(f"points: not finite at {', '.join(map(str, wrong[:10].tolist()))}{more}: correct or remove them")
         return points
 
+    @field_serializer("points", when_used="json")
+    def _name_points(self, value: Any) -> str | dict[str, str]:
+        # What Python held in its memory has no name.
+        return str(value) if isinstance(value, Path) else {"type": type(value).__name__}
+
     @model_validator(mode="after")
     def _check_together(self) -> PointsRequest:
         ends = (self.source, self.target)
@@ -192,6 +201,8 @@ class PointsResult:
     warnings : tuple of str
         What the user should look at.
     seconds : float
+    written : LoggedFile or None
+        Size and checksum of `path`, or without it of `counts_path`, as the log has them.
     """
 
     points: FloatArray
@@ -202,23 +213,56 @@ class PointsResult:
     counts_path: Path | None
     warnings: tuple[str, ...]
     seconds: float
+    written: LoggedFile | None
 
 
 def transform_points(
-    request: PointsRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: PointsRequest,
+    *,
+    file: LsfmFile | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> PointsResult:
     """Carry points from one space to another, find their regions, and count them.
+
+    Parameters
+    ----------
+    request : PointsRequest
+    file : LsfmFile, optional
+        The request's file, where it is open already.
+    progress : callable, optional
+    cancel : CancelToken, optional
 
     Raises
     ------
     LsfmError
         In every case no file is left or changed.
     """
+    main = request.output or (request.counts if isinstance(request.counts, Path) else None)
+    if main is None:
+        return _carry(request, file, Draft(request.path, _OPERATION, request), progress, cancel)
+    with recorded(request.path, _OPERATION, request) as record:
+        result = _carry(request, file, record, progress, cancel)
+        record.output = logged_files(main, [main])
+        return replace(result, written=record.output)
+
+
+def _carry(
+    request: PointsRequest,
+    file: LsfmFile | None,
+    record: Draft,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> PointsResult:
     began = time.perf_counter()
     counts_path = request.counts if isinstance(request.counts, Path) else None
     paths = [path for path in (request.output, counts_path) if path is not None]
-    cache = ChunkCache(0)
-    with open_lsfm(request.path, cache=cache) as file:
+    with ExitStack() as stack:
+        file = opened(request, file, stack)
+        record.open(file.path)
+        record.inputs = inputs_of(file, request, request.reference)
+        if isinstance(request.points, Path):
+            record.inputs.append(logged_files(request.points, [request.points]))
         for path in paths:
             check_new(path, request.overwrite)
             if path.resolve() in (file.path.resolve(), file.xml_path.resolve()):
@@ -227,7 +271,7 @@ def transform_points(
         labels = None if request.labels_channel is None else _Labels(file, request, request.labels_channel)
         table, given = _read(request, labels is not None)
         spare = _spare_bytes(request, len(given))
-        cache.max_bytes = spare // 2
+        stack.enter_context(file.cache.limited(spare // 2))
 
         stage = Progress("points", given.nbytes, progress, cancel)
         at_mm = way.to_mm(given)
@@ -264,7 +308,7 @@ def transform_points(
         if counts_path is not None and counts is not None:
             _write_counts(partial[counts_path], counts)
     seconds = time.perf_counter() - began
-    return PointsResult(points, ids, counts, outside, request.output, counts_path, tuple(warnings), seconds)
+    return PointsResult(points, ids, counts, outside, request.output, counts_path, tuple(warnings), seconds, None)
 
 
 # --- places ---------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Our file: HDF5 with a BigDataViewer XML beside it. docs/format.md is its specification."""
 
 from lsfm_core.store._chunks import default_threads
-from lsfm_core.store.edit import ChannelWriter, LsfmEditor, check_channel_name, edit_lsfm, recover_lsfm
+from lsfm_core.store._xml import parse_xml
+from lsfm_core.store.edit import ChannelWriter, LsfmEditor, check_channel_name, edit_lsfm, recover_lsfm, write_xml
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
+from lsfm_core.store.repack import RepackReport, RepackRequest, repack_file
 from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file
 
 __all__ = [
@@ -15,12 +17,17 @@ __all__ = [
     "Level",
     "LsfmEditor",
     "LsfmFile",
+    "RepackReport",
+    "RepackRequest",
     "VerifyReport",
     "check_channel_name",
     "compare_xml",
     "default_threads",
     "edit_lsfm",
     "open_lsfm",
+    "parse_xml",
     "recover_lsfm",
+    "repack_file",
     "verify_file",
+    "write_xml",
 ]

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import product
 from typing import Any, TypeVar
 
 import h5py
@@ -27,7 +29,7 @@ from isal import isal_zlib
 
 from lsfm_core.errors import ChecksumError
 
-__all__ = ["ChunkCodec", "default_threads", "share_out", "shared_pool"]
+__all__ = ["DEFAULT_LEVEL", "ChunkCodec", "Grid", "bits_dtype", "default_threads", "share_out", "shared_pool"]
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
@@ -67,7 +69,7 @@ class ChunkCodec:
     chunks : tuple of int
         Shape of a chunk, in array order.
     filters : tuple of int
-        HDF5 filter ids in the order in which they are applied when writing.
+        HDF5 filter ids in the order in which they are applied when writing: shuffle, deflate, fletcher32, or some of these.
     """
 
     dtype: np.dtype[Any]
@@ -76,37 +78,73 @@ class ChunkCodec:
     level: int = DEFAULT_LEVEL
 
     @classmethod
-    def of(cls, dataset: h5py.Dataset) -> ChunkCodec | None:
-        """Codec of an existing dataset, or None where only HDF5 itself can decode it (or it has no chunks of its own)."""
-        if dataset.chunks is None or dataset.is_virtual or not dataset.dtype.isnative:
+    def of(cls, dataset: h5py.Dataset, *, bits: bool = False) -> ChunkCodec | None:
+        """Codec of an existing dataset, or None where only HDF5 itself can decode it (or it has no chunks of its own).
+
+        Parameters
+        ----------
+        dataset : h5py.Dataset
+        bits : bool
+            Elements go in and come out as they are stored, without a meaning: so any type of fixed size will do, in any byte order.
+        """
+        if dataset.chunks is None or dataset.is_virtual or not (bits or dataset.dtype.isnative):
             return None
         plist = dataset.id.get_create_plist()
         filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))
         known = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32)
-        if any(code not in known for code in filters):
+        if filters != tuple(code for code in known if code in filters):  # or they stand in another order
             return None
-        return cls(dataset.dtype, dataset.chunks, filters)
+        return cls(bits_dtype(dataset.id.get_type()) if bits else dataset.dtype, dataset.chunks, filters)
 
     def encode(self, block: Array) -> bytes:
         """Bytes of one chunk; a `block` smaller than the chunk (at the image's far edges) is padded with zeros.
 
         A block of another type of the same size is stored bit by bit (uint16 as int16).
         """
+        return self.pack(self.octets(block))
+
+    def octets(self, block: Array) -> Array:
+        """Bytes of one chunk before they are packed: padded, and shuffled where the dataset is."""
         block = block.view(self.dtype)
         if block.shape != self.chunks:
             full = np.zeros(self.chunks, self.dtype)
             full[tuple(slice(n) for n in block.shape)] = block
             block = full
-        data: Any = block
-        for code in self.filters:
-            if code == h5py.h5z.FILTER_SHUFFLE:
-                data = _shuffle(block)
+        return np.ascontiguousarray(_shuffle(block) if self.shuffles else block).view(np.uint8).reshape(-1)
+
+    def pack(self, octets: Array) -> bytes:
+        """Deflate, and add the checksum, where the dataset has them."""
+        deflates = h5py.h5z.FILTER_DEFLATE in self.filters
+        data: bytes = isal_zlib.compress(octets, self.level) if deflates else octets.tobytes()
+        if h5py.h5z.FILTER_FLETCHER32 in self.filters:
+            data += imagecodecs.h5checksum_fletcher32(data).to_bytes(_CHECKSUM_BYTES, "little")
+        return data
+
+    def unpack(self, data: bytes | memoryview, filter_mask: int = 0, *, scratch: bool = False) -> tuple[Array, bool]:
+        """Bytes of one chunk as `octets` gives them, from those that are stored; and whether they are shuffled.
+
+        With `scratch`, they are good until this thread unpacks the next.
+
+        Raises
+        ------
+        ChecksumError
+        """
+        raw: Any = data
+        shuffled = False
+        for index in reversed(range(len(self.filters))):
+            if filter_mask >> index & 1:
+                continue
+            code = self.filters[index]
+            if code == h5py.h5z.FILTER_FLETCHER32:
+                raw = _checked(raw)
             elif code == h5py.h5z.FILTER_DEFLATE:
-                data = isal_zlib.compress(np.ascontiguousarray(data), self.level)
+                raw = self._inflate(raw, scratch)
             else:
-                raw = bytes(data) if not isinstance(data, bytes) else data
-                data = raw + imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little")
-        return data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
+                shuffled = True
+        flat = np.frombuffer(raw, np.uint8)
+        if flat.size != self.nbytes:
+            raise ChecksumError(f"a chunk holds {flat.size} bytes instead of {self.nbytes}: the file is damaged")
+        return flat, shuffled
 
     def read(self, dataset: h5py.Dataset, offset: tuple[int, ...]) -> Array | None:
         """Array of the chunk that begins at `offset`, or None if it was never written.
@@ -136,35 +174,97 @@ class ChunkCodec:
         ChecksumError
             If the stored checksum does not match, or the bytes cannot be inflated.
         """
-        raw: Any = memoryview(data)
-        shuffled = False
-        for index in reversed(range(len(self.filters))):
-            if filter_mask >> index & 1:
-                continue
-            code = self.filters[index]
-            if code == h5py.h5z.FILTER_FLETCHER32:
-                raw, stored = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
-                if imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little") != stored:
-                    raise ChecksumError("a chunk does not match its checksum: the file is damaged")
-            elif code == h5py.h5z.FILTER_DEFLATE:
-                raw = self._inflate(raw)
-            else:
-                shuffled = True
-        flat = np.frombuffer(raw, np.uint8)
-        if flat.size != self.nbytes:
-            raise ChecksumError(f"a chunk holds {flat.size} bytes instead of {self.nbytes}: the file is damaged")
+        flat, shuffled = self.unpack(memoryview(data), filter_mask, scratch=True)
         return (_unshuffle(flat, self.dtype) if shuffled else flat.view(self.dtype).copy()).reshape(self.chunks)
+
+    def check(self, data: bytes, filter_mask: int = 0) -> None:
+        """Find out whether a chunk is whole: by its checksum alone where it has one, else by decoding it.
+
+        Raises
+        ------
+        ChecksumError
+        """
+        last = len(self.filters) - 1
+        if last >= 0 and self.filters[last] == h5py.h5z.FILTER_FLETCHER32 and not filter_mask >> last & 1:
+            _checked(data)
+        else:
+            self.decode(data, filter_mask)
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether the dataset is shuffled."""
+        return h5py.h5z.FILTER_SHUFFLE in self.filters
 
     @property
     def nbytes(self) -> int:
         """Size of a decoded chunk."""
         return int(np.prod(self.chunks)) * self.dtype.itemsize
 
-    def _inflate(self, data: Any) -> Any:
+    def _inflate(self, data: Any, scratch: bool) -> Any:
         try:
-            return imagecodecs.deflate_decode(data, out=_scratch.take("inflated", self.nbytes))
+            return imagecodecs.deflate_decode(data, out=_scratch.take("inflated", self.nbytes) if scratch else self.nbytes)
         except imagecodecs.DeflateError as error:
             raise ChecksumError(f"a chunk cannot be inflated: the file is damaged ({error})") from error
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The chunks of a dataset, numbered in array order.
+
+    Attributes
+    ----------
+    shape, chunks : tuple of int
+    """
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """How many chunks there are along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
+
+    def number(self, index: Sequence[int]) -> int:
+        """Number of the chunk of a chunk index."""
+        number = 0
+        for place, count in zip(index, self.counts, strict=True):
+            number = number * count + place
+        return number
+
+    def box(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First element of a chunk, and the one past its last; the last chunks of an axis end with the dataset."""
+        start = []
+        for chunk, count in zip(reversed(self.chunks), reversed(self.counts), strict=True):
+            number, place = divmod(number, count)
+            start.append(place * chunk)
+        start.reverse()
+        return tuple(start), tuple(min(a + c, n) for a, c, n in zip(start, self.chunks, self.shape, strict=True))
+
+    def meeting(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[int]:
+        """Numbers of the chunks that have a part in a box."""
+        ranges = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, self.chunks, strict=True)]
+        return map(self.number, product(*ranges))
+
+    def written(self, dataset: h5py.Dataset) -> npt.NDArray[np.int64]:
+        """Numbers of the dataset's chunks that were ever written, ascending."""
+        numbers = array("q")
+        dataset.id.chunk_iter(
+            lambda chunk: numbers.append(self.number([o // c for o, c in zip(chunk.chunk_offset, self.chunks, strict=True)]))
+        )
+        return np.sort(np.frombuffer(numbers, np.int64)) if numbers else np.empty(0, np.int64)
+
+
+def bits_dtype(kind: h5py.h5t.TypeID) -> np.dtype[Any]:
+    """The type of numpy's that has the size of an HDF5 type, and no meaning."""
+    return np.dtype((np.void, kind.get_size()))
+
+
+def _checked(data: bytes) -> bytes:
+    """Bytes without the checksum at their end, if it is right."""
+    raw, stored = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+    if imagecodecs.h5checksum_fletcher32(raw).to_bytes(_CHECKSUM_BYTES, "little") != stored:
+        raise ChecksumError("a chunk does not match its checksum: the file is damaged")
+    return raw
 
 
 def _shuffle(block: Array) -> Array:

@@ -5,7 +5,7 @@ file is overwritten for the first time, the page around it is copied to ``<file>
 end and need no copy. To commit, the file is synced and the journal removed; to roll back, the pages are put back and the file is
 cut at its old length. Whoever opens the file and finds a journal whose writer is gone rolls back first (`recover`).
 
-A file that did not exist is written as ``<file>.partial`` and renamed when complete.
+A file that did not exist, or that is to be replaced as a whole, is written as ``<file>.partial`` and renamed when complete.
 
 Long work may set checkpoints: a second journal, ``<file>-checkpoint``, then leads back to the latest of them, and carries a note of
 how far the work had come. It lets an interrupted ingest be resumed.
@@ -20,8 +20,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import struct
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,64 +142,35 @@ class _Journal:
         sync_directory(self.path.parent)
 
 
-class JournaledFile(io.RawIOBase):
-    """A file for ``h5py.File`` to write through, that can be committed or rolled back as one.
+class RawFile(io.RawIOBase):
+    """A file for ``h5py.File`` to write through.
+
+    An error turns it deaf: HDF5 does not survive another one while it closes its side, so it is not told of any. Whoever lets it
+    write calls `check` afterwards.
 
     Parameters
     ----------
+    file : FileIO
+        Opened without a buffer.
     path : Path
-        The file. If it does not exist, `commit` makes it appear.
-    resume : bool
-        Go on from the checkpoint that an interrupted writer left, if there is one; else it is rolled back.
+        What messages call it.
 
     Attributes
     ----------
-    is_new : bool
-        Whether the file begins empty.
     touched : bool
         Whether anything was written.
-    note : bytes or None
-        What was noted at the checkpoint from which this goes on.
-
-    Raises
-    ------
-    BusyError
-        If another process has it open for writing, or for reading through HDF5.
-    StorageError
-        If it cannot be opened for writing.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
+    def __init__(self, file: io.FileIO, path: Path) -> None:
         self.path = path
         self.error: OSError | None = None
-        self.note: bytes | None = None
+        self._file = file
         self.touched = False
-        self._appears = not path.exists()
         self._position = 0
         self._detached = False
-        self._base: _Journal | None = None
-        self._checkpoint: _Journal | None = None
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lsfm-sync")
         self._writeback: Future[None] | None = None
         self._unsynced = 0
-        target = partial_path(path) if self._appears else path
-        try:
-            self._file = open(target, "r+b" if target.exists() else "x+b", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
-        try:
-            lock(self._file, path)
-            if not (resume and self._go_on()):
-                checkpoint_path(path).unlink(missing_ok=True)
-                if self._appears:
-                    self._file.truncate(0)
-                else:
-                    _restore(self._file, journal_path(path))
-                    self._start_base()
-        except BaseException:
-            self._close_all()
-            raise
-        self.is_new = self._appears and self.note is None
         self._wanted_size = self._size()
 
     # --- what HDF5 calls ----------------------------------------------------------------------------------------------------
@@ -229,9 +203,7 @@ class JournaledFile(io.RawIOBase):
         self.touched = True
         if not self._detached:
             try:
-                for journal in (self._base, self._checkpoint):
-                    if journal is not None:
-                        journal.save(self._file, self._position, size)
+                self._before_writing(size)
                 _write_all(self._file, self._position, data)
                 self._start_writeback(size)
             except OSError as error:
@@ -241,29 +213,121 @@ class JournaledFile(io.RawIOBase):
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        # Never below the old end: those bytes may be needed to roll back. `commit` cuts what is left over.
         self._wanted_size = self._position if size is None else size
         if not self._detached:
             try:
-                kept = [journal.old_size for journal in (self._base, self._checkpoint) if journal is not None]
-                self._file.truncate(max(self._wanted_size, *kept, 0))
+                self._file.truncate(max(self._wanted_size, self._kept_size()))
             except OSError as error:
                 raise self._fail(error) from error
         return self._wanted_size
 
     def flush(self) -> None:
-        """Nothing is buffered here; `commit` syncs."""
+        """Nothing is buffered here; `sync` makes it permanent."""
 
-    # --- the transaction ----------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """HDF5 closes its side; the descriptor stays open until `release`."""
+
+    # --- what its owner calls -----------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Ignore all further writes, so that HDF5 can close its side of a file that is about to be rolled back."""
+        """Ignore all further writes, so that HDF5 can close its side of a file that is about to be given up."""
         self._detached = True
 
     def check(self) -> None:
         """Raise the error of a write that HDF5 swallowed while it closed its side."""
         if self.error is not None:
             raise self._fail(self.error)
+
+    def sync(self) -> None:
+        """Make what is written permanent."""
+        self._finish_writeback()
+        os.fsync(self._file.fileno())
+
+    def release(self) -> None:
+        """Close the descriptor, too."""
+        self._disk.shutdown()
+        self._file.close()
+
+    def _before_writing(self, size: int) -> None:
+        """Called before `size` bytes are written at the position."""
+
+    def _kept_size(self) -> int:
+        """The file is not cut below this."""
+        return 0
+
+    def _start_writeback(self, size: int) -> None:
+        """Let the disk begin while the processor goes on, so that `sync` has little left to wait for."""
+        self._unsynced += size
+        if self._unsynced >= _WRITEBACK_BYTES and (self._writeback is None or self._writeback.done()):
+            self._finish_writeback()
+            self._unsynced = 0
+            self._writeback = self._disk.submit(os.fsync, self._file.fileno())
+
+    def _finish_writeback(self) -> None:
+        # The system tells of an error once only: it must not be lost here.
+        if self._writeback is not None:
+            self._writeback.result()
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _fail(self, error: OSError) -> StorageError:
+        self.error = error
+        self._detached = True
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        return StorageError(f"{self.path}: writing failed: {reason}; the file is left as it was")
+
+
+class JournaledFile(RawFile):
+    """A file for ``h5py.File`` to write through, that can be committed or rolled back as one.
+
+    Parameters
+    ----------
+    path : Path
+        The file. If it does not exist, `commit` makes it appear.
+    resume : bool
+        Go on from the checkpoint that an interrupted writer left, if there is one; else it is rolled back.
+
+    Attributes
+    ----------
+    is_new : bool
+        Whether the file begins empty.
+    note : bytes or None
+        What was noted at the checkpoint from which this goes on.
+
+    Raises
+    ------
+    BusyError
+        If another process has it open for writing, or for reading through HDF5.
+    StorageError
+        If it cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
+        self.note: bytes | None = None
+        self._appears = not path.exists()
+        self._base: _Journal | None = None
+        self._checkpoint: _Journal | None = None
+        target = partial_path(path) if self._appears else path
+        try:
+            file = open(target, "r+b" if target.exists() else "x+b", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
+        super().__init__(file, path)
+        try:
+            lock(self._file, path)
+            if not (resume and self._go_on()):
+                checkpoint_path(path).unlink(missing_ok=True)
+                if self._appears:
+                    self._file.truncate(0)
+                else:
+                    _restore(self._file, journal_path(path))
+                    self._start_base()
+        except BaseException:
+            self.release()
+            raise
+        self.is_new = self._appears and self.note is None
+        self._wanted_size = self._size()
 
     def checkpoint(self, note: bytes) -> None:
         """From now on, an interrupted writer can be resumed here; HDF5 must have been flushed.
@@ -274,7 +338,7 @@ class JournaledFile(io.RawIOBase):
             What the one who resumes has to know.
         """
         try:
-            self._sync()
+            self.sync()
             fresh = _Journal.start(checkpoint_path(self.path), self._size(), note)
         except OSError as error:
             raise self._fail(error) from error
@@ -285,7 +349,7 @@ class JournaledFile(io.RawIOBase):
     def commit(self) -> None:
         """Make everything that was written permanent. After this the journals are gone."""
         try:
-            self._sync()
+            self.sync()
             if self._appears:
                 os.replace(partial_path(self.path), self.path)
                 sync_directory(self.path.parent)
@@ -296,7 +360,7 @@ class JournaledFile(io.RawIOBase):
                 self._file.truncate(self._wanted_size)
         except OSError as error:
             raise self._fail(error) from error
-        self._close_all()
+        self.release()
 
     def rollback(self, *, to_checkpoint: bool = False) -> None:
         """Put the old bytes back; a file that did not exist does not exist afterwards.
@@ -310,53 +374,34 @@ class JournaledFile(io.RawIOBase):
         if self._file.closed:
             return
         if to_checkpoint and self._checkpoint is not None:
-            self._close_all()
+            self.release()
             return
         if self._checkpoint is not None:
             self._checkpoint.remove()
         if self._appears:
-            self._close_all()
+            self.release()
             partial_path(self.path).unlink(missing_ok=True)
             return
         if self._base is not None:
             self._base.close()
             _restore(self._file, self._base.path)
-        self._close_all()
+        self.release()
 
-    def close(self) -> None:
-        """HDF5 closes its side; the descriptor stays open until `commit` or `rollback`."""
+    def release(self) -> None:
+        """Close the descriptors, too; the journals stay."""
+        super().release()
+        for journal in (self._base, self._checkpoint):
+            if journal is not None:
+                journal.close()
 
-    def _start_writeback(self, size: int) -> None:
-        """Let the disk begin while the processor goes on, so that `commit` has little left to wait for."""
-        self._unsynced += size
-        if self._unsynced >= _WRITEBACK_BYTES and (self._writeback is None or self._writeback.done()):
-            self._finish_writeback()
-            self._unsynced = 0
-            self._writeback = self._disk.submit(os.fsync, self._file.fileno())
+    def _before_writing(self, size: int) -> None:
+        for journal in (self._base, self._checkpoint):
+            if journal is not None:
+                journal.save(self._file, self._position, size)
 
-    def _finish_writeback(self) -> None:
-        # The system tells of an error once only: it must not be lost here.
-        if self._writeback is not None:
-            self._writeback.result()
-
-    def _sync(self) -> None:
-        self._finish_writeback()
-        os.fsync(self._file.fileno())
-
-    def _close_all(self) -> None:
-        self._disk.shutdown()
-        for file in (self._base, self._checkpoint, self._file):
-            if file is not None:
-                file.close()
-
-    def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def _fail(self, error: OSError) -> StorageError:
-        self.error = error
-        self._detached = True
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        return StorageError(f"{self.path}: writing failed: {reason}; the file is left as it was")
+    def _kept_size(self) -> int:
+        # Bytes below the old end may be needed to roll back. `commit` cuts what is left over.
+        return max((journal.old_size for journal in (self._base, self._checkpoint) if journal is not None), default=0)
 
     def _start_base(self) -> None:
         try:
@@ -401,6 +446,7 @@ def recover(path: Path) -> bool:
         If the file needs rolling back, but cannot be written.
     """
     journal = journal_path(path)
+    _drop_partial(path)
     if not journal.exists():
         return False
     try:
@@ -433,6 +479,45 @@ def give_up(path: Path) -> bool:
     return found
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Make a file anew as a whole: the block fills and closes the file whose path it gets, which then takes the place of `path`.
+
+    If the block raises, or the process dies, `path` is what it was. Meanwhile the lock that writers hold is held.
+
+    Raises
+    ------
+    BusyError
+        If another program has the file open, or an interrupted ingest of it waits to be resumed.
+    StorageError
+        If it cannot be written.
+    """
+    recover(path)
+    if checkpoint_path(path).exists():
+        raise BusyError(f"{path}: an interrupted ingest waits to be resumed: resume it, or undo it with 'lsfm-core recover'")
+    partial = partial_path(path)
+    held = path if path.exists() else partial
+    try:
+        file = open(held, "r+b" if held.exists() else "x+b", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
+    with file:
+        lock(file, path)
+        if journal_path(path).exists():
+            raise BusyError(f"{path}: another program was writing to it just now: try again")
+        if fcntl is None:
+            file.close()  # Windows replaces no file that is open
+        try:
+            yield partial
+            if held == path:
+                shutil.copymode(path, partial)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
 def lock(file: io.FileIO, path: Path) -> None:
     """Take the lock that HDF5 itself takes for writing (flock), or raise `BusyError`."""
     if fcntl is None:
@@ -445,6 +530,10 @@ def lock(file: io.FileIO, path: Path) -> None:
         # Some network file systems have no locks; HDF5's own default is to go on there as well.
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
+    # Who waited for the lock may have got that of a file which was replaced meanwhile.
+    opened = Path(file.name)
+    if not opened.exists() or not os.path.samestat(os.fstat(file.fileno()), opened.stat()):
+        raise BusyError(f"{path}: another program has just replaced it: try again")
 
 
 def sync_directory(path: Path) -> None:
@@ -456,6 +545,24 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a small file and make it permanent; it is to be renamed over the one that it replaces."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_partial(path: Path) -> None:
+    """Remove what somebody who died has left of a file that was to take the place of `path`."""
+    partial = partial_path(path)
+    if path.exists() and partial.exists():
+        # Whoever makes such a file holds the lock on `path`. If it is still being made, or we may not remove it, it stays.
+        with suppress(OSError), open(path, "r+b", buffering=0) as file:
+            lock(file, path)
+            partial.unlink(missing_ok=True)
 
 
 def _restore(file: io.FileIO, journal: Path) -> None:

@@ -19,7 +19,7 @@ from defusedxml.common import DefusedXmlException
 from lsfm_core.errors import FormatError
 from lsfm_core.geometry import Shape3, Triple, mm_per
 
-__all__ = ["BdvXml", "View", "parse_xml", "render_xml"]
+__all__ = ["BdvXml", "View", "parse_xml", "renamed_xml", "render_xml"]
 
 _ATTRIBUTES = ("illumination", "channel", "tile", "angle")
 
@@ -111,7 +111,7 @@ def _parse_view(setup: Element, root: Element) -> View:
     )
 
 
-def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None) -> bytes:
+def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None, timepoints: Sequence[int] = (0,)) -> bytes:
     """The XML for an HDF5 file.
 
     Parameters
@@ -120,8 +120,10 @@ def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None) 
         The HDF5 file's name, beside the XML.
     views : sequence of View
     previous : bytes, optional
-        The XML that is to be replaced. Elements that we do not write are kept, and so is the registration of a view whose name and
-        size stay the same: somebody may have aligned it.
+        The XML that is to be replaced. Elements that we do not write are kept. Of a view whose name and size stay the same its
+        registrations are, too, for somebody may have aligned it, and its angle, tile and the like.
+    timepoints : sequence of int
+        What the HDF5 file has, ascending; what the previous XML says wins.
     """
     old = _parse(previous, hdf5) if previous is not None else Element("SpimData", version="0.2")
     root = Element("SpimData", {"version": "0.2", **old.attrib})
@@ -129,56 +131,95 @@ def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None) 
     sequence = SubElement(root, "SequenceDescription")
     loader = SubElement(sequence, "ImageLoader", format="bdv.hdf5")
     _text(loader, "hdf5", hdf5, type="relative")
+    old_loader = old.find("SequenceDescription/ImageLoader")
+    loader.extend(e for e in (() if old_loader is None else old_loader) if e.tag != "hdf5")
     setups = SubElement(sequence, "ViewSetups")
-    kept = set()
+    old_setups = old.find("SequenceDescription/ViewSetups")
+    kept = {}
     for view in views:
         before = old.find(f"SequenceDescription/ViewSetups/ViewSetup[id='{view.setup}']")
-        if _same_view(before, view):
-            kept.add(view.setup)
-        setups.append(_setup(view, before))
+        if before is not None and _same_view(before, view):
+            kept[view.setup] = before
+        setups.append(_setup(view, before, view.setup in kept))
     for attribute in _ATTRIBUTES:
         block = SubElement(setups, "Attributes", name=attribute)
-        for index, name in [(v.setup, v.name) for v in views] if attribute == "channel" else [(0, "0")]:
-            item = SubElement(block, attribute.capitalize())
-            _text(item, "id", str(index))
-            _text(item, "name", name)
+        used = dict.fromkeys(setup.findtext(f"attributes/{attribute}", "") for setup in setups.iterfind("ViewSetup"))
+        theirs = {before.findtext(f"attributes/{attribute}") for before in kept.values()}
+        names = {str(view.setup): view.name for view in views} if attribute == "channel" else {}
+        for index in used:
+            item = old.find(f"SequenceDescription/ViewSetups/Attributes[@name='{attribute}']/*[id='{index}']")
+            if item is None or index not in theirs:
+                item = Element(attribute.capitalize())
+                _text(item, "id", index)
+                _text(item, "name", names.get(index, index))
+            block.append(item)
+    if old_setups is not None:
+        others = (e for e in old_setups if e.tag != "ViewSetup" and e.get("name") not in _ATTRIBUTES)
+        setups.extend(others)
     old_timepoints = old.find("SequenceDescription/Timepoints")
     if old_timepoints is None:
-        timepoints = SubElement(sequence, "Timepoints", type="range")
-        _text(timepoints, "first", "0")
-        _text(timepoints, "last", "0")
+        element = SubElement(sequence, "Timepoints", type="range")
+        _text(element, "first", str(timepoints[0]))
+        _text(element, "last", str(timepoints[-1]))
     else:
         sequence.append(old_timepoints)
     sequence.extend(e for e in old.iterfind("SequenceDescription/*") if sequence.find(e.tag) is None)
     registrations = SubElement(root, "ViewRegistrations")
     for view in views:
-        before = old.find(f"ViewRegistrations/ViewRegistration[@setup='{view.setup}']")
-        registrations.append(before if before is not None and view.setup in kept else _registration(view))
+        theirs_too = old.findall(f"ViewRegistrations/ViewRegistration[@setup='{view.setup}']") if view.setup in kept else []
+        registrations.extend(theirs_too or [_registration(view, timepoint) for timepoint in timepoints])
     root.extend(e for e in old if root.find(e.tag) is None)
+    return _serialized(root)
+
+
+def renamed_xml(data: bytes, name: str, hdf5: str) -> bytes:
+    """An XML file's content, for an HDF5 file of another name that holds the same.
+
+    Raises
+    ------
+    FormatError
+        If it is not SpimData with an HDF5 image loader; `name` is the file to name.
+    """
+    parse_xml(data, name)
+    root = _parse(data, name)
+    for element in root.iterfind("SequenceDescription/ImageLoader/hdf5"):
+        element.text = hdf5
+        element.set("type", "relative")
+    return _serialized(root)
+
+
+def _serialized(root: Element) -> bytes:
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, encoding="us-ascii", xml_declaration=True)
     return text + b"\n"
 
 
-def _setup(view: View, before: Element | None) -> Element:
+def _setup(view: View, before: Element | None, same: bool) -> Element:
     setup = Element("ViewSetup")
     _text(setup, "id", str(view.setup))
     _text(setup, "name", view.name)
     _text(setup, "size", " ".join(str(n) for n in reversed(view.shape)))
-    voxel = SubElement(setup, "voxelSize")
-    _text(voxel, "unit", "mm")
-    _text(voxel, "size", " ".join(_number(v) for v in reversed(view.voxel_size_mm or (1.0, 1.0, 1.0))))
+    old_voxel = before.find("voxelSize") if before is not None else None
+    if view.voxel_size_mm is None and old_voxel is not None:
+        setup.append(old_voxel)
+    else:
+        voxel = SubElement(setup, "voxelSize")
+        _text(voxel, "unit", "pixel" if view.voxel_size_mm is None else "mm")
+        _text(voxel, "size", " ".join(_number(v) for v in reversed(view.voxel_size_mm or (1.0, 1.0, 1.0))))
     attributes = SubElement(setup, "attributes")
     for attribute in _ATTRIBUTES:
-        _text(attributes, attribute, str(view.setup if attribute == "channel" else 0))
+        value = str(view.setup if attribute == "channel" else 0)
+        if same and before is not None:
+            value = before.findtext(f"attributes/{attribute}", value)
+        _text(attributes, attribute, value)
     if before is not None:
         attributes.extend(e for e in before.iterfind("attributes/*") if attributes.find(e.tag) is None)
         setup.extend(e for e in before if setup.find(e.tag) is None)
     return setup
 
 
-def _registration(view: View) -> Element:
-    registration = Element("ViewRegistration", timepoint="0", setup=str(view.setup))
+def _registration(view: View, timepoint: int) -> Element:
+    registration = Element("ViewRegistration", timepoint=str(timepoint), setup=str(view.setup))
     transform = SubElement(registration, "ViewTransform", type="affine")
     _text(transform, "Name", "RAS mm from voxel")
     world_from_xyz = view.world_from_voxel[:3, [2, 1, 0, 3]]
@@ -186,9 +227,9 @@ def _registration(view: View) -> Element:
     return registration
 
 
-def _same_view(before: Element | None, view: View) -> bool:
+def _same_view(before: Element, view: View) -> bool:
     size = " ".join(str(n) for n in reversed(view.shape))
-    return before is not None and before.findtext("name") == view.name and before.findtext("size", "").split() == size.split()
+    return before.findtext("name") == view.name and before.findtext("size", "").split() == size.split()
 
 
 def _text(parent: Element, tag: str, text: str, **attributes: str) -> None:

@@ -14,22 +14,22 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import ExistsError, InputError, LsfmError, MissingError, StorageError
+from lsfm_core.errors import ExistsError, FormatError, InputError, LsfmError, MissingError, StorageError
 from lsfm_core.geometry import Shape3, Space
-from lsfm_core.provenance import Draft, joined
+from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
-from lsfm_core.store._xml import View, render_xml
+from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
-__all__ = ["ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm"]
+__all__ = ["LIBVER", "ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm", "write_xml"]
 
 #: HDF5 1.10.5, which BigDataViewer carries, reads these; superblock 0 also survives a writer that died.
-_LIBVER = ("earliest", "v110")
+LIBVER = ("earliest", "v110")
 _BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"})
 
 
@@ -312,16 +312,6 @@ class LsfmEditor(LsfmFile):
             group[path] = np.asarray(values, dtype=np.float64)
         self._forget()
 
-    def render_xml(self) -> bytes:
-        """BigDataViewer's XML for the file as it is now."""
-        views = [
-            View(c.setup, c.name, c.space.shape, c.space.voxel_size_mm, c.space.world_from_voxel)
-            for c in self.channels.values()
-            if c.setup is not None
-        ]
-        previous = self.xml_path.read_bytes() if self.xml_path.exists() else None
-        return render_xml(self.path.name, views, previous)
-
     def _add(self, name: str) -> None:
         """Let the finished channel take its place, and its name."""
         group = self.h5[_paths.INCOMPLETE]
@@ -451,7 +441,7 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
     raw = _journal.JournaledFile(target, resume=resume)
     xml_partial = _journal.partial_path(target.with_suffix(".xml"))
     try:
-        h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=_LIBVER)
+        h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
         try:
             editor = LsfmEditor(target, h5, raw, draft)
             draft.open(target)
@@ -463,7 +453,8 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
                 if raw.touched:
                     merged = merge_log(h5, target, draft.record())
             h5.flush()
-            _write_file(xml_partial, editor.render_xml())
+            previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
+            _journal.write_file(xml_partial, editor.render_xml(previous))
         except BaseException:
             raw.detach()
             raise
@@ -511,12 +502,50 @@ def check_channel_name(name: str, what: str = "channel") -> None:
         raise InputError(f"{what} name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
 
 
+def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Make BigDataViewer's XML beside a file anew; what somebody else has put into the one that is there is kept.
+
+    Parameters
+    ----------
+    path : path
+        The HDF5 file.
+    overwrite : bool
+        Whether an XML that cannot be read gives way; nothing of it is kept.
+
+    Returns
+    -------
+    Path
+        The XML.
+
+    Raises
+    ------
+    FormatError
+        If the XML that is there cannot be read, and may not be replaced; or the HDF5 file is no file of ours or BigDataViewer's.
+    BusyError
+        If a writer is at work.
+    StorageError
+    """
+    with recorded(Path(path), "xml", {"overwrite": overwrite}), open_lsfm(path) as file:
+        xml = file.xml_path
+        previous = xml.read_bytes() if xml.exists() else None
+        if previous is not None:
+            try:
+                parse_xml(previous, str(xml))
+            except FormatError as error:
+                if not overwrite:
+                    raise FormatError(f"{error}; --overwrite replaces it by a new one") from error
+                previous = None
+                file.ignore_xml()
+        partial = _journal.partial_path(xml)
+        try:
+            _journal.write_file(partial, file.render_xml(previous))
+            os.replace(partial, xml)
+            _journal.sync_directory(xml.parent)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise StorageError(f"{xml}: cannot be written: {error.strerror}") from error
+    return xml
+
+
 def _owner(channel: str | None) -> str:
     return "of the file" if channel is None else f"of channel {channel!r}"
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -22,7 +22,7 @@ from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _journal, _metadata, _paths
 from lsfm_core.store._log import read_log
-from lsfm_core.store._xml import View, parse_xml
+from lsfm_core.store._xml import View, parse_xml, render_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
 
@@ -143,6 +143,7 @@ class LsfmFile:
         #: Decoded chunks of all levels.
         self.cache = cache
         self._max_read_bytes = max_read_bytes
+        self._heeds_xml = True
 
     def __enter__(self) -> Self:
         return self
@@ -260,6 +261,34 @@ class LsfmFile:
     def log(self) -> tuple[LogRecord, ...]:
         """What was done with the file, exports included, by time; see docs/provenance.md."""
         return read_log(self.h5, self.path)
+
+    def ignore_xml(self) -> None:
+        """Take nothing of the XML from now on (in others' files it gives channels their names and sizes)."""
+        self._heeds_xml = False
+        self.__dict__.pop("channels", None)
+
+    def render_xml(self, previous: bytes | None, hdf5: str | None = None) -> bytes:
+        """BigDataViewer's XML for the file as it is now.
+
+        Parameters
+        ----------
+        previous : bytes or None
+            The XML that is to be replaced.
+        hdf5 : str, optional
+            Another name for the HDF5 file.
+
+        Raises
+        ------
+        FormatError
+            If the previous XML cannot be read.
+        """
+        views = [
+            View(c.setup, c.name, c.space.shape, c.space.voxel_size_mm if c.unit == "mm" else None, c.space.world_from_voxel)
+            for c in self.channels.values()
+            if c.setup is not None
+        ]
+        timepoints = sorted(int(name[1:]) for name in self.h5 if _paths.is_timepoint(name)) or [0]
+        return render_xml(hdf5 or self.path.name, views, previous, timepoints)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
@@ -404,7 +433,7 @@ class LsfmFile:
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
     def _xml_views(self) -> dict[int, View]:
-        if not self.xml_path.exists():
+        if not self._heeds_xml or not self.xml_path.exists():
             return {}
         return {view.setup: view for view in parse_xml(self.xml_path.read_bytes(), str(self.xml_path)).views}
 
@@ -446,6 +475,8 @@ def open_lsfm(
     except BlockingIOError as error:
         raise BusyError(f"{target}: another program is writing to it: try again when it is done") from error
     except OSError as error:
+        if "locking flag" in str(error):  # in this process, which holds the lock itself
+            raise BusyError(f"{target}: is being repacked: try again when it is done") from error
         raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
     if _paths.LSFM not in h5 and not any(
         _paths.setup_index(name) is not None and isinstance(h5.get(name), h5py.Group) and _paths.RESOLUTIONS in h5[name]

@@ -21,7 +21,7 @@ from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
 
-__all__ = ["Defect", "VerifyReport", "compare_xml", "verify_file"]
+__all__ = ["Defect", "VerifyReport", "box_text", "compare_xml", "structure_defects", "verify_file"]
 
 #: Level-0 voxels that are compared at once.
 _BLOCK_VOXELS = 2**23
@@ -51,7 +51,7 @@ class Defect:
         if self.level is not None:
             place += f", level {self.level}"
         if self.start is not None and self.stop is not None:
-            place += f", voxels {_box(self.start, self.stop)}"
+            place += f", voxels {box_text(self.start, self.stop)}"
         return f"{place}: {self.message}" if place else self.message
 
 
@@ -103,7 +103,7 @@ def verify_file(
             channels = list(file.channels.values())
         except FormatError as error:
             return VerifyReport(file.path, 0, 0, (Defect(str(error)),))
-        defects = [*_structure(file, channels), *compare_xml(file)]
+        defects = [*structure_defects(file, channels), *compare_xml(file)]
         passes = sum(level.data.nbytes for channel in channels for level in channel.levels)
         if levels:
             passes += sum(channel.levels[0].data.nbytes * (len(channel.levels) - 1) for channel in channels)
@@ -125,7 +125,7 @@ def verify_file(
         return VerifyReport(file.path, chunks, raw_bytes, tuple(defects))
 
 
-def _structure(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
+def structure_defects(file: LsfmFile, channels: list[Channel]) -> Iterator[Defect]:
     """Shapes, affines and BigDataViewer's tables against each other."""
     h5 = file.h5
     if _paths.INCOMPLETE in h5:
@@ -222,5 +222,6 @@ def _against_finer(channel: Channel, level: Level) -> Iterator[Defect]:
             yield Defect("is not what the finer level gives", channel.name, level.index, start, stop)
 
 
-def _box(start: tuple[int, ...], stop: tuple[int, ...]) -> str:
+def box_text(start: tuple[int, ...], stop: tuple[int, ...]) -> str:
+    """A box as numpy would be asked for it."""
     return "[" + ", ".join(f"{a}:{b}" for a, b in zip(start, stop, strict=True)) + "]"
