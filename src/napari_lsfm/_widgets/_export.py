@@ -67,7 +67,7 @@ _INTERPOLATIONS = {
     "labels": ("nearest", "mode"),
     "vectors": ("linear",),
 }
-#: Bytes of result per second, as measured in this session: for copies and for interpolation, and for each format.
+#: Bytes of result per second, measured since napari was started: for copies and for interpolation, and for each format.
 _rates: dict[tuple[bool, str], float] = {}
 
 
