@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfm_core import InputError, LabelTable, Space, open_lsfm
+from lsfm_core import InputError, LabelTable, Orientation, Space, open_lsfm
 from napari_lsfm._labels import label_looks
 from napari_lsfm._views import OverTime, Recoded, Transposed
 
 if TYPE_CHECKING:
-    from lsfm_core import Channel, Level, LsfmFile, Orientation
+    from lsfm_core import Channel, Level, LsfmFile, Volume
 
-__all__ = ["LayerData", "field_layer", "layer_tuple", "layer_tuples", "native_frame"]
+__all__ = ["LayerData", "field_layer", "layer_tuple", "layer_tuples", "native_frame", "volume_layer"]
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -113,6 +113,31 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
         levels = _over_time(file, channel, native, times, levels)
         keywords |= _with_time(keywords, times)
     return levels if len(levels) > 1 else levels[0], keywords, channel.kind
+
+
+def volume_layer(volume: Volume, name: str, contrast_limits: tuple[float, float] | None = None) -> LayerData:
+    """Layer tuple of an image in memory.
+
+    Parameters
+    ----------
+    volume : Volume
+        Of kind image or labels, with mm along the native frame's axes in the place of R, A, S.
+    name : str
+    contrast_limits : tuple of 2 float, optional
+        Of an image; napari chooses some where they are missing.
+    """
+    # In the native frame the axes are the world's own, which RAS stands for here.
+    frame = Orientation("RAS")
+    reorientation = volume.space.reorientation_to(frame)
+    keywords: dict[str, Any] = {
+        "name": name,
+        **_placement(volume.space.reoriented(reorientation), frame),
+        "units": ("mm",) * 3,
+        "axis_labels": ("z", "y", "x"),
+    }
+    if volume.kind == "image" and contrast_limits is not None and contrast_limits[0] < contrast_limits[1]:
+        keywords["contrast_limits"] = contrast_limits
+    return reorientation.apply(volume.array), keywords, volume.kind
 
 
 def _levels_along(own: Sequence[Level], native: Orientation) -> tuple[list[Any], Space, list[list[int]]]:

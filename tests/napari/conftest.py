@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
+import napari
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from lsfm_core import ChunkCache, IngestRequest, Orientation, Space, ingest_channel
+from lsfm_core.cli import main
 from lsfm_core.testing import write_series
 from napari_lsfm import _reader
 
@@ -116,6 +118,48 @@ def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         )
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def registered_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real specimen: two images, labels with their ontology, and the way to the template and back; not to be changed."""
+    path, data = tmp_path_factory.mktemp("registered") / "brain.h5", brain_data / "mouse_brain"
+    warp = data / "transforms" / "template_to_structural_1"
+    for line in (
+        ("write", "--channel=autofluo", f"--image={data / 'structural_tiff'}", "--voxel-size=0.05,0.04,0.04", "--orientation=AIR"),
+        ("write", "--channel=cfos", f"--image={data / 'signal_stack.tif'}", "--orientation=AIR"),
+        (
+            "write", "--channel=atlas", "--kind=labels", f"--image={data / 'annotation_in_structural_100um.nii.gz'}",
+            f"--labels={data / 'allen_labels_itksnap.txt'}", f"--ontology={data / 'allen_structure_tree.csv'}",
+        ),
+        ("write-field", "--channel=inverse_warp", f"--image={warp}InverseWarp.nii.gz"),
+        ("write-field", "--channel=warp", f"--image={warp}Warp.nii.gz", "--inverse-of=inverse_warp"),
+        (
+            "write-affine", "--channel=autofluo", "--name=structural_to_template",
+            f"--affine={data / 'transforms' / 'template_to_structural_0GenericAffine.mat'}",
+        ),
+        (
+            "write-affine", "--channel=cfos", "--name=signal_to_structural",
+            f"--affine={data / 'transforms' / 'structural_to_signal_affine.txt'}",
+        ),
+    ):  # fmt: skip
+        verb, *options = line
+        assert main([verb, str(path), *options]) == 0
+    return path
+
+
+@pytest.fixture
+def registered_viewer(
+    make_napari_viewer: Callable[..., napari.Viewer], npe2pm: Any, registered_file: Path
+) -> Iterator[napari.Viewer]:
+    """A shown window, as large as a small screen, with the registered specimen; our plugin is the only one."""
+    with npe2pm.tmp_plugin(package="napari-lsfm"):
+        viewer = make_napari_viewer(show=True)
+        viewer.window.resize(1280, 800)
+        viewer.open(registered_file, plugin="napari-lsfm")
+        viewer.reset_view()
+        viewer.layers.selection.active = viewer.layers["autofluo"]
+        yield viewer
 
 
 @pytest.fixture

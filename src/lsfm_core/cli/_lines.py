@@ -9,13 +9,14 @@ from contextlib import redirect_stderr, suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.errors import LsfmError
+from lsfm_core.errors import InputError, LsfmError
 
 if TYPE_CHECKING:
     from lsfm_core._request import Request
+    from lsfm_core.export import ExportRequest
     from lsfm_core.provenance import LogRecord
 
-__all__ = ["command_line"]
+__all__ = ["command_line", "export_command"]
 
 # Options by the field of the request that they fill; those that are not here need more than their value.
 _OPTIONS = {
@@ -65,7 +66,24 @@ def command_line(record: LogRecord, file: str) -> str | None:
     request = _request(record)
     fields = record.request if request is None else request.model_dump(mode="json", exclude_defaults=True)
     arguments = [record.operation, str(record.request.get("path", file)), *_arguments(record.operation, fields)]
-    return as_command_line(arguments) if request is None or _parsed(arguments) == request else None
+    return as_command_line(arguments) if request is None or _parsed(arguments) == _as_typed(request) else None
+
+
+def export_command(request: ExportRequest) -> list[str]:
+    """The words of the command line that makes an export; ``shlex.join`` quotes them for a shell.
+
+    Raises
+    ------
+    InputError
+        If no command line can say it: without an output, or with margins in mm and in voxels at once.
+    """
+    if request.output is None:
+        raise InputError("output: the command line writes a file: name one")
+    fields = request.model_dump(mode="json", exclude_defaults=True)
+    arguments = ["export", str(request.path), *_arguments("export", fields)]
+    if _parsed(arguments) != _as_typed(request):
+        raise InputError(f"no command line can say this: {fields}")
+    return ["lsfm-core", *arguments]
 
 
 def _request(record: LogRecord) -> Request | None:
@@ -75,6 +93,14 @@ def _request(record: LogRecord) -> Request | None:
     models = {"write": IngestRequest, "export": ExportRequest, "export-slices": SlicesRequest}
     model = models.get(record.operation)
     return None if model is None else model(**record.request)
+
+
+def _as_typed(request: Request) -> Request:
+    """The request as a command line has it, on which ids are texts; both are looked up alike."""
+    region = getattr(request, "region", None)
+    if region is None:
+        return request
+    return request.model_copy(update={"region": region.model_copy(update={"select": tuple(map(str, region.select))})})
 
 
 def _parsed(arguments: list[str]) -> object:
@@ -92,7 +118,8 @@ def _arguments(operation: str, fields: Mapping[str, Any]) -> Iterator[str]:
     for step in fields.get("transforms", ()):
         plain = step["name"] + (":invert" if "invert" in step else "")
         long = [f"{key}={'yes' if value is True else value}" for key, value in step.items()]
-        yield f"--transform={','.join(long) if {'type', 'order'} & step.keys() else plain}"
+        is_long = {"type", "order"} & step.keys() or step["name"].endswith(":invert")
+        yield f"--transform={','.join(long) if is_long else plain}"
     if fields.get("antialias") is False:
         yield "--no-antialias"
     if {"start", "stop", "step"} & fields.keys():

@@ -1,0 +1,794 @@
+"""The form of an export: whatever can be asked for, what it will give, and the result in the viewer."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QEvent, QSize
+from qtpy.QtWidgets import QApplication, QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout, QWidget
+
+from lsfm_core import (
+    CancelledError,
+    ExportPlan,
+    ExportRequest,
+    InputError,
+    LsfmError,
+    MemoryBudgetError,
+    Orientation,
+    RegionSelection,
+    Volume,
+    export_channel,
+    export_chunks,
+    export_command,
+    lay_out_chunks,
+    open_lsfm,
+    plan_export,
+)
+from napari_lsfm._layers import volume_layer
+from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
+from napari_lsfm._widgets._chain import ChainEditor
+from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
+from napari_lsfm._widgets._fields import (
+    Choice,
+    NumbersEdit,
+    Scrolled,
+    Section,
+    Text,
+    beside,
+    browse_button,
+    numbers,
+    optional,
+    stacked,
+)
+from napari_lsfm._widgets._picker import FilePicker
+from napari_lsfm._workers import JobPanel, Latest
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["ExportWidget"]
+
+_DELAY_MS = 250
+_WIDTH = 400
+#: Larger results stay on the disk.
+_MAX_SHOWN_BYTES = 10**9
+_COMPRESSED = (".nii.gz", ".nrrd", ".ome.zarr")
+_CODES = ("RAS", "LPS", "LAS", "PIR", "AIR")
+_DEFAULT = "default"
+_FORMATS = ".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy"
+_FILTER = "Images (*.nii *.nii.gz *.nrrd *.mha *.tif *.ome.tif *.ome.zarr *.npy);;All files (*)"
+_INTERPOLATIONS = {
+    "image": ("linear", "nearest", "bspline"),
+    "labels": ("nearest", "mode"),
+    "vectors": ("linear",),
+}
+#: Bytes of result per second, measured since napari was started: for copies and for interpolation, and for each format.
+_rates: dict[tuple[bool, str], float] = {}
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """What a dry run tells."""
+
+    plan: ExportPlan
+    chunks: int | None
+    suffix: str
+
+    @property
+    def text(self) -> str:
+        plan = self.plan
+        parts = "" if self.chunks is None else f" in {self.chunks} chunk{'s' if self.chunks > 1 else ''}"
+        where = {"": "in memory", **dict.fromkeys(_COMPRESSED, "on disk before compression")}.get(self.suffix, "on disk")
+        how = "copied" if plan.copy is not None else plan.method
+        text = (
+            f"{_by(plan.target.shape)} voxels{parts} of {_by(plan.target.voxel_size_mm)} mm\n"
+            f"{plan.dtype}, {plan.target.orientation}, {how}, level {plan.level.index} is read\n"
+            f"{_size(plan.output_bytes)} {where}\nat most {_size(plan.peak_bytes)} of memory"
+        )
+        rate = _rates.get((plan.copy is not None, self.suffix))
+        return text if rate is None else f"{text}, about {max(1, round(plan.output_bytes / rate))} s"
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What came of an export."""
+
+    plan: ExportPlan
+    volume: Volume | None
+    said: str
+
+
+class ExportWidget(QWidget):
+    """Take a channel out of a file, or a piece of it, into whatever format and space.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._facts: FileFacts | None = None
+        self._pending: Callable[[], None] | None = None
+        self._is_filling = False
+        self._is_ready = False
+        self._box = BoxLayer(napari_viewer, "export box", editable=True, parent=self)
+        self._box.changed.connect(self._on_box_dragged)
+        self._planner = Latest(self, _DELAY_MS)
+        self._planner.answered.connect(self._on_outlook)
+        self._planner.failed.connect(self._complain)
+        self._build()
+        self._connect()
+        self.file.start()
+
+    # --- the form -----------------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        content = stacked(self._build_image(), self._build_piece(), self._build_space(), self._build_voxels(), self._build_output())
+        # As high as it mostly is, so that the form does not jump.
+        self.outlook = Text(least_lines=4)
+        self.outlook.setAccessibleName("outlook")
+        self.outlook.setToolTip("What the export will give, or what is wrong with it")
+        self.copy = QPushButton("Copy command")
+        self.copy.setToolTip("Put the command line that does the same into the clipboard")
+        self.go = QPushButton("Export")
+        self.go.setToolTip("Do it; the form can be changed meanwhile")
+        self.panel = JobPanel()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.addWidget(Scrolled(content), 1)
+        column.addWidget(self.outlook)
+        column.addWidget(beside(self.copy, self.go))
+        column.addWidget(self.panel)
+
+    def _build_image(self) -> Section:
+        section = Section("Image")
+        self.file = FilePicker(self._viewer)
+        section.row("File", self.file, "The file to export from: those that are open here, or any other")
+        self.channel = Choice()
+        section.row("Channel", self.channel, "What to export")
+        self.orientation = QLineEdit()
+        self.orientation.setPlaceholderText("such as AIR")
+        section.row(
+            "Orientation",
+            self.orientation,
+            "The file does not record how the specimen lay: three letters for planes, rows and columns, each the side toward which "
+            "they are counted",
+        )
+        self.level = Choice()
+        section.row("Level", self.level, "What is read; automatic: the coarsest that is as fine as the result")
+        self.resolution = QLineEdit()
+        self.resolution.setPlaceholderText("as stored")
+        section.row("Voxel size (mm)", self.resolution, "Of the result: one number, or three with commas; empty: that of the level")
+        self._image = section
+        return section
+
+    def _build_piece(self) -> Section:
+        section = Section("Piece")
+        self.piece = Choice(
+            [("Whole image", "whole"), ("Box", "box"), ("Region of the brain", "region"), ("Grid of chunks", "grid")]
+        )
+        section.row("What", self.piece, "All of the image, a box of it, the surroundings of a brain region, or many chunks")
+        self.corner = NumbersEdit()
+        section.row(
+            "Corner (mm)",
+            self.corner,
+            "The box's outer corner with the smallest R, A, S (right, anterior, superior), in the world of the output",
+        )
+        self.size = NumbersEdit()
+        section.row("Size (mm)", self.size, "Its extent along R, A, S")
+        self.from_view = QPushButton("Current view")
+        self.from_view.setToolTip("Make the box what is seen on the screen; across the screen it keeps its thickness")
+        self.from_shape = QPushButton("Selected shape")
+        self.from_shape.setToolTip("Make the box go around the selected shapes of a shapes layer")
+        self.shapes = beside(self.from_view, self.from_shape)
+        section.row("Take", self.shapes, "Fill in the numbers from the viewer; or drag the yellow box there")
+        self.snap = QCheckBox("to voxel faces")
+        section.row("Snap", self.snap, "Move the box to the nearest voxel faces, so that voxels are copied, not interpolated")
+
+        self.labels = Choice()
+        section.row("Labels", self.labels, "The channel whose labels are meant")
+        self.regions = QLineEdit()
+        self.regions.setPlaceholderText("CA1; TH")
+        section.row("Regions", self.regions, "Ids, acronyms or names, with semicolons between them")
+        self.parts = QCheckBox("with all their parts")
+        section.row("Parts", self.parts, "All regions that the ontology knows as parts of them")
+        self.side = Choice([("both", None), ("left", "left"), ("right", "right")])
+        section.row("Hemisphere", self.side, "One side of the brain only")
+        self.midline = QLineEdit()
+        self.midline.setPlaceholderText("from the labels")
+        section.row("Midline (mm)", self.midline, "R of the plane between the sides; empty: the middle of all that is labelled")
+        self.margin = QLineEdit("0")
+        self.margin_unit = Choice([("mm", "mm"), ("voxels", "vox")])
+        self.margin_unit.setAccessibleName("unit of the margin")
+        section.row("Margin", beside(self.margin, self.margin_unit), "How much is added around the region, on every side")
+        self.mask = QCheckBox("nothing but the region")
+        section.row("Mask", self.mask, "Give all voxels outside of the region the fill value")
+        self.labels_in = Choice()
+        section.row("Labels lie in", self.labels_in, "The space of the labels: the image's own, or one that the transforms lead to")
+
+        self.chunk = NumbersEdit(values=(1, 1, 1))
+        section.row("Chunk (mm)", self.chunk, "Size of a chunk along R, A, S")
+        self.overlap = QLineEdit("0")
+        section.row("Overlap (mm)", self.overlap, "What neighbouring chunks share: one number, or three (R, A, S) with commas")
+        self.count = NumbersEdit(values=(0, 0, 0))
+        section.row("Chunks", self.count, "How many along R, A, S; 0, 0, 0: as many as the whole image takes")
+        self.first = NumbersEdit()
+        section.row("First corner (mm)", self.first, "R, A, S of the first chunk's corner, where the number of chunks is given")
+        self._rows = {
+            "box": (self.corner, self.size, self.shapes, self.snap),
+            "region": (
+                self.labels, self.regions, self.parts, self.side, self.midline, self.margin.parentWidget(), self.mask,
+                self.labels_in,
+            ),
+            "grid": (self.chunk, self.overlap, self.count, self.first),
+        }  # fmt: skip
+        self._piece = section
+        return section
+
+    def _build_space(self) -> Section:
+        section = Section("Into another space")
+        self.chain = ChainEditor()
+        section.row("", self.chain, "")
+        self.reference = Choice()
+        browse = browse_button("Choose an image file as reference", self._browse_reference)
+        section.row("Reference", beside(self.reference, browse), "An image whose voxels the result takes: a channel, or a file")
+        return section
+
+    def _build_voxels(self) -> Section:
+        section = Section("Voxels")
+        self.output_orientation = Choice()
+        self.output_orientation.setEditable(True)
+        self.output_orientation.offer([(_DEFAULT, None), ("native", "native"), *((code, code) for code in _CODES)])
+        section.row(
+            "Orientation",
+            self.output_orientation,
+            "Toward which sides the result's axes grow; default: RAS, or as the reference; native: as the image is stored. "
+            "Any other code can be typed",
+        )
+        self.interpolation = Choice()
+        section.row("Interpolation", self.interpolation, "How values between voxels are found")
+        self.antialias = QCheckBox("where the result is coarser")
+        self.antialias.setChecked(True)
+        section.row("Average", self.antialias, "Average the image first where it is more than twice as fine as the result")
+        self.fill = QLineEdit("0")
+        section.row("Fill value", self.fill, "Of voxels where the image has none")
+        return section
+
+    def _build_output(self) -> Section:
+        section = Section("Output")
+        self.output = QLineEdit()
+        self.output.setPlaceholderText("none: into the viewer only")
+        browse = browse_button("Choose where to write", self._browse_output)
+        section.row("File", beside(self.output, browse), f"Its ending is the format: {_FORMATS}. For chunks, a folder")
+        self.overwrite = QCheckBox("if it is there already")
+        section.row("Replace", self.overwrite, "Whether the output may take the place of what has its name")
+        self.memory = QLineEdit("2")
+        section.row("Memory (GB)", self.memory, "What the export may take at most")
+        self.show_result = QCheckBox("as a layer")
+        self.show_result.setChecked(True)
+        section.row(
+            "Show",
+            self.show_result,
+            "Add the result to the viewer if it is below 1 GB; what was carried into another space gets a window of its own",
+        )
+        return section
+
+    @property
+    def _edits(self) -> tuple[QLineEdit, ...]:
+        return (
+            self.orientation, self.resolution, self.regions, self.midline, self.margin, self.overlap, self.fill, self.output,
+            self.memory,
+        )  # fmt: skip
+
+    def _connect(self) -> None:
+        self.file.left.connect(self._on_left)
+        self.file.chosen.connect(self._on_facts)
+        self.file.failed.connect(self._complain)
+        self.channel.chosen.connect(self._on_channel)
+        self.piece.chosen.connect(self._on_piece)
+        self.chain.changed.connect(self._on_chain)
+        self.output_orientation.editTextChanged.connect(self._changed)
+        for choice in (self.level, self.labels, self.side, self.margin_unit, self.labels_in, self.reference, self.interpolation):
+            choice.chosen.connect(self._changed)
+        for edit in self._edits:
+            edit.textChanged.connect(self._changed)
+        for box in (self.snap, self.parts, self.mask, self.antialias, self.overwrite):
+            box.toggled.connect(self._changed)
+        for triple in (self.corner, self.size, self.chunk, self.count, self.first):
+            triple.edited.connect(self._changed)
+        self.from_view.clicked.connect(self._take_view)
+        self.from_shape.clicked.connect(self._take_shape)
+        self.copy.clicked.connect(self._copy_command)
+        self.go.clicked.connect(self._start)
+        self.panel.finished.connect(lambda: self._enable(ready=self._is_ready))
+
+    # --- files and channels -------------------------------------------------------------------------------------------------
+
+    def fill_in(self, request: ExportRequest) -> None:
+        """Show a request, as soon as its file was looked into."""
+        self._when_known(request.path, request.channel, lambda: self._show_request(request))
+
+    def take_region(self, path: Path, channel: str, region: RegionSelection) -> None:
+        """Let the piece be a region; all else stays, the transforms above all."""
+        self._when_known(path, channel, lambda: self._show_region(region))
+
+    def _when_known(self, path: Path, channel: str, fill: Callable[[], None]) -> None:
+        def apply() -> None:
+            was_filling, self._is_filling = self._is_filling, True
+            self.channel.value = channel
+            self._on_channel()
+            fill()
+            self._is_filling = was_filling
+            self._on_chain()
+
+        if self._facts is not None and self._facts.path == path:
+            apply()
+        else:
+            self._pending = apply
+            self.file.choose(path)
+
+    def _on_left(self) -> None:
+        self._facts = None
+        self._planner.forget()
+        self.outlook.say("…")
+        self._enable(ready=False)
+
+    def _on_facts(self, facts: FileFacts) -> None:
+        self._facts = facts
+        self._is_filling = True
+        self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
+        active = self._viewer.layers.selection.active
+        origin = active.metadata.get("lsfm", {}) if active is not None else {}
+        if origin.get("path") == str(facts.path):
+            self.channel.value = origin["channel"]
+        self.labels.offer((name, name) for name in facts.of_kind("labels"))
+        self._offer_reference(None)
+        self._is_filling = False
+        if self._pending is None:
+            self._on_channel()
+        else:
+            pending, self._pending = self._pending, None
+            pending()
+
+    def _show_request(self, request: ExportRequest) -> None:
+        self.orientation.setText(request.orientation or "")
+        self.level.value = request.level
+        self.resolution.setText(_joined(request.resolution_mm))
+        self.chain.set_steps(request.transforms, request.numeric_inverse)
+        self._offer_spaces()
+        self._offer_reference(request.reference)
+        self.interpolation.value = request.interpolation
+        self.output_orientation.setEditText(request.output_orientation or _DEFAULT)
+        self.antialias.setChecked(request.antialias)
+        self.fill.setText(f"{request.fill:g}")
+        self.output.setText("" if request.output is None else str(request.output))
+        self.overwrite.setChecked(request.overwrite)
+        self.memory.setText(f"{request.memory_bytes / 1e9:g}")
+        self.snap.setChecked(request.snap)
+        self.piece.value = "whole"
+        if request.grid is not None:
+            self.piece.value = "grid"
+            self.count.show_values(request.grid)
+            self.chunk.show_values(_three(request.size_mm))
+            self.overlap.setText(_joined(request.overlap_mm))
+            if request.origin_mm is not None:
+                self.first.show_values(request.origin_mm)
+        elif request.origin_mm is not None:
+            self.piece.value = "box"
+            self.corner.show_values(request.origin_mm)
+            self.size.show_values(_three(request.size_mm))
+        elif request.region is not None:
+            self._show_region(request.region)
+
+    def _show_region(self, region: RegionSelection) -> None:
+        self.piece.value = "region"
+        self.labels.value = region.labels_channel
+        self.regions.setText("; ".join(map(str, region.select)))
+        self.parts.setChecked(region.include_descendants)
+        self.side.value = region.side
+        self.midline.setText("" if region.midline_mm is None else f"{region.midline_mm:g}")
+        self.margin_unit.value = "vox" if region.margin_vox else "mm"
+        self.margin.setText(f"{region.margin_vox or region.margin_mm:g}")
+        self.mask.setChecked(region.mask)
+        self.labels_in.value = region.labels_in
+
+    def _on_channel(self) -> None:
+        if self._facts is None or self.channel.value is None:
+            return
+        channel = self._facts.channels[self.channel.value]
+        was_filling, self._is_filling = self._is_filling, True
+        levels = [(f"{level.index}: {_by(level.space.voxel_size_mm)} {channel.unit}", level.index) for level in channel.levels]
+        self.level.offer([("automatic", None), *levels])
+        kinds = _INTERPOLATIONS[channel.kind]
+        self.interpolation.offer([(f"default ({kinds[0]})", None), *((kind, kind) for kind in kinds)])
+        self.chain.set_facts(self._facts, channel.name)
+        self._image.show_row(self.orientation, channel.orientation is None)
+        self._is_filling = was_filling
+        self._on_chain()
+
+    def _offer_spaces(self) -> None:
+        steps = self.chain.steps
+        between = [(f"behind {step.name}", step.name) for step in steps[:-1]]
+        self.labels_in.offer([("image", "native"), *between, *([("output", "output")] if steps else [])])
+        self._piece.show_row(self.labels_in, self.piece.value == "region" and bool(steps))
+
+    def _on_chain(self) -> None:
+        self._offer_spaces()
+        self._on_piece()
+
+    def _browse_reference(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "A reference image", "", "Images (*.nii *.nii.gz *.nrrd *.mha);;All files (*)")
+        if path:
+            self._offer_reference(path)
+            self._changed()
+
+    def _offer_reference(self, reference: str | None) -> None:
+        channels = [] if self._facts is None else list(self._facts.channels)
+        files = [(Path(reference).name, reference)] if reference is not None and reference not in channels else []
+        self.reference.offer([("none", None), *((name, name) for name in channels), *files])
+        self.reference.value = reference
+
+    def _browse_output(self) -> None:
+        if self.piece.value == "grid":
+            path = QFileDialog.getExistingDirectory(self, "A folder for the chunks", "")
+        else:
+            path, _ = QFileDialog.getSaveFileName(
+                self, "Where to write", self.output.text() or str(self._suggested()), _FILTER,
+                options=QFileDialog.Option.DontConfirmOverwrite,
+            )  # fmt: skip
+        if path:
+            self.output.setText(path)
+
+    def _suggested(self) -> Path:
+        path = self.file.path or Path("image.h5")
+        return Path(path.with_name(f"{path.stem}_{self.channel.value}.nii.gz"))
+
+    # --- the request --------------------------------------------------------------------------------------------------------
+
+    def request(self) -> ExportRequest:
+        """What the form says.
+
+        Raises
+        ------
+        InputError
+            If a field cannot be read, or the fields do not fit each other.
+        """
+        if self._facts is None:
+            raise InputError("the file is still being looked into")
+        orientation = self.output_orientation.currentText().strip()
+        fields: dict[str, Any] = {
+            "path": self._facts.path,
+            "channel": self.channel.value,
+            "orientation": self.orientation.text().strip() or None if self._has_no_orientation else None,
+            "level": self.level.value,
+            "resolution_mm": _one_or_three(self.resolution.text(), "voxel size") if self.resolution.text().strip() else None,
+            "transforms": self.chain.steps,
+            "numeric_inverse": self.chain.numeric_inverse,
+            "reference": self.reference.value,
+            "output_orientation": None if orientation in ("", _DEFAULT) else orientation,
+            "interpolation": self.interpolation.value,
+            "antialias": self.antialias.isChecked(),
+            "fill": numbers(self.fill.text(), "fill value", 1)[0],
+            "output": self.output.text().strip() or None,
+            "overwrite": self.overwrite.isChecked(),
+            "memory_bytes": round(numbers(self.memory.text(), "memory", 1)[0] * 1e9),
+        }
+        match self.piece.value:
+            case "box":
+                fields |= {
+                    "origin_mm": self.corner.read("corner"),
+                    "size_mm": self.size.read("size"),
+                    "snap": self.snap.isChecked(),
+                }
+            case "region":
+                fields["region"] = self._region()
+            case "grid":
+                grid = self._counts()
+                fields |= {
+                    "grid": grid,
+                    "size_mm": self.chunk.read("chunk"),
+                    "overlap_mm": _one_or_three(self.overlap.text(), "overlap"),
+                }
+                if grid != (0, 0, 0):
+                    fields["origin_mm"] = self.first.read("first corner")
+        return ExportRequest(**fields)
+
+    @property
+    def _has_no_orientation(self) -> bool:
+        return self._facts is not None and self._facts.channels[self.channel.value].orientation is None
+
+    def _region(self) -> RegionSelection:
+        if self.labels.value is None:
+            raise InputError("labels: the file has no channel of that kind")
+        selectors = tuple(part.strip() for part in self.regions.text().split(";") if part.strip())
+        if not selectors:
+            raise InputError("regions: name at least one, by its id, acronym or name")
+        (margin,) = numbers(self.margin.text(), "margin", 1)
+        if self.margin_unit.value == "vox" and margin != int(margin):
+            raise InputError(f"margin: expected a whole number of voxels, found {margin:g}")
+        return RegionSelection(
+            labels_channel=self.labels.value,
+            select=selectors,
+            include_descendants=self.parts.isChecked(),
+            side=self.side.value,
+            midline_mm=optional(self.midline.text(), "midline"),
+            mask=self.mask.isChecked(),
+            labels_in=self.labels_in.value,
+            **({"margin_vox": int(margin)} if self.margin_unit.value == "vox" else {"margin_mm": margin}),
+        )
+
+    def _counts(self) -> tuple[int, int, int]:
+        counts = self.count.read("chunks")
+        if any(count != int(count) for count in counts):
+            raise InputError(f"chunks: expected whole numbers, found {', '.join(self.count.texts)}")
+        return int(counts[0]), int(counts[1]), int(counts[2])
+
+    def _changed(self, *_: object) -> None:
+        if self._is_filling or self._facts is None:
+            return
+        self._draw_box()
+        try:
+            request = self.request()
+        except LsfmError as error:
+            self._planner.forget()
+            self._complain(str(error))
+            return
+        self.outlook.say("…")
+        self._planner.ask(lambda _: _look_ahead(request))
+
+    def _on_outlook(self, outlook: _Outlook) -> None:
+        self.antialias.setEnabled(outlook.plan.method not in ("nearest", "mode"))
+        self.outlook.say(outlook.text)
+        self.chain.say(outlook.plan.chain.describe() if outlook.plan.chain.transforms else "")
+        self._enable(ready=True)
+
+    def _complain(self, text: str) -> None:
+        self.outlook.complain(text)
+        self._enable(ready=False)
+
+    def _enable(self, *, ready: bool) -> None:
+        self._is_ready = ready
+        self.go.setEnabled(ready and not self.panel.is_busy)
+
+    # --- the box ------------------------------------------------------------------------------------------------------------
+
+    def _on_piece(self) -> None:
+        for piece, fields in self._rows.items():
+            for field in fields:
+                self._piece.show_row(field, piece == self.piece.value)
+        self._piece.show_row(self.labels_in, self.piece.value == "region" and bool(self.chain.steps))
+        can_draw = self.piece.value == "box" and not self.chain.steps
+        self._piece.show_row(self.shapes, can_draw)
+        if can_draw and self._facts is not None and not any(self.corner.texts + self.size.texts):
+            self._show_box(*self._middle())
+        self._changed()
+
+    def _frame(self) -> Frame:
+        assert self._facts is not None
+        return self._facts.frame(self.channel.value, self.orientation.text().strip() or None)
+
+    def _voxel_size(self) -> Sequence[float]:
+        """Of the channel, along the native axes."""
+        assert self._facts is not None
+        space = self._facts.frame(self.channel.value).place(self._facts.channels[self.channel.value].space)
+        return space.reoriented(space.reorientation_to(Orientation("RAS"))).voxel_size_mm
+
+    def _bounds(self) -> Any:
+        """(2, 3) lower and upper corner of the image, native mm."""
+        assert self._facts is not None
+        bounds = self._facts.frame(self.channel.value).place(self._facts.channels[self.channel.value].space).bounds
+        return np.array([bounds.lower_mm, bounds.upper_mm])
+
+    def _middle(self) -> Any:
+        """A box in the middle of the image, half as long."""
+        bounds = self._bounds()
+        return bounds + [[0.25], [-0.25]] * np.ptp(bounds, axis=0)
+
+    def _draw_box(self) -> None:
+        """Draw what the numbers say, if they say something that can be drawn."""
+        shown = self._facts is not None and layers_of(self._viewer, self._facts.path)
+        if self.piece.value == "box" and shown and not self.chain.steps:
+            try:
+                corner, size = np.array(self.corner.read("corner")), np.array(self.size.read("size"))
+                lower, upper = self._frame().box_to_native(corner, corner + size)
+            except LsfmError:
+                return
+            if np.isfinite([lower, upper]).all() and (lower < upper).all():
+                self._box.show(lower, upper, self._voxel_size())
+        else:
+            self._box.hide()
+
+    def _show_box(self, lower: Any, upper: Any) -> None:
+        """Fill in the numbers of a box in native mm."""
+        try:
+            low, high = self._frame().box_to_ras(lower, upper)
+        except LsfmError:
+            # Without an orientation nobody can tell; that is what the form says then.
+            return
+        was_filling, self._is_filling = self._is_filling, True
+        self.corner.show_values(low)
+        self.size.show_values(high - low)
+        self._is_filling = was_filling
+
+    def _on_box_dragged(self, lower: Any, upper: Any) -> None:
+        self._show_box(lower, upper)
+        self._changed()
+
+    def _take_view(self) -> None:
+        assert self._facts is not None
+        if self._viewer.dims.ndisplay == 3 or not layers_of(self._viewer, self._facts.path):
+            self._complain("Show a plane of the file first: only that has edges.")
+            return
+        height, width = self._viewer.canvas.viewbox_size(self._viewer.layers)
+        half = np.array([height, width]) / self._viewer.scene.camera.zoom / 2
+        middle = np.array(self._viewer.scene.camera.center[-2:])
+        seen = [axis - (self._viewer.dims.ndim - 3) for axis in self._viewer.dims.displayed]
+        image = self._bounds()
+        ends = np.full((2, 3), np.nan)
+        ends[:, seen] = np.clip([middle - half, middle + half], image[0, seen], image[1, seen])
+        if (np.ptp(ends[:, seen], axis=0) <= 0).any():
+            self._complain("The image is out of view.")
+            return
+        self._take(ends)
+
+    def _take_shape(self) -> None:
+        points = _selected_points(self._viewer, self._box.layer)
+        if points is None:
+            self._complain("Select a shape of a shapes layer first.")
+            return
+        ends = np.full((2, 3), np.nan)
+        known = min(3, points.shape[1])
+        ends[0, -known:], ends[1, -known:] = points[:, -known:].min(axis=0), points[:, -known:].max(axis=0)
+        # A flat shape tells nothing about the axis that it is flat along.
+        ends[:, np.ptp(ends, axis=0) == 0] = np.nan
+        self._take(ends)
+
+    def _take(self, ends: Any) -> None:
+        """Make the box reach from one corner to the other, native mm; along an axis that is NaN it stays, or comes into view."""
+        box = self._box.box if self._box.box is not None else self._middle()
+        seen = np.where(np.isnan(ends), box, ends)
+        across = plane_axis(self._viewer)
+        if np.isnan(ends[:, across]).any():
+            seen = with_extent(box, seen, across, float(self._viewer.dims.point[-3:][across]))
+        self._on_box_dragged(*seen)
+
+    # --- doing it -----------------------------------------------------------------------------------------------------------
+
+    def _copy_command(self) -> None:
+        try:
+            text = shlex.join(export_command(self.request()))
+        except LsfmError as error:
+            self.panel.complain(str(error))
+            return
+        QApplication.clipboard().setText(text)
+        self.panel.say(f"In the clipboard: {text}")
+
+    def _start(self) -> None:
+        try:
+            request = self.request()
+        except LsfmError as error:
+            self._complain(str(error))
+            return
+        show = self.show_result.isChecked() or request.output is None
+        # What transforms lead to is turned as the image is; where an unrecorded orientation puts that, does not matter there.
+        frame = self._facts.frame(request.channel) if request.transforms else self._frame()
+        limits = self._facts.channels[request.channel].display_range
+        work = _export(request, show)
+        self.panel.run(work, f"Export {request.channel}", lambda done: self._on_done(request, done, frame, limits))
+        self._enable(ready=self._is_ready)
+
+    def _on_done(self, request: ExportRequest, done: _Done, frame: Frame, limits: tuple[float, float] | None) -> str:
+        if done.volume is None:
+            return done.said
+        name = request.channel if request.output is None else request.output.name
+        placed = Volume(done.volume.array, frame.place(done.volume.space), done.volume.kind)
+        data, keywords, kind = volume_layer(placed, name, limits)
+        if request.transforms:
+            why = f"it lies in the space of {request.transforms[-1]}"
+        elif self._viewer.layers and not layers_of(self._viewer, request.path):
+            why = "this one shows something else"
+        else:
+            getattr(self._viewer, f"add_{kind}")(data, **keywords)
+            return f"{done.said}; shown as layer {name!r}"
+        import napari
+
+        other = napari.Viewer(title=f"{name} of {request.path.name}")
+        getattr(other, f"add_{kind}")(data, **keywords)
+        return f"{done.said}; shown in a window of its own, since {why}"
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As narrow as all can be read, which leaves most of the window to the image."""
+        return QSize(_WIDTH, super().sizeHint().height())
+
+    def event(self, event: QEvent) -> bool:
+        """Let go of the viewer when napari takes the form out of its window."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._let_go()
+        return bool(super().event(event))
+
+    def _let_go(self) -> None:
+        self.file.let_go()
+        self._box.close()
+        self.panel.cancel()
+        self.deleteLater()
+
+
+def _look_ahead(request: ExportRequest) -> _Outlook:
+    with open_lsfm(request.path) as file:
+        plan = plan_export(file, request)
+        chunks = len(lay_out_chunks(plan.target, request)) if request.grid is not None else None
+    return _Outlook(plan, chunks, _suffix(request))
+
+
+def _export(request: ExportRequest, show: bool) -> Callable[..., _Done]:
+    """The work itself, for a thread."""
+
+    def work(progress: Any, cancel: Any) -> _Done:
+        if request.grid is not None:
+            chunks = export_chunks(request, progress=progress, cancel=cancel)
+            _learn(request, chunks.plan, chunks.seconds)
+            return _Done(chunks.plan, None, f"{chunks.manifest.parent}: {chunks.count} chunks in {chunks.seconds:.1f} s")
+        result = export_channel(request, progress=progress, cancel=cancel)
+        plan, volume = result.plan, result.volume
+        _learn(request, plan, result.seconds)
+        said = f"{plan.channel if result.path is None else result.path.name}: {_size(plan.output_bytes)} in {result.seconds:.1f} s"
+        if show and volume is None and plan.output_bytes <= _MAX_SHOWN_BYTES:
+            in_memory = request.model_copy(update={"output": None})
+            try:
+                volume = export_channel(in_memory, progress=lambda _, *rest: progress("show", *rest), cancel=cancel).volume
+            except (CancelledError, MemoryBudgetError):
+                # The file is there; only the look at it is not.
+                said += "; not shown"
+        shown = volume if volume is not None and volume.array.ndim == 3 else None
+        return _Done(plan, shown, said)
+
+    return work
+
+
+def _learn(request: ExportRequest, plan: ExportPlan, seconds: float) -> None:
+    _rates[plan.copy is not None, _suffix(request)] = plan.output_bytes / max(seconds, 1e-3)
+
+
+def _suffix(request: ExportRequest) -> str:
+    if request.output is None:
+        return ""
+    name = request.output.name.lower()
+    return next((suffix for suffix in _COMPRESSED if name.endswith(suffix)), ".nii.gz" if request.grid else Path(name).suffix)
+
+
+def _selected_points(viewer: Any, own: Any) -> Any:
+    """World positions of the vertices of selected shapes, else of all of the active shapes layer; None without any."""
+    for layer in (viewer.layers.selection.active, *reversed(viewer.layers)):
+        if type(layer).__name__ == "Shapes" and layer is not own and layer.nshapes:
+            chosen = layer.selected_data or range(layer.nshapes)
+            return np.array([layer.data_to_world(vertex) for index in chosen for vertex in layer.data[index]])
+    return None
+
+
+def _one_or_three(text: str, name: str) -> float | tuple[float, ...]:
+    values = numbers(text, name, 1, 3)
+    return values[0] if len(values) == 1 else values
+
+
+def _three(value: Any) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,) * 3
+
+
+def _joined(value: Any) -> str:
+    return "" if value is None else ", ".join(f"{v:g}" for v in (value if isinstance(value, tuple) else (value,)))
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def _size(nbytes: int) -> str:
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if nbytes >= u or u == 1)
+    return f"{nbytes / unit:.3g} {name}"

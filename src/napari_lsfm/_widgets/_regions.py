@@ -1,0 +1,529 @@
+"""The form of brain regions: choose some, see where they are and how large, and hand them to the export."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.utils.colormaps import DirectLabelColormap
+from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QApplication,
+    QCheckBox,
+    QHeaderView,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from lsfm_core import (
+    CancelToken,
+    ExportRequest,
+    InputError,
+    Label,
+    LabelTable,
+    LsfmError,
+    Orientation,
+    RegionSelection,
+    TransformRequest,
+    Volume,
+    export_command,
+    find_region,
+    open_lsfm,
+)
+from napari_lsfm._layers import volume_layer
+from napari_lsfm._widgets._box import BoxLayer
+from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
+from napari_lsfm._widgets._fields import Choice, Scrolled, Section, Text, beside, numbers, optional, stacked
+from napari_lsfm._widgets._picker import FilePicker
+from napari_lsfm._workers import Latest
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["RegionWidget"]
+
+_WIDTH = 400
+_TREE_HEIGHT = 200
+_INDENTATION = 12
+_DELAY_MS = 100
+#: Of the picture of a region in the viewer; of a larger one a coarser level is shown.
+_MAX_LOOK_VOXELS = 2**25
+_COLOUR = "#ffd23f"
+_LAYER = "selected region"
+#: A name that lists more regions than these is not read by anybody.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Where a region is, and how large."""
+
+    count: int
+    volume_mm3: float
+    lower_mm: tuple[float, float, float]
+    upper_mm: tuple[float, float, float]
+    look: Volume
+
+
+class RegionWidget(QWidget):
+    """Choose regions of a labels channel, by name, in the tree of parts, or by clicking at them.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._facts: FileFacts | None = None
+        self._items: dict[int, QTreeWidgetItem] = {}
+        self._ids: set[int] = set()
+        self._table = LabelTable()
+        self._selectors: dict[int, str | int] = {}
+        self._layer: Any = None
+        self._is_oblique = False
+        self._box = BoxLayer(napari_viewer, "region box", editable=False, parent=self)
+        self._measurer = Latest(self, _DELAY_MS)
+        self._measurer.answered.connect(self._on_measured)
+        self._measurer.failed.connect(self._complain)
+        self._asker = Latest(self)
+        self._asker.answered.connect(self._on_asked)
+        self._asker.failed.connect(self._complain)
+        self._build()
+        self._connect()
+        napari_viewer.events.theme.connect(self._restyle)
+        napari_viewer.mouse_drag_callbacks.append(self._on_click)
+        self.file.start()
+
+    # --- the form -----------------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        source = Section("Labels")
+        self.file = FilePicker(self._viewer)
+        source.row("File", self.file, "The file with the labels: those that are open here, or any other")
+        self.labels = Choice()
+        source.row("Channel", self.labels, "The channel whose labels are meant")
+
+        regions = Section("Regions")
+        self.search = QLineEdit()
+        self.search.setPlaceholderText("id, acronym or name")
+        self.search.setClearButtonEnabled(True)
+        regions.row("Search", self.search, "Show what has this in its id, acronym or name; Enter takes the best, or gives it back")
+        self.tree = QTreeWidget()
+        self.tree.setHeaderLabels(["Region", "Acronym", "Id"])
+        self.tree.setUniformRowHeights(True)
+        self.tree.setMinimumHeight(_TREE_HEIGHT)
+        self.tree.setIndentation(_INDENTATION)
+        self.tree.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self._restyle()
+        header = self.tree.header()
+        header.setStretchLastSection(False)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        for column in (1, 2):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
+        regions.row("", self.tree, "Tick a region to take it with all its parts")
+        self.tree.setAccessibleName("regions")
+        self.pick = QCheckBox("in the viewer")
+        self.pick.setChecked(True)
+        regions.row(
+            "Click",
+            self.pick,
+            "A click at a plane of the brain takes the region there, without its parts; with Control, in addition to others",
+        )
+        self.clear = QPushButton("Clear")
+        self.clear.setToolTip("Choose nothing")
+
+        piece = Section("Piece")
+        self.side = Choice([("both", None), ("left", "left"), ("right", "right")])
+        piece.row("Hemisphere", self.side, "One side of the brain only")
+        self.midline = QLineEdit()
+        self.midline.setPlaceholderText("from the labels")
+        piece.row("Midline (mm)", self.midline, "R of the plane between the hemispheres; empty: the middle of all that is labelled")
+        self.margin = QLineEdit("0")
+        piece.row("Margin (mm)", self.margin, "How much is added to the box, on every side")
+        self.mask = QCheckBox("nothing but the region")
+        piece.row("Mask", self.mask, "What is outside of the region, but in its box, is left out of the export")
+        self.image = Choice()
+        piece.row("Image", self.image, "What to export there")
+
+        self.summary = Text(least_lines=4)
+        self.summary.setAccessibleName("summary")
+        self.summary.setToolTip("How large the chosen regions are together, or what is wrong")
+        self.copy = QPushButton("Copy command")
+        self.copy.setToolTip("Put the command line that exports the region into the clipboard")
+        self.go = QPushButton("Export…")
+        self.go.setToolTip("Fill the region into the export form, where it can be carried into another space")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.addWidget(Scrolled(stacked(source, regions, piece, growing=regions)), 1)
+        column.addWidget(self.summary)
+        column.addWidget(beside(self.clear, self.copy, self.go))
+
+    def _connect(self) -> None:
+        self.file.left.connect(self._on_left)
+        self.file.chosen.connect(self._on_facts)
+        self.file.failed.connect(self._complain)
+        self.labels.chosen.connect(self._on_labels)
+        self.search.textChanged.connect(self._on_search)
+        self.search.returnPressed.connect(self._on_enter)
+        self.tree.itemChanged.connect(self._on_ticked)
+        self.clear.clicked.connect(lambda: self.select(()))
+        self.side.chosen.connect(self._changed)
+        for edit in (self.midline, self.margin):
+            edit.textChanged.connect(self._changed)
+        self.copy.clicked.connect(self._copy_command)
+        self.go.clicked.connect(self._open_export)
+
+    def _restyle(self, event: Any = None) -> None:
+        """Give the boxes in the tree the looks of napari's, which it leaves to the system: there, dark on dark."""
+        theme = self._viewer.theme
+        self.tree.setStyleSheet(
+            "QTreeView::indicator { width: 12px; height: 12px; border: 1px solid gray; border-radius: 2px; }"
+            f'QTreeView::indicator:checked {{ background: #4560c4; image: url("theme_{theme}:/check.svg"); }}'
+            f'QTreeView::indicator:indeterminate {{ background: gray; image: url("theme_{theme}:/minus.svg"); }}'
+        )
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As narrow as all can be read, which leaves most of the window to the image."""
+        return QSize(_WIDTH, super().sizeHint().height())
+
+    # --- files and the tree -------------------------------------------------------------------------------------------------
+
+    def _on_left(self) -> None:
+        self._facts = None
+        self._ids.clear()
+        self._forget_look()
+        self.summary.say("…")
+
+    def _on_facts(self, facts: FileFacts) -> None:
+        self._facts = facts
+        self.labels.offer((name, name) for name in facts.of_kind("labels"))
+        images = facts.of_kind("image")
+        self.image.offer((name, name) for name in images + [name for name in facts.channels if name not in images])
+        self._on_labels()
+
+    def _on_labels(self) -> None:
+        self._ids.clear()
+        self._forget_look()
+        self._table = LabelTable() if self._facts is None or self.labels.value is None else self._facts.tables[self.labels.value]
+        with QSignalBlocker(self.tree):
+            self.tree.clear()
+            self._items = {}
+            for key in self._table:
+                self._item(key)
+        self._fold()
+        # An acronym is read more easily than an id, where it names one region only.
+        times = Counter(label.acronym for label in self._table.values())
+        self._selectors = {
+            key: label.acronym
+            for key, label in self._table.items()
+            if label.acronym and times[label.acronym] == 1 and not label.acronym.isdigit() and ";" not in label.acronym
+        }
+        self._on_search(self.search.text())
+        self._changed()
+
+    def _item(self, key: int) -> QTreeWidgetItem:
+        """The row of a region; it is made if the table does not list it."""
+        if key in self._items:
+            return self._items[key]
+        label = self._table.get(key, Label(key, f"label {key}"))
+        item = QTreeWidgetItem([label.name, label.acronym or "", str(key)])
+        item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsUserCheckable)
+        item.setCheckState(0, Qt.CheckState.Unchecked)
+        item.setData(0, Qt.ItemDataRole.UserRole, key)
+        if label.rgb is not None:
+            item.setData(2, Qt.ItemDataRole.DecorationRole, QColor(*label.rgb))
+        self._items[key] = item
+        above = self._item(label.parent) if label.parent in self._table else None
+        # Parents that run in a circle have no top: one of them comes back here before it has its own place.
+        if above is None or above.treeWidget() is None:
+            self.tree.addTopLevelItem(item)
+            item.setToolTip(0, label.name)
+        else:
+            above.addChild(item)
+            item.setToolTip(0, f"{above.toolTip(0)} > {label.name}")
+        return item
+
+    def _fold(self) -> None:
+        """Show the tops of the tree and their parts only."""
+        self.tree.collapseAll()
+        for row in range(self.tree.topLevelItemCount()):
+            self.tree.topLevelItem(row).setExpanded(True)
+
+    def _on_search(self, text: str) -> None:
+        found = self._table.search(text, len(self._table)) if text.strip() else ()
+        shown = {part for label in found for part in self._table.path(label.id)}
+        for key, item in self._items.items():
+            item.setHidden(bool(text.strip()) and key not in shown)
+        for key in shown:
+            if self._items[key].childCount():
+                self._items[key].setExpanded(True)
+        if found:
+            self._go_to(found[0].id)
+        elif not text.strip() and self.tree.currentItem() is not None:
+            self._fold()
+            self._go_to(self.tree.currentItem().data(0, Qt.ItemDataRole.UserRole))
+
+    def _go_to(self, key: int) -> None:
+        self.tree.setCurrentItem(self._item(key))
+        self.tree.scrollToItem(self._item(key), QAbstractItemView.ScrollHint.PositionAtCenter)
+
+    def _on_enter(self) -> None:
+        text = self.search.text().strip()
+        found = self._table.search(text, 1) if text else ()
+        if found:
+            item = self._item(found[0].id)
+            is_on = item.checkState(0) == Qt.CheckState.Checked
+            item.setCheckState(0, Qt.CheckState.Unchecked if is_on else Qt.CheckState.Checked)
+        elif text.isdigit() and not self._table:
+            self.select({*self._ids, int(text)})
+        elif text:
+            self._complain(f"No region has {text!r} in its id, acronym or name.")
+
+    def _on_ticked(self, item: QTreeWidgetItem) -> None:
+        parts = self._table.descendants(item.data(0, Qt.ItemDataRole.UserRole))
+        self.select(self._ids | {*parts} if item.checkState(0) == Qt.CheckState.Checked else self._ids - {*parts})
+
+    # --- what is chosen -----------------------------------------------------------------------------------------------------
+
+    @property
+    def selected(self) -> frozenset[int]:
+        """Ids that are chosen, parts included."""
+        return frozenset(self._ids)
+
+    def select(self, ids: Iterable[int]) -> None:
+        """Choose some ids, and none of their parts unless these are among them."""
+        self._ids = {*ids}
+        with QSignalBlocker(self.tree):
+            for key in self._ids:
+                self._item(key)
+            for row in range(self.tree.topLevelItemCount()):
+                self._tick(self.tree.topLevelItem(row))
+        self.tree.viewport().update()
+        self._changed()
+
+    def _tick(self, item: QTreeWidgetItem) -> Qt.CheckState:
+        """Show what is chosen of a region and its parts: all, some, or nothing."""
+        states = {self._tick(item.child(row)) for row in range(item.childCount())}
+        own = item.data(0, Qt.ItemDataRole.UserRole) in self._ids
+        states.add(Qt.CheckState.Checked if own else Qt.CheckState.Unchecked)
+        state = states.pop() if len(states) == 1 else Qt.CheckState.PartiallyChecked
+        if item.checkState(0) != state:
+            item.setCheckState(0, state)
+        return state
+
+    def selection(self) -> RegionSelection:
+        """What the form says.
+
+        Raises
+        ------
+        InputError
+            If nothing is chosen, or a field cannot be read.
+        """
+        if self._facts is None or self.labels.value is None:
+            raise InputError("The file has no channel with labels.")
+        if not self._ids:
+            raise InputError("Choose a region: search for it, tick it in the tree, or click at it in the viewer.")
+        tops = list(self._whole())
+        covered = {part for top in tops for part in self._table.descendants(top)}
+        # Where some are chosen without their parts, there is no shorter way than to name all.
+        with_parts = covered == self._ids and covered != {*tops}
+        return RegionSelection(
+            labels_channel=self.labels.value,
+            select=tuple(self._selectors.get(key, key) for key in (tops if with_parts else sorted(self._ids))),
+            include_descendants=with_parts,
+            side=self.side.value,
+            midline_mm=optional(self.midline.text(), "midline"),
+            margin_mm=numbers(self.margin.text(), "margin", 1)[0],
+            mask=self.mask.isChecked(),
+        )
+
+    def _whole(self) -> Iterator[int]:
+        """The topmost regions that are chosen with all their parts."""
+        full = Qt.CheckState.Checked
+        for key, item in self._items.items():
+            above = item.parent()
+            if item.checkState(0) == full and (above is None or above.checkState(0) != full):
+                yield key
+
+    def request(self) -> ExportRequest:
+        """The export of the region, into a file beside the brain's own.
+
+        Raises
+        ------
+        InputError
+            As `selection`.
+        """
+        region = self.selection()
+        assert self._facts is not None
+        path = self._facts.path
+        output = path.with_name(f"{path.stem}_{self.image.value}_{'_'.join(self._names()[:_NAMED])}.nii.gz")
+        return ExportRequest(path=path, channel=self.image.value, region=region, output=output)
+
+    def _names(self) -> list[str]:
+        """Short names of what is chosen, the topmost only, fit for a file name."""
+        tops = list(self._whole()) or sorted(self._ids)
+        names = [self._table[key].acronym or str(key) if key in self._table else str(key) for key in tops]
+        return ["".join(c if c.isalnum() or c in "-." else "-" for c in name) for name in names]
+
+    # --- how large it is, and where -----------------------------------------------------------------------------------------
+
+    def _changed(self, *_: object) -> None:
+        try:
+            selection = self.selection()
+        except LsfmError as error:
+            self._measurer.forget()
+            self._forget_look()
+            (self._complain if self._ids else self.summary.say)(str(error))
+            self.go.setEnabled(False)
+            return
+        assert self._facts is not None
+        path = self._facts.path
+        self.summary.say("…")
+        self.go.setEnabled(True)
+        self._measurer.ask(lambda cancel: _measure(path, selection, cancel))
+
+    def _on_measured(self, measured: _Measured) -> None:
+        assert self._facts is not None
+        names = self._names()
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        size = np.subtract(measured.upper_mm, measured.lower_mm)
+        ends = zip("RAS", measured.lower_mm, measured.upper_mm, strict=True)
+        box = ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in ends)
+        self.summary.say(
+            f"{', '.join(names[:_NAMED])}{more}\n"
+            f"{measured.volume_mm3:.4g} mm³, {measured.count:,} voxels\n"
+            f"box of {size[0]:.2f} x {size[1]:.2f} x {size[2]:.2f} mm (R, A, S)\n{box}"
+        )
+        if not layers_of(self._viewer, self._facts.path):
+            return
+        frame = self._frame
+        space = frame.place(measured.look.space)
+        self._show_look(Volume(measured.look.array, space, "labels"))
+        voxel = space.reoriented(space.reorientation_to(Orientation("RAS"))).voxel_size_mm
+        self._box.show(*frame.box_to_native(measured.lower_mm, measured.upper_mm), voxel)
+
+    @property
+    def _frame(self) -> Frame:
+        assert self._facts is not None
+        return self._facts.frame(self.labels.value)
+
+    def _show_look(self, look: Volume) -> None:
+        """Lay the region over the image; the layer stays when another is chosen, as the user set it up."""
+        data, keywords, _ = volume_layer(look, _LAYER)
+        if self._layer in self._viewer.layers and ("affine" in keywords) == self._is_oblique:
+            self._layer.data = data
+            for name in ("scale", "translate", "affine"):
+                if name in keywords:
+                    setattr(self._layer, name, keywords[name])
+            return
+        self._forget_look()
+        self._is_oblique = "affine" in keywords
+        active = self._viewer.layers.selection.active
+        colormap = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: _COLOUR})
+        self._layer = self._viewer.add_labels(data, **keywords, colormap=colormap, opacity=0.6)
+        self._layer.editable = False
+        self._viewer.layers.selection.active = active
+
+    def _forget_look(self) -> None:
+        self._measurer.forget()
+        self._box.hide()
+        if self._layer in self._viewer.layers:
+            self._viewer.layers.remove(self._layer)
+        self._layer = None
+
+    def _complain(self, text: str) -> None:
+        self.summary.complain(text)
+
+    # --- the viewer ---------------------------------------------------------------------------------------------------------
+
+    def _on_click(self, viewer: Any, event: Any) -> Iterator[None]:
+        """Take what is clicked at; a drag moves the camera as ever."""
+        yield
+        if event.type == "mouse_move":
+            return
+        active = viewer.layers.selection.active
+        is_tool = active is not None and str(active.mode) not in ("pan_zoom", "Mode.PAN_ZOOM")
+        if not self.pick.isChecked() or is_tool or viewer.dims.ndisplay != 2 or self._facts is None or self.labels.value is None:
+            return
+        path, channel = self._facts.path, self.labels.value
+        space = self._facts.channels[channel].space
+        voxel = np.rint(space.to_voxel([self._frame.to_ras(event.position[-3:])])[0]).astype(int)
+        if layers_of(viewer, path) and ((voxel >= 0) & (voxel < space.shape)).all():
+            adds = bool({"Control", "Shift"} & {str(getattr(key, "name", key)) for key in event.modifiers})
+            self._asker.ask(lambda _: (_label_at(path, channel, voxel.tolist()), adds))
+
+    def _on_asked(self, answer: tuple[int, bool]) -> None:
+        key, adds = answer
+        if key == 0:
+            return
+        if not adds:
+            self.select({key})
+        else:
+            self.select(self._ids ^ {key})
+        self._go_to(key)
+
+    # --- handing it over ----------------------------------------------------------------------------------------------------
+
+    def _copy_command(self) -> None:
+        try:
+            text = shlex.join(export_command(self.request()))
+        except LsfmError as error:
+            self._complain(str(error))
+            return
+        QApplication.clipboard().setText(text)
+        self.summary.say(f"In the clipboard: {text}")
+
+    def _open_export(self) -> None:
+        try:
+            request = self.request()
+        except LsfmError as error:
+            self._complain(str(error))
+            return
+        assert request.region is not None
+        dock, form = self._viewer.window.add_plugin_dock_widget("napari-lsfm", "Export", tabify=True)
+        dock.show()
+        dock.raise_()
+        form.take_region(request.path, request.channel, request.region)
+
+    def event(self, event: QEvent) -> bool:
+        """Let go of the viewer when napari takes the form out of its window."""
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self._let_go()
+        return bool(super().event(event))
+
+    def _let_go(self) -> None:
+        self._viewer.events.theme.disconnect(self._restyle)
+        self._viewer.mouse_drag_callbacks.remove(self._on_click)
+        self.file.let_go()
+        self._forget_look()
+        self._box.close()
+        self.deleteLater()
+
+
+def _measure(path: Path, selection: RegionSelection, cancel: CancelToken) -> _Measured:
+    with open_lsfm(path) as file:
+        region = find_region(file, TransformRequest(path=path, channel=selection.labels_channel), selection, cancel=cancel)
+        look = region.look(file[selection.labels_channel].levels, _MAX_LOOK_VOXELS)
+    box = region.box.grown(selection.margin_mm)
+    count = region.voxels.count
+    return _Measured(count, count * region.space.voxel_volume_mm3, box.lower_mm, box.upper_mm, look)
+
+
+def _label_at(path: Path, channel: str, voxel: list[int]) -> int:
+    with open_lsfm(path) as file:
+        i, j, k = voxel
+        return int(file[channel].levels[0][i : i + 1, j : j + 1, k : k + 1].read()[0, 0, 0])

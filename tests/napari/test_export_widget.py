@@ -1,0 +1,508 @@
+"""The export form in a real window: what is clicked and typed is what the core exports, and what is wrong is said in the form."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import napari
+import nibabel
+import numpy as np
+import pytest
+from napari._qt.qt_main_window import _QtMainWindow
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QPoint, Qt, QThreadPool
+from qtpy.QtWidgets import QApplication, QLineEdit, QScrollArea, QWidget
+
+from lsfm_core import (
+    ExportRequest,
+    IngestRequest,
+    Orientation,
+    RegionSelection,
+    export_channel,
+    export_chunks,
+    ingest_channel,
+    open_lsfm,
+)
+from lsfm_core.cli import main
+from napari_lsfm._widgets import _export
+from napari_lsfm._widgets._export import ExportWidget
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
+)
+
+LEFT = Qt.MouseButton.LeftButton
+NATIVE = Orientation("AIR").direction
+
+
+@pytest.fixture
+def viewer(registered_viewer: napari.Viewer) -> napari.Viewer:
+    return registered_viewer
+
+
+@pytest.fixture(autouse=True)
+def _no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was measured yet."""
+    monkeypatch.setattr(_export, "_rates", {})
+
+
+@pytest.fixture
+def form(viewer: napari.Viewer, qtbot: QtBot) -> ExportWidget:
+    return open_form(viewer, qtbot)
+
+
+def open_form(viewer: napari.Viewer, qtbot: QtBot) -> ExportWidget:
+    """As the menu opens it; ready, and without a pause before each dry run."""
+    _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Export")
+    form._planner._timer.setInterval(0)
+    settle(form, qtbot)
+    return form
+
+
+def settle(form: ExportWidget, qtbot: QtBot) -> None:
+    """Wait until the form has nothing more to say."""
+    qtbot.waitUntil(lambda: not (form.file.is_busy or form._planner.is_busy or form.panel.is_busy), timeout=60_000)
+
+
+def type_into(field: QWidget, text: str, qtbot: QtBot) -> None:
+    """With the keyboard, in the place of what is there."""
+    assert isinstance(field, QLineEdit)
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClick(field, Qt.Key.Key_Delete)
+    qtbot.keyClicks(field, text)
+
+
+def click(button: QWidget, qtbot: QtBot) -> None:
+    assert button.isEnabled() and button.isVisible()
+    qtbot.mouseClick(button, LEFT)
+
+
+def export(form: ExportWidget, qtbot: QtBot) -> None:
+    settle(form, qtbot)
+    click(form.go, qtbot)
+    settle(form, qtbot)
+
+
+def value_at(viewer: napari.Viewer, layer: Any, ras: Any) -> Any:
+    """What a layer shows at a point of the brain."""
+    world = NATIVE.T @ ras
+    viewer.dims.set_point(range(3), world)
+    return layer.get_value(world, world=True)
+
+
+@contextmanager
+def other_window(viewer: napari.Viewer) -> Iterator[napari.Viewer]:
+    """The window that the form has opened."""
+    (other,) = [window._qt_viewer.viewer for window in _QtMainWindow._instances if window._qt_viewer.viewer is not viewer]
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+def is_error(form: ExportWidget) -> bool:
+    return "color" in form.outlook.styleSheet()
+
+
+def assert_same_image(path: Path, request: ExportRequest) -> None:
+    """The file holds what the core gives for a request, at the same place."""
+    found, wanted = nibabel.load(path), export_channel(request).volume.to_nibabel()
+    assert found.get_data_dtype() == wanted.get_data_dtype()
+    assert np.array_equal(np.asarray(found.dataobj), np.asarray(wanted.dataobj)) and np.asarray(found.dataobj).any()
+    np.testing.assert_allclose(found.affine, wanted.affine, atol=1e-5)
+
+
+def test_what_is_typed_is_exported_and_shown_in_place(
+    viewer: napari.Viewer, form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "it is a brain.nii.gz"
+    type_into(form.resolution, "0.2, 0.1, 0.15", qtbot)
+    type_into(form.output, str(output), qtbot)
+    settle(form, qtbot)
+    assert "54 x 135 x 51 voxels of 0.2 x 0.1 x 0.15 mm" in form.outlook.text()
+    assert "uint16, RAS" in form.outlook.text() and "of memory" in form.outlook.text() and "about" not in form.outlook.text()
+    assert "744 kB on disk before compression" in form.outlook.text()
+    request = ExportRequest(path=registered_file, channel="autofluo", resolution_mm=(0.2, 0.1, 0.15))
+    assert form.request() == request.model_copy(update={"output": output})
+    export(form, qtbot)
+    assert_same_image(output, request)
+    # A voxel of the file is seen where the voxel of the image is that lies there.
+    layer = viewer.layers[output.name]
+    image = nibabel.load(output)
+    index = np.array([20, 60, 30])
+    assert value_at(viewer, layer, image.affine[:3] @ [*index, 1]) == np.asarray(image.dataobj)[tuple(index)]
+    assert [f"{unit:~}" for unit in layer.units] == ["mm"] * 3
+    assert layer.contrast_limits == pytest.approx(viewer.layers["autofluo"].contrast_limits)
+    # The rate is known by now, and the file is in the way.
+    form._changed()
+    settle(form, qtbot)
+    assert is_error(form) and "it is a brain.nii.gz" in form.outlook.text() and not form.go.isEnabled()
+    click(form.overwrite, qtbot)
+    settle(form, qtbot)
+    assert not is_error(form) and "about" in form.outlook.text()
+
+
+def test_the_copied_command_does_the_same(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "my $brain's.nii.gz"
+    form.channel.value = "atlas"
+    form.interpolation.value = "mode"
+    type_into(form.resolution, "0.3", qtbot)
+    click(form.copy, qtbot)
+    assert "name one" in form.panel.text
+    type_into(form.output, str(output), qtbot)
+    click(form.copy, qtbot)
+    program, *arguments = shlex.split(QApplication.clipboard().text())
+    assert program == "lsfm-core" and not output.exists()
+    assert main([*arguments, "--quiet"]) == 0
+    assert_same_image(output, ExportRequest(path=registered_file, channel="atlas", resolution_mm=0.3, interpolation="mode"))
+
+
+def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp_path: Path) -> None:
+    def wrong(field: QWidget, text: str, *words: str) -> None:
+        before = field.text()
+        type_into(field, text, qtbot)
+        settle(form, qtbot)
+        assert is_error(form) and all(word in form.outlook.text() for word in words), form.outlook.text()
+        assert not form.go.isEnabled()
+        assert QApplication.activeModalWidget() is None
+        type_into(field, before, qtbot)
+        settle(form, qtbot)
+        assert not is_error(form) and form.go.isEnabled()
+
+    wrong(form.resolution, "0.1, x", "voxel size")
+    wrong(form.resolution, "-1", "resolution", "positive")
+    wrong(form.fill, "0.5", "fill", "uint16")
+    wrong(form.memory, "0.1", "memory")
+    wrong(form.output, str(tmp_path / "brain.jpg"), "unknown output format")
+    wrong(form.output, str(tmp_path / "nowhere" / "brain.nii"), "nowhere")
+    form.piece.value = "box"
+    wrong(form.corner.edits[1], "one", "corner", "one")
+    wrong(form.size.edits[2], "", "size")
+    wrong(form.corner.edits[0], "99", "outside")
+    form.piece.value = "region"
+    type_into(form.regions, "TH; CA1", qtbot)
+    click(form.parts, qtbot)
+    settle(form, qtbot)
+    wrong(form.regions, "thalamusus", "thalamusus", "did you mean")
+    wrong(form.margin, "1.x", "margin")
+    form.piece.value = "grid"
+    wrong(form.overlap, "1", "overlap")
+    wrong(form.count.edits[0], "1.5", "whole numbers")
+
+
+def test_cancelling_leaves_nothing(
+    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
+) -> None:
+    layers = list(viewer.layers)
+    type_into(form.output, str(tmp_path / "brain.nii.gz"), qtbot)
+    settle(form, qtbot)
+    click(form.go, qtbot)
+    qtbot.waitUntil(held.is_set)
+    assert list(tmp_path.iterdir()), "it has begun"
+    assert form.panel.is_busy and not form.go.isEnabled()
+    # The form can be used meanwhile.
+    type_into(form.resolution, "0.5", qtbot)
+    qtbot.waitUntil(lambda: "0.5 x 0.5 x 0.5" in form.outlook.text())
+    click(form.panel._stop, qtbot)
+    settle(form, qtbot)
+    assert not list(tmp_path.iterdir())
+    assert "Cancelled" in form.panel.text
+    assert list(viewer.layers) == layers and form.go.isEnabled()
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Exports stop after the first bytes until they are cancelled; the event tells that one is there."""
+    reached = threading.Event()
+
+    def slowly(request: ExportRequest, *, progress: Callable[..., None], cancel: Any) -> Any:
+        def hold(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            if done:
+                reached.set()
+                assert cancel._event.wait(30)
+
+        return export_channel(request, progress=hold, cancel=cancel)
+
+    monkeypatch.setattr(_export, "export_channel", slowly)
+    yield reached
+    assert QThreadPool.globalInstance().waitForDone(30_000)
+
+
+def test_closing_the_window_stops_the_work(
+    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
+) -> None:
+    threads = threading.active_count()
+    type_into(form.output, str(tmp_path / "brain.nii.gz"), qtbot)
+    settle(form, qtbot)
+    click(form.go, qtbot)
+    qtbot.waitUntil(held.is_set)
+    viewer.close()
+    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
+    assert not list(tmp_path.iterdir())
+    assert threading.active_count() <= threads + 1, "the core keeps threads that decode for all files"
+
+
+def test_closing_the_form_leaves_nothing_in_the_viewer(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    form.piece.value = "box"
+    settle(form, qtbot)
+    assert "export box" in viewer.layers
+    with qtbot.waitSignal(form.destroyed, timeout=10_000):
+        viewer.window.remove_dock_widget(form)
+    assert "export box" not in viewer.layers
+    del viewer.layers[0]
+    viewer.dims.set_current_step(0, 100)
+
+
+def test_dragging_the_box_changes_the_numbers_and_the_export(
+    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
+) -> None:
+    form.piece.value = "box"
+    settle(form, qtbot)
+    before = np.array([form.corner.read(""), form.size.read("")])
+    viewer.dims.set_point(range(3), NATIVE.T @ (before[0] + before[1] / 2))
+    qtbot.wait(50)
+    layer = viewer.layers["export box"]
+    assert layer.nshapes == 1 and layer.mode == "select"
+    drag(viewer, qtbot, NATIVE.T @ (before[0] + 0.3 * before[1]), across=(50, 30))
+    moved = np.array([1, 0, -1]) * np.array([50, 0, 30]) / viewer.scene.camera.zoom
+    qtbot.waitUntil(lambda: not np.allclose(form.corner.read(""), before[0]))
+    assert form.corner.read("") == pytest.approx(before[0] + moved, abs=0.05)
+    assert form.size.read("") == pytest.approx(before[1], abs=1e-3)
+    # And the other way round.
+    for edit, text in zip([*form.corner.edits, *form.size.edits], ("3", "4", "2", "1.6", "2", "1.2"), strict=True):
+        type_into(edit, text, qtbot)
+    viewer.dims.set_point(0, 5)
+    settle(form, qtbot)
+    corners = np.array([layer.data_to_world(vertex) for vertex in layer.data[0]]) @ NATIVE.T
+    assert corners.min(axis=0) == pytest.approx([3, 5, 2], abs=1e-3) and corners.max(axis=0) == pytest.approx(
+        [4.6, 5, 3.2], abs=1e-3
+    )
+    viewer.dims.set_point(0, 7)
+    qtbot.waitUntil(lambda: layer.nshapes == 0)
+    viewer.dims.ndisplay = 3
+    qtbot.waitUntil(lambda: layer.nshapes == 12)
+    viewer.dims.ndisplay = 2
+    type_into(form.output, str(tmp_path / "box.nii"), qtbot)
+    export(form, qtbot)
+    assert_same_image(
+        tmp_path / "box.nii",
+        ExportRequest(path=registered_file, channel="autofluo", origin_mm=(3, 4, 2), size_mm=(1.6, 2, 1.2)),
+    )
+
+
+def drag(viewer: napari.Viewer, qtbot: QtBot, world: Any, across: tuple[int, int]) -> None:
+    """With the mouse on the canvas, from a point of the world, so many pixels to the right and down."""
+    native = viewer.window._qt_viewer.canvas.native
+    qtbot.wait(100)
+    middle = np.array([native.height(), native.width()]) / 2
+    row, column = (np.asarray(world)[1:] - viewer.scene.camera.center[1:]) * viewer.scene.camera.zoom + middle
+    start = QPoint(round(column), round(row))
+    end = start + QPoint(*across)
+    qtbot.mouseMove(native, start)
+    qtbot.wait(100)
+    qtbot.mousePress(native, LEFT, pos=start)
+    for part in (0.5, 1):
+        qtbot.mouseMove(native, start + (end - start) * part)
+        qtbot.wait(100)
+    qtbot.mouseRelease(native, LEFT, pos=end)
+
+
+def test_the_box_is_taken_from_the_view_and_from_a_shape(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    form.piece.value = "box"
+    settle(form, qtbot)
+    thickness = form.size.read("")[1]
+    viewer.add_shapes([[[2, -5, 3], [2, -5, 6], [2, -2, 6], [2, -2, 3]]], ndim=3, units=("mm",) * 3)
+    click(form.from_shape, qtbot)
+    corner, size = np.array(form.corner.read("")), np.array(form.size.read(""))
+    assert corner[[0, 2]] == pytest.approx([3, 2]) and size[[0, 2]] == pytest.approx([3, 3])
+    assert size[1] == pytest.approx(thickness) and corner[1] < viewer.dims.point[0] < corner[1] + size[1]
+    viewer.scene.camera.zoom = 200
+    viewer.scene.camera.center = (0, -4, 5)
+    qtbot.wait(100)
+    click(form.from_view, qtbot)
+    canvas = viewer.window._qt_viewer.canvas.native
+    corner, size = np.array(form.corner.read("")), np.array(form.size.read(""))
+    assert size[[0, 2]] == pytest.approx([canvas.width() / 200, canvas.height() / 200], abs=0.2)
+    assert (corner + size / 2)[[0, 2]] == pytest.approx([5, 4], abs=0.1)
+
+
+def test_a_chain_to_the_template(
+    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, brain_data: Path, tmp_path: Path
+) -> None:
+    reference = str(brain_data / "mouse_brain" / "template_100um.nii.gz")
+    chain = form.chain
+
+    def add(name: str) -> None:
+        chain._offer()
+        (action,) = [a for a in chain._menu.actions() if a.text().startswith(name)]
+        action.trigger()
+        settle(form, qtbot)
+
+    add("structural_to_template")
+    assert "structural_to_template" not in chain.names, "once is enough"
+    add("inverse_warp")
+    assert chain._invert.isEnabled(), "its partner is stored"
+    click(chain._up, qtbot)
+    click(chain._invert, qtbot)
+    assert [str(step) for step in form.request().transforms] == ["inverse_warp:invert", "structural_to_template"]
+    click(chain._remove, qtbot)
+    add("warp")
+    form._offer_reference(reference)
+    type_into(form.output, str(tmp_path / "there.nii.gz"), qtbot)
+    settle(form, qtbot)
+    assert "114 x 132 x 80" in form.outlook.text()
+    words, picture = chain._words.text(), chain._picture.text()
+    assert words.index("1. structural_to_template: rotates by 4.29") < words.index("2. warp: displacement field")
+    assert picture.index("autofluo") < picture.index("structural_to_template") < picture.index("warp") < picture.index("output")
+    qtbot.waitUntil(lambda: chain.height() >= chain.minimumSizeHint().height())
+    layers = list(viewer.layers)
+    export(form, qtbot)
+    assert form.panel._text.height() >= form.panel._text.heightForWidth(form.panel._text.width()), "all of it can be read"
+    transforms = ("structural_to_template", "warp")
+    request = ExportRequest(path=registered_file, channel="autofluo", transforms=transforms, reference=reference)
+    assert_same_image(tmp_path / "there.nii.gz", request)
+    assert list(viewer.layers) == layers, "it lies elsewhere"
+    with other_window(viewer) as other:
+        (layer,) = other.layers
+        image = nibabel.load(tmp_path / "there.nii.gz")
+        index = np.array([60, 70, 40])
+        shown = value_at(other, layer, image.affine[:3] @ [*index, 1])
+        assert shown == np.asarray(image.dataobj)[tuple(index)]
+        assert "own" in form.panel.text
+    # A field from a file has no known inverse.
+    chain.add(str(brain_data / "mouse_brain" / "transforms" / "template_to_structural_1Warp.nii.gz"))
+    assert not chain._invert.isEnabled()
+    chain._numeric.setChecked(True)
+    assert chain._invert.isEnabled()
+    chain._invert.click()
+    assert form.request().numeric_inverse == (chain.steps[-1].name,)
+    chain._numeric.setChecked(False)
+    assert not chain.steps[-1].invert and form.request().numeric_inverse == ()
+
+
+def test_chunks(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path) -> None:
+    form.channel.value = "atlas"
+    form.piece.value = "grid"
+    for edit, text in zip(form.chunk.edits, ("6", "7", "8"), strict=True):
+        type_into(edit, text, qtbot)
+    type_into(form.overlap, "0.5", qtbot)
+    type_into(form.output, str(tmp_path / "found"), qtbot)
+    settle(form, qtbot)
+    assert "in 4 chunks" in form.outlook.text()
+    export(form, qtbot)
+    assert "4 chunks" in form.panel.text
+    request = ExportRequest(
+        path=registered_file, channel="atlas", grid=(0, 0, 0), size_mm=(6, 7, 8), overlap_mm=0.5, output=tmp_path / "wanted"
+    )
+    export_chunks(request)
+    names = sorted(path.name for path in (tmp_path / "wanted").iterdir())
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == names and len(names) == 5
+    for name in names[:4]:
+        found, wanted = (nibabel.load(tmp_path / folder / name) for folder in ("found", "wanted"))
+        assert np.array_equal(np.asarray(found.dataobj), np.asarray(wanted.dataobj))
+        assert np.array_equal(found.affine, wanted.affine)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"level": 1, "resolution_mm": 0.1, "output_orientation": "LPS", "interpolation": "bspline", "fill": 7, "antialias": False,
+         "memory_bytes": 3 * 10**9},
+        {"origin_mm": (1, 2, 3), "size_mm": (2, 3, 1), "snap": True, "output_orientation": "native"},
+        {"grid": (2, 1, 1), "origin_mm": (1, 1, 1), "size_mm": (3, 2, 1), "overlap_mm": (0.1, 0.2, 0.3)},
+        {
+            "transforms": ("cfos/signal_to_structural:invert", "warp"), "reference": "atlas", "overwrite": True,
+            "region": RegionSelection(
+                labels_channel="atlas", select=("TH", "CA1"), side="right", midline_mm=5.5, margin_vox=2, labels_in="output"
+            ),
+        },
+    ],
+)  # fmt: skip
+def test_a_request_comes_out_as_it_went_in(
+    fields: dict[str, Any], form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
+) -> None:
+    request = ExportRequest(path=registered_file, channel="autofluo", output=tmp_path / "out.nii", **fields)
+    form.fill_in(request)
+    settle(form, qtbot)
+    assert form.request() == request
+
+
+def test_two_windows_do_not_disturb_each_other(
+    form: ExportWidget,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    make_napari_viewer: Callable[..., napari.Viewer],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "other.h5"
+    ingest_channel(
+        IngestRequest(path=path, channel="other", image=np.arange(24**3, dtype="u2").reshape(24, 24, 24), voxel_size_mm=(1, 1, 1),
+                      orientation="RAS")
+    )  # fmt: skip
+    second = make_napari_viewer(show=True)
+    second.open(path, plugin="napari-lsfm")
+    other = open_form(second, qtbot)
+    for one, size in ((form, "1"), (other, "2")):
+        one.piece.value = "box"
+        for edit in one.size.edits:
+            type_into(edit, size, qtbot)
+        settle(one, qtbot)
+    assert (form.request().channel, other.request().channel) == ("autofluo", "other")
+    assert form.request().size_mm == (1, 1, 1) and other.request().size_mm == (2, 2, 2)
+    second.close()
+    viewer.dims.set_point(0, 5)
+    export(form, qtbot)
+    assert viewer.layers["autofluo [1]"].data.shape == (20, 25, 25)
+
+
+def test_all_can_be_reached_and_read(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    viewer.window.resize(1280, 800)
+    qtbot.wait(50)
+    area = form.findChild(QScrollArea)
+    for piece in form.piece.values:
+        form.piece.value = piece
+        settle(form, qtbot)
+        assert area.widget().width() <= area.viewport().width(), "nothing is cut off"
+        for field in area.widget().findChildren(QLineEdit):
+            assert not field.isVisible() or field.width() >= 40
+    # From the first field, Tab leads to the button that does it.
+    form.piece.value = "region"
+    QApplication.setActiveWindow(viewer.window._qt_window)
+    widget, seen = form.file.focusProxy(), set()
+    while widget not in seen:
+        seen.add(widget)
+        widget = widget.nextInFocusChain()
+    for field in (form.channel, form.resolution, form.regions, form.margin_unit, form.chain._add, form.fill, form.output, form.go):
+        assert field in seen and field.focusPolicy() & Qt.FocusPolicy.TabFocus
+    fields = [f for f in form.findChildren(QWidget) if f.focusPolicy() & Qt.FocusPolicy.TabFocus and f.window() is form.window()]
+    fields = [f for f in fields if not isinstance(f, QScrollArea)]
+    missing = [f for f in fields if not (f.toolTip() or f.parentWidget().toolTip() or f.parentWidget().parentWidget().toolTip())]
+    assert not missing, missing
+
+
+def test_a_file_without_orientation_asks_for_it(
+    viewer: napari.Viewer, form: ExportWidget, qtbot: QtBot, brain_data: Path, tmp_path: Path
+) -> None:
+    path = brain_data / "legacy_lsfmpy" / "mouse42.h5"
+    form.file.choose(path)
+    settle(form, qtbot)
+    form.channel.value = "autofluo"
+    settle(form, qtbot)
+    assert is_error(form) and "orientation" in form.outlook.text() and form.orientation.isVisible()
+    type_into(form.orientation, "AIR", qtbot)
+    type_into(form.output, str(tmp_path / "old.nii"), qtbot)
+    export(form, qtbot)
+    with open_lsfm(path) as file:
+        assert file["autofluo"].orientation is None
+    assert_same_image(tmp_path / "old.nii", ExportRequest(path=path, channel="autofluo", orientation="AIR"))
+    with other_window(viewer) as other:
+        assert [layer.name for layer in other.layers] == ["old.nii"] and "something else" in form.panel.text

@@ -1,0 +1,300 @@
+"""The region form in a real window: what is searched for, ticked or clicked at is what is measured, shown and exported."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import napari
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QApplication, QWidget
+
+from lsfm_core import ExportRequest, RegionSelection, export_channel, open_lsfm
+from lsfm_core.cli import main
+from napari_lsfm._widgets._regions import RegionWidget
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
+)
+
+LEFT = Qt.MouseButton.LeftButton
+CHECKED, PARTLY, UNCHECKED = Qt.CheckState.Checked, Qt.CheckState.PartiallyChecked, Qt.CheckState.Unchecked
+
+
+@pytest.fixture
+def viewer(registered_viewer: napari.Viewer) -> napari.Viewer:
+    return registered_viewer
+
+
+@pytest.fixture
+def form(viewer: napari.Viewer, qtbot: QtBot) -> RegionWidget:
+    _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Regions")
+    form._measurer._timer.setInterval(0)
+    settle(form, qtbot)
+    return form
+
+
+@pytest.fixture(scope="module")
+def atlas(brain_data: Path) -> Any:
+    """The labels as nibabel reads them, RAS."""
+    return nibabel.load(brain_data / "mouse_brain" / "annotation_in_structural_100um.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def thalamus(brain_data: Path) -> list[int]:
+    """Ids of the thalamus and its parts, from the ontology's own column of paths; large ones have others in the labels."""
+    text = (brain_data / "mouse_brain" / "allen_labels_itksnap.txt").read_text()
+    ids = {acronym: int(key) for key, acronym in re.findall(r'^\s*(\d+) .*\(([^()]+)\)"\s*$', text, re.MULTILINE)}
+    with (brain_data / "mouse_brain" / "allen_structure_tree.csv").open() as file:
+        parts = [row for row in csv.DictReader(file) if "/549/" in row["structure_id_path"]]
+    return [ids.get(row["acronym"], int(row["id"])) for row in parts]
+
+
+def settle(form: RegionWidget, qtbot: QtBot) -> None:
+    qtbot.waitUntil(lambda: not (form.file.is_busy or form._measurer.is_busy or form._asker.is_busy), timeout=60_000)
+
+
+def click(button: QWidget, qtbot: QtBot) -> None:
+    assert button.isEnabled() and button.isVisible()
+    qtbot.mouseClick(button, LEFT)
+
+
+def is_error(form: RegionWidget) -> bool:
+    return "color" in form.summary.styleSheet()
+
+
+def search(form: RegionWidget, text: str, qtbot: QtBot) -> None:
+    form.search.clear()
+    qtbot.keyClicks(form.search, text)
+
+
+def tick(form: RegionWidget, key: int, qtbot: QtBot) -> None:
+    """Click at the box of a region's row."""
+    item = form._items[key]
+    form.tree.scrollToItem(item)
+    row = form.tree.visualItemRect(item)
+    before = item.checkState(0)
+    for x in range(row.left() + 4, row.left() + 24, 4):
+        qtbot.mouseClick(form.tree.viewport(), LEFT, pos=QPoint(x, row.center().y()))
+        if item.checkState(0) != before:
+            return
+    pytest.fail("the row has no box")
+
+
+def inside(atlas: Any, ids: list[int], *, left: bool = False) -> npt.NDArray[np.bool_]:
+    """Which voxels of the labels, RAS, belong to some ids; the left ends at the median of all that is labelled."""
+    labels = np.asarray(atlas.dataobj)
+    mask = np.isin(labels, ids)
+    if left:
+        mask[np.arange(len(mask)) >= np.median(np.nonzero(labels)[0])] = False
+    return mask
+
+
+def click_at(viewer: napari.Viewer, ras: npt.ArrayLike, qtbot: QtBot, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+    """With the mouse on the canvas, in the plane of a point."""
+    world = np.array([ras[1], -ras[2], ras[0]])
+    viewer.dims.set_point(range(3), world)
+    qtbot.wait(100)
+    native = viewer.window._qt_viewer.canvas.native
+    middle = np.array([native.height(), native.width()]) / 2
+    row, column = (world[1:] - viewer.scene.camera.center[1:]) * viewer.scene.camera.zoom + middle
+    qtbot.mouseMove(native, QPoint(round(column), round(row)))
+    qtbot.wait(100)
+    qtbot.mouseClick(native, LEFT, modifier, pos=QPoint(round(column), round(row)))
+
+
+def test_searching_and_ticking(form: RegionWidget, qtbot: QtBot, thalamus: list[int]) -> None:
+    item = form._items
+    assert not form.go.isEnabled() and not is_error(form)
+    search(form, "thalam", qtbot)
+    assert not item[549].isHidden() and not item[1129].isHidden(), "what is found, and what it is part of"
+    assert item[382].isHidden()
+    search(form, "th", qtbot)
+    assert form.tree.currentItem() is item[549], "the best of many"
+    qtbot.keyClick(form.search, Qt.Key.Key_Return)
+    assert form.selected == {*thalamus}
+    assert item[549].checkState(0) == item[864].checkState(0) == CHECKED
+    assert item[1129].checkState(0) == item[997].checkState(0) == PARTLY
+    assert form.selection().select == ("TH",) and form.selection().include_descendants
+    # One nucleus less: now all that is left is named.
+    search(form, "718", qtbot)
+    tick(form, 718, qtbot)
+    assert form.selected == {*thalamus} - {718}
+    assert item[549].checkState(0) == item[709].checkState(0) == PARTLY
+    with open_lsfm(form.file.path) as file:
+        assert form.request().region.include_descendants is False and "atlas" in file
+    assert "VPL" not in form.selection().select and "VPM" in form.selection().select
+    # A part may be ticked on its own, and with its last part a region is whole again.
+    tick(form, 718, qtbot)
+    assert form.selection().select == ("TH",)
+    click(form.clear, qtbot)
+    assert not form.selected and item[549].checkState(0) == UNCHECKED and not form.go.isEnabled()
+    search(form, "nothing of that name", qtbot)
+    qtbot.keyClick(form.search, Qt.Key.Key_Return)
+    assert is_error(form) and "nothing of that name" in form.summary.text()
+
+
+def test_a_region_is_measured_and_shown(
+    form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot, atlas: Any, thalamus: list[int]
+) -> None:
+    active = viewer.layers.selection.active
+    search(form, "th", qtbot)
+    qtbot.keyClick(form.search, Qt.Key.Key_Return)
+    for side, margin in ((None, "0"), ("left", "0.3")):
+        form.side.value = side
+        form.margin.setText(margin)
+        settle(form, qtbot)
+        mask = inside(atlas, thalamus, left=side == "left")
+        where = np.argwhere(mask)
+        low = (where.min(axis=0) - 0.5) * 0.1 - float(margin)
+        high = (where.max(axis=0) + 0.5) * 0.1 + float(margin)
+        ends = ", ".join(f"{axis} {a:.2f} to {b:.2f}" for axis, a, b in zip("RAS", low, high, strict=True))
+        assert f"{mask.sum() / 1000:.4g} mm³, {mask.sum():,} voxels" in form.summary.text() and ends in form.summary.text()
+        # What is highlighted is the region, and the rectangle goes around it.
+        shown = viewer.layers["selected region"]
+        assert np.count_nonzero(shown.data) == mask.sum()
+        for voxel, value in ((where[len(where) // 2], 1), (where.min(axis=0), 0)):
+            assert mask[tuple(voxel)] == value
+            world = voxel[[1, 2, 0]] * [0.1, -0.1, 0.1]
+            viewer.dims.set_point(range(3), world)
+            assert bool(shown.get_value(world, world=True)) == bool(value)
+        rectangle = viewer.layers["region box"]
+        qtbot.waitUntil(lambda rectangle=rectangle: rectangle.nshapes == 1)
+        corners = np.array([rectangle.data_to_world(vertex) for vertex in rectangle.data[0]])[:, [2, 0, 1]] * [1, 1, -1]
+        assert corners[:, [0, 2]].min(axis=0) == pytest.approx(low[[0, 2]], abs=1e-3)
+        assert corners[:, [0, 2]].max(axis=0) == pytest.approx(high[[0, 2]], abs=1e-3)
+    assert viewer.layers.selection.active is active, "one goes on with what one was at"
+    form.margin.setText("-1")
+    settle(form, qtbot)
+    assert is_error(form) and "margin" in form.summary.text() and not form.go.isEnabled()
+    assert "selected region" not in viewer.layers and "region box" not in viewer.layers
+
+
+def test_clicking_at_a_region(form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot, atlas: Any) -> None:
+    labels = np.asarray(atlas.dataobj)
+    # Voxels well inside of a region, so that no half pixel matters.
+    (first,), (second,) = (np.argwhere(_core(labels == key))[:1] for key in (382, 672))
+    click_at(viewer, first * 0.1, qtbot)
+    qtbot.waitUntil(lambda: form.selected == {382})
+    assert form.tree.currentItem() is form._items[382]
+    assert form._items[382].checkState(0) == PARTLY, "its layers are other regions"
+    settle(form, qtbot)
+    click_at(viewer, second * 0.1, qtbot)
+    qtbot.waitUntil(lambda: form.selected == {672})
+    assert form._items[672].checkState(0) == CHECKED and form._items[382].checkState(0) == UNCHECKED
+    settle(form, qtbot)
+    click_at(viewer, first * 0.1, qtbot, Qt.KeyboardModifier.ControlModifier)
+    qtbot.waitUntil(lambda: form.selected == {382, 672})
+    settle(form, qtbot)
+    form.pick.setChecked(False)
+    click_at(viewer, second * 0.1, qtbot)
+    settle(form, qtbot)
+    assert form.selected == {382, 672}
+
+
+def _core(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Voxels whose neighbours along R and S are inside as well."""
+    core = mask.copy()
+    for axis in (0, 2):
+        for step in (-2, -1, 1, 2):
+            core &= np.roll(mask, step, axis)
+    return core
+
+
+def test_a_masked_hemisphere_is_exported_by_way_of_the_export_form(
+    form: RegionWidget,
+    viewer: napari.Viewer,
+    qtbot: QtBot,
+    registered_file: Path,
+    tmp_path: Path,
+    atlas: Any,
+    thalamus: list[int],
+) -> None:
+    search(form, "th", qtbot)
+    qtbot.keyClick(form.search, Qt.Key.Key_Return)
+    form.side.value = "left"
+    form.image.value = "atlas"
+    click(form.mask, qtbot)
+    settle(form, qtbot)
+    click(form.go, qtbot)
+    _, export = viewer.window.add_plugin_dock_widget("napari-lsfm", "Export")
+    qtbot.waitUntil(lambda: export.isVisible() and export.go.isEnabled(), timeout=30_000)
+    region = RegionSelection(labels_channel="atlas", select=("TH",), include_descendants=True, side="left", mask=True)
+    assert export.request() == ExportRequest(path=registered_file, channel="atlas", region=region)
+    export.output.setText(str(tmp_path / "th.nii"))
+    qtbot.waitUntil(lambda: not export._planner.is_busy)
+    click(export.go, qtbot)
+    qtbot.waitUntil(lambda: not export.panel.is_busy, timeout=30_000)
+    image = nibabel.load(tmp_path / "th.nii")
+    mask = inside(atlas, thalamus, left=True)
+    box = tuple(slice(a, b) for a, b in zip(np.argwhere(mask).min(axis=0), np.argwhere(mask).max(axis=0) + 1, strict=True))
+    assert np.array_equal(np.asarray(image.dataobj), np.where(mask, np.asarray(atlas.dataobj), 0)[box])
+    # Set up once, the way to the template stays for the next region.
+    export.channel.value = "autofluo"
+    for name in ("structural_to_template", "warp"):
+        export.chain.add(name)
+    form.image.value = "autofluo"
+    form.select({382})
+    settle(form, qtbot)
+    form.go.click()
+    assert [str(step) for step in export.request().transforms] == ["structural_to_template", "warp"]
+    assert export.request().region.select == ("CA1",)
+
+
+def test_the_copied_command_does_the_same(form: RegionWidget, qtbot: QtBot, tmp_path: Path, registered_file: Path) -> None:
+    click(form.copy, qtbot)
+    assert is_error(form) and "Choose a region" in form.summary.text()
+    form.select({382, 423})
+    form.margin.setText("0.2")
+    settle(form, qtbot)
+    click(form.copy, qtbot)
+    words = shlex.split(QApplication.clipboard().text())
+    (output,) = [word for word in words if word.startswith("--output=")]
+    assert output == f"--output={registered_file.parent / 'brain_autofluo_CA1_CA2.nii.gz'}"
+    words[words.index(output)] = f"--output={tmp_path / 'out.nii'}"
+    assert main([*words[1:], "--quiet"]) == 0
+    region = RegionSelection(labels_channel="atlas", select=(382, 423), margin_mm=0.2)
+    wanted = export_channel(ExportRequest(path=registered_file, channel="autofluo", region=region)).volume
+    assert np.array_equal(np.asarray(nibabel.load(tmp_path / "out.nii").dataobj), wanted.array)
+
+
+def test_labels_without_a_table(
+    viewer: napari.Viewer, form: RegionWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bare.h5"
+    path.write_bytes(registered_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        names: list[str] = []
+        file.visit(lambda name: names.append(name) if "LABELS" in name.upper() and "atlas" in name else None)
+        del file[names[0]]
+    form.file.choose(path)
+    settle(form, qtbot)
+    assert form.tree.topLevelItemCount() == 0
+    search(form, "382", qtbot)
+    qtbot.keyClick(form.search, Qt.Key.Key_Return)
+    settle(form, qtbot)
+    assert form.selected == {382} and "voxels" in form.summary.text() and not is_error(form)
+    assert "selected region" not in viewer.layers, "another file is shown"
+
+
+def test_closing_the_form_leaves_nothing_in_the_viewer(form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    layers, callbacks = list(viewer.layers), len(viewer.mouse_drag_callbacks)
+    form.select({382})
+    settle(form, qtbot)
+    assert list(viewer.layers) != layers
+    with qtbot.waitSignal(form.destroyed, timeout=10_000):
+        viewer.window.remove_dock_widget(form)
+    assert list(viewer.layers) == layers and len(viewer.mouse_drag_callbacks) == callbacks - 1
+    viewer.theme = "light"
+    del viewer.layers[0]
