@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from lsfm_core import Channel, LazyLevel, Orientation, Space
+    from lsfm_core import Channel, LazyLevel, Orientation, Space, Volume
 
-__all__ = ["LayerData", "layer_tuple", "layer_tuples"]
+__all__ = ["LayerData", "layer_tuple", "layer_tuples", "volume_layer"]
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -92,6 +92,29 @@ def layer_tuple(*, path: Path, channel: Channel, native: Orientation, colormap: 
     if channel.kind == "image":
         keywords |= {"contrast_limits": _contrast_limits(channel), "colormap": colormap, "blending": "additive"}
     return levels if len(levels) > 1 else levels[0], keywords, channel.kind
+
+
+def volume_layer(volume: Volume, name: str) -> LayerData:
+    """Layer tuple of an image in memory.
+
+    Parameters
+    ----------
+    volume : Volume
+        Of kind image or labels, with mm along the native frame's axes in the place of R, A, S.
+    name : str
+    """
+    from lsfm_core import Orientation
+
+    # In the native frame the axes are the world's own, which RAS stands for here.
+    frame = Orientation("RAS")
+    reorientation = volume.space.reorientation_to(frame)
+    keywords = {
+        "name": name,
+        **_placement(volume.space.reoriented(reorientation), frame),
+        "units": ("mm",) * 3,
+        "axis_labels": ("z", "y", "x"),
+    }
+    return reorientation.apply(volume.array), keywords, volume.kind
 
 
 def _levels_along(channel: Channel, native: Orientation) -> tuple[list[LazyLevel | _Transposed], Space]:

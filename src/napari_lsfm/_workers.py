@@ -17,7 +17,10 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 
 from lsfm_core import CancelledError, CancelToken, LsfmError
 
-__all__ = ["Job", "JobPanel"]
+__all__ = ["ERROR_STYLE", "Job", "JobPanel", "Latest"]
+
+#: Of a message that says what is wrong; it can be read on napari's dark and light backgrounds.
+ERROR_STYLE = "color: #e5534b;"
 
 _SHOW_EVERY_MS = 100
 _SMOOTHING_S = 3.0
@@ -85,16 +88,84 @@ class Job(QObject):
     def _on_error(self, error: Exception) -> None:
         if isinstance(error, CancelledError):
             self.cancelled.emit()
-        elif isinstance(error, LsfmError):
-            self.failed.emit(str(error))
         else:
-            self.failed.emit(f"{type(error).__name__}: {error}: this is a fault of the program, please report it")
+            self.failed.emit(_message(error))
 
     def _on_finished(self) -> None:
         self._timer.stop()
         self._show()
         self._activity.close()
         self.finished.emit()
+
+
+class Latest(QObject):
+    """The newest of many questions, answered in a thread; for what a form shows while it is being filled in.
+
+    One is answered at a time; whatever else was asked meanwhile, but for the last, never is. Of each that is the last, one signal
+    tells, in the window's thread: ``answered(answer)`` or ``failed(message)``.
+
+    Parameters
+    ----------
+    parent : QObject
+        When it goes, the question in progress is cancelled.
+    delay_ms : int
+        How long questions must have ceased before one is looked at.
+    """
+
+    answered = Signal(object)
+    failed = Signal(str)
+
+    def __init__(self, parent: QObject, delay_ms: int = 0) -> None:
+        super().__init__(parent)
+        self._question: Callable[[CancelToken], Any] | None = None
+        self._running: list[CancelToken] = []
+        self._timer = QTimer(self, singleShot=True, interval=delay_ms)
+        self._timer.timeout.connect(self._begin)
+        running = self._running
+        # No slot of this object, which is gone by then.
+        self.destroyed.connect(lambda: [token.cancel() for token in running])
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last question is still to be answered."""
+        return bool(self._running) or self._question is not None
+
+    def ask(self, question: Callable[[CancelToken], Any]) -> None:
+        """Have ``question(cancel)`` called, and forget all before it."""
+        self.forget()
+        self._question = question
+        self._timer.start()
+
+    def forget(self) -> None:
+        """Let nothing be answered that was asked so far."""
+        self._question = None
+        for token in self._running:
+            token.cancel()
+
+    def _begin(self) -> None:
+        if self._question is None or self._running:
+            return
+        question, self._question = self._question, None
+        token = CancelToken()
+        self._running.append(token)
+        worker: FunctionWorker[Any] = create_worker(question, token, _ignore_errors=True)
+        worker.returned.connect(self._on_answer)
+        worker.errored.connect(self._on_error)
+        worker.finished.connect(self._on_finished)
+        worker.start()
+
+    def _on_answer(self, answer: object) -> None:
+        if not self._running[0].cancelled:
+            self.answered.emit(answer)
+
+    def _on_error(self, error: Exception) -> None:
+        if not self._running[0].cancelled:
+            self.failed.emit(_message(error))
+
+    def _on_finished(self) -> None:
+        self._running.clear()
+        if not self._timer.isActive():
+            self._begin()
 
 
 class JobPanel(QWidget):
@@ -162,7 +233,7 @@ class JobPanel(QWidget):
 
     def complain(self, text: str) -> None:
         """Show what is wrong."""
-        self._set_text(text, "color: #e5534b;")
+        self._set_text(text, ERROR_STYLE)
 
     def _set_text(self, text: str, style: str) -> None:
         self._text.setStyleSheet(style)
@@ -207,6 +278,12 @@ class _Rate:
             rate = (done - before) / (now - first)
             text += f", {rate / 1e6:.0f} MB/s, {_duration((total - done) / rate)} left"
         return text
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, LsfmError):
+        return str(error)
+    return f"{type(error).__name__}: {error}: this is a fault of the program, please report it"
 
 
 def _duration(seconds: float) -> str:

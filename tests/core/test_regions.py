@@ -30,11 +30,15 @@ from lsfm_core import (
     Label,
     LabelTable,
     LazyLevel,
+    Level,
     LsfmFile,
     Orientation,
+    RegionSelection,
     SourceError,
     Space,
+    TransformRequest,
     UnknownRegionError,
+    find_region,
     ingest_channel,
     open_lsfm,
 )
@@ -590,3 +594,29 @@ def test_sweeps_keep_within_their_memory() -> None:
     assert answer == "True (51, 51, 51) (350, 350, 350) True"
     # The volume has 805 MB.
     assert int(growth) < 64 * 2**20
+
+
+def test_a_look_at_a_region(atlas: np.ndarray, atlas_file: LsfmFile) -> None:
+    request = TransformRequest(path=atlas_file.path, channel="atlas")
+    selection = RegionSelection(labels_channel="atlas", select=(382,), side="left")
+    region = find_region(atlas_file, request, selection)
+    level = atlas_file["atlas"].levels[0]
+    wanted = (atlas == 382) & (level.space.to_world(np.argwhere(atlas >= 0))[:, 0] < region.side.midline_mm).reshape(atlas.shape)
+    where = np.argwhere(wanted)
+    low, high = where.min(axis=0), where.max(axis=0) + 1
+    whole = region.look([level], 2**30)
+    assert region.voxels.count == whole.array.sum() == len(where)
+    assert whole.space.same_grid(level.space.crop(low, high))
+    assert np.array_equal(whole.array, wanted[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+    # Every second voxel for a coarser level: the look is at that where the finest is too large.
+    factors = (2.0, 2.0, 2.0)
+    halves = tuple(n // 2 for n in atlas.shape)
+    every_second = tuple(slice(0, 2 * n, 2) for n in halves)
+    even = atlas[every_second]
+    coarse = Level(1, level.data[every_second], factors, level.space.level(factors, halves))
+    small = region.look([level, coarse], whole.array.size - 1)
+    assert small.space.voxel_size_mm == pytest.approx(np.multiply(level.space.voxel_size_mm, 2))
+    first = np.rint(coarse.space.to_voxel([small.space.world_from_voxel[:3, 3]])[0]).astype(int)
+    found = np.argwhere(small.array) + first
+    right = coarse.space.to_world(np.argwhere(even == 382))
+    assert {*map(tuple, found)} == {*map(tuple, np.argwhere(even == 382)[right[:, 0] < region.side.midline_mm])}

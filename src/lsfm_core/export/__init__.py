@@ -6,12 +6,13 @@ tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `c
 """
 
 from lsfm_core.export._names import native_space
+from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export.channel import ExportResult, export_blocks, export_channel, read_volume
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
 from lsfm_core.export.merge import MergeRequest, MergeResult, merge_chunks
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, transform_points
-from lsfm_core.export.request import ExportRequest, RegionSelection, TransformStep
+from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.volume import Volume
 
@@ -25,15 +26,18 @@ __all__ = [
     "PointsRequest",
     "PointsResult",
     "RegionCount",
+    "RegionMask",
     "RegionSelection",
     "SlicesRequest",
     "SlicesResult",
+    "TransformRequest",
     "TransformStep",
     "Volume",
     "export_blocks",
     "export_channel",
     "export_chunks",
     "export_slices",
+    "find_region",
     "iter_chunks",
     "iter_slices",
     "lay_out_chunks",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from lsfm_core.errors import InputError
 from lsfm_core.export._names import chains_around, native_space
 from lsfm_core.export.request import RegionSelection, TransformRequest
-from lsfm_core.geometry import Box, Space
-from lsfm_core.regions import Hemisphere, LabelSet, LabelTable, locate_region, midline_mm, surface_points
+from lsfm_core.export.volume import Volume
+from lsfm_core.geometry import Box, Space, voxel_count
+from lsfm_core.progress import CancelToken
+from lsfm_core.regions import Hemisphere, LabelSet, LabelTable, RegionVoxels, locate_region, midline_mm, surface_points
 from lsfm_core.store import Channel, Level, LsfmFile
 from lsfm_core.transforms import TransformChain
 
@@ -29,6 +31,8 @@ class RegionMask:
         Level 0 of the labels.
     space : Space
         Of that level.
+    voxels : RegionVoxels
+        Where in it the region lies, and how many voxels it has.
     labels : LabelSet
         The ids that belong to the region.
     side : Hemisphere or None
@@ -42,6 +46,7 @@ class RegionMask:
 
     level: Level
     space: Space
+    voxels: RegionVoxels
     labels: LabelSet
     side: Hemisphere | None
     chain: TransformChain
@@ -61,12 +66,33 @@ class RegionMask:
         inside: npt.NDArray[np.uint8] = mask.view(np.uint8)
         return inside
 
+    def look(self, levels: Sequence[Level], max_voxels: int) -> Volume:
+        """The region as labels 0 and 1 in its own box, for a look: on the finest level on which that is not too large.
+
+        Parameters
+        ----------
+        levels : sequence of Level
+            Of the labels channel.
+        max_voxels : int
+            How many may come back; the coarsest level is taken in any case.
+        """
+        for level in levels:
+            low = np.floor_divide(self.voxels.starts, level.factors).astype(int).tolist()
+            high = np.minimum(np.ceil(np.divide(self.voxels.stops, level.factors)), level.shape[:3]).astype(int).tolist()
+            if voxel_count(np.subtract(high, low).tolist()) <= max_voxels:
+                break
+        space = self.space.level(level.factors, level.shape[:3])
+        side = None if self.side is None else replace(self.side, space=space)
+        return Volume(replace(self, level=level, side=side).read(low, high), space.crop(low, high), "labels")
+
     def describe(self) -> str:
         """The region in words."""
         return f"{self.text}: {self.box}"
 
 
-def find_region(file: LsfmFile, request: TransformRequest, selection: RegionSelection) -> RegionMask:
+def find_region(
+    file: LsfmFile, request: TransformRequest, selection: RegionSelection, *, cancel: CancelToken | None = None
+) -> RegionMask:
     """Look the region up and find where it lies.
 
     Where transforms lead from the labels to the output, the region's outline is carried: all corners of its surface voxels.
@@ -87,18 +113,18 @@ def find_region(file: LsfmFile, request: TransformRequest, selection: RegionSele
         if middle is None:
             middle = midline_mm(coarse.data, space.level(coarse.factors, coarse.shape[:3]))
         side = Hemisphere(selection.side, middle, space)
-    found = locate_region(level.data, ids, keep=side, table=table)
+    found = locate_region(level.data, ids, keep=side, table=table, cancel=cancel)
     names = ", ".join(str(table.get(int(s), s)) if str(s).isdigit() else str(table.find(s)) for s in selection.select)
     parts = f" and its parts ({len(ids)} ids)" if selection.include_descendants else ""
     text = f"{names}{parts}{f', {side}' if side is not None else ''}: {found.count} voxels of channel {channel.name!r}"
     chain = chains_around(file, request, selection.labels_in)[1]
     if chain.transforms:
         outward = chain.inverse()
-        corners = surface_points(level.data, ids, region=found, keep=side)
+        corners = surface_points(level.data, ids, region=found, keep=side, cancel=cancel)
         box = Box.around(Box.of(outward.map_points(space.to_world(points))) for points in corners)
     else:
         box = space.crop(found.starts, found.stops).bounds
-    return RegionMask(level, space, LabelSet(ids), side, chain, box, text)
+    return RegionMask(level, space, found, LabelSet(ids), side, chain, box, text)
 
 
 def label_level(file: LsfmFile, channel: Channel, request: TransformRequest) -> tuple[Level, Space]:

@@ -1,0 +1,183 @@
+"""A box in the viewer: a rectangle in every plane that it reaches into, its edges in 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from qtpy.QtCore import QObject, QTimer, Signal
+
+__all__ = ["BoxLayer", "plane_axis", "with_extent"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_COLOUR = "#ffd23f"
+#: Lines are so much thinner than the box is long.
+_THIN = 150
+
+
+class BoxLayer(QObject):
+    """A box, in mm of the native frame, as a shapes layer.
+
+    A shape of napari's lies in one plane. So the box is drawn anew for each plane that is looked at; what the user drags, or draws
+    instead, changes the two axes that are seen.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    name : str
+        Of the layer.
+    editable : bool
+        Whether the user may change it; ``changed(lower, upper)`` then tells of it.
+    parent : QObject
+    """
+
+    changed = Signal(object, object)
+
+    def __init__(self, viewer: Any, name: str, *, editable: bool, parent: QObject) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._name = name
+        self._editable = editable
+        self._layer: Any = None
+        self._box: FloatArray | None = None
+        self._is_drawing = False
+        # Several things change at once, and never within the mouse's own doing.
+        self._soon = QTimer(self, singleShot=True, interval=0)
+        self._soon.timeout.connect(self._draw)
+        for event in (viewer.dims.events.point, viewer.dims.events.ndisplay, viewer.dims.events.order):
+            event.connect(self._on_view)
+
+    @property
+    def layer(self) -> Any:
+        """The shapes layer, or None while nothing is drawn."""
+        return self._layer if self._layer in self._viewer.layers else None
+
+    @property
+    def box(self) -> FloatArray | None:
+        """(2, 3) lower and upper corner, native mm."""
+        return self._box
+
+    def show(self, lower: npt.ArrayLike, upper: npt.ArrayLike, voxel_size_mm: Sequence[float]) -> None:
+        """Draw the box; the first time this adds the layer.
+
+        Parameters
+        ----------
+        lower, upper : array (3,)
+        voxel_size_mm : sequence of 3 float
+            Of the image, along the native axes: napari steps through planes by the smallest that any layer has.
+        """
+        self._box = np.array([lower, upper], dtype=float)
+        if self.layer is None:
+            active = self._viewer.layers.selection.active
+            self._layer = self._viewer.add_shapes(
+                ndim=3,
+                name=self._name,
+                scale=tuple(voxel_size_mm),
+                units=("mm",) * 3,
+                axis_labels=("z", "y", "x"),
+                edge_color=_COLOUR,
+                face_color="transparent",
+            )
+            self._layer.events.data.connect(self._on_data)
+            if self._editable:
+                self._layer.mode = "select"
+            else:
+                self._layer.editable = False
+                self._viewer.layers.selection.active = active
+        self._draw()
+
+    def hide(self) -> None:
+        """Take the layer away."""
+        self._soon.stop()
+        self._box = None
+        if self.layer is not None:
+            self._viewer.layers.remove(self._layer)
+        self._layer = None
+
+    def close(self) -> None:
+        """Let go of the viewer."""
+        for event in (self._viewer.dims.events.point, self._viewer.dims.events.ndisplay, self._viewer.dims.events.order):
+            event.disconnect(self._on_view)
+        self.hide()
+
+    def _on_view(self, event: Any = None) -> None:
+        if self._box is not None:
+            self._soon.start()
+
+    def _draw(self) -> None:
+        layer = self.layer
+        if layer is None or self._box is None:
+            return
+        lower, upper = self._box / layer.scale
+        if self._viewer.dims.ndisplay == 3:
+            corners = np.array(list(product(*zip(lower, upper, strict=True))))
+            shapes = [corners[[i, j]] for i, j in _EDGES]
+            kind = "line"
+        else:
+            across = self._across()
+            at = self._plane(layer)[across]
+            shapes, kind = [], "rectangle"
+            if lower[across] - 0.5 <= at <= upper[across] + 0.5:
+                (u, v) = (axis for axis in range(3) if axis != across)
+                rectangle = np.full((4, 3), at)
+                rectangle[:, u] = lower[u], upper[u], upper[u], lower[u]
+                rectangle[:, v] = lower[v], lower[v], upper[v], upper[v]
+                shapes = [rectangle]
+        self._is_drawing = True
+        try:
+            layer.selected_data = set(range(layer.nshapes))
+            layer.remove_selected()
+            if shapes:
+                width = max(1.0, (upper - lower).max() / _THIN)
+                layer.add(shapes, shape_type=kind, edge_width=width, edge_color=_COLOUR, face_color="transparent")
+                if self._editable and kind == "rectangle" and layer.mode == "select":
+                    layer.selected_data = {0}
+        finally:
+            self._is_drawing = False
+
+    def _on_data(self, event: Any) -> None:
+        if self._is_drawing or self._box is None or event.action.value not in ("added", "changed", "removed"):
+            return
+        layer = self._layer
+        if self._editable and layer.nshapes and self._viewer.dims.ndisplay == 2:
+            # The last one: a rectangle that the user drew beside the box is the new box.
+            points = np.asarray(layer.data[-1])
+            ends = np.array([points.min(axis=0), points.max(axis=0)]) * layer.scale
+            across = self._across()
+            self._box = with_extent(self._box, ends, across, float((self._plane(layer) * layer.scale)[across]))
+            layer.mode = "select"
+            self.changed.emit(*self._box)
+        self._soon.start()
+
+    def _plane(self, layer: Any) -> FloatArray:
+        return np.array(self._viewer.dims.point[-3:]) / layer.scale
+
+    def _across(self) -> int:
+        return plane_axis(self._viewer)
+
+
+def plane_axis(viewer: Any) -> int:
+    """The native axis that planes on the screen are across."""
+    return int(viewer.dims.order[-3]) - (viewer.dims.ndim - 3)
+
+
+def with_extent(box: FloatArray, ends: FloatArray, across: int, at: float) -> FloatArray:
+    """A box with other ends along the two axes that are seen; along the third it is moved to where it is looked at, if need be."""
+    new = ends.copy()
+    new[:, across] = box[:, across]
+    if not new[0, across] <= at <= new[1, across]:
+        new[:, across] += at - new[:, across].mean()
+    return new
+
+
+_CORNERS = list(product((0, 1), repeat=3))
+_EDGES = [
+    (i, j)
+    for i, a in enumerate(_CORNERS)
+    for j, b in enumerate(_CORNERS)
+    if i < j and sum(x != y for x, y in zip(a, b, strict=True)) == 1
+]

@@ -1,0 +1,207 @@
+"""The chain of transforms from an image to another space: what can be chosen, in which order, and a picture of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QLabel, QListWidget, QMenu, QPushButton, QVBoxLayout, QWidget
+
+from lsfm_core import TransformStep
+from napari_lsfm._widgets._facts import FileFacts, StoredTransform
+from napari_lsfm._widgets._fields import beside
+
+__all__ = ["ChainEditor"]
+
+#: Names of image files, which as transforms are displacement fields.
+_FIELDS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_FILTER = "Transforms (*.txt *.tfm *.mat *.xfm *.h5 *.nii *.nii.gz *.nrrd *.mha *.mhd);;All files (*)"
+#: White letters can be read on them, and they stand out on dark and on light.
+_COLOURS = {"image": "#3b6fb6", "affine": "#7a5ca8", "field": "#2e7d5b", "output": "#a8611a"}
+
+
+class ChainEditor(QWidget):
+    """A list of transforms, nearest to the image first."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stored: dict[str, StoredTransform] = {}
+        self._channel = ""
+        self._steps: list[TransformStep] = []
+        self._list = QListWidget()
+        self._list.setAccessibleName("transforms")
+        self._list.setToolTip("From the image outward: the first is nearest to the image, the last to the output")
+        self._list.currentRowChanged.connect(lambda _: self._enable())
+        self._add = _button("Add", "Add a transform that is stored in the file, or one from a file of its own")
+        self._menu = QMenu(self._add)
+        self._menu.aboutToShow.connect(self._offer)
+        self._add.setMenu(self._menu)
+        self._remove = _button("Remove", "Take the chosen transform out")
+        self._up = _button("↑", "Move it nearer to the image")
+        self._down = _button("↓", "Move it nearer to the output")
+        self._invert = _button("Invert", "Take the inverse: of any affine, and of a displacement field whose inverse is stored")
+        self._invert.setCheckable(True)
+        for arrow in (self._up, self._down):
+            arrow.setFixedWidth(30)
+        self._numeric = QCheckBox("Invert fields numerically")
+        self._numeric.setToolTip(
+            "Also allow displacement fields whose inverse is not stored to be inverted; how well that goes is told below"
+        )
+        self._picture = QLabel()
+        self._words = QLabel()
+        for label in (self._picture, self._words):
+            label.setWordWrap(True)
+        self._picture.setToolTip("The way from the image to the output")
+        self._words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._remove.clicked.connect(self._on_remove)
+        self._up.clicked.connect(lambda: self._move(-1))
+        self._down.clicked.connect(lambda: self._move(1))
+        self._invert.clicked.connect(self._on_invert)
+        self._numeric.toggled.connect(self._on_numeric)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        for part in (
+            self._list,
+            beside(self._add, self._remove, self._up, self._down, self._invert),
+            self._numeric,
+            self._picture,
+            self._words,
+        ):
+            column.addWidget(part)
+        self._show()
+
+    @property
+    def steps(self) -> tuple[TransformStep, ...]:
+        """The chain."""
+        return tuple(self._steps)
+
+    @property
+    def numeric_inverse(self) -> tuple[str, ...]:
+        """Names of the fields that are inverted numerically."""
+        return tuple(step.name for step in self._steps if step.invert and not self._has_inverse(step))
+
+    @property
+    def names(self) -> list[str]:
+        """What can be added of what the file holds; each transform can be there once."""
+        used = {step.name for step in self._steps}
+        return [name for name in self._stored if name not in used]
+
+    def set_facts(self, facts: FileFacts, channel: str) -> None:
+        """Offer what a file holds for a channel; steps that it does not have are taken out."""
+        self._stored = {stored.name: stored for stored in facts.transforms(channel)}
+        self._channel = channel
+        self._steps = [step for step in self._steps if step.name in self._stored or Path(step.name).is_file()]
+        self._show()
+
+    def set_steps(self, steps: Sequence[TransformStep], numeric_inverse: Sequence[str] = ()) -> None:
+        """Show a chain."""
+        self._numeric.setChecked(bool(numeric_inverse))
+        self._steps = list(steps)
+        self._show()
+
+    def add(self, name: str) -> None:
+        """Add a transform at the outer end."""
+        self._steps.append(TransformStep(name=name))
+        self._show(len(self._steps) - 1)
+        self.changed.emit()
+
+    def say(self, text: str) -> None:
+        """Spell the chain out."""
+        self._words.setText(text)
+        self._words.setVisible(bool(text))
+
+    def _offer(self) -> None:
+        self._menu.clear()
+        for name in self.names:
+            action = self._menu.addAction(f"{name} ({_KINDS[self._stored[name].kind]})")
+            action.triggered.connect(lambda _, name=name: self.add(name))
+        self._menu.addSeparator()
+        self._menu.addAction("From a file…").triggered.connect(lambda _: self._browse())
+
+    def _browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "A transform", "", _FILTER)
+        if path:
+            self.add(path)
+
+    def _kind(self, step: TransformStep) -> str:
+        if step.name in self._stored:
+            return self._stored[step.name].kind
+        return "field" if step.name.lower().endswith(_FIELDS) else "affine"
+
+    def _has_inverse(self, step: TransformStep) -> bool:
+        return self._stored[step.name].has_inverse if step.name in self._stored else self._kind(step) == "affine"
+
+    def _on_remove(self) -> None:
+        row = self._list.currentRow()
+        del self._steps[row]
+        self._show(min(row, len(self._steps) - 1))
+        self.changed.emit()
+
+    def _move(self, by: int) -> None:
+        row = self._list.currentRow()
+        self._steps[row], self._steps[row + by] = self._steps[row + by], self._steps[row]
+        self._show(row + by)
+        self.changed.emit()
+
+    def _on_invert(self, inverted: bool) -> None:
+        row = self._list.currentRow()
+        self._steps[row] = self._steps[row].model_copy(update={"invert": inverted})
+        self._show(row)
+        self.changed.emit()
+
+    def _on_numeric(self, allowed: bool) -> None:
+        if not allowed and self.numeric_inverse:
+            self._steps = [step if self._has_inverse(step) else TransformStep(name=step.name) for step in self._steps]
+            self._show(self._list.currentRow())
+            self.changed.emit()
+        self._enable()
+
+    def _show(self, row: int = -1) -> None:
+        self._list.clear()
+        for number, step in enumerate(self._steps, 1):
+            inverted = ", inverted" if step.invert else ""
+            self._list.addItem(f"{number}.  {_short(step.name)}  ({_KINDS[self._kind(step)]}{inverted})")
+            self._list.item(number - 1).setToolTip(step.name)
+        self._list.setVisible(bool(self._steps))
+        self._list.setFixedHeight(max(1, self._list.count()) * (self._list.fontMetrics().height() + 6) + 8)
+        self._list.setCurrentRow(row)
+        nodes = [(self._channel or "image", "image")]
+        nodes += [(_short(step.name) + (" ⁻¹" if step.invert else ""), self._kind(step)) for step in self._steps]
+        self._picture.setText(" → ".join(_node(*node) for node in [*nodes, ("output", "output")]))
+        self._picture.setVisible(bool(self._steps))
+        self.say("")
+        self._enable()
+
+    def _enable(self) -> None:
+        row = self._list.currentRow()
+        chosen = 0 <= row < len(self._steps)
+        self._remove.setEnabled(chosen)
+        self._up.setEnabled(chosen and row > 0)
+        self._down.setEnabled(chosen and row < len(self._steps) - 1)
+        self._invert.setEnabled(chosen and (self._has_inverse(self._steps[row]) or self._numeric.isChecked()))
+        self._invert.setChecked(chosen and self._steps[row].invert)
+        needs = any(not self._has_inverse(step) for step in self._steps)
+        self._numeric.setVisible(needs)
+
+
+_KINDS = {"affine": "affine", "field": "displacement field"}
+
+
+def _short(name: str) -> str:
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _node(name: str, kind: str) -> str:
+    text = escape(name).replace(" ", "&nbsp;")
+    return f'<span style="background-color: {_COLOURS[kind]}; color: white;">&nbsp;{text}&nbsp;</span>'
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    button.setAutoDefault(False)
+    return button

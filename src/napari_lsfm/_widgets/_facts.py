@@ -1,0 +1,146 @@
+"""What a form must know of a file, and how the file's world lies in napari's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core import Channel, LabelTable, Orientation, Space, open_lsfm
+
+__all__ = ["FileFacts", "Frame", "StoredTransform", "layers_of", "lsfm_paths"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StoredTransform:
+    """A transform that is stored in a file.
+
+    Attributes
+    ----------
+    name : str
+        As a `TransformStep` names it.
+    kind : {"affine", "field"}
+    has_inverse : bool
+        Whether its inverse is known: that of every affine, and of a field its partner.
+    """
+
+    name: str
+    kind: str
+    has_inverse: bool
+
+
+@dataclass(frozen=True)
+class Frame:
+    """napari's world, mm along the native axes of a file, against the world of an image in it.
+
+    Attributes
+    ----------
+    ras_from_native : array (4, 4)
+    """
+
+    ras_from_native: FloatArray
+
+    def box_to_ras(self, lower: npt.ArrayLike, upper: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """The smallest and largest R, A, S of a box in the native frame."""
+        return _box(self.ras_from_native, lower, upper)
+
+    def box_to_native(self, lower: npt.ArrayLike, upper: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """The way back."""
+        return _box(np.linalg.inv(self.ras_from_native), lower, upper)
+
+    def to_ras(self, point: npt.ArrayLike) -> FloatArray:
+        """R, A, S of a point in the native frame."""
+        return np.asarray(self.ras_from_native[:3, :3] @ np.asarray(point) + self.ras_from_native[:3, 3])
+
+    def place(self, space: Space) -> Space:
+        """A space with native mm in the place of R, A, S."""
+        return Space(space.shape, np.linalg.inv(self.ras_from_native) @ space.world_from_voxel)
+
+
+@dataclass(frozen=True, eq=False)
+class FileFacts:
+    """What stays of a file when it is closed.
+
+    Attributes
+    ----------
+    path : Path
+    channels : mapping of str to Channel
+        Their voxels cannot be read any more.
+    tables : mapping of str to LabelTable
+        Of the labels channels.
+    """
+
+    path: Path
+    channels: Mapping[str, Channel]
+    tables: Mapping[str, LabelTable]
+
+    @classmethod
+    def read(cls, path: Path) -> FileFacts:
+        """Look into a file; for a thread, since a slow disk takes its time."""
+        with open_lsfm(path) as file:
+            labels = [name for name, channel in file.channels.items() if channel.kind == "labels"]
+            tables = {name: LabelTable.from_json(file.label_table(name)) for name in labels}
+            return cls(path, dict(file.channels), tables)
+
+    def of_kind(self, *kinds: str) -> list[str]:
+        """Names of the channels that are of one of some kinds."""
+        return [name for name, channel in self.channels.items() if channel.kind in kinds]
+
+    def frame(self, channel: str, orientation: str | None = None) -> Frame:
+        """The native frame in which a channel is shown, against the world in which it is exported.
+
+        Parameters
+        ----------
+        channel : str
+        orientation : str, optional
+            What an export takes the image to lie like, where the file does not tell.
+        """
+        own = self.channels[channel]
+        # As in `_layers`: channels without an orientation have a frame of their own.
+        first = next(c for c in self.channels.values() if (c.orientation is None) == (own.orientation is None))
+        shown_from_native = np.eye(4)
+        shown_from_native[:3, :3] = (first.orientation or first.space.orientation).direction
+        if own.orientation is not None or orientation is None:
+            return Frame(shown_from_native)
+        exported = Space.from_orientation(own.space.shape, own.space.voxel_size_mm, Orientation(orientation))
+        return Frame(exported.world_from_voxel @ own.space.voxel_from_world @ shown_from_native)
+
+    def transforms(self, channel: str) -> Iterator[StoredTransform]:
+        """All that can be part of a chain that begins at a channel; its own come first."""
+        own = self.channels[channel]
+        yield from (StoredTransform(name, "affine", True) for name in own.affines)
+        for other in self.channels.values():
+            if other.kind == "vectors" and other.orientation is not None and other.name not in own.affines:
+                yield StoredTransform(other.name, "field", other.partner in self.channels)
+        for other in self.channels.values():
+            if other is not own:
+                yield from (StoredTransform(f"{other.name}/{name}", "affine", True) for name in other.affines)
+
+
+def layers_of(viewer: Any, path: Path, channel: str | None = None) -> list[Any]:
+    """Layers that show a file, or one of its channels."""
+    found = [(layer, layer.metadata.get("lsfm")) for layer in viewer.layers]
+    return [
+        layer
+        for layer, origin in found
+        if origin is not None and Path(origin["path"]) == path and channel in (None, origin["channel"])
+    ]
+
+
+def lsfm_paths(viewer: Any) -> list[Path]:
+    """The files that a viewer shows, that of the active layer first."""
+    active = viewer.layers.selection.active
+    layers = [layer for layer in (active, *viewer.layers) if layer is not None and "lsfm" in layer.metadata]
+    return list(dict.fromkeys(Path(layer.metadata["lsfm"]["path"]) for layer in layers))
+
+
+def _box(matrix: FloatArray, lower: npt.ArrayLike, upper: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    # Frames differ by turns of 90 degrees and shifts, so two corners tell.
+    ends = np.stack([lower, upper]) @ matrix[:3, :3].T + matrix[:3, 3]
+    return ends.min(axis=0), ends.max(axis=0)

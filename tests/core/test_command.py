@@ -1,0 +1,66 @@
+"""Requests as command lines: the command's own parser, behind a shell, understands what was meant."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from lsfm_core import ExportRequest, InputError, RegionSelection, TransformStep, command_line
+from lsfm_core.cli import _build_parser
+from lsfm_core.cli.export import _fields
+
+
+def read_back(words: list[str]) -> ExportRequest:
+    """By way of a real shell."""
+    script = f"{sys.executable} -c 'import sys, json; print(json.dumps(sys.argv[1:]))' {shlex.join(words)}"
+    through_shell: list[str] = json.loads(subprocess.check_output(["/bin/sh", "-c", script]))
+    assert through_shell == words
+    arguments = _build_parser().parse_args(through_shell[1:])
+    return ExportRequest(**_fields(arguments), grid=arguments.grid, overlap_mm=arguments.overlap)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"path": "-odd name; $(date)'s.h5", "output": "/tmp/it's here.nii.gz", "channel": "-c"},
+        {"level": 0, "resolution_mm": (0.1, 0.025, 1 / 3), "output_orientation": "lps", "interpolation": "bspline", "fill": -5.5},
+        {"origin_mm": (-1.5, 0, 1e-7), "size_mm": 2, "snap": True, "overwrite": True, "antialias": False, "threads": 3},
+        {"grid": (0, 0, 0), "size_mm": (1, 2, 3), "overlap_mm": 0.1, "memory_bytes": 123_456_789},
+        {
+            "transforms": (
+                "a", "b:invert", TransformStep(name="c", type="field", invert=True), "/a,b/c.mat", TransformStep(name="d:invert"),
+            ),
+            "numeric_inverse": ("b", "c"), "reference": "template 100.nii.gz", "orientation": "AIR",
+        },
+        {"region": RegionSelection(labels_channel="atlas", select=("Field CA1, part", 7, -3), include_descendants=True)},
+        {"region": RegionSelection(labels_channel="atlas", select=("TH",), side="left", midline_mm=-0.5, margin_mm=0.2, mask=True)},
+        {"region": RegionSelection(labels_channel="atlas", select=("TH",), margin_vox=3, labels_in="output")},
+    ],
+)  # fmt: skip
+def test_a_command_line_says_what_the_request_says(fields: dict[str, Any]) -> None:
+    request = ExportRequest(**({"path": "brain.h5", "channel": "autofluo", "output": "out.nii.gz"} | fields))
+    found = read_back(command_line(request))
+    if request.region is not None:
+        # The command line has no other numbers than texts here; both are looked up alike.
+        ids = tuple(map(str, request.region.select))
+        request = request.model_copy(update={"region": request.region.model_copy(update={"select": ids})})
+    assert found == request
+
+
+def test_defaults_are_left_out() -> None:
+    request = ExportRequest(path="brain.h5", channel="autofluo", output="out.nii.gz")
+    assert command_line(request) == ["lsfm-core", "export", "brain.h5", "--channel=autofluo", "--output=out.nii.gz"]
+
+
+def test_what_no_command_line_can_say_is_refused() -> None:
+    with pytest.raises(InputError, match="name one"):
+        command_line(ExportRequest(path="brain.h5", channel="autofluo"))
+    region = RegionSelection(labels_channel="atlas", select=("TH",), margin_mm=1, margin_vox=1)
+    with pytest.raises(InputError, match="margin"):
+        command_line(ExportRequest(path="brain.h5", channel="autofluo", output="out.nii", region=region))
