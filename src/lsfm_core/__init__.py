@@ -47,9 +47,10 @@ if TYPE_CHECKING:
         plan_export,
         transform_points,
     )
+    from lsfm_core.formats import Source, open_source
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
-    from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
+    from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, read_metadata
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
     from lsfm_core.regions import Label, LabelTable
@@ -88,9 +89,10 @@ _ROOMS = {
         "plan_export",
         "transform_points",
     ),
+    "formats": ("Source", "open_source"),
     "geometry": ("Orientation", "Space"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
-    "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
+    "metadata": ("ImageMetadata", "VoxelSize", "describe_image", "read_metadata"),
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
     "regions": ("Label", "LabelTable"),
@@ -131,6 +133,7 @@ __all__ = [
     "RegionMask",
     "RegionSelection",
     "SlicesRequest",
+    "Source",
     "SourceError",
     "Space",
     "StorageError",
@@ -140,6 +143,7 @@ __all__ = [
     "UnknownRegionError",
     "VerifyReport",
     "Volume",
+    "VoxelSize",
     "command_line",
     "describe_image",
     "edit_lsfm",
@@ -154,6 +158,7 @@ __all__ = [
     "lay_out_chunks",
     "merge_chunks",
     "open_lsfm",
+    "open_source",
     "plan_export",
     "preview_file",
     "read_metadata",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from lsfm_core.errors import InputError
 from lsfm_core.export import ExportRequest, RegionSelection, TransformStep
+from lsfm_core.ingest import IngestRequest
 
 __all__ = ["command_line"]
 
 
-def command_line(request: ExportRequest) -> list[str]:
+def command_line(request: ExportRequest | IngestRequest) -> list[str]:
     """What a shell would hand to ``lsfm-core`` for this request; ``shlex.join`` quotes it for one.
 
     Fields that have their defaults are left out.
@@ -19,8 +21,11 @@ def command_line(request: ExportRequest) -> list[str]:
     Raises
     ------
     InputError
-        If the command line cannot say it: an export without an output, or with margins in mm and in voxels at once.
+        If the command line cannot say it: an export without an output, or with margins in mm and in voxels at once; an ingest of
+        an array.
     """
+    if isinstance(request, IngestRequest):
+        return ["lsfm-core", "write", _path(request.path), *_ingest(request)]
     if request.output is None:
         raise InputError("output: the command line writes a file: name one")
     words = ["lsfm-core", "export", _path(request.path)]
@@ -43,6 +48,23 @@ def command_line(request: ExportRequest) -> list[str]:
     return words
 
 
+def _ingest(request: IngestRequest) -> Iterator[str]:
+    for field, value in _told(request):
+        match field:
+            case "path":
+                pass
+            case "image" if not isinstance(value, str | os.PathLike):
+                raise InputError("image: the command line reads files: give the path of one")
+            case "checkpoint_seconds":
+                raise InputError("checkpoint_seconds: the command line takes the default")
+            case "compression":
+                yield f"--compression-level={value}"
+            case "memory_bytes":
+                yield f"--memory={value}"
+            case _:
+                yield _option(field, value)
+
+
 def _region(selection: RegionSelection) -> Iterator[str]:
     if selection.margin_mm and selection.margin_vox:
         raise InputError("margin: the command line takes one, in mm or in voxels")
@@ -56,7 +78,7 @@ def _region(selection: RegionSelection) -> Iterator[str]:
                 yield _option(field, value)
 
 
-def _told(request: ExportRequest | RegionSelection) -> Iterator[tuple[str, Any]]:
+def _told(request: ExportRequest | IngestRequest | RegionSelection) -> Iterator[tuple[str, Any]]:
     """Fields that say something else than their defaults do."""
     for name, field in type(request).model_fields.items():
         value = getattr(request, name)

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lsfm_core import ExportRequest, InputError, RegionSelection, TransformStep, command_line
-from lsfm_core.cli import _build_parser
+from lsfm_core import ExportRequest, IngestRequest, InputError, RegionSelection, TransformStep, command_line
+from lsfm_core.cli import _build_parser, main
 from lsfm_core.cli.export import _fields
 
 
@@ -64,3 +65,32 @@ def test_what_no_command_line_can_say_is_refused() -> None:
     region = RegionSelection(labels_channel="atlas", select=("TH",), margin_mm=1, margin_vox=1)
     with pytest.raises(InputError, match="margin"):
         command_line(ExportRequest(path="brain.h5", channel="autofluo", output="out.nii", region=region))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": "planes/img_*_C01.tif", "voxel_size_mm": (0.05, 0.00162, 1 / 3), "orientation": "AIR", "image_channel": 1},
+        {"image": "-atlas; $(date)'s.nii.gz", "kind": "labels", "labels": "it's.txt", "ontology": "tree.csv", "replace": True},
+        {"image": "warp.nii.gz", "kind": "vectors", "inverse_of": "back", "origin_mm": (-1.5, 0, 1e-7), "metadata": "m.json"},
+        {"image": "a.tif", "memory_bytes": 123_456_789, "threads": 3, "compression": 0, "uint16_as_int16": True, "resume": True},
+    ],
+)
+def test_an_ingest_says_what_the_request_says(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    request = IngestRequest(**({"path": "brain.h5", "channel": "-autofluo"} | fields))
+    found: list[IngestRequest] = []
+
+    def ingest(request: IngestRequest, **_: Any) -> None:
+        found.append(request)
+        raise InputError("that is all")
+
+    monkeypatch.setattr("lsfm_core.ingest.ingest_channel", ingest)
+    assert main(shlex.split(shlex.join(command_line(request)))[1:]) != 0
+    assert found == [request]
+
+
+def test_an_array_has_no_command_line() -> None:
+    with pytest.raises(InputError, match="path"):
+        command_line(IngestRequest(path="brain.h5", channel="a", image=np.zeros((2, 2, 2))))
+    with pytest.raises(InputError, match="checkpoint_seconds"):
+        command_line(IngestRequest(path="brain.h5", channel="a", image="a.tif", checkpoint_seconds=5))
