@@ -45,7 +45,7 @@ class Section(QGroupBox):
 
 
 #: So that the fields of all sections stand below each other.
-_LABEL_WIDTH = 105
+_LABEL_WIDTH = 115
 
 
 class Choice(QComboBox):
@@ -100,7 +100,7 @@ class NumbersEdit(QWidget):
 
     edited = Signal()
 
-    def __init__(self, axes: str = "RAS", values: Sequence[float] | None = None) -> None:
+    def __init__(self, axes: Sequence[str] = "RAS", values: Sequence[float] | None = None) -> None:
         super().__init__()
         self._edits = [QLineEdit() for _ in range(3)]
         for axis, edit in zip(axes, self._edits, strict=True):
