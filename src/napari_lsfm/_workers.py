@@ -58,7 +58,7 @@ class Job(QObject):
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._show)
         self._worker: FunctionWorker[Any] = create_worker(function, progress=self._keep, cancel=self._token, _ignore_errors=True)
-        self._worker.returned.connect(self.returned)
+        self._worker.returned.connect(self._on_return)
         self._worker.errored.connect(self._on_error)
         self._worker.finished.connect(self._on_finished)
         if parent is not None:
@@ -86,15 +86,19 @@ class Job(QObject):
             self._activity.refresh()
             self.progressed.emit(stage, done, total)
 
+    def _on_return(self, result: object) -> None:
+        # What was done so far is no news beside what came of it.
+        self._timer.stop()
+        self.returned.emit(result)
+
     def _on_error(self, error: Exception) -> None:
+        self._timer.stop()
         if isinstance(error, CancelledError):
             self.cancelled.emit()
         else:
             self.failed.emit(_message(error))
 
     def _on_finished(self) -> None:
-        self._timer.stop()
-        self._show()
         self._activity.close()
         self.finished.emit()
 
