@@ -18,7 +18,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QScrollArea
 
 from lsfm_core import CancelToken, IngestRequest, Orientation, ingest_channel, open_lsfm
 from lsfm_core.testing import write_series
@@ -91,6 +91,11 @@ def ingest(qtbot: QtBot, form: IngestWidget) -> None:
     qtbot.waitUntil(lambda: not form.panel.is_busy, timeout=TIMEOUT_MS)
 
 
+def show(viewer: Any, path: Path, **looks: Any) -> None:
+    for data, keywords, _ in _ingest.read_layers(path):
+        viewer.add_image(data, **keywords | looks)
+
+
 def voxels(layer: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Without the padding."""
     data = layer.data[0] if layer.multiscale else layer.data
@@ -113,6 +118,8 @@ def test_series_into_a_new_file(qtbot: QtBot, viewer: Any, form: IngestWidget, s
     qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
     assert "1.5 x 2.8 x 4 mm" in form.facts.text()
     assert form.thumbnail.letters == ("L", "R", "S", "I")
+    area = form.findChild(QScrollArea)
+    assert area.widget().width() <= area.viewport().width(), "nothing is cut off at the right"
     request = form.request()
     expected = IngestRequest(path=target, channel="autofluo", image=str(series), voxel_size_mm=VOXEL_SIZE_MM, orientation="AIR")
     assert request == expected
@@ -132,12 +139,10 @@ def test_second_channel_of_a_file_that_is_shown(
     qtbot: QtBot, viewer: Any, form: IngestWidget, series: Path, small: Any, tmp_path: Path
 ) -> None:
     target = ingest_volume(tmp_path / "brain.h5", "first", small)
-    for data, keywords, _ in _ingest.read_layers(target):
-        viewer.add_image(data, **keywords | {"colormap": "magma", "opacity": 0.5})
+    show(viewer, target, colormap="magma", opacity=0.5)
     viewer.dims.set_current_step(0, 7)
     viewer.scene.camera.zoom = 123
     viewer.scene.camera.center = (0, 0.5, 0.25)
-    del data, keywords
     fill_in(qtbot, form, series, target, "second")
     qtbot.waitUntil(lambda: form.holds.text() == "first", timeout=TIMEOUT_MS)
     ingest(qtbot, form)
@@ -303,6 +308,24 @@ def test_cancel_leaves_nothing(
     qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
 
 
+def test_cancel_shows_again_what_was_shown(
+    qtbot: QtBot, viewer: Any, form: IngestWidget, long_series: Path, small: Any, tmp_path: Path, halted: threading.Event
+) -> None:
+    target = ingest_volume(tmp_path / "brain.h5", "first", small)
+    show(viewer, target)
+    # By another name than that by which it was opened.
+    (tmp_path / "link").symlink_to(tmp_path)
+    fill_in(qtbot, form, long_series, tmp_path / "link" / "brain.h5", "second")
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    qtbot.mouseClick(form.go, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(halted.is_set, timeout=TIMEOUT_MS)
+    form.panel.cancel()
+    qtbot.waitUntil(lambda: not form.panel.is_busy and len(viewer.layers) == 1, timeout=TIMEOUT_MS)
+    np.testing.assert_array_equal(voxels(viewer.layers["first"], small.shape), small)
+    with open_lsfm(target) as file:
+        assert list(file) == ["first"]
+
+
 def test_closing_the_viewer_leaves_neither_threads_nor_files(
     qtbot: QtBot, viewer: Any, form: IngestWidget, long_series: Path, tmp_path: Path, halted: threading.Event
 ) -> None:
@@ -322,7 +345,7 @@ def test_closing_the_viewer_leaves_neither_threads_nor_files(
 def test_letters_and_brain_follow_the_code(code: str) -> None:
     # The judge is nibabel: an image whose axes have these codes, turned to RAS.
     to_ras = nib.orientations.axcodes2ornt(tuple(code))
-    shape = tuple((54, 74, 40)[int(axis)] for axis, _ in to_ras)
+    shape = tuple((43, 59, 32)[int(axis)] for axis, _ in to_ras)
     for axis, picture in enumerate(phantom_slices(Orientation(code))):
         down, right = (other for other in range(3) if other != axis)
         assert picture.shape == (shape[down], shape[right])

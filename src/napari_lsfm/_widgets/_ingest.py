@@ -33,7 +33,7 @@ from lsfm_core import (
 )
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import read_layers
-from napari_lsfm._widgets._facts import layers_of
+from napari_lsfm._widgets._facts import layers_of, lsfm_paths
 from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, beside, numbers, scrolled
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters
 from napari_lsfm._widgets._picture import Grey, Picture, as_grey
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["IngestWidget"]
 
 _DELAY_MS = 300
-_WIDTH = 400
-_THUMBNAIL = 150
+_WIDTH = 420
+_THUMBNAIL = 130
 _HDF5 = "HDF5 files (*.h5 *.hdf5)"
 _TABLES = "Label tables (*.txt *.csv *.tsv *.label);;All files (*)"
 _MISSING_STYLE = "border: 1px solid #c77d0a;"
@@ -135,9 +135,8 @@ class IngestWidget(QWidget):
         self.path = _path_edit("drop it here, or choose")
         folder = _button("Folder…", "Choose a folder: a TIFF series, or Zarr", self._browse_folder)
         file = _button("File…", "Choose a file: TIFF, OME-TIFF, NIfTI, NRRD, MetaImage", self._browse_image)
-        self._path_row = beside(self.path, folder, file)
-        section.row("Path", self._path_row, "A folder or file, one file of a series, or a pattern such as img_*_C01.tif")
-        self.path.setToolTip(self._path_row.toolTip())
+        tip = "A folder or file, one file of a series, or a pattern such as img_*_C01.tif"
+        self._path_row = _path_row(section, "Path", self.path, tip, folder, file)
         self.kind = Choice([("image", "image"), ("labels", "labels"), ("displacement field", "vectors")])
         section.row("Kind", self.kind, "What the voxels are")
         self.image_channel = QLineEdit()
@@ -167,9 +166,7 @@ class IngestWidget(QWidget):
 
     def _table_row(self, section: Section, label: str, tip: str) -> QLineEdit:
         edit = _path_edit("none")
-        row = beside(edit, _button("…", f"Choose: {label.lower()}", lambda: self._browse(edit, label, _TABLES)))
-        section.row(label, row, tip)
-        edit.setToolTip(tip)
+        _path_row(section, label, edit, tip, _button("…", f"Choose: {label.lower()}", lambda: self._browse(edit, label, _TABLES)))
         return edit
 
     def _build_voxels(self) -> Section:
@@ -185,21 +182,17 @@ class IngestWidget(QWidget):
             "R, A, S position of the centre of the voxel that is first in right, anterior and superior; empty: its own, or 0",
         )
         self.metadata = _path_edit("none")
-        row = beside(
-            self.metadata,
-            _button("…", "Choose a metadata file", lambda: self._browse(self.metadata, "Metadata", "JSON files (*.json)")),
-        )
+        choose = _button("…", "Choose a metadata file", lambda: self._browse(self.metadata, "Metadata", "JSON files (*.json)"))
         tip = "What else is known of the image, as lsfm-core dump-metadata writes it; the form wins over it"
-        section.row("Metadata (JSON)", row, tip)
-        self.metadata.setToolTip(tip)
+        _path_row(section, "Metadata (JSON)", self.metadata, tip, choose)
         return section
 
     def _build_target(self) -> Section:
         section = Section("Target")
         self.target = _path_edit("new or existing file")
         tip = "The HDF5 file; made if it is not there, else the channel is added to it"
-        section.row("File", beside(self.target, _button("…", "Choose a new or an existing file", self._browse_target)), tip)
-        self.target.setToolTip(tip)
+        choose = _button("…", "Choose a new or an existing file", self._browse_target)
+        _path_row(section, "File", self.target, tip, choose)
         self.holds = QLabel()
         self.holds.setWordWrap(True)
         section.row("It holds", self.holds, "Channels that are in the file already")
@@ -527,9 +520,13 @@ class IngestWidget(QWidget):
         self._run(request)
 
     def _run(self, request: IngestRequest) -> None:
-        is_shown = bool(layers_of(self._viewer, request.path))
+        is_shown = self._shown_as(request.path) is not None
         self.panel.run(_ingest(request, is_shown), f"Ingest {request.channel}", lambda report: self._on_done(request, report))
         self.go.setEnabled(False)
+
+    def _shown_as(self, path: Path) -> Path | None:
+        """The path by which this viewer shows a file: it may have been opened by another name."""
+        return next((shown for shown in lsfm_paths(self._viewer) if path.exists() and shown.samefile(path)), None)
 
     def _on_done(self, request: IngestRequest, report: IngestReport | None) -> str:
         if report is None:
@@ -550,7 +547,7 @@ class IngestWidget(QWidget):
     def _on_finished(self) -> None:
         if self._retry is not None:
             request, self._retry = self._retry, None
-            self._closed = _ClosedFile(self._viewer, request.path)
+            self._closed = _ClosedFile(self._viewer, self._shown_as(request.path) or request.path)
             self._run(request)
             return
         if self._closed is not None:
@@ -711,6 +708,13 @@ def _path_edit(placeholder: str) -> QLineEdit:
     # What is dropped on the field is for the form, and no text with "file://" before it.
     edit.setAcceptDrops(False)
     return edit
+
+
+def _path_row(section: Section, label: str, edit: QLineEdit, tip: str, *buttons: QPushButton) -> QWidget:
+    row = section.row(label, beside(edit, *buttons), tip)
+    edit.setToolTip(tip)
+    edit.setAccessibleName(label)
+    return row
 
 
 def _button(text: str, tip: str, pressed: Callable[[], None]) -> QPushButton:

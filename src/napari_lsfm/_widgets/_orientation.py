@@ -21,7 +21,7 @@ _AXES = ("planes", "rows", "columns")
 _SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
 _EDGE = 96
 #: The phantom's voxels, and its spot in the right hemisphere against its centre (R, A, S), in mm: slices are cut there.
-_VOXEL_MM = 0.2
+_VOXEL_MM = 0.25
 _SPOT_MM = (2.2, 1.0, -0.6)
 #: What is darker is noise.
 _DARKEST, _BRIGHTEST = 110, 1000
@@ -96,7 +96,7 @@ class OrientationSection(Section):
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setSpacing(3)
         for column, (picture, (down, right)) in enumerate(zip(self.pictures, _in_slice(_AXES), strict=True)):
-            caption = QLabel(f"{down} ↓  {right} →")
+            caption = QLabel(f"{down} ↓\n{right} →")
             caption.setAlignment(Qt.AlignmentFlag.AlignCenter)
             picture.setAccessibleName(f"slice with {down} downward and {right} to the right")
             grid.addWidget(picture, 0, column)
@@ -168,5 +168,5 @@ def _in_slice(names: tuple[str, ...] | str) -> list[tuple[str, str]]:
 
 @cache
 def _phantom() -> tuple[Space, Grey]:
-    space = Space.from_orientation((54, 74, 40), (_VOXEL_MM,) * 3, Orientation("RAS"))
+    space = Space.from_orientation((43, 59, 32), (_VOXEL_MM,) * 3, Orientation("RAS"))
     return space, ((phantom(space).clip(_DARKEST, _BRIGHTEST) - _DARKEST) * (255 / (_BRIGHTEST - _DARKEST))).astype(np.uint8)
