@@ -181,6 +181,8 @@ def test_labels_with_a_table_that_tell_where_they_lie(qtbot: QtBot, viewer: Any,
 
 
 def test_layer_is_ingested_with_its_scale(qtbot: QtBot, viewer: Any, form: IngestWidget, small: Any, tmp_path: Path) -> None:
+    for edit in form.voxel_size.edits:
+        type_into(qtbot, edit, "7")
     viewer.add_image(small, scale=(5, 4, 4.5), units=("um",) * 3, name="mine")
     form.origin_of_image.setFocus()
     qtbot.keyClicks(form.origin_of_image, "layer mine")
@@ -196,6 +198,27 @@ def test_layer_is_ingested_with_its_scale(qtbot: QtBot, viewer: Any, form: Inges
     with open_lsfm(tmp_path / "brain.h5") as file:
         np.testing.assert_array_equal(np.asarray(file["mine too"].levels[0].data), small)
         assert file["mine too"].orientation == Orientation("AIR")
+
+
+def test_displacement_field_with_its_inverse(qtbot: QtBot, viewer: Any, form: IngestWidget, tmp_path: Path) -> None:
+    field = nib.Nifti1Image(np.zeros((5, 6, 7, 1, 3), np.float32), np.diag([0.1, 0.1, 0.1, 1]))
+    field.header.set_intent(1007)
+    image, target = tmp_path / "warp.nii.gz", tmp_path / "brain.h5"
+    nib.save(field, image)
+    ingest_channel(IngestRequest(path=target, channel="back", image=str(image), kind="vectors"))
+    assert not form.partner.isVisible()
+    form.kind.value = "vectors"
+    type_into(qtbot, form.path, str(image))
+    type_into(qtbot, form.target, str(target))
+    type_into(qtbot, form.channel, "warp")
+    qtbot.waitUntil(lambda: form.partner.values == [None, "back"], timeout=TIMEOUT_MS)
+    form.partner.setFocus()
+    qtbot.keyClicks(form.partner, "back")
+    ingest(qtbot, form)
+    assert "not shown" in form.panel.text
+    assert not viewer.layers
+    with open_lsfm(target) as file:
+        assert file["warp"].partner == "back"
 
 
 def test_copied_command_does_the_same(qtbot: QtBot, form: IngestWidget, series: Path, small: Any, tmp_path: Path) -> None:

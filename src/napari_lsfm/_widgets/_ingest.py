@@ -82,6 +82,7 @@ class IngestWidget(QWidget):
         #: What the image tells of its geometry: as long as the form says the same, the request leaves it to the image.
         self._own_size: list[str] = []
         self._own_code: str | None = None
+        self._is_new = True
         #: Channels of the target, with their kinds; None while they are not known.
         self._channels: Mapping[str, str] | None = None
         self._retry: IngestRequest | None = None
@@ -294,12 +295,13 @@ class IngestWidget(QWidget):
         if layer is None and not text:
             return None
         image = text if layer is None else layer.data[0] if layer.multiscale else layer.data
-        return _Image(layer or text, image, int(channel) if channel.isdigit() else channel or None, self.kind.value)
+        return _Image(
+            text if layer is None else layer, image, int(channel) if channel.isdigit() else channel or None, self.kind.value
+        )
 
     def _describe(self) -> None:
         asked = self._image()
-        is_other = asked is None or self._asked is None or asked.place != self._asked.place
-        if is_other:
+        if asked is None or self._asked is None or asked.place != self._asked.place:
             self._forget_image()
         self._asked, self._metadata, self._complaint = asked, None, ""
         self._painter.forget()
@@ -318,27 +320,31 @@ class IngestWidget(QWidget):
                 edit.clear()
         if self._own_code is not None and self.orientation.toward.text() == self._own_code:
             self.orientation.choose("")
-        self._own_size, self._own_code = [], None
+        self._own_size, self._own_code, self._is_new = [], None, True
 
     def _on_described(self, metadata: ImageMetadata) -> None:
         asked = self._asked
         if asked is None:
             return
-        is_first = not self._own_size and self._own_code is None
         self._metadata = metadata
-        layer = self.origin_of_image.value
-        if is_first and layer is not None:
-            size = _voxel_size_um(layer)
-            if size is not None:
-                self.voxel_size.show_values(size)
-        if is_first and metadata.voxel_size is not None:
-            self.voxel_size.show_values([1000 * length for length in metadata.voxel_size.triple_mm])
-            self._own_size = self.voxel_size.texts
-        if is_first and metadata.orientation is not None:
-            self._own_code = metadata.orientation
-            self.orientation.choose(metadata.orientation)
+        if self._is_new:
+            self._is_new = False
+            self._take_over(metadata)
         self._painter.ask(lambda cancel: _middle_plane(asked, cancel))
         self._changed()
+
+    def _take_over(self, metadata: ImageMetadata) -> None:
+        """Fill in what a new image or layer tells."""
+        layer = self.origin_of_image.value
+        size = _voxel_size_um(layer) if layer is not None else None
+        if size is not None:
+            self.voxel_size.show_values(size)
+        if metadata.voxel_size is not None:
+            self.voxel_size.show_values([1000 * length for length in metadata.voxel_size.triple_mm])
+            self._own_size = self.voxel_size.texts
+        if metadata.orientation is not None:
+            self._own_code = metadata.orientation
+            self.orientation.choose(metadata.orientation)
 
     def _on_undescribed(self, message: str) -> None:
         self._complaint = message
