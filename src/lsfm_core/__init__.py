@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lsfm_core.cli import export_command
+    from lsfm_core.cli import request_command
     from lsfm_core.errors import (
         BusyError,
         CancelledError,
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
         plan_export,
         transform_points,
     )
-    from lsfm_core.formats import PlaneFunction
+    from lsfm_core.formats import PlaneFunction, Source, open_source
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
-    from lsfm_core.metadata import ImageMetadata, describe_image, read_metadata
+    from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, read_metadata
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
     from lsfm_core.provenance import LogRecord
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
 _ROOMS = {
-    "cli": ("export_command",),
+    "cli": ("request_command",),
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
         "MemoryBudgetError", "MissingError", "OrientationError",
@@ -107,11 +107,11 @@ _ROOMS = {
         "plan_export",
         "transform_points",
     ),
-    "formats": ("PlaneFunction",),
+    "formats": ("PlaneFunction", "Source", "open_source"),
     "geometry": ("Orientation", "Space"),
     "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
-    "metadata": ("ImageMetadata", "describe_image", "read_metadata"),
+    "metadata": ("ImageMetadata", "VoxelSize", "describe_image", "read_metadata"),
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
     "provenance": ("LogRecord",),
@@ -173,6 +173,7 @@ __all__ = [
     "RepackReport",
     "RepackRequest",
     "SlicesRequest",
+    "Source",
     "SourceError",
     "Space",
     "StorageError",
@@ -182,13 +183,13 @@ __all__ = [
     "UnknownRegionError",
     "VerifyReport",
     "Volume",
+    "VoxelSize",
     "describe_file",
     "describe_image",
     "edit_lsfm",
     "export_blocks",
     "export_channel",
     "export_chunks",
-    "export_command",
     "export_slices",
     "find_region",
     "ingest_channel",
@@ -197,10 +198,12 @@ __all__ = [
     "lay_out_chunks",
     "merge_chunks",
     "open_lsfm",
+    "open_source",
     "plan_export",
     "preview_file",
     "read_metadata",
     "repack_file",
+    "request_command",
     "transform_points",
     "verify_file",
     "write_xml",

@@ -17,10 +17,11 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 
 from lsfm_core import CancelledError, CancelToken, LsfmError
 
-__all__ = ["ERROR_STYLE", "Job", "JobPanel", "Latest"]
+__all__ = ["ERROR_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest"]
 
 #: Of a message that says what is wrong; it can be read on napari's dark and light backgrounds.
 ERROR_STYLE = "color: #e5534b;"
+WARNING_STYLE = "color: #c77d0a;"
 
 _SHOW_EVERY_MS = 100
 _SMOOTHING_S = 3.0

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lsfm_core import ExportRequest, InputError, RegionSelection, TransformStep, export_command
-from lsfm_core.cli import build_parser
+from lsfm_core import ExportRequest, IngestRequest, InputError, RegionSelection, TransformStep, request_command
+from lsfm_core.cli import build_parser, main
 
 
 def read_back(words: list[str]) -> ExportRequest:
@@ -45,7 +46,7 @@ def read_back(words: list[str]) -> ExportRequest:
 )  # fmt: skip
 def test_an_export_command_says_what_the_request_says(fields: dict[str, Any]) -> None:
     request = ExportRequest(**({"path": "brain.h5", "channel": "autofluo", "output": "out.nii.gz"} | fields))
-    found = read_back(export_command(request))
+    found = read_back(request_command(request))
     if request.region is not None:
         # The command line has no other numbers than texts here; both are looked up alike.
         ids = tuple(map(str, request.region.select))
@@ -55,12 +56,41 @@ def test_an_export_command_says_what_the_request_says(fields: dict[str, Any]) ->
 
 def test_defaults_are_left_out() -> None:
     request = ExportRequest(path="brain.h5", channel="autofluo", output="out.nii.gz")
-    assert export_command(request) == ["lsfm-core", "export", "brain.h5", "--channel=autofluo", "--output=out.nii.gz"]
+    assert request_command(request) == ["lsfm-core", "export", "brain.h5", "--channel=autofluo", "--output=out.nii.gz"]
 
 
 def test_what_no_export_command_can_say_is_refused() -> None:
     with pytest.raises(InputError, match="name one"):
-        export_command(ExportRequest(path="brain.h5", channel="autofluo"))
+        request_command(ExportRequest(path="brain.h5", channel="autofluo"))
     region = RegionSelection(labels_channel="atlas", select=("TH",), margin_mm=1, margin_vox=1)
     with pytest.raises(InputError, match="margin_vox"):
-        export_command(ExportRequest(path="brain.h5", channel="autofluo", output="out.nii", region=region))
+        request_command(ExportRequest(path="brain.h5", channel="autofluo", output="out.nii", region=region))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": "planes/img_*_C01.tif", "voxel_size_mm": (0.05, 0.00162, 1 / 3), "orientation": "AIR", "image_channel": 1},
+        {"image": "-atlas; $(date)'s.nii.gz", "kind": "labels", "labels": "it's.txt", "ontology": "tree.csv", "replace": True},
+        {"image": "warp.nii.gz", "kind": "vectors", "inverse_of": "back", "origin_mm": (-1.5, 0, 1e-7), "metadata": "m.json"},
+        {"image": "a.tif", "memory_bytes": 123_456_789, "threads": 3, "compression": 0, "uint16_as_int16": True, "resume": True},
+    ],
+)
+def test_an_ingest_says_what_the_request_says(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    request = IngestRequest(**({"path": "brain.h5", "channel": "-autofluo"} | fields))
+    found: list[IngestRequest] = []
+
+    def ingest(request: IngestRequest, **_: Any) -> None:
+        found.append(request)
+        raise InputError("that is all")
+
+    monkeypatch.setattr("lsfm_core.ingest.ingest_channel", ingest)
+    assert main(shlex.split(shlex.join(request_command(request)))[1:]) != 0
+    assert found == [request]
+
+
+def test_an_array_has_no_request_command() -> None:
+    with pytest.raises(InputError, match="path"):
+        request_command(IngestRequest(path="brain.h5", channel="a", image=np.zeros((2, 2, 2))))
+    with pytest.raises(InputError, match="checkpoint_seconds"):
+        request_command(IngestRequest(path="brain.h5", channel="a", image="a.tif", checkpoint_seconds=5))

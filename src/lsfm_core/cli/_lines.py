@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, suppress
@@ -14,9 +15,10 @@ from lsfm_core.errors import InputError, LsfmError
 if TYPE_CHECKING:
     from lsfm_core._request import Request
     from lsfm_core.export import ExportRequest
+    from lsfm_core.ingest import IngestRequest
     from lsfm_core.provenance import LogRecord
 
-__all__ = ["command_line", "export_command"]
+__all__ = ["command_line", "request_command"]
 
 # Options by the field of the request that they fill; those that are not here need more than their value.
 _OPTIONS = {
@@ -69,18 +71,26 @@ def command_line(record: LogRecord, file: str) -> str | None:
     return as_command_line(arguments) if request is None or _parsed(arguments) == _as_typed(request) else None
 
 
-def export_command(request: ExportRequest) -> list[str]:
-    """The words of the command line that makes an export; ``shlex.join`` quotes them for a shell.
+def request_command(request: ExportRequest | IngestRequest) -> list[str]:
+    """The words of the command line that carries a request out; ``shlex.join`` quotes them for a shell.
 
     Raises
     ------
     InputError
-        If no command line can say it: without an output, or with margins in mm and in voxels at once.
+        If no command line can say it: an export without an output, an image that is no file, margins in mm and in voxels at once.
     """
-    if request.output is None:
-        raise InputError("output: the command line writes a file: name one")
+    from lsfm_core.ingest import IngestRequest
+
+    if isinstance(request, IngestRequest):
+        operation = "write"
+        if not isinstance(request.image, str | os.PathLike):
+            raise InputError("image: the command line reads files: give the path of one")
+    else:
+        operation = "export"
+        if request.output is None:
+            raise InputError("output: the command line writes a file: name one")
     fields = request.model_dump(mode="json", exclude_defaults=True)
-    arguments = ["export", str(request.path), *_arguments("export", fields)]
+    arguments = [operation, str(request.path), *_arguments(operation, fields)]
     if _parsed(arguments) != _as_typed(request):
         raise InputError(f"no command line can say this: {fields}")
     return ["lsfm-core", *arguments]
@@ -96,7 +106,10 @@ def _request(record: LogRecord) -> Request | None:
 
 
 def _as_typed(request: Request) -> Request:
-    """The request as a command line has it, on which ids are texts; both are looked up alike."""
+    """The request as a command line has it, on which paths and ids are texts; both are understood alike."""
+    image = getattr(request, "image", None)
+    if isinstance(image, os.PathLike):
+        return request.model_copy(update={"image": str(image)})
     region = getattr(request, "region", None)
     if region is None:
         return request

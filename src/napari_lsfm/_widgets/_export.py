@@ -24,10 +24,10 @@ from lsfm_core import (
     Volume,
     export_channel,
     export_chunks,
-    export_command,
     lay_out_chunks,
     open_lsfm,
     plan_export,
+    request_command,
 )
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
@@ -663,7 +663,7 @@ class ExportWidget(QWidget):
 
     def _copy_command(self) -> None:
         try:
-            text = shlex.join(export_command(self.request()))
+            text = shlex.join(request_command(self.request()))
         except LsfmError as error:
             self.panel.complain(str(error))
             return

@@ -178,7 +178,7 @@ class NumbersEdit(QWidget):
 
     edited = Signal()
 
-    def __init__(self, axes: str = "RAS", values: Sequence[float] | None = None) -> None:
+    def __init__(self, axes: Sequence[str] = "RAS", values: Sequence[float] | None = None) -> None:
         super().__init__()
         self._edits = [QLineEdit() for _ in range(3)]
         for axis, edit in zip(axes, self._edits, strict=True):

@@ -38,9 +38,9 @@ from lsfm_core import (
     RegionSelection,
     TransformRequest,
     Volume,
-    export_command,
     find_region,
     open_lsfm,
+    request_command,
 )
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer
@@ -480,7 +480,7 @@ class RegionWidget(QWidget):
 
     def _copy_command(self) -> None:
         try:
-            text = shlex.join(export_command(self.request()))
+            text = shlex.join(request_command(self.request()))
         except LsfmError as error:
             self._complain(str(error))
             return

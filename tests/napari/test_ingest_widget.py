@@ -1,0 +1,401 @@
+"""The ingest form in a real window: what it finds, says and refuses, and the file and layers that come of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import napari
+import nibabel as nib
+import numpy as np
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication, QScrollArea
+
+from lsfm_core import CancelToken, IngestRequest, Orientation, ingest_channel, open_lsfm
+from lsfm_core.testing import write_series
+from napari_lsfm._widgets import _ingest
+from napari_lsfm._widgets._ingest import IngestWidget
+from napari_lsfm._widgets._orientation import OrientationSection, edge_letters, phantom_slices
+
+from .conftest import VOXEL_SIZE_MM, Specimen, ingest_volume
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
+)
+
+TIMEOUT_MS = 20_000
+ALL_CODES = ["".join(axcodes) for axcodes in ("RAS", "LPS", "AIR", "PIR", "SRA", "ILP", "ARI", "PSL")]
+
+
+@pytest.fixture
+def viewer(make_napari_viewer: Callable[..., napari.Viewer]) -> napari.Viewer:
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1280, 800)
+    return viewer
+
+
+@pytest.fixture
+def form(viewer: napari.Viewer) -> Iterator[IngestWidget]:
+    """The form in its dock."""
+    form = IngestWidget(viewer)
+    viewer.window.add_dock_widget(form, area="right", name="Ingest")
+    return form
+
+
+@pytest.fixture(scope="session")
+def small(specimen: Specimen) -> np.ndarray[Any, Any]:
+    """A piece of the specimen that differs in every direction."""
+    return np.ascontiguousarray(specimen.volume[30:60, 60:130, 90:190])
+
+
+@pytest.fixture(scope="session")
+def series(small: np.ndarray[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_series(tmp_path_factory.mktemp("series") / "planes", small)
+
+
+@pytest.fixture(scope="session")
+def long_series(specimen: Specimen, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that takes several steps."""
+    return write_series(tmp_path_factory.mktemp("long series") / "planes", specimen.volume)
+
+
+def type_into(qtbot: QtBot, field: Any, text: str) -> None:
+    """As a person does it: what stood there gives way."""
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, text) if text else qtbot.keyClick(field, Qt.Key.Key_Delete)
+
+
+def fill_in(qtbot: QtBot, form: IngestWidget, series: Path, target: Path, channel: str = "autofluo") -> None:
+    """All that a TIFF series needs."""
+    type_into(qtbot, form.path, str(series))
+    for edit, text in zip(form.voxel_size.edits, ("50", "40", "40"), strict=True):
+        type_into(qtbot, edit, text)
+    type_into(qtbot, form.orientation.toward, "air")
+    type_into(qtbot, form.target, str(target))
+    type_into(qtbot, form.channel, channel)
+
+
+def ingest(qtbot: QtBot, form: IngestWidget) -> None:
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    qtbot.mouseClick(form.go, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not form.panel.is_busy, timeout=TIMEOUT_MS)
+
+
+def show(viewer: Any, path: Path, **looks: Any) -> None:
+    for data, keywords, _ in _ingest.read_layers(path):
+        viewer.add_image(data, **keywords | looks)
+
+
+def voxels(layer: Any, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Without the padding."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    return np.asarray(data)[tuple(slice(n) for n in shape)]
+
+
+# --- the happy ways -------------------------------------------------------------------------------------------------------------
+
+
+def test_series_into_a_new_file(qtbot: QtBot, viewer: Any, form: IngestWidget, series: Path, small: Any, tmp_path: Path) -> None:
+    target = tmp_path / "it's new.h5"
+    type_into(qtbot, form.path, str(series))
+    qtbot.waitUntil(lambda: form.thumbnail.image is not None, timeout=TIMEOUT_MS)
+    assert "TIFF series, 30 planes" in form.facts.text() and "30 x 70 x 100 voxels" in form.facts.text()
+    assert "voxel size not known" in form.facts.text() and "orientation not known" in form.facts.text()
+    assert form.outlook.text() == "Still to be given: voxel size, orientation, target file, name of the channel."
+    assert np.corrcoef(form.thumbnail.image.ravel(), small[15].ravel())[0, 1] > 0.98
+    assert not form.go.isEnabled()
+    fill_in(qtbot, form, series, target)
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    assert "1.5 x 2.8 x 4 mm" in form.facts.text()
+    assert form.thumbnail.letters == ("L", "R", "S", "I")
+    area = form.findChild(QScrollArea)
+    assert area.widget().width() <= area.viewport().width(), "nothing is cut off at the right"
+    request = form.request()
+    expected = IngestRequest(path=target, channel="autofluo", image=str(series), voxel_size_mm=VOXEL_SIZE_MM, orientation="AIR")
+    assert request == expected
+    ingest(qtbot, form)
+    assert form.panel.text.startswith("Channel 'autofluo' written")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT_MS)
+    np.testing.assert_array_equal(voxels(viewer.layers["autofluo"], small.shape), small)
+    other = tmp_path / "core.h5"
+    ingest_channel(expected.model_copy(update={"path": other}))
+    with open_lsfm(target) as ours, open_lsfm(other) as cores:
+        np.testing.assert_array_equal(ours["autofluo"].space.world_from_voxel, cores["autofluo"].space.world_from_voxel)
+        for a, b in zip(ours["autofluo"].levels, cores["autofluo"].levels, strict=True):
+            np.testing.assert_array_equal(np.asarray(a.data), np.asarray(b.data))
+
+
+def test_second_channel_of_a_file_that_is_shown(
+    qtbot: QtBot, viewer: Any, form: IngestWidget, series: Path, small: Any, tmp_path: Path
+) -> None:
+    target = ingest_volume(tmp_path / "brain.h5", "first", small)
+    show(viewer, target, colormap="magma", opacity=0.5)
+    viewer.dims.set_current_step(0, 7)
+    viewer.scene.camera.zoom = 123
+    viewer.scene.camera.center = (0, 0.5, 0.25)
+    fill_in(qtbot, form, series, target, "second")
+    qtbot.waitUntil(lambda: form.holds.text() == "first", timeout=TIMEOUT_MS)
+    ingest(qtbot, form)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT_MS)
+    assert [layer.name for layer in viewer.layers] == ["first", "second"]
+    first = viewer.layers["first"]
+    assert (first.colormap.name, first.opacity) == ("magma", 0.5)
+    assert viewer.dims.current_step[0] == 7
+    assert viewer.scene.camera.zoom == pytest.approx(123)
+    assert viewer.scene.camera.center[1:] == pytest.approx((0.5, 0.25))
+    np.testing.assert_array_equal(voxels(first, small.shape), small)
+    np.testing.assert_array_equal(voxels(viewer.layers["second"], small.shape), small)
+
+
+def test_labels_with_a_table_that_tell_where_they_lie(qtbot: QtBot, viewer: Any, form: IngestWidget, tmp_path: Path) -> None:
+    ids = np.arange(6 * 8 * 10, dtype=np.uint16).reshape(6, 8, 10) % 5
+    image = tmp_path / "atlas.nii.gz"
+    nib.save(nib.Nifti1Image(ids, np.diag([-0.1, 0.2, 0.3, 1])), image)
+    table, target = tmp_path / "table.csv", tmp_path / "brain.h5"
+    table.write_text("id,name,acronym\n1,cortex,CTX\n2,thalamus,TH\n3,midbrain,MB\n4,pons,P\n")
+    assert not form.labels.isVisible()
+    form.kind.setFocus()
+    qtbot.keyClicks(form.kind, "labels")
+    type_into(qtbot, form.path, str(image))
+    type_into(qtbot, form.labels, str(table))
+    type_into(qtbot, form.target, str(target))
+    type_into(qtbot, form.channel, "atlas")
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    assert form.orientation.toward.text() == "SAL" and form.voxel_size.texts == ["300", "200", "100"]
+    assert form.request().voxel_size_mm is None and form.request().orientation is None
+    ingest(qtbot, form)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT_MS)
+    np.testing.assert_array_equal(voxels(viewer.layers["atlas"], ids.T.shape), ids.T)
+    with open_lsfm(target) as file:
+        assert "thalamus" in file.label_table("atlas")
+
+
+def test_layer_is_ingested_with_its_scale(qtbot: QtBot, viewer: Any, form: IngestWidget, small: Any, tmp_path: Path) -> None:
+    for edit in form.voxel_size.edits:
+        type_into(qtbot, edit, "7")
+    viewer.add_image(small, scale=(5, 4, 4.5), units=("um",) * 3, name="mine")
+    form.origin_of_image.setFocus()
+    qtbot.keyClicks(form.origin_of_image, "layer mine")
+    type_into(qtbot, form.orientation.origin, "psl")
+    type_into(qtbot, form.target, str(tmp_path / "brain.h5"))
+    type_into(qtbot, form.channel, "mine too")
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    assert not form.path.isVisible()
+    assert form.request().voxel_size_mm == (0.005, 0.004, 0.0045)
+    qtbot.mouseClick(form.copy, Qt.MouseButton.LeftButton)
+    assert "the command line reads files" in form.panel.text
+    ingest(qtbot, form)
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        np.testing.assert_array_equal(np.asarray(file["mine too"].levels[0].data), small)
+        assert file["mine too"].orientation == Orientation("AIR")
+
+
+def test_displacement_field_with_its_inverse(qtbot: QtBot, viewer: Any, form: IngestWidget, tmp_path: Path) -> None:
+    field = nib.Nifti1Image(np.zeros((5, 6, 7, 1, 3), np.float32), np.diag([0.1, 0.1, 0.1, 1]))
+    field.header.set_intent(1007)
+    image, target = tmp_path / "warp.nii.gz", tmp_path / "brain.h5"
+    nib.save(field, image)
+    ingest_channel(IngestRequest(path=target, channel="back", image=str(image), kind="vectors"))
+    assert not form.partner.isVisible()
+    form.kind.value = "vectors"
+    type_into(qtbot, form.path, str(image))
+    type_into(qtbot, form.target, str(target))
+    type_into(qtbot, form.channel, "warp")
+    qtbot.waitUntil(lambda: form.partner.values == [None, "back"], timeout=TIMEOUT_MS)
+    form.partner.setFocus()
+    qtbot.keyClicks(form.partner, "back")
+    ingest(qtbot, form)
+    assert "not shown" in form.panel.text
+    assert not viewer.layers
+    with open_lsfm(target) as file:
+        assert file["warp"].partner == "back"
+
+
+def test_copied_command_does_the_same(qtbot: QtBot, form: IngestWidget, series: Path, small: Any, tmp_path: Path) -> None:
+    fill_in(qtbot, form, series, tmp_path / "it's a brain.h5")
+    qtbot.mouseClick(form.copy, Qt.MouseButton.LeftButton)
+    words = shlex.split(QApplication.clipboard().text())
+    assert words[:2] == ["lsfm-core", "write"]
+    subprocess.run([sys.executable, "-m", "lsfm_core.cli", *words[1:], "--quiet"], check=True)
+    with open_lsfm(tmp_path / "it's a brain.h5") as file:
+        np.testing.assert_array_equal(np.asarray(file["autofluo"].levels[0].data), small)
+
+
+def test_what_is_dropped_is_taken(form: IngestWidget, series: Path, tmp_path: Path) -> None:
+    for path in (series, tmp_path / "brain.h5"):
+        data = QMimeData()
+        data.setUrls([QUrl.fromLocalFile(str(path))])
+        buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        QApplication.sendEvent(form, QDragEnterEvent(QPoint(9, 9), Qt.DropAction.CopyAction, data, buttons, keys))
+        QApplication.sendEvent(form, QDropEvent(QPointF(9, 9), Qt.DropAction.CopyAction, data, buttons, keys))
+    assert form.path.text() == str(series)
+    assert form.target.text() == str(tmp_path / "brain.h5")
+
+
+# --- what is wrong --------------------------------------------------------------------------------------------------------------
+
+
+def test_gap_in_a_series_is_told_in_the_form(qtbot: QtBot, form: IngestWidget, small: Any, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "planes", small[:6])
+    (series / "plane_0003.tif").unlink()
+    fill_in(qtbot, form, series, tmp_path / "brain.h5")
+    qtbot.waitUntil(lambda: "1 plane(s) missing" in form.facts.text(), timeout=TIMEOUT_MS)
+    assert "e5534b" in form.facts.styleSheet()
+    assert "cannot be used" in form.outlook.text()
+    assert not form.go.isEnabled()
+
+
+def test_wrong_fields_are_told_in_the_form(qtbot: QtBot, form: IngestWidget, series: Path, specimen_file: Path) -> None:
+    fill_in(qtbot, form, series, specimen_file, "second")
+    qtbot.waitUntil(lambda: form.go.isEnabled() and form.holds.text() == "autofluo", timeout=TIMEOUT_MS)
+    for field, text, message in (
+        (form.voxel_size.edits[1], "forty", "expected three numbers"),
+        (form.voxel_size.edits[1], "-4", "greater than 0"),
+        (form.voxel_size.edits[1], "", "expected three numbers"),
+        (form.orientation.toward, "AAR", "one body axis twice"),
+        (form.orientation.toward, "AI", "three letters"),
+        (form.origin.edits[0], "1", "origin"),
+        (form.memory, "much", "no number"),
+        (form.memory, "-1", "memory_bytes"),
+        (form.threads, "1.5", "no whole number"),
+        (form.channel, "a/b", "channel"),
+        (form.channel, "autofluo", "has a channel 'autofluo' already"),
+        (form.channel, "", "Still to be given: name of the channel"),
+    ):
+        before = field.text()
+        type_into(qtbot, field, text)
+        assert message in form.outlook.text()
+        assert not form.go.isEnabled()
+        type_into(qtbot, field, before)
+        assert form.go.isEnabled()
+    type_into(qtbot, form.channel, "autofluo")
+    form.replace.setFocus()
+    qtbot.keyClick(form.replace, Qt.Key.Key_Space)
+    assert "is replaced in" in form.outlook.text()
+    assert form.go.isEnabled() and form.request().replace
+
+
+def test_what_the_core_refuses_is_told_in_the_form(qtbot: QtBot, form: IngestWidget, series: Path, tmp_path: Path) -> None:
+    fill_in(qtbot, form, series, tmp_path / "nowhere" / "brain.h5")
+    ingest(qtbot, form)
+    assert "there is no folder" in form.panel.text
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def halted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The core's own ingest, which waits in the middle until it is cancelled; set once it is there."""
+    reached = threading.Event()
+
+    def ingest_slowly(request: IngestRequest, *, progress: Any, cancel: CancelToken) -> Any:
+        def halt(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            if 0 < done < total:
+                reached.set()
+                while not cancel.cancelled:
+                    threading.Event().wait(0.01)
+
+        return ingest_channel(request, progress=halt, cancel=cancel)
+
+    monkeypatch.setattr(_ingest, "ingest_channel", ingest_slowly)
+    return reached
+
+
+def test_cancel_leaves_nothing(
+    qtbot: QtBot, viewer: Any, form: IngestWidget, long_series: Path, tmp_path: Path, halted: threading.Event
+) -> None:
+    fill_in(qtbot, form, long_series, tmp_path / "brain.h5")
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    qtbot.mouseClick(form.go, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(halted.is_set, timeout=TIMEOUT_MS)
+    assert list(tmp_path.iterdir()), "it was at work"
+    qtbot.waitUntil(lambda: "MB" in form.panel.text or "kB" in form.panel.text, timeout=TIMEOUT_MS)
+    assert not form.go.isEnabled()
+    qtbot.mouseClick(form.panel._stop, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not form.panel.is_busy, timeout=TIMEOUT_MS)
+    assert "Cancelled" in form.panel.text
+    assert list(tmp_path.iterdir()) == []
+    assert not viewer.layers
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+
+
+def test_cancel_shows_again_what_was_shown(
+    qtbot: QtBot, viewer: Any, form: IngestWidget, long_series: Path, small: Any, tmp_path: Path, halted: threading.Event
+) -> None:
+    target = ingest_volume(tmp_path / "brain.h5", "first", small)
+    show(viewer, target)
+    # By another name than that by which it was opened.
+    (tmp_path / "link").symlink_to(tmp_path)
+    fill_in(qtbot, form, long_series, tmp_path / "link" / "brain.h5", "second")
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    qtbot.mouseClick(form.go, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(halted.is_set, timeout=TIMEOUT_MS)
+    form.panel.cancel()
+    qtbot.waitUntil(lambda: not form.panel.is_busy and len(viewer.layers) == 1, timeout=TIMEOUT_MS)
+    np.testing.assert_array_equal(voxels(viewer.layers["first"], small.shape), small)
+    with open_lsfm(target) as file:
+        assert list(file) == ["first"]
+
+
+def test_closing_the_viewer_leaves_neither_threads_nor_files(
+    qtbot: QtBot, viewer: Any, form: IngestWidget, long_series: Path, tmp_path: Path, halted: threading.Event
+) -> None:
+    fill_in(qtbot, form, long_series, tmp_path / "brain.h5")
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    qtbot.mouseClick(form.go, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(halted.is_set, timeout=TIMEOUT_MS)
+    viewer.close()
+    qtbot.waitUntil(lambda: not list(tmp_path.iterdir()), timeout=TIMEOUT_MS)
+    qtbot.waitUntil(lambda: not any(thread.name.startswith("lsfm-ingest") for thread in threading.enumerate()), timeout=TIMEOUT_MS)
+
+
+# --- the picture of the orientation ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ALL_CODES)
+def test_letters_and_brain_follow_the_code(code: str) -> None:
+    # The judge is nibabel: an image whose axes have these codes, turned to RAS.
+    to_ras = nib.orientations.axcodes2ornt(tuple(code))
+    shape = tuple((43, 59, 32)[int(axis)] for axis, _ in to_ras)
+    for axis, picture in enumerate(phantom_slices(Orientation(code))):
+        down, right = (other for other in range(3) if other != axis)
+        assert picture.shape == (shape[down], shape[right])
+        left, right_letter, top, bottom = edge_letters(Orientation(code), axis)
+        assert (bottom, right_letter) == (code[down], code[right])
+        assert {left, right_letter} in ({"L", "R"}, {"A", "P"}, {"S", "I"})
+        assert {top, bottom} in ({"L", "R"}, {"A", "P"}, {"S", "I"})
+        # The only spot is in the right hemisphere, anterior of the middle, and below it.
+        spot = np.argwhere(picture == picture.max()).mean(axis=0) / picture.shape
+        sides = (bottom if spot[0] > 0.5 else top), (right_letter if spot[1] > 0.5 else left)
+        assert set(sides) <= {"R", "A", "I"}
+
+
+def test_one_way_to_choose_changes_the_others(qtbot: QtBot) -> None:
+    section = OrientationSection()
+    qtbot.addWidget(section)
+    type_into(qtbot, section.toward, "air")
+    assert section.origin.text() == "psl"
+    assert [choice.value for choice in section.axes] == ["A", "I", "R"]
+    assert "planes: posterior → anterior" in section.words.text()
+    assert section.pictures[0].letters == ("L", "R", "S", "I")
+    assert section.warning.isHidden()
+    section.axes[2].value = "L"
+    assert (section.toward.text(), section.origin.text(), section.read()) == ("AIL", "psr", "AIL")
+    assert section.pictures[0].letters == ("R", "L", "S", "I")
+    assert not section.warning.isHidden() and "mirror image" in section.warning.text()
+    type_into(qtbot, section.origin, "ras")
+    assert (section.toward.text(), section.read()) == ("LPI", "LPI")
+    type_into(qtbot, section.toward, "")
+    assert section.read() is None and section.pictures[0].image is None
