@@ -35,7 +35,7 @@ lint: .venv/ready ## style, types, and the walls between the rooms
 .PHONY: test-core
 test-core: .venv/ready system-test ## the core's tests, where no Qt is installed
 	$(HEADING) 'pytest tests/core'
-	@.venv/bin/pytest tests/core
+	@.venv/bin/pytest tests/core -n auto
 
 .PHONY: test-napari
 test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real window on a virtual screen

@@ -224,7 +224,13 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Choose resolution automatically (LSFM)",
         "Show displacement field… (LSFM)",
     }
-    assert menu_titles("napari/file/io_utilities") == {"Show displacement field… (LSFM)"}
+    assert menu_titles("napari/file/io_utilities") == {
+        "Ingest (LSFM)",
+        "Export (LSFM)",
+        "Information and log (LSFM)",
+        "Show displacement field… (LSFM)",
+    }
+    assert menu_titles("napari/layers/segment") == {"Regions (LSFM)"}
     assert menu_titles("napari/file/samples") == {"Synthetic brain with regions (LSFM)"}
 
 

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from lsfm_core import Channel, LsfmFile, VerifyReport, open_lsfm, verify_file
 from napari_lsfm._widgets._facts import lsfm_paths
-from napari_lsfm._widgets._fields import Choice, Scrolled, Section, beside
+from napari_lsfm._widgets._fields import Choice, Scrolled, Section, beside, stacked
 from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, JobPanel, Latest
 
 if TYPE_CHECKING:
@@ -122,9 +122,6 @@ class InfoWidget(QWidget):
         return QSize(_WIDTH, super().sizeHint().height())
 
     def _build(self) -> None:
-        content = QWidget()
-        sections = QVBoxLayout(content)
-        sections.setContentsMargins(2, 2, 2, 2)
         file = Section("File")
         self.file = Choice()
         file.row("File", self.file, "The files that this viewer shows; that of the active layer comes first")
@@ -146,9 +143,7 @@ class InfoWidget(QWidget):
         self.metadata, self.log = _pages(), _pages()
         metadata.row("", self.metadata, "What was noted about the whole file")
         log.row("", self.log, "What was noted about each change")
-        for section in (file, channel, metadata, log):
-            sections.addWidget(section)
-        sections.addStretch(1)
+        content = stacked(file, channel, metadata, log)
         self.thorough = QCheckBox("coarse levels too")
         self.thorough.setToolTip("Also compute every coarser level anew, and compare; takes longer")
         self.verify = QPushButton("Verify")

@@ -34,7 +34,7 @@ from lsfm_core import (
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import read_layers
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, Scrolled, Section, beside, numbers
+from napari_lsfm._widgets._fields import Choice, NumbersEdit, Scrolled, Section, beside, numbers, stacked
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters
 from napari_lsfm._widgets._picture import Grey, Picture, as_grey
 from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, JobPanel, Latest
@@ -105,13 +105,9 @@ class IngestWidget(QWidget):
 
     def _build(self) -> None:
         self.setAcceptDrops(True)
-        content = QWidget()
-        sections = QVBoxLayout(content)
-        sections.setContentsMargins(2, 2, 2, 2)
         self.orientation = OrientationSection()
-        for section in (self._build_image(), self._build_voxels(), self.orientation, self._build_target(), self._build_storage()):
-            sections.addWidget(section)
-        sections.addStretch(1)
+        image, voxels, target, storage = self._build_image(), self._build_voxels(), self._build_target(), self._build_storage()
+        content = stacked(image, voxels, self.orientation, target, storage)
         self.outlook = QLabel()
         self.outlook.setWordWrap(True)
         self.outlook.setAccessibleName("outlook")
