@@ -8,7 +8,6 @@ import hashlib
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import shlex
 import subprocess
@@ -16,7 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -299,20 +298,29 @@ def test_a_writer_that_dies_after_its_commit_doubles_nothing(brain: Path) -> Non
     assert len(stored(brain)) == len(log(brain)) == 5
 
 
-def export_when_all_are_ready(path: Path, number: int, together: Any) -> None:
-    together.wait(60)
-    export_channel(ExportRequest(path=path, channel="signal", output=path.with_name(f"{number}.nii")))
+_EXPORTS_WHEN_TOLD = """
+import sys
+from lsfm_core import ExportRequest, export_channel
+print("ready", flush=True)
+sys.stdin.readline()
+export_channel(ExportRequest(path=sys.argv[1], channel="signal", output=sys.argv[2] + ".nii"))
+"""
 
 
 def test_twenty_exports_at_once_are_all_recorded(brain: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lsfm_core.export", __name__])
+    command = [sys.executable, "-c", _EXPORTS_WHEN_TOLD, str(brain)]
     # A reader's lock, too, is no reason to wait.
-    with context.Manager() as manager, ProcessPoolExecutor(20, context) as pool, open_lsfm(brain):
-        together = manager.Barrier(20)
-        jobs = [pool.submit(export_when_all_are_ready, brain, number, together) for number in range(20)]
-        for job in jobs:
-            job.result(timeout=120)
+    with open_lsfm(brain), ExitStack() as stack:
+        children = [
+            stack.enter_context(subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for number in range(20)
+        ]
+        for child in children:
+            assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.close()
+        assert [child.wait(timeout=120) for child in children] == [0] * 20
     assert len(waiting(brain)) == 20
     assert len(stored(brain)) == 1
     with edit_lsfm(brain) as editor:
