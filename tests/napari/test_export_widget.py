@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -492,7 +493,8 @@ def test_all_can_be_reached_and_read(form: ExportWidget, viewer: napari.Viewer, 
 def test_a_file_without_orientation_asks_for_it(
     viewer: napari.Viewer, form: ExportWidget, qtbot: QtBot, brain_data: Path, tmp_path: Path
 ) -> None:
-    path = brain_data / "legacy_lsfmpy" / "mouse42.h5"
+    # What is done with a file is noted beside it.
+    path = Path(shutil.copy(brain_data / "legacy_lsfmpy" / "mouse42.h5", tmp_path))
     form.file.choose(path)
     settle(form, qtbot)
     form.channel.value = "autofluo"
