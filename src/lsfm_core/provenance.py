@@ -40,6 +40,7 @@ __all__ = [
     "logged_files",
     "recorded",
     "running",
+    "sha256",
     "side_folder",
     "side_records",
 ]
@@ -267,12 +268,13 @@ def logged_files(name: str | os.PathLike[str], files: Sequence[Path]) -> LoggedF
     return LoggedFile(path=os.fspath(name), count=len(digests), size=size, checksum=f"sha256:{digest}" if digests else None)
 
 
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal digits."""
+def sha256(*paths: Path) -> str:
+    """Of a file, or of several one after the other, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while data := stream.read(_READ_BYTES):
-            digest.update(data)
+    for path in paths:
+        with path.open("rb") as stream:
+            while data := stream.read(_READ_BYTES):
+                digest.update(data)
     return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from lsfm_core.export.volume import Volume
 from lsfm_core.formats import check_output, output_axis, output_paths
 from lsfm_core.geometry import Orientation, Shape3, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
-from lsfm_core.provenance import LoggedFile, logged_files
+from lsfm_core.provenance import LoggedFile, logged_files, sha256
 from lsfm_core.store import LsfmFile
 
 __all__ = ["Chunk", "ChunkBox", "ChunksResult", "export_chunks", "iter_chunks", "lay_out_chunks"]
@@ -32,7 +31,6 @@ MANIFEST_FORMAT = "lsfm chunks"
 MANIFEST_VERSION = 1
 _MOST_CHUNKS = 1_000_000
 _NAME = "chunk_%02d_%02d_%02d.nii.gz"
-_READ_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -200,10 +198,4 @@ def _row(box: ChunkBox, name: Path, space: Space, written: Path) -> dict[str, ob
 
 def _sha256(path: Path) -> str:
     """Of a file, or of all files of a folder in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                while data := stream.read(_READ_BYTES):
-                    digest.update(data)
-    return digest.hexdigest()
+    return sha256(*(file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.is_file()))
