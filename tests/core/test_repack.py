@@ -46,7 +46,7 @@ from lsfm_core import (
     write_xml,
 )
 from lsfm_core.cli import main
-from lsfm_core.store import _journal, edit_lsfm, repack
+from lsfm_core.store import _disk, _journal, edit_lsfm, repack
 from lsfm_core.testing import write_series
 
 Ingester = Callable[..., Any]
@@ -640,7 +640,7 @@ def test_every_write_may_fail(tmp_path: Path, ingest_series: Ingester, volume: A
     """Also those that HDF5 makes while it closes the file, whose errors it keeps to itself."""
     path = two_channels(tmp_path, ingest_series, volume)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
-    real, calls = _journal._write_all, 0
+    real, calls = _disk.write_all, 0
 
     def failing(at: int) -> Callable[..., None]:
         def write(*arguments: Any) -> None:
@@ -652,14 +652,14 @@ def test_every_write_may_fail(tmp_path: Path, ingest_series: Ingester, volume: A
 
         return write
 
-    monkeypatch.setattr(_journal, "_write_all", failing(0))
+    monkeypatch.setattr(_disk, "write_all", failing(0))
     run(path, output=tmp_path / "new.h5")
     total = calls
     for name in ("new.h5", "new.xml"):
         (tmp_path / name).unlink()
     for at in (1, total // 2, total - 1, total):
         calls = 0
-        monkeypatch.setattr(_journal, "_write_all", failing(at))
+        monkeypatch.setattr(_disk, "write_all", failing(at))
         with pytest.raises(StorageError, match="the disk is full"):
             run(path)
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before

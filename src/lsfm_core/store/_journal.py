@@ -18,38 +18,28 @@ is the file's time of last change before the first write, in ns (i64): a reader 
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import shutil
 import struct
-import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from isal import isal_zlib
 
 from lsfm_core.errors import BusyError, StorageError
+from lsfm_core.store._disk import CAN_LOCK, Generation, RawFile, generation, lock, sync_directory, write_all
 
-try:
-    import fcntl
-except ImportError:  # Windows: opening for writing is already exclusive enough to keep a second writer out
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["Generation", "JournaledFile", "UndoLog", "generation", "journal_path", "recover", "settled_generation"]
+__all__ = [
+    "JournaledFile", "UndoLog", "checkpoint_path", "give_up", "journal_path", "partial_path", "recover", "replacing",
+]  # fmt: skip
 
 _MAGIC = b"LSFMJRN1"
 _HEADER = struct.Struct("<8sQII")
 _RECORD = struct.Struct("<QII")
 _CHANGED = struct.Struct("<q")
 _PAGE = 4096
-#: So many new bytes are handed to the disk at once while the work goes on.
-_WRITEBACK_BYTES = 2**25
-#: Who looks in, or has just committed, holds the lock for less than this.
-LOCK_SECONDS = 0.2
 
 
 def journal_path(path: Path) -> Path:
@@ -83,7 +73,7 @@ class _Journal:
         fresh = path.with_name(path.name + ".new")
         file = open(fresh, "w+b", buffering=0)  # noqa: SIM115
         try:
-            _write_all(file, None, head + isal_zlib.crc32(note, isal_zlib.crc32(head)).to_bytes(4, "little") + note)
+            write_all(file, None, head + isal_zlib.crc32(note, isal_zlib.crc32(head)).to_bytes(4, "little") + note)
             os.fsync(file.fileno())
             os.replace(fresh, path)
             sync_directory(path.parent)
@@ -128,7 +118,7 @@ class _Journal:
             data = source.read(min((last + 1) * _PAGE, self.old_size) - offset)
             head = offset.to_bytes(8, "little") + len(data).to_bytes(4, "little")
             crc = isal_zlib.crc32(data, isal_zlib.crc32(head))
-            _write_all(self._file, None, head + crc.to_bytes(4, "little") + data)
+            write_all(self._file, None, head + crc.to_bytes(4, "little") + data)
         os.fsync(self._file.fileno())
         self._saved.update(pages)
 
@@ -139,142 +129,6 @@ class _Journal:
         self._file.close()
         self.path.unlink(missing_ok=True)
         sync_directory(self.path.parent)
-
-
-class RawFile(io.RawIOBase):
-    """A file for ``h5py.File`` to write through.
-
-    An error turns it deaf: HDF5 does not survive another one while it closes its side, so it is not told of any. Whoever lets it
-    write calls `check` afterwards.
-
-    Parameters
-    ----------
-    file : FileIO
-        Opened without a buffer.
-    path : Path
-        What messages call it.
-
-    Attributes
-    ----------
-    touched : bool
-        Whether anything was written.
-    """
-
-    def __init__(self, file: io.FileIO, path: Path) -> None:
-        self.path = path
-        self.error: OSError | None = None
-        self._file = file
-        self.touched = False
-        self._position = 0
-        self._detached = False
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="lsfm-sync")
-        self._writeback: Future[None] | None = None
-        self._unsynced = 0
-        self._wanted_size = self._size()
-
-    # --- what HDF5 calls ----------------------------------------------------------------------------------------------------
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._position, self._size())[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._position)
-        count = self._file.readinto(buffer)
-        self._position += count
-        return count
-
-    def write(self, data: Any) -> int:
-        size = len(data)
-        self.touched = True
-        if not self._detached:
-            try:
-                self._before_writing(size)
-                _write_all(self._file, self._position, data)
-                self._start_writeback(size)
-            except OSError as error:
-                raise self._fail(error) from error
-        self._position += size
-        self._wanted_size = max(self._wanted_size, self._position)
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        self._wanted_size = self._position if size is None else size
-        if not self._detached:
-            try:
-                self._file.truncate(max(self._wanted_size, self._kept_size()))
-            except OSError as error:
-                raise self._fail(error) from error
-        return self._wanted_size
-
-    def flush(self) -> None:
-        """Nothing is buffered here; `sync` makes it permanent."""
-
-    def close(self) -> None:
-        """HDF5 closes its side; the descriptor stays open until `release`."""
-
-    # --- what its owner calls -----------------------------------------------------------------------------------------------
-
-    def detach(self) -> None:
-        """Ignore all further writes, so that HDF5 can close its side of a file that is about to be given up."""
-        self._detached = True
-
-    def check(self) -> None:
-        """Raise the error of a write that HDF5 swallowed while it closed its side."""
-        if self.error is not None:
-            raise self._fail(self.error)
-
-    def sync(self) -> None:
-        """Make what is written permanent."""
-        self._finish_writeback()
-        os.fsync(self._file.fileno())
-
-    def release(self) -> None:
-        """Close the descriptor, too."""
-        self._disk.shutdown()
-        self._file.close()
-
-    def _before_writing(self, size: int) -> None:
-        """Called before `size` bytes are written at the position."""
-
-    def _kept_size(self) -> int:
-        """The file is not cut below this."""
-        return 0
-
-    def _start_writeback(self, size: int) -> None:
-        """Let the disk begin while the processor goes on, so that `sync` has little left to wait for."""
-        self._unsynced += size
-        if self._unsynced >= _WRITEBACK_BYTES and (self._writeback is None or self._writeback.done()):
-            self._finish_writeback()
-            self._unsynced = 0
-            self._writeback = self._disk.submit(os.fsync, self._file.fileno())
-
-    def _finish_writeback(self) -> None:
-        # The system tells of an error once only: it must not be lost here.
-        if self._writeback is not None:
-            self._writeback.result()
-
-    def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def _fail(self, error: OSError) -> StorageError:
-        self.error = error
-        self._detached = True
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        return StorageError(f"{self.path}: writing failed: {reason}; the file is left as it was")
 
 
 class JournaledFile(RawFile):
@@ -425,22 +279,9 @@ class JournaledFile(RawFile):
             self._base = base[0]
         self._checkpoint, self.note = checkpoint, note
         for offset, page in pages:
-            _write_all(self._file, offset, page)
+            write_all(self._file, offset, page)
         self._file.truncate(checkpoint.old_size)
         return True
-
-
-class Generation(NamedTuple):
-    """What a file's bytes are known by, as long as nobody writes."""
-
-    size: int
-    changed_ns: int
-
-
-def generation(file: io.FileIO) -> Generation:
-    """The generation that an open file is in."""
-    status = os.fstat(file.fileno())
-    return Generation(status.st_size, status.st_mtime_ns)
 
 
 class UndoLog:
@@ -577,7 +418,7 @@ def replacing(path: Path) -> Iterator[Path]:
         lock(file, path)
         if journal_path(path).exists():
             raise BusyError(f"{path}: another program was writing to it just now: try again")
-        if fcntl is None:
+        if not CAN_LOCK:
             file.close()  # Windows replaces no file that is open
         try:
             yield partial
@@ -588,64 +429,6 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
-
-
-def lock(file: io.FileIO, path: Path) -> None:
-    """Take the lock that HDF5 itself takes for writing (flock), or raise `BusyError`."""
-    if fcntl is None:
-        return
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise BusyError(f"{path}: another program has the file open: close it there, or wait until it is done") from error
-            time.sleep(LOCK_SECONDS / 20)
-        except OSError as error:
-            # Some network file systems have no locks; HDF5's own default is to go on there as well.
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                return
-            raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
-    # Who waited for the lock may have got that of a file which was replaced meanwhile.
-    opened = Path(file.name)
-    if not opened.exists() or not os.path.samestat(os.fstat(file.fileno()), opened.stat()):
-        raise BusyError(f"{path}: another program has just replaced it: try again")
-
-
-def settled_generation(file: io.FileIO) -> Generation | None:
-    """The generation that an open file is in, or None if somebody holds the lock for writing."""
-    if fcntl is None:
-        return generation(file)
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return generation(file)
-    settled = generation(file)
-    fcntl.flock(file.fileno(), fcntl.LOCK_UN)
-    return settled
-
-
-def sync_directory(path: Path) -> None:
-    """Make a created, renamed or removed name in a directory permanent, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a small file and make it permanent; it is to be renamed over the one that it replaces."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _drop_partial(path: Path) -> None:
@@ -665,7 +448,7 @@ def _restore(file: io.FileIO, journal: Path) -> None:
     found = _Journal.read(journal)
     if found is not None:
         for offset, page in found[1]:
-            _write_all(file, offset, page)
+            write_all(file, offset, page)
         file.truncate(found[0].old_size)
         os.fsync(file.fileno())
         found[0].close()
@@ -699,16 +482,6 @@ def _records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 def _page_numbers(offset: int, size: int) -> range:
     """Pages that bytes from `offset` on lie in."""
     return range(offset // _PAGE, -(-(offset + size) // _PAGE))
-
-
-def _write_all(file: io.FileIO, position: int | None, data: Any) -> None:
-    if position is not None:
-        file.seek(position)
-    view = memoryview(data).cast("B")
-    while len(view):
-        # On a nearly full disk write() takes a part, and only the next call raises.
-        written = file.write(view)
-        view = view[written:]
 
 
 def _runs(pages: list[int]) -> list[tuple[int, int]]:

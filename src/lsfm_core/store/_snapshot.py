@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import h5py
 
 from lsfm_core.errors import BusyError, StorageError
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _disk, _journal, _paths
 
 __all__ = ["DatasetReader", "DetachedFile", "Snapshot"]
 
@@ -32,7 +32,7 @@ _NOTHING = memoryview(bytearray())
 class Snapshot(io.RawIOBase):
     """The bytes of a file at one moment; get it from `Snapshot.take`."""
 
-    def __init__(self, path: Path, file: io.FileIO, generation: _journal.Generation, undo: _journal.UndoLog | None) -> None:
+    def __init__(self, path: Path, file: io.FileIO, generation: _disk.Generation, undo: _journal.UndoLog | None) -> None:
         self.path = path
         self._file = file
         self._generation = generation
@@ -56,9 +56,9 @@ class Snapshot(io.RawIOBase):
             file = open(path, "rb", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
-        deadline = time.monotonic() + _journal.LOCK_SECONDS
+        deadline = time.monotonic() + _disk.LOCK_SECONDS
         while True:
-            settled = _journal.settled_generation(file)
+            settled = _disk.settled_generation(file)
             undo = _journal.UndoLog.find(path)
             if undo is not None:
                 return cls(path, file, undo.generation, undo)
@@ -67,7 +67,7 @@ class Snapshot(io.RawIOBase):
             if time.monotonic() > deadline:
                 file.close()
                 raise BusyError(f"{path}: another program is writing to it: try again when it is done")
-            time.sleep(_journal.LOCK_SECONDS / 20)
+            time.sleep(_disk.LOCK_SECONDS / 20)
 
     def __repr__(self) -> str:
         return str(self.path)
@@ -103,7 +103,7 @@ class Snapshot(io.RawIOBase):
         bool
             False if the file has changed for good, so that nothing more can be read.
         """
-        if _journal.generation(self._file) == self._generation:
+        if _disk.generation(self._file) == self._generation:
             return True
         with self._lock:
             if self._undo is None:

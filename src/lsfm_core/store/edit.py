@@ -20,7 +20,7 @@ from lsfm_core.geometry import Shape3, Space
 from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _metadata, _paths
+from lsfm_core.store import _disk, _journal, _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import parse_xml
@@ -478,7 +478,7 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
                     merged = merge_log(h5, target, draft.record())
             h5.flush()
             previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
-            _journal.write_file(xml_partial, editor.render_xml(previous))
+            _disk.write_file(xml_partial, editor.render_xml(previous))
         except BaseException:
             raw.detach()
             raise
@@ -562,9 +562,9 @@ def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
                 file.ignore_xml()
         partial = _journal.partial_path(xml)
         try:
-            _journal.write_file(partial, file.render_xml(previous))
+            _disk.write_file(partial, file.render_xml(previous))
             os.replace(partial, xml)
-            _journal.sync_directory(xml.parent)
+            _disk.sync_directory(xml.parent)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise StorageError(f"{xml}: cannot be written: {error.strerror}") from error

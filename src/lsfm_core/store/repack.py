@@ -28,7 +28,7 @@ from lsfm_core._request import Request
 from lsfm_core.errors import ChecksumError, ExistsError, FormatError, InputError, LsfmError, MemoryBudgetError, StorageError
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import recorded
-from lsfm_core.store import _journal, _paths
+from lsfm_core.store import _disk, _journal, _paths
 from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, default_threads
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
@@ -156,7 +156,7 @@ def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: C
             plan = _Plan(file, request, target)
             _make(plan, place, request, progress, cancel)
             if new_xml is not None:
-                _journal.write_file(new_xml, _xml_of_copy(file, xml, target.name))
+                _disk.write_file(new_xml, _xml_of_copy(file, xml, target.name))
             report = plan.report(target, place.stat().st_size, began)
         if new_xml is not None:
             os.replace(new_xml, target.with_suffix(".xml"))
@@ -432,7 +432,7 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
     with ThreadPoolExecutor(threads, thread_name_prefix="lsfm-repack") as pool:
         run = partial(_in_order, pool, 2 * threads, request.memory_bytes // 2)
         cache = ChunkCache(request.memory_bytes // 2)
-        raw = _journal.RawFile(open(place, "w+b", buffering=0), place)  # noqa: SIM115
+        raw = _disk.RawFile(open(place, "w+b", buffering=0), place)  # noqa: SIM115
         try:
             advance = Progress("repack", total, progress, cancel).advance
             known = _write(plan, raw, cache, run, advance)
@@ -449,7 +449,7 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
 
 
 def _write(
-    plan: _Plan, raw: _journal.RawFile, cache: ChunkCache, run: Any, advance: Callable[[int], None]
+    plan: _Plan, raw: _disk.RawFile, cache: ChunkCache, run: Any, advance: Callable[[int], None]
 ) -> dict[int, npt.NDArray[np.uint32]]:
     """Fill a new file; returns by what the chunks of each dataset are known."""
     known = {}
