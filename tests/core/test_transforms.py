@@ -226,15 +226,6 @@ def test_a_field_without_inverse_says_so() -> None:
         TransformChain([field]).inverse()
 
 
-def test_a_chain_says_where_an_image_comes_to_lie() -> None:
-    chain, _ = random_chain(np.random.default_rng(7), "A")
-    space = random_block(np.random.default_rng(8))
-    corners = np.array(list(product(*((-0.5, n - 0.5) for n in space.shape))))
-    mapped = chain.map_points(by_matrix(space.world_from_voxel, corners))
-    box = chain.bounds_of(space)
-    np.testing.assert_allclose([box.lower_mm, box.upper_mm], [mapped.min(axis=0), mapped.max(axis=0)], atol=1e-12)
-
-
 # --- folding --------------------------------------------------------------------------------------------------------------------
 
 

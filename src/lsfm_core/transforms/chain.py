@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.geometry import Box, Space, voxel_count
+from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.transforms.affine import Affine
 from lsfm_core.transforms.base import FloatArray, Transform, apply_affine
 from lsfm_core.transforms.field import FACE_SLACK, DisplacementField, InverseField, voxel_centres
@@ -104,13 +104,6 @@ class TransformChain(Transform):
         """One line per transform, from the image outward."""
         lines = [f"{i}. {t.name or 'unnamed'}: {t.describe()}" for i, t in enumerate(self.transforms, start=1)]
         return "\n".join(lines) or "no transform: the output space is the image's own"
-
-    def bounds_of(self, space: Space) -> Box:
-        """The RAS box around the image of a grid's outer faces, sampled at 17 x 17 x 17 points from face to face."""
-        index = np.stack(np.meshgrid(*(np.linspace(-0.5, n - 0.5, 17) for n in space.shape), indexing="ij"), axis=-1).reshape(-1, 3)
-        mapped = self.map_points(apply_affine(space.world_from_voxel, index))
-        low, high = mapped.min(axis=0).tolist(), mapped.max(axis=0).tolist()
-        return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     def on_block(self, block: Space, *, margin_vox: float = 0, max_bytes: int) -> BlockTransform | None:
         """What resampling one block of the output needs.
