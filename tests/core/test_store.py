@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -157,6 +158,22 @@ def test_every_timepoint_can_be_read(tmp_path: Path, volume: np.ndarray) -> None
             np.testing.assert_array_equal(levels[1].space.world_from_voxel, file[name].levels[1].space.world_from_voxel)
         with pytest.raises(InputError, match="no timepoint 1; it has: 0, 2"):
             file.levels_at(first, 1)
+
+
+def test_timepoints_that_are_registered_differently_are_remarked(tmp_path: Path, volume: np.ndarray) -> None:
+    path = tmp_path / "drift.h5"
+    writer = npy2bdv.BdvWriter(str(path), nchannels=2)
+    for channel, time in product(range(2), range(2)):
+        writer.append_view(volume, time=time, channel=channel, voxel_size_xyz=(2, 3, 4), voxel_units="um")
+    writer.write_xml()
+    writer.close()
+    xml = ElementTree.parse(path.with_suffix(".xml"))
+    affine = xml.find("ViewRegistrations/ViewRegistration[@timepoint='1'][@setup='0']/ViewTransform/affine")
+    affine.text = "1 0 0 5 0 1 0 0 0 0 1 0"
+    xml.write(path.with_suffix(".xml"))
+    with open_lsfm(path) as file:
+        drifting, still = (any("registered differently" in text for text in file[name].remarks) for name in file)
+    assert (drifting, still) == (True, False)
 
 
 def test_looks_are_kept(tmp_path: Path, series: Path, ingest_series: Callable[..., Any]) -> None:

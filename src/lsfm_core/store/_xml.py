@@ -36,7 +36,9 @@ class View:
     voxel_size_mm : tuple of 3 float, or None
         None where the XML gives no unit of length.
     world_from_voxel : array (4, 4)
-        From the view's registration; in mm where the unit is a length, else in the XML's unit.
+        From the view's first registration; in mm where the unit is a length, else in the XML's unit.
+    moves : bool
+        Whether timepoints are registered differently.
     """
 
     setup: int
@@ -44,6 +46,7 @@ class View:
     shape: Shape3
     voxel_size_mm: Triple | None
     world_from_voxel: npt.NDArray[np.float64]
+    moves: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,12 @@ def _parse_view(setup: Element, root: Element) -> View:
     mm = mm_per(setup.findtext("voxelSize/unit", ""))
     voxel = [float(v) for v in setup.findtext("voxelSize/size", "").split()]
     known = mm is not None and len(voxel) == 3 and min(voxel) > 0
-    world_from_xyz = np.eye(4)
-    registration = next((r for r in root.iterfind("ViewRegistrations/ViewRegistration") if r.get("setup") == str(index)), None)
-    if registration is not None:
-        for affine in registration.iterfind("ViewTransform/affine"):
-            numbers = [float(v) for v in (affine.text or "").split()]
-            if len(numbers) != 12:
-                raise ValueError(f"setup {index} has an affine of {len(numbers)} numbers, expected 12")
-            # The last listed acts first on voxels.
-            world_from_xyz = world_from_xyz @ np.vstack([np.reshape(numbers, (3, 4)), [0, 0, 0, 1]])
-    world = world_from_xyz[:, [2, 1, 0, 3]].copy()
+    registrations = [
+        _parse_registration(item, index)
+        for item in root.iterfind("ViewRegistrations/ViewRegistration")
+        if item.get("setup") == str(index)
+    ] or [np.eye(4)]
+    world = registrations[0][:, [2, 1, 0, 3]].copy()
     world[:3] *= mm or 1.0
     return View(
         setup=index,
@@ -108,7 +107,19 @@ def _parse_view(setup: Element, root: Element) -> View:
         shape=(size[2], size[1], size[0]),
         voxel_size_mm=(voxel[2] * mm, voxel[1] * mm, voxel[0] * mm) if known and mm is not None else None,
         world_from_voxel=world,
+        moves=not all(np.allclose(other, registrations[0]) for other in registrations),
     )
+
+
+def _parse_registration(item: Element, setup: int) -> npt.NDArray[np.float64]:
+    world_from_xyz: npt.NDArray[np.float64] = np.eye(4)
+    for affine in item.iterfind("ViewTransform/affine"):
+        numbers = [float(v) for v in (affine.text or "").split()]
+        if len(numbers) != 12:
+            raise ValueError(f"setup {setup} has an affine of {len(numbers)} numbers, expected 12")
+        # The last listed acts first on voxels.
+        world_from_xyz = world_from_xyz @ np.vstack([np.reshape(numbers, (3, 4)), [0, 0, 0, 1]])
+    return world_from_xyz
 
 
 def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None, timepoints: Sequence[int] = (0,)) -> bytes:

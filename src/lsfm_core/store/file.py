@@ -408,6 +408,9 @@ class LsfmFile:
             if not levels:
                 continue
             name = view.name if view is not None and view.name not in channels else f"setup {setup}"
+            remarks = ["a BigDataViewer file: it records no orientation, so exports need one to be given"]
+            if view is not None and view.moves:
+                remarks.append("its timepoints are registered differently: all of them are placed as the first one is")
             channels[name] = Channel(
                 name=name,
                 kind="image",
@@ -419,7 +422,7 @@ class LsfmFile:
                 partner=None,
                 affines=(),
                 written_by="",
-                remarks=("a BigDataViewer file: it records no orientation, so exports need one to be given",),
+                remarks=tuple(remarks),
                 timepoints=timepoints,
             )
         return channels
