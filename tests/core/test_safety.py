@@ -117,8 +117,8 @@ def test_a_killed_writer_loses_nothing(what: str, tmp_path: Path, volume: np.nda
         elif path.read_bytes() == before.get("brain.h5"):
             rolled_back += 1
         else:
-            # Too late: the change is complete. The XML may be the old one, the write that comes next renews it.
-            assert [d for d in verify_file(path).defects if "xml" not in str(d)] == []
+            # Too late: the change is complete.
+            assert verify_file(path).defects == ()
             with open_lsfm(path) as file:
                 name = "first" if what == "replace" else "second"
                 np.testing.assert_array_equal(np.asarray(file[name].levels[0][...]), new)
@@ -126,6 +126,35 @@ def test_a_killed_writer_loses_nothing(what: str, tmp_path: Path, volume: np.nda
     assert rolled_back, "no kill hit a running write: change the delays"
     ingest_series(series, path=path, channel="third")
     assert verify_file(path).defects == ()
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_the_xml_goes_with_the_change(
+    committed: bool, tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]
+) -> None:
+    """A writer dies just after its commit, or just before it, when the new XML is written already."""
+    path = tmp_path / "brain.h5"
+    ingest_series(write_series(tmp_path / "first", volume), path=path, channel="first")
+    before = files(tmp_path)
+    step = "os.replace" if committed else "_journal.JournaledFile.commit"
+    script = f"""
+import os, sys
+from lsfm_core.store import _journal, edit, edit_lsfm
+with edit_lsfm(sys.argv[1]) as editor:
+    editor.rename_channel("first", "renamed")
+    really = os.replace
+    def die(*names):
+        really(*names) if str(names[0]).endswith(".new") else os._exit(9)
+    edit.{step} = die
+"""
+    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
+    assert (tmp_path / "brain.xml.partial").exists()
+    assert (tmp_path / "brain.xml").read_bytes() == before["brain.xml"]
+    with open_lsfm(path) as file:
+        assert list(file) == (["renamed"] if committed else ["first"])
+    assert verify_file(path).defects == ()
+    assert not (tmp_path / "brain.xml.partial").exists()
+    assert ((tmp_path / "brain.xml").read_bytes() == before["brain.xml"]) is not committed
 
 
 def restore(folder: Path, content: dict[str, bytes]) -> None:

@@ -7,6 +7,9 @@ cut at its old length. Whoever opens the file and finds a journal whose writer i
 
 A file that did not exist, or that is to be replaced as a whole, is written as ``<file>.partial`` and renamed when complete.
 
+The XML that goes with a change waits as ``<name>.xml.partial`` until the change is committed. Then its writer renames it, or, if
+that has died, whoever opens the file next.
+
 Long work may set checkpoints: a second journal, ``<file>-checkpoint``, then leads back to the latest of them, and carries a note of
 how far the work had come. It lets an interrupted ingest be resumed.
 
@@ -33,6 +36,7 @@ from lsfm_core.store._disk import CAN_LOCK, Generation, RawFile, generation, loc
 
 __all__ = [
     "JournaledFile", "UndoLog", "checkpoint_path", "give_up", "journal_path", "partial_path", "recover", "replacing",
+    "xml_partial_path",
 ]  # fmt: skip
 
 _MAGIC = b"LSFMJRN1"
@@ -55,6 +59,11 @@ def checkpoint_path(path: Path) -> Path:
 def partial_path(path: Path) -> Path:
     """Where a file is written before it exists."""
     return path.with_name(path.name + ".partial")
+
+
+def xml_partial_path(path: Path) -> Path:
+    """Where the XML of a file waits for the change that it goes with."""
+    return partial_path(path.with_suffix(".xml"))
 
 
 class _Journal:
@@ -171,6 +180,7 @@ class JournaledFile(RawFile):
             lock(self._file, path)
             if not (resume and self._go_on()):
                 checkpoint_path(path).unlink(missing_ok=True)
+                xml_partial_path(path).unlink(missing_ok=True)
                 if self._appears:
                     self._file.truncate(0)
                 else:
@@ -344,7 +354,7 @@ class UndoLog:
 
 
 def recover(path: Path) -> bool:
-    """Roll back what a dead writer left of a change to `path`.
+    """Roll back what a dead writer left of a change to `path`, or let the XML of a change that was committed take its place.
 
     Returns
     -------
@@ -361,6 +371,7 @@ def recover(path: Path) -> bool:
     journal = journal_path(path)
     _drop_partial(path)
     if not journal.exists():
+        _settle_xml(path)
         return False
     try:
         file = open(path, "r+b", buffering=0)  # noqa: SIM115
@@ -379,6 +390,7 @@ def recover(path: Path) -> bool:
                 "'lsfm-core recover'"
             )
         _restore(file, journal)
+        xml_partial_path(path).unlink(missing_ok=True)
     return True
 
 
@@ -438,7 +450,19 @@ def _drop_partial(path: Path) -> None:
         # Whoever makes such a file holds the lock on `path`. If it is still being made, or we may not remove it, it stays.
         with suppress(OSError), open(path, "r+b", buffering=0) as file:
             lock(file, path)
+            xml_partial_path(path).unlink(missing_ok=True)
             partial.unlink(missing_ok=True)
+
+
+def _settle_xml(path: Path) -> None:
+    """Let an XML take its place whose writer died between the commit and the last step."""
+    partial = xml_partial_path(path)
+    if path.exists() and partial.exists():
+        # Where we may not write it waits on; and without the lock it may belong to a change that is not committed yet.
+        with suppress(OSError, BusyError, StorageError), open(path, "r+b", buffering=0) as file:
+            lock(file, path)
+            if not journal_path(path).exists():
+                os.replace(partial, path.with_suffix(".xml"))
 
 
 def _restore(file: io.FileIO, journal: Path) -> None:

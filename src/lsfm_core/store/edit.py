@@ -463,7 +463,7 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
         if target.exists():
             open_lsfm(target).close()
     raw = _journal.JournaledFile(target, resume=resume)
-    xml_partial = _journal.partial_path(target.with_suffix(".xml"))
+    xml_partial = _journal.xml_partial_path(target)
     try:
         h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
         try:
@@ -495,7 +495,8 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
     if merged is not None:
         draft.settled = True
         drop_merged(target, merged)
-    os.replace(xml_partial, editor.xml_path)
+    with suppress(FileNotFoundError):  # somebody who opened the file meanwhile has done it
+        os.replace(xml_partial, editor.xml_path)
 
 
 def recover_lsfm(path: str | os.PathLike[str]) -> bool:
@@ -560,13 +561,9 @@ def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
                     raise FormatError(f"{error}; --overwrite replaces it by a new one") from error
                 previous = None
                 file.ignore_xml()
-        partial = _journal.partial_path(xml)
         try:
-            _disk.write_file(partial, file.render_xml(previous))
-            os.replace(partial, xml)
-            _disk.sync_directory(xml.parent)
+            _disk.write_file(xml, file.render_xml(previous))
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise StorageError(f"{xml}: cannot be written: {error.strerror}") from error
     return xml
 

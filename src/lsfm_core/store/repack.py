@@ -149,7 +149,7 @@ def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: C
         with _opened(source) as h5:
             plan = _Plan(LsfmFile(source, h5, ChunkCache(0), None), request, target)
         return plan.report(target, plan.need_bytes, began)
-    new_xml = None if in_place else _journal.partial_path(target.with_suffix(".xml"))
+    new_xml = None if in_place else _journal.xml_partial_path(target)
     try:
         with _journal.replacing(target) as place, _opened(source, locked=in_place) as h5:
             file = LsfmFile(source, h5, ChunkCache(0), None)
