@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from lsfm_core.formats import PlaneFunction, Source, open_source
     from lsfm_core.geometry import Orientation, Space
     from lsfm_core.info import FileInfo, describe_file
-    from lsfm_core.ingest import IngestReport, IngestRequest, ingest_channel
+    from lsfm_core.ingest import IngestPlan, IngestReport, IngestRequest, ingest_channel, plan_ingest
     from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, read_metadata
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
@@ -110,7 +110,7 @@ _ROOMS = {
     "formats": ("PlaneFunction", "Source", "open_source"),
     "geometry": ("Orientation", "Space"),
     "info": ("FileInfo", "describe_file"),
-    "ingest": ("IngestReport", "IngestRequest", "ingest_channel"),
+    "ingest": ("IngestPlan", "IngestReport", "IngestRequest", "ingest_channel", "plan_ingest"),
     "metadata": ("ImageMetadata", "VoxelSize", "describe_image", "read_metadata"),
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
@@ -148,6 +148,7 @@ __all__ = [
     "FileInfo",
     "FormatError",
     "ImageMetadata",
+    "IngestPlan",
     "IngestReport",
     "IngestRequest",
     "InputError",
@@ -200,6 +201,7 @@ __all__ = [
     "open_lsfm",
     "open_source",
     "plan_export",
+    "plan_ingest",
     "preview_file",
     "read_metadata",
     "repack_file",

@@ -104,8 +104,8 @@ def test_slabs_leave_no_seam(
 
     with monkeypatch.context() as patch:
         patch.setattr("lsfm_core.pyramid.COARSEST_SIZE", 9)
-        patch.setattr("lsfm_core.ingest.channel.plan_levels", lambda s, v, i: plan_levels(s, v, i, chunk_bytes))
-        patch.setattr("lsfm_core.ingest.channel.plan_memory", plan)
+        patch.setattr("lsfm_core.ingest.plan.plan_levels", lambda s, v, i: plan_levels(s, v, i, chunk_bytes))
+        patch.setattr("lsfm_core.ingest.plan.plan_memory", plan)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.h5"
         ingest_channel(IngestRequest(path=path, channel="x", image=volume, voxel_size_mm=voxel, orientation="RAS"))
     assert_levels(path, "x", volume)

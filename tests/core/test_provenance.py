@@ -229,7 +229,7 @@ def test_edits_are_recorded_as_their_commands_are_named(brain: Path) -> None:
     assert both.command is None
     assert both.request == {
         "changes": [
-            {"add-metadata": {"channel": None, "key": "specimen", "value": "7", "overwrite": False}},
+            {"add-metadata": {"channel": None, "values": {"specimen": "7"}, "overwrite": False}},
             {"remove-channel": {"channel": "-newer"}},
         ]
     }

@@ -1,5 +1,10 @@
-"""Ingest: source -> levels -> store, slab by slab, in one pass over the planes and within a memory budget."""
+"""Ingest: source -> levels -> store, slab by slab, in one pass over the planes and within a memory budget.
 
-from lsfm_core.ingest.channel import IngestReport, IngestRequest, ingest_channel
+Inside: `request` what can be asked for; `plan` every decision; `channel` carries it out; `_slabs` the slabs and the threads.
+"""
 
-__all__ = ["IngestReport", "IngestRequest", "ingest_channel"]
+from lsfm_core.ingest.channel import IngestReport, ingest_channel
+from lsfm_core.ingest.plan import IngestPlan, plan_ingest
+from lsfm_core.ingest.request import IngestRequest
+
+__all__ = ["IngestPlan", "IngestReport", "IngestRequest", "ingest_channel", "plan_ingest"]

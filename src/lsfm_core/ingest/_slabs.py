@@ -7,6 +7,7 @@ that does not fit the budget is kept in a scratch file instead, and its bands ar
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -22,6 +23,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.formats import Source
@@ -31,7 +33,7 @@ from lsfm_core.pyramid import LevelPlan, Reducer
 from lsfm_core.records import FileRecord
 from lsfm_core.store import ChannelWriter
 
-__all__ = ["IngestState", "MemoryPlan", "PyramidWriter", "plan_memory"]
+__all__ = ["DIGESTS", "IngestState", "MemoryPlan", "PyramidWriter", "chunk_digest", "plan_memory"]
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +41,8 @@ Array = npt.NDArray[Any]
 _BASE_BYTES = 96 * 2**20
 #: Chunks per thread that are being encoded or wait to be written.
 _IN_FLIGHT_PER_THREAD = 2
+#: How many digests there are.
+DIGESTS = 2**256
 _PERCENTILES = (0.5, 99.8)
 _SAMPLE_VOXELS = 2_000_000
 
@@ -57,12 +61,15 @@ class IngestState:
         Voxels among them that are NaN or infinite.
     stored_bytes : int
         Encoded bytes that were written, of all levels.
+    digest : int
+        Sum of the `chunk_digest` of all chunks that were written, modulo `DIGESTS`; so it does not depend on their order.
     """
 
     planes: int = 0
     records: list[FileRecord] = field(default_factory=list)
     non_finite: int = 0
     stored_bytes: int = 0
+    digest: int = 0
 
     def to_note(self, fingerprint: str) -> bytes:
         return json.dumps({"fingerprint": fingerprint, **asdict(self)}).encode()
@@ -76,6 +83,11 @@ class IngestState:
                 "out --resume to undo it and start anew"
             )
         return cls(**{**values, "records": [FileRecord(**record) for record in values["records"]]})
+
+
+def chunk_digest(*facts: Any) -> int:
+    """SHA-256 of facts that JSON can hold, as a number."""
+    return int.from_bytes(hashlib.sha256(json.dumps(facts).encode()).digest(), "big")
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------------------
@@ -97,6 +109,8 @@ class MemoryPlan:
         Planes that are read at the same time.
     in_flight : int
         Chunks that are being encoded or wait to be written at the same time.
+    peak_bytes : int
+        Estimate of the process' largest resident size; within the budget.
     """
 
     heights: tuple[int, ...]
@@ -104,6 +118,7 @@ class MemoryPlan:
     in_scratch: tuple[bool, ...]
     readers: int
     in_flight: int
+    peak_bytes: int
 
 
 def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], threads: int, budget: int) -> MemoryPlan:
@@ -140,6 +155,7 @@ def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], th
         in_scratch=(False,) * len(levels),
         readers=1 if source.forward_only else threads,
         in_flight=_IN_FLIGHT_PER_THREAD * threads,
+        peak_bytes=0,
     )
     while True:
         # A plane that is being read is there twice: as the file's bytes and decoded.
@@ -150,7 +166,7 @@ def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], th
             + (slabs[0] if plan.read_ahead else 0)
         )
         if need <= budget:
-            return plan
+            return replace(plan, peak_bytes=need)
         kept = [k for k in range(len(levels)) if not plan.in_scratch[k] and slabs[k] > 2 * bands[k]]
         if plan.read_ahead:
             plan = replace(plan, read_ahead=False)
@@ -391,25 +407,28 @@ class PyramidWriter:
         while len(self._pending) > self._plan.in_flight:
             self._pending.popleft()()
 
-    def _encode(self, level: int, start: Shape3, block: Array, step: Shape3, target: Array | None) -> bytes:
-        """Bytes of one chunk; its sums for the next level go to `target`. Runs in the pool."""
+    def _encode(self, level: int, start: Shape3, block: Array, step: Shape3, target: Array | None) -> tuple[bytes, int]:
+        """Bytes of one chunk, and CRC-32 of them before they are packed; sums for the next level go to `target`. In the pool."""
         if target is not None:
             carried = self._reducer.reduce(block, step, target.dtype)
             target[: carried.shape[0], : carried.shape[1], : carried.shape[2]] = carried
         if self._replaying:
-            return b""
+            return b"", 0
         if level:
             block = self._reducer.finish(block, self._levels[level].factors, start, self._source.shape)
         elif block.dtype.kind == "f":
             odd = block.size - int(np.count_nonzero(np.isfinite(block)))
             with self._count_lock:
                 self._state.non_finite += odd
-        return self._writer.codec(level).encode(block)
+        codec = self._writer.codec(level)
+        octets = codec.octets(block)
+        return codec.pack(octets), isal_zlib.crc32(octets)
 
-    def _store(self, level: int, start: Shape3, size: int, future: Future[bytes]) -> None:
-        data = future.result()
+    def _store(self, level: int, start: Shape3, size: int, future: Future[tuple[bytes, int]]) -> None:
+        data, crc = future.result()
         if data:
             self._writer.write_chunk(level, start, data)
             self._state.stored_bytes += len(data)
+            self._state.digest = (self._state.digest + chunk_digest(level, start, crc)) % DIGESTS
         if level == 0:
             self._progress.advance(size)

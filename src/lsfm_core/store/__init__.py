@@ -2,7 +2,20 @@
 
 from lsfm_core.store._chunks import default_threads
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.edit import ChannelWriter, LsfmEditor, check_channel_name, edit_lsfm, recover_lsfm, write_xml
+from lsfm_core.store.edit import (
+    ChannelWriter,
+    LsfmEditor,
+    check_channel_name,
+    check_folder,
+    check_key,
+    check_new_affine,
+    check_new_channel,
+    check_new_key,
+    edit_lsfm,
+    previous_xml,
+    recover_lsfm,
+    write_xml,
+)
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.store.repack import RepackReport, RepackRequest, repack_file
@@ -21,11 +34,17 @@ __all__ = [
     "RepackRequest",
     "VerifyReport",
     "check_channel_name",
+    "check_folder",
+    "check_key",
+    "check_new_affine",
+    "check_new_channel",
+    "check_new_key",
     "compare_xml",
     "default_threads",
     "edit_lsfm",
     "open_lsfm",
     "parse_xml",
+    "previous_xml",
     "recover_lsfm",
     "repack_file",
     "verify_file",

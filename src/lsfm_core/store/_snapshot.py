@@ -152,6 +152,7 @@ class DetachedFile:
     def close(self) -> None:
         """Close it; its datasets cannot be read any more."""
         self._h5.close()
+        self._snapshot.close()
 
 
 class DatasetReader:

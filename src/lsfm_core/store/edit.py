@@ -108,8 +108,7 @@ class LsfmEditor(LsfmFile):
         """
         check_channel_name(name)
         self._note("create-channel", channel=name, kind=kind, replace=replace)
-        if name in self and not replace:
-            raise ExistsError(f"{self.path}: channel {name!r} exists already: choose another name, or replace it")
+        check_new_channel(self, name, replace)
         dtype = np.dtype(dtype)
         plain = uint16_as_int16 and dtype == np.uint16
         self.h5.pop(_paths.INCOMPLETE, None)
@@ -181,8 +180,7 @@ class LsfmEditor(LsfmFile):
         self._note("rename-channel", channel=name, new_name=new_name)
         check_channel_name(new_name)
         channel = self[name]
-        if new_name in self:
-            raise ExistsError(f"{self.path}: channel {new_name!r} exists already: choose another name")
+        check_new_channel(self, new_name)
         self.h5.move(_paths.channel(name), _paths.channel(new_name))
         if channel.setup is not None:
             del self.h5[_paths.view(0, channel.setup)]
@@ -273,13 +271,10 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError, ExistsError, InputError
         """
-        text = _metadata.check(key, value)
-        if key in self.metadata(channel) and not overwrite:
-            raise ExistsError(
-                f"{self.path}: metadata {key!r} {_owner(channel)} exist already: overwrite them, or choose another key"
-            )
-        self._note("add-metadata", channel=channel, key=key, value=json.loads(text), overwrite=overwrite)
-        _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, json.loads(text))
+        plain = json.loads(_metadata.check(key, value))
+        check_new_key(self, key, channel, overwrite)
+        self._note("add-metadata", channel=channel, values={key: plain}, overwrite=overwrite)
+        _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, plain)
 
     def remove_metadata(self, key: str, *, channel: str | None = None) -> None:
         """Remove what was noted under a key.
@@ -290,9 +285,7 @@ class LsfmEditor(LsfmFile):
         InputError
             If there is no such key.
         """
-        known = self.metadata(channel)
-        if key not in known:
-            raise InputError(f"{self.path}: no metadata {key!r} {_owner(channel)}; there are: {', '.join(known) or 'none'}")
+        check_key(self, key, channel)
         self._note("remove-metadata", channel=channel, key=key)
         _metadata.remove(self.h5[_paths.metadata(channel)], key)
 
@@ -321,14 +314,8 @@ class LsfmEditor(LsfmFile):
         UnknownChannelError, ExistsError, InputError
         """
         matrix = np.asarray(ras_matrix).tolist()
-        self._note("write-affine", channel=channel, name=name, ras_matrix=matrix, replace=replace)
-        check_channel_name(name, "affine")
-        if name in self[channel].affines and not replace:
-            raise ExistsError(
-                f"{self.path}: channel {channel!r} has an affine {name!r} already: choose another name, or replace it"
-            )
-        if name in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS):
-            raise InputError(f"affine name {name!r} is taken by the file format: choose another")
+        self._note("write-affine", channel=channel, name=name, affine=matrix, replace=replace)
+        check_new_affine(self, channel, name, replace)
         group = self.h5.require_group(f"{_paths.channel(channel)}/{_paths.AFFINES}")
         parts = {name: ras_matrix, f"{_paths.ITK_PARAMS}/{name}": itk[0], f"{_paths.FIXED_ITK_PARAMS}/{name}": itk[1]}
         for path, values in parts.items():
@@ -456,8 +443,7 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
 
 @contextmanager
 def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEditor]:
-    if not target.parent.is_dir():
-        raise MissingError(f"{target}: there is no folder {target.parent}")
+    check_folder(target)
     if not (resume and _journal.checkpoint_path(target).exists()):
         recover_lsfm(target)
         if target.exists():
@@ -527,6 +513,88 @@ def check_channel_name(name: str, what: str = "channel") -> None:
         raise InputError(f"{what} name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a file that could not be made.
+
+    Raises
+    ------
+    MissingError
+        If there is no folder to hold it.
+    """
+    if not path.parent.is_dir():
+        raise MissingError(f"{path}: there is no folder {path.parent}")
+
+
+def check_new_channel(file: LsfmFile, name: str, replace: bool | None = None) -> None:
+    """Refuse the name of a channel that is there, unless it may be replaced; None where that cannot be asked for.
+
+    Raises
+    ------
+    ExistsError
+    """
+    if name in file and not replace:
+        more = "" if replace is None else ", or replace it"
+        raise ExistsError(f"{file.path}: channel {name!r} exists already: choose another name{more}")
+
+
+def check_new_affine(file: LsfmFile, channel: str, name: str, replace: bool) -> None:
+    """Refuse a name that cannot be an affine's, or is one's that may not be replaced.
+
+    Raises
+    ------
+    UnknownChannelError, ExistsError, InputError
+    """
+    check_channel_name(name, "affine")
+    if name in file[channel].affines and not replace:
+        raise ExistsError(f"{file.path}: channel {channel!r} has an affine {name!r} already: choose another name, or replace it")
+    if name in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS):
+        raise InputError(f"affine name {name!r} is taken by the file format: choose another")
+
+
+def check_new_key(file: LsfmFile, key: str, channel: str | None, overwrite: bool) -> None:
+    """Refuse a key under which something is noted already, unless that may be replaced.
+
+    Raises
+    ------
+    UnknownChannelError, ExistsError
+    """
+    if key in file.metadata(channel) and not overwrite:
+        raise ExistsError(f"{file.path}: metadata {key!r} {_owner(channel)} exist already: overwrite them, or choose another key")
+
+
+def check_key(file: LsfmFile, key: str, channel: str | None) -> None:
+    """Refuse a key under which nothing is noted.
+
+    Raises
+    ------
+    UnknownChannelError, InputError
+    """
+    known = file.metadata(channel)
+    if key not in known:
+        raise InputError(f"{file.path}: no metadata {key!r} {_owner(channel)}; there are: {', '.join(known) or 'none'}")
+
+
+def previous_xml(file: LsfmFile, overwrite: bool) -> bytes | None:
+    """The XML beside a file, which a new one builds on; None where there is none, or it cannot be read and may give way.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be read, and may not be replaced.
+    """
+    xml = file.xml_path
+    previous = xml.read_bytes() if xml.exists() else None
+    if previous is not None:
+        try:
+            parse_xml(previous, str(xml))
+        except FormatError as error:
+            if not overwrite:
+                raise FormatError(f"{error}; --overwrite replaces it by a new one") from error
+            file.ignore_xml()
+            return None
+    return previous
+
+
 def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Make BigDataViewer's XML beside a file anew; what somebody else has put into the one that is there is kept.
 
@@ -550,17 +618,8 @@ def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         If a writer is at work.
     StorageError
     """
-    with recorded(Path(path), "xml", {"overwrite": overwrite}), open_lsfm(path) as file:
-        xml = file.xml_path
-        previous = xml.read_bytes() if xml.exists() else None
-        if previous is not None:
-            try:
-                parse_xml(previous, str(xml))
-            except FormatError as error:
-                if not overwrite:
-                    raise FormatError(f"{error}; --overwrite replaces it by a new one") from error
-                previous = None
-                file.ignore_xml()
+    with recorded(Path(path), "xml", {"path": str(path), "overwrite": overwrite}), open_lsfm(path) as file:
+        xml, previous = file.xml_path, previous_xml(file, overwrite)
         try:
             _disk.write_file(xml, file.render_xml(previous))
         except OSError as error:

@@ -1,0 +1,128 @@
+"""What can be asked of an ingest: one object, filled alike by the command line, widgets, recipes and scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema, field_serializer, field_validator, model_validator
+
+from lsfm_core._request import Request
+from lsfm_core.errors import InputError
+from lsfm_core.geometry import Orientation, Triple, check_voxel_size
+from lsfm_core.pyramid import Kind
+from lsfm_core.store import check_channel_name
+
+__all__ = ["IngestRequest"]
+
+
+class IngestRequest(Request):
+    """What to put into a file, and how.
+
+    Voxel size, orientation and origin may be left out where the metadata file or the image tells them; given ones win over the
+    file's, and those over the image's.
+
+    Attributes
+    ----------
+    path : Path
+        The HDF5 file; made if it is not there, else the channel is added.
+    channel : str
+        Name of the new channel.
+    image : str, path, or array-like
+        What `lsfm_core.formats.open_source` takes: a TIFF series or stack, OME-TIFF, NIfTI, NRRD, MHA, Zarr, or in Python any array
+        or a function that gives planes.
+    image_channel : int or str, optional
+        Which channel of an image that has several.
+    kind : {"image", "labels", "vectors"}
+    voxel_size_mm : tuple of 3 float, optional
+        Planes, rows, columns.
+    orientation : str, optional
+        Axis codes in array order: where each index grows toward, as ``AIR``.
+    origin_mm : tuple of 3 float, optional
+        R, A, S position of the centre of the voxel that is first in R, A and S. Default: the image's own, or 0, 0, 0.
+    metadata : Path, optional
+        JSON file that tells of the image, as `lsfm_core.metadata.describe_image` makes it. It must not contradict the image's shape
+        and type.
+    labels : Path, optional
+        For labels: a table of what the ids mean, as `LabelTable.read` takes it.
+    ontology : Path, optional
+        For labels: a table of the structures that they belong to, with parents, which is joined to that of the labels by id, else
+        by acronym. Without `labels` it is the label table itself.
+    inverse_of : str, optional
+        For vectors: the channel that holds the inverse of this displacement field.
+    replace : bool
+        Whether a channel of that name gives way.
+    resume : bool
+        If the ingest is interrupted, keep what is finished, for the same request to go on from there; and go on from what an
+        interrupted one has left. Otherwise an interrupted ingest is rolled back.
+    checkpoint_seconds : float
+        How often a resumable ingest secures what it has done.
+    memory_bytes : int
+        Bound of the process' resident size.
+    threads : int, optional
+        Default: the cores this process may use.
+    compression : int
+        Deflate level 0 (none) to 3.
+    uint16_as_int16 : bool
+        Keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6.
+    """
+
+    path: Path
+    channel: str
+    image: Annotated[Any, WithJsonSchema({"type": "string"})]
+    image_channel: int | str | None = None
+    kind: Kind = "image"
+    voxel_size_mm: tuple[float, float, float] | None = None
+    orientation: str | None = None
+    origin_mm: tuple[float, float, float] | None = None
+    metadata: Path | None = None
+    labels: Path | None = None
+    ontology: Path | None = None
+    inverse_of: str | None = None
+    replace: bool = False
+    resume: bool = False
+    checkpoint_seconds: float = Field(default=30.0, gt=0)
+    memory_bytes: int = Field(default=2 * 10**9, gt=0)
+    threads: int | None = Field(default=None, gt=0)
+    compression: int = Field(default=1, ge=0, le=3)
+    uint16_as_int16: bool = False
+
+    @field_validator("orientation")
+    @classmethod
+    def _check_orientation(cls, value: str | None) -> str | None:
+        return None if value is None else Orientation(value).axcodes
+
+    @field_validator("voxel_size_mm")
+    @classmethod
+    def _check_voxel_size(cls, value: Triple | None) -> Triple | None:
+        return None if value is None else check_voxel_size(value)
+
+    @field_validator("image")
+    @classmethod
+    def _check_image(cls, value: Any) -> Any:
+        # As the log names it: see `_name_image`.
+        if isinstance(value, Mapping):
+            raise InputError("image: was in the memory of a Python program, and nobody has kept it: give the path of one")
+        return value
+
+    @field_validator("channel")
+    @classmethod
+    def _check_channel(cls, value: str) -> str:
+        check_channel_name(value)
+        return value
+
+    @field_serializer("image", when_used="json")
+    def _name_image(self, value: Any) -> str | dict[str, str]:
+        # What Python held in its memory has no name.
+        return os.fspath(value) if isinstance(value, str | os.PathLike) else {"type": type(value).__name__}
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> IngestRequest:
+        for name in ("labels", "ontology"):
+            if getattr(self, name) is not None and self.kind != "labels":
+                raise InputError(f"{name}: only a channel of kind labels has a label table, not {self.kind}")
+        if self.inverse_of is not None and self.kind != "vectors":
+            raise InputError(f"inverse_of: only a channel of kind vectors can be the inverse of another, not {self.kind}")
+        return self

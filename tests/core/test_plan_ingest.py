@@ -1,0 +1,106 @@
+"""The plan of an ingest: what it says comes true, what it refuses would fail, and it leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lsfm_core import IngestRequest, LsfmError, ingest_channel, open_lsfm, plan_ingest
+from lsfm_core.formats.tiff import TiffSeries
+from lsfm_core.testing import write_series
+
+VOXELS = np.random.default_rng(2).integers(0, 65536, (40, 300, 70), dtype=np.uint16)
+
+
+@pytest.fixture
+def request_of(tmp_path: Path) -> Callable[..., IngestRequest]:
+    series = write_series(tmp_path / "series", VOXELS)
+
+    def make(**fields: Any) -> IngestRequest:
+        values = {"path": tmp_path / "data" / "brain.h5", "channel": "a", "image": str(series), "voxel_size_mm": (0.05, 0.04, 0.04)}
+        return IngestRequest(**{**values, "orientation": "AIR", **fields})
+
+    (tmp_path / "data").mkdir()
+    return make
+
+
+def state(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_plan_comes_true_and_leaves_no_trace(
+    request_of: Callable[..., IngestRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(TiffSeries, "read_plane", None)
+        plan = plan_ingest(request_of())
+    assert state(tmp_path) == before
+    assert plan.makes == "file"
+    report = ingest_channel(request_of())
+    assert (plan.dtype, plan.levels, plan.raw_bytes) == (report.dtype, report.levels, report.raw_bytes)
+    np.testing.assert_array_equal(plan.space.world_from_voxel, report.space.world_from_voxel)
+    assert plan.memory.peak_bytes < request_of().memory_bytes
+    with open_lsfm(request_of().path) as file:
+        # A reader, with whom a writer could not begin.
+        assert plan_ingest(request_of(channel="b")).makes == "channel"
+        assert plan_ingest(request_of(replace=True)).makes == "replacement"
+        assert [level.shape for level in file["a"].levels] == [level.shape for level in plan.levels]
+    text = plan.describe()
+    for part in (
+        "TIFF series",
+        "which is made",
+        "40 x 300 x 70 voxels of 0.05 x 0.04 x 0.04 mm, uint16",
+        "posterior -> anterior",
+        "level 1",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"channel": "b", "voxel_size_mm": None},
+        {"channel": "b", "orientation": None},
+        {"channel": "b", "memory_bytes": 10**6},
+        {"channel": "b", "image": "nowhere"},
+        {"channel": "b", "image_channel": 3},
+        {"channel": "b", "kind": "labels", "labels": "nowhere.txt"},
+        {"channel": "f", "image": np.zeros((3, 3, 3, 3), np.float32), "kind": "vectors", "inverse_of": "a"},
+        {"channel": "f", "image": np.zeros((3, 3, 3, 3), np.float32), "kind": "vectors", "inverse_of": "none"},
+        {"path": "nowhere/brain.h5"},
+        {"path": __file__},
+        {"metadata": "nowhere.json"},
+    ],
+)
+def test_a_plan_fails_as_its_ingest_would(fields: dict[str, Any], request_of: Callable[..., IngestRequest], tmp_path: Path) -> None:
+    ingest_channel(request_of())
+    before = state(tmp_path)
+    with pytest.raises(LsfmError) as planned:
+        plan_ingest(request_of(**fields))
+    assert state(tmp_path) == before
+    with pytest.raises(LsfmError) as tried:
+        ingest_channel(request_of(**fields))
+    assert type(planned.value) is type(tried.value)
+    assert str(planned.value) == str(tried.value)
+
+
+def test_the_checksum_of_a_channel_tells_its_content(request_of: Callable[..., IngestRequest], tmp_path: Path) -> None:
+    def checksum(name: str, **fields: Any) -> str | None:
+        return ingest_channel(request_of(path=tmp_path / "data" / f"{name}.h5", **fields)).written.checksum
+
+    first = checksum("first")
+    assert first is not None
+    assert first.startswith("chunks:")
+    assert checksum("other threads", threads=1, memory_bytes=170_000_000) == first
+    assert checksum("other level", compression=3) == first
+    assert checksum("other space", orientation="AIL") != first
+    changed = VOXELS.copy()
+    changed[-1, -1, -1] ^= 1
+    assert checksum("other voxel", image=changed) != first
+    assert checksum("moved", image=np.roll(VOXELS, 64, axis=1)) != first
