@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lsfm_core.cli import request_command
+    from lsfm_core.edits import (
+        AddMetadataRequest,
+        AffineRequest,
+        RemoveChannelRequest,
+        RemoveMetadataRequest,
+        RenameChannelRequest,
+        apply_edit,
+        describe_edit,
+    )
     from lsfm_core.errors import (
         BusyError,
         CancelledError,
@@ -68,6 +77,7 @@ if TYPE_CHECKING:
         VerifyReport,
         edit_lsfm,
         open_lsfm,
+        plan_repack,
         repack_file,
         verify_file,
         write_xml,
@@ -77,6 +87,15 @@ if TYPE_CHECKING:
 # the package takes no time.
 _ROOMS = {
     "cli": ("request_command",),
+    "edits": (
+        "AddMetadataRequest",
+        "AffineRequest",
+        "RemoveChannelRequest",
+        "RemoveMetadataRequest",
+        "RenameChannelRequest",
+        "apply_edit",
+        "describe_edit",
+    ),
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
         "MemoryBudgetError", "MissingError", "OrientationError",
@@ -127,6 +146,7 @@ _ROOMS = {
         "VerifyReport",
         "edit_lsfm",
         "open_lsfm",
+        "plan_repack",
         "repack_file",
         "verify_file",
         "write_xml",
@@ -135,6 +155,8 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "AddMetadataRequest",
+    "AffineRequest",
     "BusyError",
     "CancelToken",
     "CancelledError",
@@ -171,6 +193,9 @@ __all__ = [
     "PreviewResult",
     "RegionMask",
     "RegionSelection",
+    "RemoveChannelRequest",
+    "RemoveMetadataRequest",
+    "RenameChannelRequest",
     "RepackReport",
     "RepackRequest",
     "SlicesRequest",
@@ -185,6 +210,8 @@ __all__ = [
     "VerifyReport",
     "Volume",
     "VoxelSize",
+    "apply_edit",
+    "describe_edit",
     "describe_file",
     "describe_image",
     "edit_lsfm",
@@ -202,6 +229,7 @@ __all__ = [
     "open_source",
     "plan_export",
     "plan_ingest",
+    "plan_repack",
     "preview_file",
     "read_metadata",
     "repack_file",

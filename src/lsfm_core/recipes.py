@@ -1,37 +1,68 @@
-"""Recipes: requests in a YAML file, carried out one after the other with one open file; and requests that the log remembers.
+"""Recipes: requests in a YAML file, carried out one after the other; and requests that the log remembers.
 
-A step is the name of an operation with the fields of its request, so that whatever can be asked for can stand in a recipe.
+A step is the name of an operation with the fields of its request, so that whatever can be asked for can stand in a recipe. Steps
+that only read share one open file; one that changes it finds it closed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
 import yaml
 from pydantic.json_schema import models_json_schema
 
 from lsfm_core._request import Request
-from lsfm_core.errors import InputError
+from lsfm_core.edits import (
+    AddMetadataRequest,
+    AffineRequest,
+    Edit,
+    RemoveChannelRequest,
+    RemoveMetadataRequest,
+    RenameChannelRequest,
+    XmlRequest,
+    apply_edit,
+    describe_edit,
+    describe_xml,
+)
+from lsfm_core.errors import CancelledError, InputError, LsfmError
 from lsfm_core.export import (
     ExportRequest,
     MergeRequest,
     PointsRequest,
     SlicesRequest,
+    describe_points,
     export_channel,
     export_chunks,
     export_slices,
     lay_out_chunks,
     merge_chunks,
     plan_export,
+    plan_merge,
     plan_slices,
     transform_points,
 )
+from lsfm_core.ingest import IngestRequest, ingest_channel, plan_ingest
+from lsfm_core.preview import PreviewRequest, describe_preview, preview_file
 from lsfm_core.progress import CancelToken, ProgressCallback
+from lsfm_core.provenance import LogRecord
+from lsfm_core.store import RepackRequest, open_lsfm, plan_repack, repack_file, write_xml
 
-__all__ = ["OPERATIONS", "Operation", "Recipe", "Step", "read_recipe", "recipe_entry", "recipe_schema"]
+__all__ = [
+    "OPERATIONS",
+    "Operation",
+    "Recipe",
+    "Step",
+    "Work",
+    "read_recipe",
+    "recipe_entry",
+    "recipe_schema",
+    "recorded_steps",
+]
 
 
 @dataclass(frozen=True)
@@ -44,20 +75,30 @@ class Operation:
     run : callable
         Takes the request, the open file (None if it needs none), a progress callback and a cancel token; gives the result.
     describe : callable
-        Takes the request and the open file; gives what would be done, in words.
-    besides : tuple of str
-        Fields that name further outputs, which a replay leaves out.
+        Takes the request and the open file; gives what would be done, in words, and raises as `run` would.
+    changes : bool
+        Whether it changes the recipe's file, or makes it: then it opens the file itself.
     """
 
     request: type[Request]
     run: Callable[[Any, Any, ProgressCallback | None, CancelToken | None], Any]
     describe: Callable[[Any, Any], str]
-    besides: tuple[str, ...] = ()
+    changes: bool = False
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it works with the recipe's file."""
+        return "path" in self.request.model_fields
 
     @property
     def reads_file(self) -> bool:
-        """Whether it works with the recipe's file."""
-        return "path" in self.request.model_fields
+        """Whether it takes that file open."""
+        return self.has_file and not self.changes
+
+    @property
+    def needs_output(self) -> bool:
+        """Whether it must name an output, since a recipe leaves nothing in memory."""
+        return "output" in self.request.model_fields and not self.changes
 
 
 def _export(request: ExportRequest, file: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
@@ -71,28 +112,56 @@ def _describe_export(request: ExportRequest, file: Any) -> str:
     return plan.describe() + chunks
 
 
-def _export_slices(request: SlicesRequest, file: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
-    return export_slices(request, file=file, progress=progress, cancel=cancel)
-
-
-def _transform_points(request: PointsRequest, file: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
-    return transform_points(request, file=file, progress=progress, cancel=cancel)
-
-
-def _describe_points(request: PointsRequest, _: Any) -> str:
-    return f"carries {request.points} from {request.source} to {request.target}"
-
-
-def _merge(request: MergeRequest, _: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
-    return merge_chunks(request, progress=progress, cancel=cancel)
+def _edit(request: type[Edit]) -> Operation:
+    return Operation(request, lambda edit, *_: apply_edit(edit), lambda edit, _: describe_edit(edit), changes=True)
 
 
 #: By the names that they have on the command line and in the log.
 OPERATIONS: Mapping[str, Operation] = {
+    "write": Operation(
+        IngestRequest,
+        lambda request, _, progress, cancel: ingest_channel(request, progress=progress, cancel=cancel),
+        lambda request, _: plan_ingest(request).describe(),
+        changes=True,
+    ),
+    "write-affine": _edit(AffineRequest),
+    "remove-channel": _edit(RemoveChannelRequest),
+    "rename-channel": _edit(RenameChannelRequest),
+    "add-metadata": _edit(AddMetadataRequest),
+    "remove-metadata": _edit(RemoveMetadataRequest),
+    "repack": Operation(
+        RepackRequest,
+        lambda request, _, progress, cancel: repack_file(request, progress=progress, cancel=cancel),
+        lambda request, _: plan_repack(request).describe(),
+        changes=True,
+    ),
+    "xml": Operation(
+        XmlRequest,
+        lambda request, *_: write_xml(request.path, overwrite=request.overwrite),
+        lambda request, _: describe_xml(request),
+        changes=True,
+    ),
     "export": Operation(ExportRequest, _export, _describe_export),
-    "export-slices": Operation(SlicesRequest, _export_slices, lambda request, file: plan_slices(file, request).describe()),
-    "transform-points": Operation(PointsRequest, _transform_points, _describe_points, ("counts",)),
-    "merge": Operation(MergeRequest, _merge, lambda request, _: f"merges {request.manifest} into {request.output}"),
+    "export-slices": Operation(
+        SlicesRequest,
+        lambda request, file, progress, cancel: export_slices(request, file=file, progress=progress, cancel=cancel),
+        lambda request, file: plan_slices(file, request).describe(),
+    ),
+    "transform-points": Operation(
+        PointsRequest,
+        lambda request, file, progress, cancel: transform_points(request, file=file, progress=progress, cancel=cancel),
+        lambda request, file: describe_points(file, request),
+    ),
+    "merge": Operation(
+        MergeRequest,
+        lambda request, _, progress, cancel: merge_chunks(request, progress=progress, cancel=cancel),
+        lambda request, _: plan_merge(request).describe(),
+    ),
+    "preview": Operation(
+        PreviewRequest,
+        lambda request, file, *_: preview_file(request, file=file),
+        lambda request, file: describe_preview(file, request),
+    ),
 }
 
 
@@ -104,11 +173,14 @@ class Step:
     ----------
     place : str
         For messages: ``"step 2 (export)"``.
+    name : str
+        Of the operation.
     operation : Operation
     request : Request
     """
 
     place: str
+    name: str
     operation: Operation
     request: Any
 
@@ -129,6 +201,96 @@ class Recipe:
     path: Path
     file: Path | None
     steps: tuple[Step, ...]
+
+
+class Work:
+    """Steps being carried out or planned one after the other; as a context manager it closes the file in the end.
+
+    Parameters
+    ----------
+    file : Path or None
+        The HDF5 file of the steps.
+
+    Attributes
+    ----------
+    done : list of Step
+        Those that were carried out.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.done: list[Step] = []
+        self._path = file
+        self._stack = ExitStack()
+        self._file: Any = None
+        self._planned: list[Step] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def run(self, step: Step, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> Any:
+        """Carry a step out; gives what the operation does.
+
+        Raises
+        ------
+        LsfmError
+        """
+        # What follows need not be long enough to ask itself.
+        if cancel is not None and cancel.cancelled:
+            raise CancelledError(f"{step.place}: cancelled before it began")
+        result = step.operation.run(step.request, self._file_for(step), progress, cancel)
+        self.done.append(step)
+        return result
+
+    def describe(self, step: Step) -> str:
+        """What a step would do, in words; of what depends on steps before it, as far as that can be told.
+
+        Raises
+        ------
+        LsfmError
+            As `run`, for reasons that the steps before it cannot remove.
+        """
+        changed = next((other for other in self._planned if other.operation.changes), None) if step.operation.has_file else None
+        before = changed or next((other for other in self._planned if _makes_for(other, step)), None)
+        self._planned.append(step)
+        try:
+            text = step.operation.describe(step.request, self._file_for(step))
+        except LsfmError as error:
+            if before is None:
+                raise
+            return f"cannot be planned before {before.place} is done: {error}"
+        return text if changed is None else f"(as the file is before {changed.place})\n{text}"
+
+    def _file_for(self, step: Step) -> Any:
+        if step.operation.changes:
+            self._close()
+        elif step.operation.reads_file and self._file is None and self._path is not None:
+            self._file = self._stack.enter_context(open_lsfm(self._path))
+        return self._file if step.operation.reads_file else None
+
+    def _close(self) -> None:
+        self._stack.close()
+        self._file = None
+
+
+def _makes_for(earlier: Step, later: Step) -> bool:
+    """Whether a step names what an earlier one makes, or its folder, or what lies in it."""
+    output = getattr(earlier.request, "output", None)
+    if output is None:
+        return False
+    names = [Path(text) for text in _texts(later.request.model_dump(mode="json", exclude={"path", "output"}))]
+    return any(name == output or name in output.parents[:-1] or output in name.parents for name in names)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        items: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        for item in items:
+            yield from _texts(item)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -176,11 +338,11 @@ def _read_step(number: int, item: object, file: str | None) -> Step:
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
         raise InputError(f"{place}: expected the fields of the request, found {fields!r}")
     defects = []
-    if fields.get("output") is None:
+    if operation.needs_output and fields.get("output") is None:
         defects.append("output: is missing: a recipe leaves nothing in memory")
     if "path" in fields:
         defects.append("path: is the recipe's file: leave it out")
-    if operation.reads_file:
+    if operation.has_file:
         if file is None:
             defects.append("file: is missing in the recipe")
         fields = {**fields, "path": file or "."}
@@ -190,7 +352,37 @@ def _read_step(number: int, item: object, file: str | None) -> Step:
         defects.append(str(error))
     if defects:
         raise InputError(f"{place}: " + "; ".join(defects))
-    return Step(place, operation, request)
+    return Step(place, name, operation, request)
+
+
+def recorded_steps(record: LogRecord, path: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> tuple[Step, ...]:
+    """The steps that do again what a record tells of.
+
+    Parameters
+    ----------
+    record : LogRecord
+    path : Path
+        The file, for changes whose request does not name it.
+    changes : mapping
+        Fields to have another value, where a request has them.
+
+    Raises
+    ------
+    InputError
+        If no request says it: it was done by lsfmpy, by parts of Python's interface that no command has, or with what nobody kept.
+    """
+    asked = record.request.get("changes", []) if record.operation == "edit" else [{record.operation: record.request}]
+    if not asked or record.text:
+        raise InputError(f"{record.operation}: is recorded without a request")
+    steps = []
+    for ((name, fields),) in (change.items() for change in asked):
+        operation = OPERATIONS.get(name)
+        if operation is None:
+            raise InputError(f"{name}: is no operation that a recipe can ask for")
+        own = {"path": path} if operation.has_file else {}
+        other = {key: value for key, value in changes.items() if key in operation.request.model_fields}
+        steps.append(Step(name, name, operation, operation.request(**{**own, **fields, **other})))
+    return tuple(steps)
 
 
 def recipe_entry(operation: str, request: Request) -> str:
@@ -209,7 +401,8 @@ def recipe_schema() -> dict[str, Any]:
         reference = references[operation.request, "validation"]
         schema = schemas[reference["$ref"].rpartition("/")[2]]
         schema["properties"].pop("path", None)
-        schema["required"] = sorted({*schema["required"], "output"} - {"path"})
+        required = {*schema["required"], *(["output"] if operation.needs_output else [])} - {"path"}
+        schema["required"] = sorted(required)
         choices.append({"type": "object", "properties": {name: reference}, "required": [name], "additionalProperties": False})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

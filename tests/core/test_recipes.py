@@ -129,7 +129,7 @@ steps:
         "interpolation: input should be",
         "step 2 (export): output: is missing",
         "outptu: extra inputs are not permitted",
-        "step 3: unknown operation 'exprot'; there are: export, export-slices, transform-points, merge",
+        "step 3: unknown operation 'exprot'; there are: write, write-affine, remove-channel, rename-channel, add-metadata, ",
         "step 4 (export): path: is the recipe's file",
         "invert: input should be a valid boolean",
         "step 5: expected one operation",

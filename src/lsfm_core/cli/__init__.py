@@ -21,7 +21,7 @@ from lsfm_core.cli import completion, export, log, look, maintain, metadata, poi
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._lines import request_command
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
-from lsfm_core.cli._options import Parser
+from lsfm_core.cli._options import Parser, show_plan
 from lsfm_core.errors import LsfmError
 from lsfm_core.progress import CancelToken
 
@@ -40,11 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     arguments = parser.parse_args(words)
     command: Callable[[argparse.Namespace], int | None] = arguments.command
+    if "request_of" in arguments and arguments.dry_run:
+        command = show_plan
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     from lsfm_core.provenance import running
 
     arguments.cancel, arguments.stops_itself = CancelToken(), False
+    # Of a recipe: the steps that are done, and the one that is not.
+    arguments.done, arguments.step = [], None
     interrupted = threading.Event()
     try:
         with _interruptible(arguments, interrupted), running(given):
@@ -57,14 +61,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a line to act on
         # What an interrupt falls into may make an error of its own of it.
         if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
-            kept = getattr(arguments, "resume", False)
-            outcome = "repeat the command line to go on from the last checkpoint" if kept else "nothing was changed"
-            return _complain(arguments, f"interrupted; {outcome}", Exit.INTERRUPTED)
+            return _complain(arguments, _interruption(arguments), Exit.INTERRUPTED)
+        done = f"; done before it, and kept: {_places(arguments)}" if arguments.done else ""
         if isinstance(error, LsfmError):
-            return _complain(arguments, str(error), Exit.of(error))
+            return _complain(arguments, f"{error}{done}", Exit.of(error))
         bug = f"unexpected {type(error).__name__}: {error}: this is a bug: repeat the command with --debug and report its output"
-        return _complain(arguments, bug, Exit.FAILED)
+        return _complain(arguments, f"{bug}{done}", Exit.FAILED)
     return code or Exit.DONE
+
+
+def _interruption(arguments: argparse.Namespace) -> str:
+    """What an interrupt has left."""
+    if arguments.step is None:
+        kept = getattr(arguments, "resume", False)
+        return f"interrupted; {'repeat the command line to go on from the last checkpoint' if kept else 'nothing was changed'}"
+    kept = getattr(arguments.step.request, "resume", False)
+    parts = [f"interrupted in {arguments.step.place}{', which can be resumed' if kept else ''}"]
+    if arguments.done:
+        parts.append(f"done before it, and kept: {_places(arguments)}")
+    elif not kept:
+        parts.append("nothing was changed")
+    return "; ".join(parts)
+
+
+def _places(arguments: argparse.Namespace) -> str:
+    return ", ".join(step.place for step in arguments.done)
 
 
 def _complain(arguments: argparse.Namespace, message: str, code: Exit) -> Exit:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, suppress
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.errors import InputError, LsfmError
@@ -36,8 +38,16 @@ _OPTIONS = {
         "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
         "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",
     },
+    "write-affine": {"channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite"},
     "rename-channel": {"channel": "--channel", "new_name": "--to"},
     "remove-channel": {"channel": "--channel"},
+    "add-metadata": {"channel": "--channel", "overwrite": "--overwrite"},
+    "remove-metadata": {"channel": "--channel"},
+    "repack": {
+        "output": "--output", "compression": "--compression-level", "rechunk": "--rechunk", "overwrite": "--overwrite",
+        "memory_bytes": "--memory", "threads": "--threads",
+    },
+    "xml": {"overwrite": "--overwrite"},
 }  # fmt: skip
 _OPTIONS["export-slices"] = _OPTIONS["export"]
 _REGION = {
@@ -58,17 +68,18 @@ def command_line(record: LogRecord, file: str) -> str | None:
         How to name the HDF5 file, where the request does not.
     """
     from lsfm_core.provenance import as_command_line
+    from lsfm_core.recipes import recorded_steps
 
     command = record.command or ""
     # A recipe, or a replay, does other things as well.
     if command.startswith("lsfm-core ") and not command.startswith(("lsfm-core run ", "lsfm-core replay ")):
         return command
-    if record.operation not in _OPTIONS:
+    try:
+        steps = recorded_steps(record, Path(file))
+    except InputError:
         return None
-    request = _request(record)
-    fields = record.request if request is None else request.model_dump(mode="json", exclude_defaults=True)
-    arguments = [record.operation, str(record.request.get("path", file)), *_arguments(record.operation, fields)]
-    return as_command_line(arguments) if request is None or _parsed(arguments) == _as_typed(request) else None
+    words = _words(steps[0].name, steps[0].request) if len(steps) == 1 else None
+    return None if words is None else as_command_line(words)
 
 
 def request_command(request: ExportRequest | IngestRequest) -> list[str]:
@@ -89,20 +100,19 @@ def request_command(request: ExportRequest | IngestRequest) -> list[str]:
         operation = "export"
         if request.output is None:
             raise InputError("output: the command line writes a file: name one")
+    words = _words(operation, request)
+    if words is None:
+        raise InputError(f"no command line can say this: {request.model_dump(mode='json', exclude_defaults=True)}")
+    return ["lsfm-core", *words]
+
+
+def _words(operation: str, request: Any) -> list[str] | None:
+    """A command line without the program's name; None if none can say this."""
+    if operation not in _OPTIONS:
+        return None
     fields = request.model_dump(mode="json", exclude_defaults=True)
-    arguments = [operation, str(request.path), *_arguments(operation, fields)]
-    if _parsed(arguments) != _as_typed(request):
-        raise InputError(f"no command line can say this: {fields}")
-    return ["lsfm-core", *arguments]
-
-
-def _request(record: LogRecord) -> Request | None:
-    from lsfm_core.export import ExportRequest, SlicesRequest
-    from lsfm_core.ingest import IngestRequest
-
-    models = {"write": IngestRequest, "export": ExportRequest, "export-slices": SlicesRequest}
-    model = models.get(record.operation)
-    return None if model is None else model(**record.request)
+    words = [operation, str(request.path), *_arguments(operation, fields)]
+    return words if _parsed(words) == _as_typed(request) else None
 
 
 def _as_typed(request: Request) -> Request:
@@ -128,6 +138,13 @@ def _parsed(arguments: list[str]) -> object:
 
 def _arguments(operation: str, fields: Mapping[str, Any]) -> Iterator[str]:
     yield from _options(_OPTIONS[operation], fields)
+    if operation == "remove-metadata":
+        yield fields["key"]
+    if operation == "add-metadata":
+        plain = all(isinstance(value, str) for value in fields["values"].values())
+        if not plain:
+            yield "--type=json"
+        yield from (f"{key}={value if plain else json.dumps(value)}" for key, value in fields["values"].items())
     for step in fields.get("transforms", ()):
         plain = step["name"] + (":invert" if "invert" in step else "")
         long = [f"{key}={'yes' if value is True else value}" for key, value in step.items()]

@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lsfm_core.cli._exit import Exit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from lsfm_core._request import Request
     from lsfm_core.progress import ProgressCallback
 
 __all__ = [
     "Parser",
     "PrintSchema",
+    "add_request",
     "add_resources",
     "add_transforms",
     "add_verb",
+    "apply",
     "bar",
     "by",
-    "existing_path",
     "index_or_name",
     "memory",
     "numbers",
+    "show_plan",
 ]
 
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -65,6 +66,43 @@ def add_verb(
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     return parser
+
+
+def add_request(
+    parser: argparse.ArgumentParser, request_of: Callable[[argparse.Namespace], Request], operation: str | None = None
+) -> None:
+    """Let a command be told what to do by a request: it can be shown before it runs, as a step of a recipe too.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    request_of : callable
+        Fills the request.
+    operation : str, optional
+        Its name, where the command has another one.
+    """
+    parser.set_defaults(request_of=request_of, operation=operation)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and a recipe's step for it, and stop")
+
+
+def show_plan(arguments: argparse.Namespace) -> None:
+    """What a command would do, and how a recipe asks for it."""
+    from lsfm_core.recipes import OPERATIONS, Step, Work, recipe_entry
+
+    request, name = arguments.request_of(arguments), arguments.operation or arguments.verb
+    with Work(getattr(request, "path", None)) as work:
+        plan = work.describe(Step(name, name, OPERATIONS[name], request))
+    if not arguments.quiet:
+        print(f"{plan}\n\n{recipe_entry(name, request)}", end="")
+
+
+def apply(arguments: argparse.Namespace) -> None:
+    """Carry an edit out."""
+    from lsfm_core.edits import apply_edit
+
+    report = apply_edit(arguments.request_of(arguments))
+    if not arguments.quiet:
+        print(f"{arguments.file}: {report.text}")
 
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
@@ -155,14 +193,6 @@ def bar(arguments: argparse.Namespace) -> Iterator[ProgressCallback | None]:
             bar.update(done - bar.n)
 
         yield show
-
-
-def existing_path(file: str) -> Path:
-    """The HDF5 file to change, of a name that may be its XML's; refuses what is not there, which would be made."""
-    from lsfm_core.store import open_lsfm
-
-    with open_lsfm(file) as opened:
-        return opened.path
 
 
 def by(values: Any) -> str:

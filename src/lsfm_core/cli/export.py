@@ -6,10 +6,10 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar, numbers
+from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar, numbers
 
 if TYPE_CHECKING:
-    from lsfm_core.export import ExportRequest, SlicesRequest
+    from lsfm_core.export import ExportRequest, MergeRequest, SlicesRequest
 
 __all__ = ["add_commands"]
 
@@ -21,7 +21,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core export brain.h5 --channel autofluo --resolution 0.1 --output brain_100um.nii.gz",
     )  # fmt: skip
     _add_image_options(export)
-    export.set_defaults(request_of=_export_request)
+    add_request(export, _export_request)
     output = export.add_argument(
         "--output",
         required=True,
@@ -42,7 +42,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core export-slices brain.h5 --channel autofluo --axis 0 --level 1 --range 20,400,2 --output 'slices/s_%04d.tif'",
     )  # fmt: skip
     _add_image_options(slices)
-    slices.set_defaults(request_of=_slices_request)
+    add_request(slices, _slices_request)
     slices.add_argument(
         "--axis", type=int, choices=range(3), default=0, help="axis of the output that planes are across (default 0)"
     )
@@ -69,6 +69,7 @@ def add_commands(verbs: Any) -> None:
         "--relabel", action="store_true", help="labels were numbered in each chunk: number them through, join them across overlaps"
     )
     merge.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_request(merge, _merge_request)
     add_resources(merge)
 
 
@@ -115,7 +116,6 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fill", type=float, default=0, metavar="VALUE", help="value where the image has none (default 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
 
     space = parser.add_argument_group("into another space")
     add_transforms(space)
@@ -205,23 +205,10 @@ def _slices_request(arguments: argparse.Namespace) -> SlicesRequest:
     return SlicesRequest(**_fields(arguments), axis=arguments.axis, start=start, stop=stop, step=step, roi=arguments.roi)
 
 
-def _show_plan(arguments: argparse.Namespace, request: ExportRequest) -> None:
-    """What would be done, and how a recipe asks for it."""
-    from lsfm_core.recipes import OPERATIONS, recipe_entry
-    from lsfm_core.store import open_lsfm
-
-    with open_lsfm(request.path) as file:
-        print(OPERATIONS[arguments.verb].describe(request, file))
-    print(f"\n{recipe_entry(arguments.verb, request)}", end="")
-
-
 def _export(arguments: argparse.Namespace) -> None:
     from lsfm_core.export import export_channel, export_chunks
 
     request = _export_request(arguments)
-    if arguments.dry_run:
-        _show_plan(arguments, request)
-        return
     if arguments.interactive:
         from lsfm_core.cli.interactive import explore
 
@@ -248,9 +235,6 @@ def _export_slices(arguments: argparse.Namespace) -> None:
     from lsfm_core.export import export_slices
 
     request = _slices_request(arguments)
-    if arguments.dry_run:
-        _show_plan(arguments, request)
-        return
     if arguments.interactive:
         from lsfm_core.cli.interactive import explore
 
@@ -266,10 +250,10 @@ def _export_slices(arguments: argparse.Namespace) -> None:
         print(result.plan.describe())
 
 
-def _merge(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import MergeRequest, merge_chunks
+def _merge_request(arguments: argparse.Namespace) -> MergeRequest:
+    from lsfm_core.export import MergeRequest
 
-    request = MergeRequest(
+    return MergeRequest(
         manifest=arguments.manifest,
         output=arguments.output,
         results=arguments.results,
@@ -279,8 +263,13 @@ def _merge(arguments: argparse.Namespace) -> None:
         memory_bytes=arguments.memory,
         threads=arguments.threads,
     )
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import merge_chunks
+
     with bar(arguments) as progress:
-        result = merge_chunks(request, progress=progress, cancel=arguments.cancel)
+        result = merge_chunks(_merge_request(arguments), progress=progress, cancel=arguments.cancel)
     if not arguments.quiet:
         shape = " x ".join(map(str, result.space.shape))
         found = f", {result.labels} labels" if result.labels is not None else ""

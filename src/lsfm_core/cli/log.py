@@ -37,13 +37,13 @@ def add_commands(verbs: Any) -> None:
     shown.add_argument("--command", dest="as_commands", action="store_true", help="print lines for a shell that do the same again")
 
     replay = add_verb(
-        verbs, "replay", _replay, "do an export again, and compare what it gives with what it gave then",
+        verbs, "replay", _replay, "do something again, and compare what it gives with what it gave then",
         "lsfm-core replay brain.h5 7 --output again.nii.gz",
     )  # fmt: skip
     replay.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     replay.add_argument("record", metavar="N", help="number of the record, as log shows it, or its name")
-    replay.add_argument("--output", metavar="OTHER", help="where to write (default: the record's own output)")
-    replay.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    replay.add_argument("--output", metavar="OTHER", help="where to write; an ingest: to another HDF5 file (default: as recorded)")
+    replay.add_argument("--overwrite", action="store_true", help="replace what is there: the output, the channel, the value")
 
 
 def _log(arguments: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def _log(arguments: argparse.Namespace) -> None:
         return
     describe = _command_lines if arguments.as_commands else _lines
     for number, record in chosen:
-        print("\n".join(describe(number, record, file.path)))
+        print("\n".join(describe(number, record, file.path.resolve())))
 
 
 def _lines(number: int, record: LogRecord, _: Path) -> Iterator[str]:
@@ -90,46 +90,64 @@ def _command_lines(number: int, record: LogRecord, path: Path) -> Iterator[str]:
         elsewhere = record.folder and Path(record.folder) != Path.cwd()
         yield f"{in_folder(line, record.folder) if elsewhere else line}  # {number}"
         return
-    from lsfm_core.recipes import OPERATIONS, recipe_entry
+    from lsfm_core.recipes import recipe_entry, recorded_steps
 
-    operation = OPERATIONS.get(record.operation)
-    if operation is None:
-        yield f"# {number} {record.operation}: no command line does the same; log --json shows what is recorded"
+    try:
+        steps = recorded_steps(record, path)
+    except InputError as error:
+        yield f"# {number} {record.operation}: no command line or recipe does the same ({error}); log --json shows what is recorded"
         return
     yield f"# {number} {record.operation}: for a recipe in {record.folder}"
-    for text in recipe_entry(record.operation, operation.request(**record.request)).splitlines():
-        yield f"#   {text}"
+    for step in steps:
+        yield from (f"#   {text}" for text in recipe_entry(step.name, step.request).splitlines())
 
 
 def _replay(arguments: argparse.Namespace) -> None:
-    from lsfm_core.recipes import OPERATIONS
+    from lsfm_core.recipes import Work, recorded_steps
     from lsfm_core.store import open_lsfm
 
-    path = Path(arguments.file).resolve()
-    output = None if arguments.output is None else Path(arguments.output).absolute()
-    with open_lsfm(path) as file:
+    with open_lsfm(Path(arguments.file).resolve()) as file:
+        path = file.path
         number, record = _pick(file, arguments.record)
-        then = record.output
-        operation = OPERATIONS.get(record.operation)
-        if operation is None or then is None or then.checksum is None:
-            raise InputError(
-                f"{file.path}: record {number} ({record.operation}, {record.outcome}) has no output to compare with: only exports "
-                "that were done can be replayed"
-            )
-        changes = {"path": path, "output": output or then.path, "overwrite": arguments.overwrite}
-        changes |= dict.fromkeys(operation.besides)
-        request = operation.request(**{**record.request, **changes})
-        # The names in a request are meant from where it was made.
-        folder = Path(record.folder)
-        with chdir(folder) if folder.is_dir() else nullcontext(), bar(arguments) as progress:
-            now: LoggedFile = operation.run(request, file, progress, arguments.cancel).written
-            if now.checksum != then.checksum:
-                causes = "; ".join(_differences(record)) or "the channel may have changed since, or the name another format"
-                raise LsfmError(
-                    f"{now.path}: differs from what record {number} made: {now.checksum}, then {then.checksum} ({causes})"
-                )
-    if not arguments.quiet:
+    what = f"{path}: record {number} ({record.operation})"
+    if record.outcome != "done":
+        raise InputError(f"{what}: {record.outcome}: only what was done can be replayed")
+    try:
+        steps = recorded_steps(record, path, _changes(arguments, record, path))
+    except InputError as error:
+        raise InputError(f"{what}: cannot be replayed: {error}") from error
+    if arguments.output is not None and record.output is None and not hasattr(steps[0].request, "output"):
+        raise InputError(f"{what}: has changed the file itself, so there is no --output")
+    # The names in a request are meant from where it was made.
+    folder = Path(record.folder)
+    with chdir(folder) if folder.is_dir() else nullcontext(), Work(path) as work:
+        for step in steps:
+            with bar(arguments) as progress:
+                result = work.run(step, progress=progress, cancel=arguments.cancel)
+        then, now = record.output, getattr(result, "written", None)
+        if then is not None and then.checksum is not None and now is not None and now.checksum != then.checksum:
+            causes = "; ".join(_differences(record, result)) or "the channel may have changed since, or the name another format"
+            raise LsfmError(f"{now.path}: differs from what record {number} made: {now.checksum}, then {then.checksum} ({causes})")
+    if arguments.quiet:
+        return
+    if then is None or then.checksum is None or now is None:
+        print(f"{what}: done again; it has no checksum to compare with")
+    else:
         print(f"{now.path}: identical to what record {number} made: {now.checksum}")
+
+
+def _changes(arguments: argparse.Namespace, record: LogRecord, path: Path) -> dict[str, Any]:
+    """Fields of what is replayed that have another value than they had."""
+    changes: dict[str, Any] = {"path": path, "overwrite": arguments.overwrite, "replace": arguments.overwrite}
+    # Of points one table is compared, the first that there was.
+    main = "output" if record.request.get("output") is not None or record.operation != "transform-points" else "counts"
+    if main == "output":
+        changes["counts"] = None
+    if arguments.output is not None:
+        output = Path(arguments.output).absolute()
+        # In another file there is no channel to be the inverse of.
+        changes |= {"path": output, "inverse_of": None} if record.operation == "write" else {main: output}
+    return changes
 
 
 def _pick(file: LsfmFile, text: str) -> tuple[int, LogRecord]:
@@ -140,16 +158,20 @@ def _pick(file: LsfmFile, text: str) -> tuple[int, LogRecord]:
     raise InputError(f"{file.path}: no record {text!r}: its log has {len(records)}, numbered from 1")
 
 
-def _differences(record: LogRecord) -> Iterator[str]:
-    """What is not as it was when an operation was recorded."""
+def _differences(record: LogRecord, result: Any) -> Iterator[str]:
+    """What is not as it was when an operation was recorded, of which a replay has given this."""
     from lsfm_core.provenance import current_versions, logged_files
 
     for name, version in current_versions().items():
         if record.versions.get(name, version) != version:
             yield f"{name} is {version}, was {record.versions[name]}"
+    # Of images, the ingest has taken the checksum.
+    now = {file.path: file.checksum for file in getattr(result, "inputs", ())}
     for file in record.inputs:
-        if file.checksum is not None and logged_files(file.path, [Path(file.path)]).checksum != file.checksum:
-            yield f"{file.path} has changed"
+        if file.checksum is not None:
+            checksum = now[file.path] if file.path in now else logged_files(file.path, [Path(file.path)]).checksum
+            if checksum != file.checksum:
+                yield f"{file.path} has changed"
 
 
 def _time(text: str) -> datetime:

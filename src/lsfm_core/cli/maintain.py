@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_resources, add_verb, bar, by
+from lsfm_core.cli._options import add_request, add_resources, add_verb, bar
+
+if TYPE_CHECKING:
+    from lsfm_core.edits import XmlRequest
+    from lsfm_core.store import RepackRequest
 
 __all__ = ["add_commands"]
 
@@ -27,7 +31,7 @@ def add_commands(verbs: Any) -> None:
     )
     repack.add_argument("--rechunk", type=_chunks, metavar="Z,Y,X", help="chunk shape of all voxels (default: as it is)")
     repack.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    repack.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    add_request(repack, _repack_request)
     add_resources(repack)
 
     xml = add_verb(
@@ -36,6 +40,7 @@ def add_commands(verbs: Any) -> None:
     )  # fmt: skip
     xml.add_argument("file", help="the HDF5 file")
     xml.add_argument("--overwrite", action="store_true", help="replace an XML that cannot be read")
+    add_request(xml, _xml_request)
 
 
 def _chunks(text: str) -> tuple[int, ...]:
@@ -48,39 +53,42 @@ def _chunks(text: str) -> tuple[int, ...]:
     return sides
 
 
-def _repack(arguments: argparse.Namespace) -> None:
-    from lsfm_core.store import RepackRequest, repack_file
+def _repack_request(arguments: argparse.Namespace) -> RepackRequest:
+    from lsfm_core.store import RepackRequest
 
-    request = RepackRequest(
+    return RepackRequest(
         path=arguments.file,
         output=arguments.output,
         compression=arguments.compression,
         rechunk=arguments.rechunk,
         overwrite=arguments.overwrite,
-        dry_run=arguments.dry_run,
         memory_bytes=arguments.memory,
         threads=arguments.threads,
     )
+
+
+def _repack(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import repack_file
+
     with bar(arguments) as progress:
-        report = repack_file(request, progress=progress, cancel=arguments.cancel)
-    if arguments.quiet:
-        return
-    chunks = f"{report.copied_chunks} chunks copied, {report.recoded_chunks} encoded anew"
-    if request.dry_run:
-        print(f"{report.path}: {report.old_bytes / 1e6:.1f} MB -> at most about {report.new_bytes / 1e6:.1f} MB; {chunks}")
-    else:
+        report = repack_file(_repack_request(arguments), progress=progress, cancel=arguments.cancel)
+    if not arguments.quiet:
+        chunks = f"{report.copied_chunks} chunks copied, {report.recoded_chunks} encoded anew"
         sizes = f"{report.old_bytes / 1e6:.1f} MB -> {report.new_bytes / 1e6:.1f} MB in {report.seconds:.1f} s"
         print(f"{report.path}: {sizes}; {chunks}; read back and compared")
 
 
-def _xml(arguments: argparse.Namespace) -> None:
-    from lsfm_core.store import parse_xml, write_xml
+def _xml_request(arguments: argparse.Namespace) -> XmlRequest:
+    from lsfm_core.edits import XmlRequest
 
-    path = write_xml(arguments.file, overwrite=arguments.overwrite)
-    if arguments.quiet:
-        return
-    content = parse_xml(path.read_bytes(), str(path))
-    print(f"{path}: {len(content.views)} setup(s) of {content.hdf5}")
-    for view in content.views:
-        voxels = "" if view.voxel_size_mm is None else f", voxels of {by(f'{v:.6g}' for v in view.voxel_size_mm)} mm"
-        print(f"  {view.setup}: {view.name}, {by(view.shape)}{voxels}")
+    return XmlRequest(path=arguments.file, overwrite=arguments.overwrite)
+
+
+def _xml(arguments: argparse.Namespace) -> None:
+    from lsfm_core.edits import describe_xml
+    from lsfm_core.store import write_xml
+
+    request = _xml_request(arguments)
+    write_xml(request.path, overwrite=request.overwrite)
+    if not arguments.quiet:
+        print(describe_xml(request))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_verb, existing_path
+from lsfm_core.cli._options import add_request, add_verb, apply
 from lsfm_core.errors import InputError
+
+if TYPE_CHECKING:
+    from lsfm_core.edits import AddMetadataRequest, RemoveMetadataRequest
 
 __all__ = ["add_commands"]
 
@@ -15,7 +18,7 @@ __all__ = ["add_commands"]
 def add_commands(verbs: Any) -> None:
     """Let the parser know the commands of this module."""
     add = add_verb(
-        verbs, "add-metadata", _add, "note something of a file or of a channel: texts, numbers, lists, objects",
+        verbs, "add-metadata", apply, "note something of a file or of a channel: texts, numbers, lists, objects",
         "lsfm-core add-metadata brain.h5 --channel autofluo specimen=mouse-42 'stain=anti c-Fos'",
     )  # fmt: skip
     _add_owner(add)
@@ -23,6 +26,7 @@ def add_commands(verbs: Any) -> None:
     add.add_argument("--type", choices=("text", "number", "json"), default="text", help="how values are meant (default text)")
     add.add_argument("--json", metavar="FILE", help="note all pairs of the JSON object in this file")
     add.add_argument("--overwrite", action="store_true", help="replace values that are there")
+    add_request(add, _add_request)
 
     get = add_verb(
         verbs, "get-metadata", _get, "show what was noted of a file or of a channel",
@@ -33,11 +37,12 @@ def add_commands(verbs: Any) -> None:
     get.add_argument("--json", action="store_true", help="print JSON, for programs")
 
     remove = add_verb(
-        verbs, "remove-metadata", _remove, "remove what was noted of a file or of a channel",
+        verbs, "remove-metadata", apply, "remove what was noted of a file or of a channel",
         "lsfm-core remove-metadata brain.h5 --channel autofluo specimen",
     )  # fmt: skip
     _add_owner(remove)
     remove.add_argument("key", metavar="KEY", help="what to remove")
+    add_request(remove, _remove_request)
 
 
 def _add_owner(parser: argparse.ArgumentParser) -> None:
@@ -45,18 +50,14 @@ def _add_owner(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channel", metavar="NAME", help="of this channel (default: of the whole file)")
 
 
-def _add(arguments: argparse.Namespace) -> None:
-    from lsfm_core.store import edit_lsfm
+def _add_request(arguments: argparse.Namespace) -> AddMetadataRequest:
+    from lsfm_core.edits import AddMetadataRequest
 
     values = _from_file(arguments.json) if arguments.json is not None else {}
     values.update({key: _value(key, text, arguments.type) for key, text in _pairs(arguments.pairs)})
     if not values:
         raise InputError("nothing to note: give KEY VALUE, KEY=VALUE or --json FILE")
-    with edit_lsfm(existing_path(arguments.file)) as editor:
-        for key, value in values.items():
-            editor.set_metadata(key, value, channel=arguments.channel, overwrite=arguments.overwrite)
-    if not arguments.quiet:
-        print(f"{arguments.file}: noted {', '.join(values)}")
+    return AddMetadataRequest(path=arguments.file, channel=arguments.channel, values=values, overwrite=arguments.overwrite)
 
 
 def _get(arguments: argparse.Namespace) -> None:
@@ -76,13 +77,10 @@ def _get(arguments: argparse.Namespace) -> None:
             print(f"{key}: {_text(value)}")
 
 
-def _remove(arguments: argparse.Namespace) -> None:
-    from lsfm_core.store import edit_lsfm
+def _remove_request(arguments: argparse.Namespace) -> RemoveMetadataRequest:
+    from lsfm_core.edits import RemoveMetadataRequest
 
-    with edit_lsfm(existing_path(arguments.file)) as editor:
-        editor.remove_metadata(arguments.key, channel=arguments.channel)
-    if not arguments.quiet:
-        print(f"{arguments.file}: removed {arguments.key}")
+    return RemoveMetadataRequest(path=arguments.file, channel=arguments.channel, key=arguments.key)
 
 
 def _pairs(words: list[str]) -> list[tuple[str, str]]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_resources, add_transforms, add_verb, bar
+from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
+
+if TYPE_CHECKING:
+    from lsfm_core.export import PointsRequest
 
 __all__ = ["add_commands"]
 
@@ -55,13 +58,14 @@ def add_commands(verbs: Any) -> None:
     points.add_argument("--output", required=True, metavar="CSV", help="the input's columns, the new positions, the regions")
     points.add_argument("--counts", metavar="CSV", help="how many points are in each region")
     points.add_argument("--overwrite", action="store_true", help="replace the outputs if they exist")
+    add_request(points, _request)
     add_resources(points)
 
 
-def _transform_points(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import PointsRequest, transform_points
+def _request(arguments: argparse.Namespace) -> PointsRequest:
+    from lsfm_core.export import PointsRequest
 
-    request = PointsRequest(
+    return PointsRequest(
         path=arguments.file,
         channel=arguments.channel,
         orientation=arguments.orientation,
@@ -81,6 +85,12 @@ def _transform_points(arguments: argparse.Namespace) -> None:
         memory_bytes=arguments.memory,
         threads=arguments.threads,
     )
+
+
+def _transform_points(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import transform_points
+
+    request = _request(arguments)
     with bar(arguments) as progress:
         result = transform_points(request, progress=progress, cancel=arguments.cancel)
     for warning in result.warnings:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_verb
+from lsfm_core.cli._options import add_request, add_verb
+
+if TYPE_CHECKING:
+    from lsfm_core.preview import PreviewRequest
 
 __all__ = ["add_commands"]
 
@@ -34,11 +37,12 @@ def add_commands(verbs: Any) -> None:
     preview.add_argument("--html", action="store_true", help="write a page with all that is known of the file (.html)")
     preview.add_argument("--output", required=True, help="a picture (.png) or a page (.html)")
     preview.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_request(preview, _request)
 
 
-def _preview(arguments: argparse.Namespace) -> None:
+def _request(arguments: argparse.Namespace) -> PreviewRequest:
     from lsfm_core.errors import InputError
-    from lsfm_core.preview import PreviewRequest, preview_file
+    from lsfm_core.preview import PreviewRequest
 
     request = PreviewRequest(
         path=arguments.file,
@@ -52,7 +56,13 @@ def _preview(arguments: argparse.Namespace) -> None:
     )
     if arguments.html and not request.is_page:
         raise InputError(f"output {request.output}: a page (--html) must end in .html")
-    result = preview_file(request)
+    return request
+
+
+def _preview(arguments: argparse.Namespace) -> None:
+    from lsfm_core.preview import preview_file
+
+    result = preview_file(_request(arguments))
     if not arguments.quiet:
         what = "a page" if result.layout is None else f"{result.layout.width} x {result.layout.height} pixels"
         print(f"{result.path}: {what} in {result.seconds:.1f} s")

@@ -6,10 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import PrintSchema, add_resources, add_verb, bar, by, existing_path, index_or_name, numbers
+from lsfm_core.cli._options import PrintSchema, add_request, add_resources, add_verb, apply, bar, by, index_or_name, numbers
 from lsfm_core.errors import InputError
 
 if TYPE_CHECKING:
+    from lsfm_core.edits import AffineRequest, RemoveChannelRequest, RenameChannelRequest
     from lsfm_core.ingest import IngestRequest
     from lsfm_core.metadata import ImageMetadata
 
@@ -69,7 +70,7 @@ def add_commands(verbs: Any) -> None:
     )
 
     affine = add_verb(
-        verbs, "write-affine", _write_affine, "keep an affine transform with a channel",
+        verbs, "write-affine", apply, "keep an affine transform with a channel",
         "lsfm-core write-affine brain.h5 --channel autofluo --name to_template --affine 0GenericAffine.mat",
     )  # fmt: skip
     affine.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
@@ -79,21 +80,24 @@ def add_commands(verbs: Any) -> None:
         "--affine", required=True, metavar="FILE", help="ITK file (.txt .tfm .mat .xfm .h5) or 4 x 4 text matrix in RAS mm"
     )
     affine.add_argument("--overwrite", "--replace", dest="replace", action="store_true", help="replace an affine of that name")
+    add_request(affine, _affine_request)
 
     remove = add_verb(
-        verbs, "remove-channel", _remove_channel, "remove a channel",
+        verbs, "remove-channel", apply, "remove a channel",
         "lsfm-core remove-channel brain.h5 --channel autofluo",
     )  # fmt: skip
     remove.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     remove.add_argument("--channel", required=True, metavar="NAME", help="the channel to remove")
+    add_request(remove, _remove_request)
 
     rename = add_verb(
-        verbs, "rename-channel", _rename_channel, "give a channel another name",
+        verbs, "rename-channel", apply, "give a channel another name",
         "lsfm-core rename-channel brain.h5 --channel autofluo --to structural",
     )  # fmt: skip
     rename.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     rename.add_argument("--channel", required=True, metavar="NAME", help="its present name")
     rename.add_argument("--to", required=True, dest="new_name", metavar="NAME", help="its new name")
+    add_request(rename, _rename_request)
 
     recover = add_verb(
         verbs, "recover", _recover, "undo what an interrupted write has left",
@@ -157,7 +161,7 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         "--uint16-as-int16", action="store_true", help="keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6"
     )
     add_resources(write)
-    write.set_defaults(request_of=_request)
+    add_request(write, _request, "write")
 
 
 def _request(arguments: argparse.Namespace) -> IngestRequest:
@@ -254,42 +258,28 @@ def _ask(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
-def _write_affine(arguments: argparse.Namespace) -> None:
-    from pathlib import Path
+def _affine_request(arguments: argparse.Namespace) -> AffineRequest:
+    from lsfm_core.edits import AffineRequest
 
-    from lsfm_core.provenance import logged_files, recorded
-    from lsfm_core.store import edit_lsfm
-    from lsfm_core.transforms import Affine
-
-    request = {name: getattr(arguments, name) for name in ("channel", "name", "affine", "replace")}
-    path = existing_path(arguments.file)
-    with recorded(path, "write-affine", request) as record:
-        affine = Affine.read(Path(arguments.affine))
-        record.inputs.append(logged_files(arguments.affine, [Path(arguments.affine)]))
-        with edit_lsfm(path) as editor:
-            editor.write_affine(arguments.channel, arguments.name, affine.matrix, affine.to_itk(), arguments.replace)
-    if not arguments.quiet:
-        print(f"{arguments.file}: affine {arguments.name!r} of channel {arguments.channel!r}")
-        print(f"  {affine.describe()}")
-        print("  it maps a point of the output space to the image, as ITK and ANTs write it")
+    return AffineRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        name=arguments.name,
+        affine=arguments.affine,
+        replace=arguments.replace,
+    )
 
 
-def _remove_channel(arguments: argparse.Namespace) -> None:
-    from lsfm_core.store import edit_lsfm
+def _remove_request(arguments: argparse.Namespace) -> RemoveChannelRequest:
+    from lsfm_core.edits import RemoveChannelRequest
 
-    with edit_lsfm(existing_path(arguments.file)) as editor:
-        editor.remove_channel(arguments.channel)
-    if not arguments.quiet:
-        print(f"{arguments.file}: channel {arguments.channel!r} removed; its space in the file is not given back")
+    return RemoveChannelRequest(path=arguments.file, channel=arguments.channel)
 
 
-def _rename_channel(arguments: argparse.Namespace) -> None:
-    from lsfm_core.store import edit_lsfm
+def _rename_request(arguments: argparse.Namespace) -> RenameChannelRequest:
+    from lsfm_core.edits import RenameChannelRequest
 
-    with edit_lsfm(existing_path(arguments.file)) as editor:
-        editor.rename_channel(arguments.channel, arguments.new_name)
-    if not arguments.quiet:
-        print(f"{arguments.file}: channel {arguments.channel!r} is now {arguments.new_name!r}")
+    return RenameChannelRequest(path=arguments.file, channel=arguments.channel, new_name=arguments.new_name)
 
 
 def _recover(arguments: argparse.Namespace) -> None:

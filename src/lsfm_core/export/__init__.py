@@ -9,9 +9,9 @@ from lsfm_core.export._names import native_space
 from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export.channel import ExportResult, export_blocks, export_channel, read_volume
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
-from lsfm_core.export.merge import MergeRequest, MergeResult, merge_chunks
+from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_chunks, plan_merge
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
-from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, transform_points
+from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.volume import Volume
@@ -21,6 +21,7 @@ __all__ = [
     "ExportPlan",
     "ExportRequest",
     "ExportResult",
+    "MergePlan",
     "MergeRequest",
     "MergeResult",
     "PointsRequest",
@@ -33,6 +34,7 @@ __all__ = [
     "TransformRequest",
     "TransformStep",
     "Volume",
+    "describe_points",
     "export_blocks",
     "export_channel",
     "export_chunks",
@@ -44,6 +46,7 @@ __all__ = [
     "merge_chunks",
     "native_space",
     "plan_export",
+    "plan_merge",
     "plan_pieces",
     "plan_slices",
     "read_volume",

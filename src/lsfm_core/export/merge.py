@@ -25,7 +25,7 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import default_threads
 
-__all__ = ["MergeRequest", "MergeResult", "merge_chunks"]
+__all__ = ["MergePlan", "MergeRequest", "MergeResult", "merge_chunks", "plan_merge"]
 
 Array = npt.NDArray[Any]
 
@@ -112,6 +112,60 @@ class _Piece:
         return part
 
 
+@dataclass(frozen=True)
+class MergePlan:
+    """What a merge will do, decided before it starts.
+
+    Attributes
+    ----------
+    output : Path
+    image : OutputImage
+        The whole.
+    axis : int
+        Of the whole, along which the output takes its slabs.
+    pieces : tuple
+        What it is put together of.
+    """
+
+    output: Path
+    image: OutputImage
+    axis: int
+    pieces: tuple[_Piece, ...]
+
+    def describe(self) -> str:
+        """The plan in words, one fact per line."""
+        image = self.image
+        voxels = f"{' x '.join(map(str, image.space.shape))} voxels, {image.dtype}{_each(image.shape)}, {image.space.orientation}"
+        return "\n".join(
+            [
+                f"reads   {len(self.pieces)} piece(s), from {self.pieces[0].file} on",
+                f"makes   {self.output}: {voxels} ({image.kind})",
+                f"size    {image.nbytes / 1e6:.1f} MB uncompressed",
+            ]
+        )
+
+
+def plan_merge(request: MergeRequest) -> MergePlan:
+    """Decide everything about a merge; of the results the first is read.
+
+    Raises
+    ------
+    LsfmError
+        As `merge_chunks`, as far as it can be known beforehand.
+    """
+    path = request.manifest / MANIFEST if request.manifest.is_dir() else request.manifest
+    facts = _read_manifest(path)
+    kind: Kind = request.kind or facts["kind"]
+    space = Space(tuple(facts["shape"][:3]), np.array(facts["world_from_voxel"]))
+    pieces = _pieces(path, facts, request.results or path.parent)
+    if request.relabel and kind != "labels":
+        raise InputError("relabel: only labels are numbered; say that the results are labels (--kind labels)")
+    first = pieces[0].load(kind)
+    dtype = np.dtype(np.uint32) if request.relabel else first.dtype
+    image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts["name"])
+    return MergePlan(request.output, image, check_output(request.output, image, overwrite=request.overwrite), tuple(pieces))
+
+
 def merge_chunks(
     request: MergeRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
 ) -> MergeResult:
@@ -127,28 +181,19 @@ def merge_chunks(
         In every case no file is left or changed.
     """
     began = time.perf_counter()
-    path = request.manifest / MANIFEST if request.manifest.is_dir() else request.manifest
-    facts = _read_manifest(path)
-    kind: Kind = request.kind or facts["kind"]
-    space = Space(tuple(facts["shape"][:3]), np.array(facts["world_from_voxel"]))
-    pieces = _pieces(path, facts, request.results or path.parent)
-    if request.relabel and kind != "labels":
-        raise InputError("relabel: only labels are numbered; say that the results are labels (--kind labels)")
-    first = pieces[0].load(kind)
-    dtype = np.dtype(np.uint32) if request.relabel else first.dtype
-    image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts["name"])
-    axis = check_output(request.output, image, overwrite=request.overwrite)
+    plan = plan_merge(request)
+    pieces, image, kind, dtype = plan.pieces, plan.image, plan.image.kind, plan.image.dtype
     numbers = _join(pieces, cancel) if request.relabel else None
     report = Progress("merge", image.nbytes, progress, cancel)
     threads = request.threads or default_threads()
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=request.output.parent) as folder:
-        whole = _Whole(image, Path(folder) / "whole", request.memory_bytes, axis)
+        whole = _Whole(image, Path(folder) / "whole", request.memory_bytes, plan.axis)
         for number, piece in enumerate(pieces):
             array = piece.load(kind)
             if numbers is None and (array.dtype != dtype or array.shape[3:] != image.shape[3:]):
                 raise SourceError(
-                    f"{piece.file}: has voxels of type {array.dtype}{_each(array)}, {pieces[0].file.name} of "
-                    f"{dtype}{_each(first)}: save all as one type"
+                    f"{piece.file}: has voxels of type {array.dtype}{_each(array.shape)}, {pieces[0].file.name} of "
+                    f"{dtype}{_each(image.shape)}: save all as one type"
                 )
             if numbers is not None:
                 array = numbers.apply(number, array)
@@ -159,7 +204,7 @@ def merge_chunks(
             for slab in whole.slabs():
                 sink.write(slab)
                 report.advance(0)
-    return MergeResult(request.output, space, dtype, None if numbers is None else numbers.count, time.perf_counter() - began)
+    return MergeResult(request.output, image.space, dtype, None if numbers is None else numbers.count, time.perf_counter() - began)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -289,7 +334,7 @@ class _Numbers:
         return result
 
 
-def _join(pieces: list[_Piece], cancel: CancelToken | None) -> _Numbers:
+def _join(pieces: Sequence[_Piece], cancel: CancelToken | None) -> _Numbers:
     """Number the labels of all pieces through.
 
     Labels of two pieces are one if, where the pieces overlap, they share more than half of the voxels that either has there.
@@ -345,7 +390,7 @@ def _shared(one: _Piece, other: _Piece, old_one: Array, old_other: Array) -> Ite
     yield from zip(left[same].tolist(), right[same].tolist(), strict=True)
 
 
-def _neighbours(pieces: list[_Piece]) -> Iterator[tuple[int, int]]:
+def _neighbours(pieces: Sequence[_Piece]) -> Iterator[tuple[int, int]]:
     """Pieces that follow on each other along an axis, and overlap.
 
     What two pieces share across a corner, they share with the one between them as well.
@@ -363,8 +408,8 @@ def _neighbours(pieces: list[_Piece]) -> Iterator[tuple[int, int]]:
                     yield number, follower
 
 
-def _each(array: Array) -> str:
-    return f" x {array.shape[3]}" if array.ndim > 3 else ""
+def _each(shape: Sequence[int]) -> str:
+    return f" x {shape[3]}" if len(shape) > 3 else ""
 
 
 def _triple(values: Sequence[int]) -> Shape3:

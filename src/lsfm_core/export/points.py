@@ -33,7 +33,7 @@ from lsfm_core.regions import Label, LabelTable, count_labels
 from lsfm_core.store import LsfmFile, default_threads
 from lsfm_core.transforms import InverseField, TransformChain
 
-__all__ = ["PointsRequest", "PointsResult", "RegionCount", "transform_points"]
+__all__ = ["PointsRequest", "PointsResult", "RegionCount", "describe_points", "transform_points"]
 
 FloatArray = npt.NDArray[np.float64]
 Place = Literal["native-voxel", "native-mm", "output-mm", "output-voxel"]
@@ -256,21 +256,14 @@ def _carry(
 ) -> PointsResult:
     began = time.perf_counter()
     counts_path = request.counts if isinstance(request.counts, Path) else None
-    paths = [path for path in (request.output, counts_path) if path is not None]
+    paths = _outputs(request)
     with ExitStack() as stack:
         file = opened(request, file, stack)
         record.open(file.path)
         record.inputs = inputs_of(file, request, request.reference)
         if isinstance(request.points, Path):
             record.inputs.append(logged_files(request.points, [request.points]))
-        for path in paths:
-            check_new(path, request.overwrite)
-            if path.resolve() in (file.path.resolve(), file.xml_path.resolve()):
-                raise InputError(f"{path}: belongs to the file of the channels: choose another name")
-        way = _Way(file, request)
-        labels = None if request.labels_channel is None else _Labels(file, request, request.labels_channel)
-        table, given = _read(request, labels is not None)
-        spare = _spare_bytes(request, len(given))
+        way, labels, table, given, spare = _prepared(file, request)
         stack.enter_context(file.cache.limited(spare // 2))
 
         stage = Progress("points", given.nbytes, progress, cancel)
@@ -309,6 +302,41 @@ def _carry(
             _write_counts(partial[counts_path], counts)
     seconds = time.perf_counter() - began
     return PointsResult(points, ids, counts, outside, request.output, counts_path, tuple(warnings), seconds, None)
+
+
+def describe_points(file: LsfmFile, request: PointsRequest) -> str:
+    """What `transform_points` would do, in words, one fact per line; the table is read.
+
+    Raises
+    ------
+    LsfmError
+        As `transform_points`, as far as it can be known beforehand.
+    """
+    way, labels, table, given, _ = _prepared(file, request)
+    lines = [
+        f"reads   {len(given)} points of {table.path if table is not None else 'an array'}, {request.source}",
+        *(f"through {line}" for line in open_chain(file, request).describe().splitlines() if request.transforms),
+        f"makes   {request.target} positions" + "".join(f", {path}" for path in _outputs(request)),
+        *([f"regions of channel {labels.channel.name!r}"] if labels is not None else []),
+        *(f"warning {remark}" for remark in way.remarks),
+    ]
+    return "\n".join(lines)
+
+
+def _prepared(file: LsfmFile, request: PointsRequest) -> tuple[_Way, _Labels | None, PointTable | None, FloatArray, int]:
+    """The way, the labels if there are any, the table and its positions (n, 3), and what is left of the memory beside them."""
+    for path in _outputs(request):
+        check_new(path, request.overwrite)
+        if path.resolve() in (file.path.resolve(), file.xml_path.resolve()):
+            raise InputError(f"{path}: belongs to the file of the channels: choose another name")
+    way = _Way(file, request)
+    labels = None if request.labels_channel is None else _Labels(file, request, request.labels_channel)
+    table, given = _read(request, labels is not None)
+    return way, labels, table, given, _spare_bytes(request, len(given))
+
+
+def _outputs(request: PointsRequest) -> list[Path]:
+    return [path for path in (request.output, request.counts) if isinstance(path, Path)]
 
 
 # --- places ---------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,16 @@ their layout with letters and a scale bar; `page` and `page.css` the page; `run`
 from lsfm_core.preview.page import render_page
 from lsfm_core.preview.picture import Layout, Panel, ScaleBar, Text
 from lsfm_core.preview.request import PreviewRequest
-from lsfm_core.preview.run import PreviewResult, preview_file
+from lsfm_core.preview.run import PreviewResult, describe_preview, preview_file
 
-__all__ = ["Layout", "Panel", "PreviewRequest", "PreviewResult", "ScaleBar", "Text", "preview_file", "render_page"]
+__all__ = [
+    "Layout",
+    "Panel",
+    "PreviewRequest",
+    "PreviewResult",
+    "ScaleBar",
+    "Text",
+    "describe_preview",
+    "preview_file",
+    "render_page",
+]

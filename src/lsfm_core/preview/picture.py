@@ -20,7 +20,7 @@ from lsfm_core.store import Channel, LsfmFile
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["Layout", "Panel", "Picture", "ScaleBar", "Text", "draw_picture", "rgb_of"]
+__all__ = ["Layout", "Panel", "Picture", "ScaleBar", "Text", "check_labels", "draw_picture", "rgb_of"]
 
 Array = npt.NDArray[Any]
 Rgb = tuple[int, int, int]
@@ -118,6 +118,18 @@ class _Row:
     caption: str
 
 
+def check_labels(file: LsfmFile, request: PreviewRequest) -> None:
+    """Refuse outlines of what has none.
+
+    Raises
+    ------
+    UnknownChannelError, InputError
+    """
+    labels = request.labels_channel
+    if labels is not None and file[labels].kind != "labels":
+        raise InputError(f"{file.path}: channel {labels!r} holds {file[labels].kind}: only labels have outlines")
+
+
 def draw_picture(file: LsfmFile, names: Sequence[str], request: PreviewRequest, *, titles: bool = True) -> Picture:
     """Draw some channels, one row each, with their names if there are to be titles.
 
@@ -125,9 +137,7 @@ def draw_picture(file: LsfmFile, names: Sequence[str], request: PreviewRequest, 
     ------
     LsfmError
     """
-    labels = request.labels_channel
-    if labels is not None and file[labels].kind != "labels":
-        raise InputError(f"{file.path}: channel {labels!r} holds {file[labels].kind}: only labels have outlines")
+    check_labels(file, request)
     pixel_mm = max(max(extent(file, name, request)) for name in names) / request.size
     rows = [_read_row(file, name, request, pixel_mm) for name in names]
     layout = _lay_out(rows, request, pixel_mm, titles)

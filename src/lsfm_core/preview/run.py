@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.formats import new_file
+from lsfm_core.formats import check_new, new_file
+from lsfm_core.preview._planes import extent
 from lsfm_core.preview.page import render_page
-from lsfm_core.preview.picture import Layout, Picture, draw_picture
-from lsfm_core.preview.request import PreviewRequest
+from lsfm_core.preview.picture import Layout, Picture, check_labels, draw_picture
+from lsfm_core.preview.request import PreviewRequest, Projection
 from lsfm_core.store import LsfmFile, open_lsfm
 
-__all__ = ["PreviewResult", "preview_file"]
+__all__ = ["PreviewResult", "describe_preview", "preview_file"]
+
+_SLICES: dict[Projection, str] = {"middle": "middle slices", "max": "maximum projections"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +43,35 @@ class PreviewResult:
     seconds: float
 
 
-def preview_file(request: PreviewRequest) -> PreviewResult:
+def describe_preview(file: LsfmFile, request: PreviewRequest) -> str:
+    """What `preview_file` would do, in words; no voxel is read.
+
+    Raises
+    ------
+    LsfmError
+        As `preview_file`, as far as it can be known beforehand.
+    """
+    if request.output is not None:
+        check_new(request.output, request.overwrite)
+    names = _shown(file, request)
+    if not request.is_page:
+        check_labels(file, request)
+        for name in names:
+            extent(file, name, request)
+    what = "a page about" if request.is_page else f"{_SLICES[request.projection]} of"
+    channels = ", ".join(repr(file[name].name) for name in names)
+    labels = "" if request.labels_channel is None else f", with the outlines of {request.labels_channel!r}"
+    return f"makes   {request.output}: {what} {channels}{labels}"
+
+
+def preview_file(request: PreviewRequest, *, file: LsfmFile | None = None) -> PreviewResult:
     """Draw a file's channels, or write a page about it.
+
+    Parameters
+    ----------
+    request : PreviewRequest
+    file : LsfmFile, optional
+        The request's file, where it is open already.
 
     Raises
     ------
@@ -51,22 +82,22 @@ def preview_file(request: PreviewRequest) -> PreviewResult:
 
     began = time.perf_counter()
     picture: Picture | None = None
-    with open_lsfm(request.path) as file:
+    with open_lsfm(request.path) if file is None else nullcontext(file) as opened:
         if request.output is not None:
             with new_file(request.output, request.overwrite) as partial:
                 if request.is_page:
                     # Names in a file from elsewhere may be no text.
-                    partial.write_text(render_page(file, request), "utf-8", "replace")
+                    partial.write_text(render_page(opened, request), "utf-8", "replace")
                 else:
-                    picture = draw_picture(file, _shown(file, request), request)
+                    picture = draw_picture(opened, _shown(opened, request), request)
                     Image.fromarray(picture.image).save(partial, "PNG")
         else:
-            picture = draw_picture(file, _shown(file, request), request)
+            picture = draw_picture(opened, _shown(opened, request), request)
     image, layout = (picture.image, picture.layout) if picture is not None else (None, None)
     return PreviewResult(image, layout, request.output, time.perf_counter() - began)
 
 
 def _shown(file: LsfmFile, request: PreviewRequest) -> tuple[str, ...]:
-    if request.channels:
-        return request.channels
+    if request.channels or request.is_page:
+        return request.channels or tuple(file)
     return tuple(name for name, channel in file.channels.items() if channel.kind == "image") or tuple(file)

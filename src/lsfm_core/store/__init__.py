@@ -18,7 +18,7 @@ from lsfm_core.store.edit import (
 )
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
-from lsfm_core.store.repack import RepackReport, RepackRequest, repack_file
+from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
 from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "edit_lsfm",
     "open_lsfm",
     "parse_xml",
+    "plan_repack",
     "previous_xml",
     "recover_lsfm",
     "repack_file",

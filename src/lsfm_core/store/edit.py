@@ -271,8 +271,7 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError, ExistsError, InputError
         """
-        plain = json.loads(_metadata.check(key, value))
-        check_new_key(self, key, channel, overwrite)
+        plain = check_new_key(self, key, value, channel, overwrite)
         self._note("add-metadata", channel=channel, values={key: plain}, overwrite=overwrite)
         _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, plain)
 
@@ -551,15 +550,17 @@ def check_new_affine(file: LsfmFile, channel: str, name: str, replace: bool) -> 
         raise InputError(f"affine name {name!r} is taken by the file format: choose another")
 
 
-def check_new_key(file: LsfmFile, key: str, channel: str | None, overwrite: bool) -> None:
-    """Refuse a key under which something is noted already, unless that may be replaced.
+def check_new_key(file: LsfmFile, key: str, value: Any, channel: str | None, overwrite: bool) -> Any:
+    """Refuse what cannot be noted, and a key under which something is, unless that may be replaced; the value as JSON has it.
 
     Raises
     ------
-    UnknownChannelError, ExistsError
+    UnknownChannelError, ExistsError, InputError
     """
+    plain = json.loads(_metadata.check(key, value))
     if key in file.metadata(channel) and not overwrite:
         raise ExistsError(f"{file.path}: metadata {key!r} {_owner(channel)} exist already: overwrite them, or choose another key")
+    return plain
 
 
 def check_key(file: LsfmFile, key: str, channel: str | None) -> None:

@@ -37,7 +37,7 @@ from lsfm_core.store.file import LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
 from lsfm_core.store.verify import box_text, structure_defects
 
-__all__ = ["RepackReport", "RepackRequest", "repack_file"]
+__all__ = ["RepackReport", "RepackRequest", "plan_repack", "repack_file"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -69,8 +69,6 @@ class RepackRequest(Request):
         Chunk shape of all voxels (planes, rows, columns). Default: as they are.
     overwrite : bool
         Whether an output that is there gives way.
-    dry_run : bool
-        Only find out what there is to do.
     memory_bytes : int
         Bound of the process' resident size.
     threads : int, optional
@@ -82,21 +80,20 @@ class RepackRequest(Request):
     compression: int | None = Field(default=None, ge=0, le=3)
     rechunk: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     overwrite: bool = False
-    dry_run: bool = False
     memory_bytes: int = Field(default=2 * 10**9, gt=0)
     threads: int | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True)
 class RepackReport:
-    """What a repack did, or after a dry run would do.
+    """What a repack did, or would do.
 
     Attributes
     ----------
     path : Path
         The new file.
     old_bytes, new_bytes : int
-        Size of the file before and now; after a dry run, what it needs at most.
+        Size of the file before and now; before it is done, what it needs at most.
     copied_chunks, recoded_chunks : int
         Chunks that were carried over as they were stored, and those that were encoded anew.
     seconds : float
@@ -108,6 +105,11 @@ class RepackReport:
     copied_chunks: int
     recoded_chunks: int
     seconds: float
+
+    def describe(self) -> str:
+        """What would be done, in words."""
+        sizes = f"{self.old_bytes / 1e6:.1f} MB -> at most about {self.new_bytes / 1e6:.1f} MB"
+        return f"{self.path}: {sizes}; {self.copied_chunks} chunks copied, {self.recoded_chunks} encoded anew"
 
 
 def repack_file(
@@ -130,14 +132,27 @@ def repack_file(
     MemoryBudgetError
         If a chunk is too large for the memory given.
     """
-    if request.dry_run:
-        return _repack(request, progress, cancel)
     with recorded(request.path, "repack", request):
         return _repack(request, progress, cancel)
 
 
-def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: CancelToken | None) -> RepackReport:
+def plan_repack(request: RepackRequest) -> RepackReport:
+    """Find out what there is to do; nothing is written.
+
+    Raises
+    ------
+    LsfmError
+        As `repack_file`, as far as it can be known beforehand.
+    """
     began = time.monotonic()
+    source, _, target, _ = _places_of(request)
+    with _opened(source) as h5:
+        plan = _Plan(LsfmFile(source, h5, ChunkCache(0), None), request, target)
+    return plan.report(target, plan.need_bytes, began)
+
+
+def _places_of(request: RepackRequest) -> tuple[Path, Path, Path, bool]:
+    """The file, its XML, the new file, and whether that takes the old one's place."""
     with open_lsfm(request.path) as file:
         source, xml = file.path, file.xml_path
     output = request.output
@@ -145,10 +160,12 @@ def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: C
     target = source.resolve() if output is None or in_place else output
     if not in_place:
         _check_output(target, request.overwrite)
-    if request.dry_run:
-        with _opened(source) as h5:
-            plan = _Plan(LsfmFile(source, h5, ChunkCache(0), None), request, target)
-        return plan.report(target, plan.need_bytes, began)
+    return source, xml, target, in_place
+
+
+def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: CancelToken | None) -> RepackReport:
+    began = time.monotonic()
+    source, xml, target, in_place = _places_of(request)
     new_xml = None if in_place else _journal.xml_partial_path(target)
     try:
         with _journal.replacing(target) as place, _opened(source, locked=in_place) as h5:
