@@ -1,4 +1,4 @@
-"""What the menus do: resolution in 3D, and displacement fields."""
+"""What the menus do: resolution in 3D, planes read in the background, and displacement fields."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import napari.layers
     import napari.viewer
 
-__all__ = ["finest_level_3d", "show_automatic", "show_field", "show_finest_3d"]
+__all__ = ["finest_level_3d", "read_in_background", "show_automatic", "show_field", "show_finest_3d"]
 
 #: What every graphics card that napari runs on can do at least.
 _MIN_TEXTURE_EDGE = 2048
@@ -41,6 +41,20 @@ def show_finest_3d(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | No
 def show_automatic(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
     """Let napari choose a layer's level again: by the zoom in 2D, the coarsest in 3D."""
     _multiscale(viewer, layer).locked_data_level = None
+
+
+def read_in_background() -> None:
+    """Turn napari's own setting on, or off again, that lets the window go on while planes are read."""
+    from napari.settings import get_settings
+
+    experimental = get_settings().experimental
+    experimental.async_ = not experimental.async_
+    _tell(
+        "Planes are read in the background: the window goes on, and shows the last plane until the next is there. "
+        "It is napari's setting Preferences > Experimental > Render Layers Asynchronously."
+        if experimental.async_
+        else "Planes are read at once: the window waits for them."
+    )
 
 
 def show_field(viewer: napari.viewer.Viewer) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Its names are loaded when they are used, so this costs nothing when napari asks about a file of another kind.
 import lsfm_core
@@ -67,6 +68,8 @@ def read_layers(path: PathOrPaths) -> list[LayerData] | Nothing:
     layers: list[LayerData] = []
     for one in _as_paths(path):
         layers += layer_tuples(lsfm_core.open_lsfm(one, cache=cache, max_read_bytes=_MAX_READ_BYTES, detached=True))
+    if any(_nbytes(data) > cache.max_bytes for data, _, _ in layers):
+        _tell_of_background()
     return layers or [(None,)]
 
 
@@ -93,7 +96,28 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
+def _nbytes(data: Any) -> int:
+    finest = data[0] if isinstance(data, list) else data
+    return int(finest.size * finest.dtype.itemsize)
+
+
+@cache
+def _tell_of_background() -> None:
+    """Say, once, how napari can be kept from waiting for a file that is read as one goes."""
+    if "napari" not in sys.modules:
+        return
+    import napari
+    from napari.settings import get_settings
+    from napari.utils.notifications import show_info
+
+    if napari.current_viewer() is not None and not get_settings().experimental.async_:
+        show_info(
+            "This image is read as you look at it. If the window should not wait for that: "
+            "Layers > Visualize > Read planes in the background."
+        )
+
+
 @cache
 def chunk_cache() -> lsfm_core.ChunkCache:
-    """Decoded chunks of all open files together."""
-    return lsfm_core.ChunkCache(0)
+    """Decoded chunks of all open files together, and of the planes that come next."""
+    return lsfm_core.ChunkCache(0, reads_ahead=True)

@@ -222,6 +222,7 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
     assert menu_titles("napari/layers/visualize") == {
         "Show finest resolution in 3D (LSFM)",
         "Choose resolution automatically (LSFM)",
+        "Read planes in the background (on/off) (LSFM)",
         "Show displacement field… (LSFM)",
     }
     assert menu_titles("napari/file/io_utilities") == {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count, product
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import ChecksumError, MemoryBudgetError
+from lsfm_core.store._ahead import ReadAhead
 from lsfm_core.store._chunks import ChunkCodec, share_out
 
 __all__ = ["ChunkCache", "LazyLevel"]
@@ -34,10 +35,19 @@ _STORE_NUMBERS = count()
 
 
 class ChunkCache:
-    """Decoded chunks, least recently used first out, bounded in bytes; safe to share between files and threads."""
+    """Decoded chunks, least recently used first out, bounded in bytes; safe to share between files and threads.
 
-    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+    Parameters
+    ----------
+    max_bytes : int
+    reads_ahead : bool
+        For who looks at planes: while one is stepped through after the other, the next ones' chunks are decoded in the background.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES, *, reads_ahead: bool = False) -> None:
         self.max_bytes = max_bytes
+        #: Who fills it in the background.
+        self.ahead = ReadAhead() if reads_ahead else None
         self._bytes = 0
         self._chunks: OrderedDict[tuple[Any, ...], Array] = OrderedDict()
         self._lock = threading.Lock()
@@ -108,6 +118,10 @@ class _Store:
 
     def chunk(self, index: tuple[int, ...], keep: bool) -> Array:
         """Decoded chunk of a chunk index; full size for our own codec, cut at the image's edge for HDF5's."""
+        # Another thread may have decoded it since it was missed.
+        chunk = self.cached(index)
+        if chunk is not None:
+            return chunk
         chunk = self._read(index)
         if keep:
             self.cache.put((*self._key, *index), chunk)
@@ -280,15 +294,20 @@ class LazyLevel:
 
         # What is decoded already is copied at once; a thread would take longer to hear of it.
         missing = []
-        for piece in self._pieces(steps):
+        pieces = list(self._pieces(steps))
+        for piece in pieces:
             index, target, source = piece
             chunk = store.cached(index)
             if chunk is None:
                 missing.append(piece)
             else:
                 full[target] = chunk[source]
+        ahead = store.cache.ahead
+        if ahead and cached:
+            ahead.follow(store, steps, [index for index, _, _ in pieces], store.cache.max_bytes)
         if missing:
-            share_out(copy, missing)
+            with ahead.paused() if ahead else nullcontext():
+                share_out(copy, missing)
         return out
 
     def _pieces(self, steps: list[range]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
