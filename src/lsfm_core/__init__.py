@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
     from lsfm_core.provenance import LogRecord
-    from lsfm_core.regions import Label, LabelTable
+    from lsfm_core.regions import Label, LabelTable, count_labels
     from lsfm_core.store import (
         Channel,
         ChunkCache,
@@ -134,7 +134,7 @@ _ROOMS = {
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
     "provenance": ("LogRecord",),
-    "regions": ("Label", "LabelTable"),
+    "regions": ("Label", "LabelTable", "count_labels"),
     "store": (
         "Channel",
         "ChunkCache",
@@ -211,6 +211,7 @@ __all__ = [
     "Volume",
     "VoxelSize",
     "apply_edit",
+    "count_labels",
     "describe_edit",
     "describe_file",
     "describe_image",

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def viewer(registered_viewer: napari.Viewer) -> napari.Viewer:
 @pytest.fixture
 def form(viewer: napari.Viewer, qtbot: QtBot) -> RegionWidget:
     _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Regions")
-    form._measurer._timer.setInterval(0)
+    for thread in (form._measurer, form._sweeper):
+        thread._timer.setInterval(0)
     settle(form, qtbot)
     return form
 
@@ -62,7 +64,8 @@ def thalamus(brain_data: Path) -> list[int]:
 
 
 def settle(form: RegionWidget, qtbot: QtBot) -> None:
-    qtbot.waitUntil(lambda: not (form.file.is_busy or form._measurer.is_busy or form._asker.is_busy), timeout=60_000)
+    at_work = (form.file, form._measurer, form._asker, form._sweeper)
+    qtbot.waitUntil(lambda: not any(one.is_busy for one in at_work), timeout=60_000)
 
 
 def click(button: QWidget, qtbot: QtBot) -> None:
@@ -81,15 +84,19 @@ def search(form: RegionWidget, text: str, qtbot: QtBot) -> None:
 
 def tick(form: RegionWidget, key: int, qtbot: QtBot) -> None:
     """Click at the box of a region's row."""
-    item = form._items[key]
-    form.tree.scrollToItem(item)
-    row = form.tree.visualItemRect(item)
-    before = item.checkState(0)
+    index = form.regions.index_of(key)
+    form.tree.scrollTo(index)
+    row = form.tree.visualRect(index)
+    before = form.regions.state(key)
     for x in range(row.left() + 4, row.left() + 24, 4):
         qtbot.mouseClick(form.tree.viewport(), LEFT, pos=QPoint(x, row.center().y()))
-        if item.checkState(0) != before:
+        if form.regions.state(key) != before:
             return
     pytest.fail("the row has no box")
+
+
+def current(form: RegionWidget) -> int | None:
+    return form.regions.key_at(form.tree.currentIndex())
 
 
 def inside(atlas: Any, ids: list[int], *, left: bool = False) -> npt.NDArray[np.bool_]:
@@ -115,23 +122,25 @@ def click_at(viewer: napari.Viewer, ras: npt.ArrayLike, qtbot: QtBot, modifier: 
 
 
 def test_searching_and_ticking(form: RegionWidget, qtbot: QtBot, thalamus: list[int]) -> None:
-    item = form._items
+    state, is_seen = form.regions.state, lambda key: not form.tree.visualRect(form.regions.index_of(key)).isEmpty()
     assert not form.go.isEnabled() and not is_error(form)
     search(form, "thalam", qtbot)
-    assert not item[549].isHidden() and not item[1129].isHidden(), "what is found, and what it is part of"
-    assert item[382].isHidden()
+    for key in (549, 1129):
+        form.tree.scrollTo(form.regions.index_of(key))
+        assert is_seen(key), "what is found, and what it is part of"
+    assert not form.regions.index_of(382).isValid()
     search(form, "th", qtbot)
-    assert form.tree.currentItem() is item[549], "the best of many"
+    assert current(form) == 549 and is_seen(549), "the best of many"
     qtbot.keyClick(form.search, Qt.Key.Key_Return)
     assert form.selected == {*thalamus}
-    assert item[549].checkState(0) == item[864].checkState(0) == CHECKED
-    assert item[1129].checkState(0) == item[997].checkState(0) == PARTLY
+    assert state(549) == state(864) == CHECKED
+    assert state(1129) == state(997) == PARTLY
     assert form.selection().select == ("TH",) and form.selection().include_descendants
     # One nucleus less: now all that is left is named.
     search(form, "718", qtbot)
     tick(form, 718, qtbot)
     assert form.selected == {*thalamus} - {718}
-    assert item[549].checkState(0) == item[709].checkState(0) == PARTLY
+    assert state(549) == state(709) == PARTLY
     with open_lsfm(form.file.path) as file:
         assert form.request().region.include_descendants is False and "atlas" in file
     assert "VPL" not in form.selection().select and "VPM" in form.selection().select
@@ -139,7 +148,7 @@ def test_searching_and_ticking(form: RegionWidget, qtbot: QtBot, thalamus: list[
     tick(form, 718, qtbot)
     assert form.selection().select == ("TH",)
     click(form.clear, qtbot)
-    assert not form.selected and item[549].checkState(0) == UNCHECKED and not form.go.isEnabled()
+    assert not form.selected and state(549) == UNCHECKED and not form.go.isEnabled()
     search(form, "nothing of that name", qtbot)
     qtbot.keyClick(form.search, Qt.Key.Key_Return)
     assert is_error(form) and "nothing of that name" in form.summary.text()
@@ -174,6 +183,12 @@ def test_a_region_is_measured_and_shown(
         corners = np.array([rectangle.data_to_world(vertex) for vertex in rectangle.data[0]])[:, [2, 0, 1]] * [1, 1, -1]
         assert corners[:, [0, 2]].min(axis=0) == pytest.approx(low[[0, 2]], abs=1e-3)
         assert corners[:, [0, 2]].max(axis=0) == pytest.approx(high[[0, 2]], abs=1e-3)
+        # In another plane of the same box nothing is drawn anew, and yet the rectangle is there.
+        drawn = []
+        rectangle.events.data.connect(drawn.append)
+        viewer.dims.set_point(0, (low[1] + high[1]) / 2)
+        qtbot.waitUntil(lambda: not form._box._soon.isActive())
+        assert not drawn and len(rectangle._data_view.displayed_vertices)
     assert viewer.layers.selection.active is active, "one goes on with what one was at"
     form.margin.setText("-1")
     settle(form, qtbot)
@@ -187,12 +202,12 @@ def test_clicking_at_a_region(form: RegionWidget, viewer: napari.Viewer, qtbot: 
     (first,), (second,) = (np.argwhere(_core(labels == key))[:1] for key in (382, 672))
     click_at(viewer, first * 0.1, qtbot)
     qtbot.waitUntil(lambda: form.selected == {382})
-    assert form.tree.currentItem() is form._items[382]
-    assert form._items[382].checkState(0) == PARTLY, "its layers are other regions"
+    assert current(form) == 382
+    assert form.regions.state(382) == PARTLY, "its layers are other regions"
     settle(form, qtbot)
     click_at(viewer, second * 0.1, qtbot)
     qtbot.waitUntil(lambda: form.selected == {672})
-    assert form._items[672].checkState(0) == CHECKED and form._items[382].checkState(0) == UNCHECKED
+    assert form.regions.state(672) == CHECKED and form.regions.state(382) == UNCHECKED
     settle(form, qtbot)
     click_at(viewer, first * 0.1, qtbot, Qt.KeyboardModifier.ControlModifier)
     qtbot.waitUntil(lambda: form.selected == {382, 672})
@@ -269,6 +284,37 @@ def test_the_copied_command_does_the_same(form: RegionWidget, qtbot: QtBot, tmp_
     assert np.array_equal(np.asarray(nibabel.load(tmp_path / "out.nii").dataobj), wanted.array)
 
 
+def test_regions_without_voxels_are_grey_but_can_be_chosen(
+    form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot, atlas: Any
+) -> None:
+    ids = {*np.unique(np.asarray(atlas.dataobj)).tolist()}
+    table = form._table
+    with_parts = {key: {*table.descendants(key)} for key in table}
+    empty = {key for key, parts in with_parts.items() if not parts & ids}
+    assert {key for key in table if form.regions.is_empty(key)} == empty
+    assert 100 < len(empty) < len(table) - 100
+    faint = form.regions.data(form.regions.index_of(min(empty)), Qt.ItemDataRole.ForegroundRole)
+    assert faint is not None and form.regions.data(form.regions.index_of(549), Qt.ItemDataRole.ForegroundRole) is None
+    assert "No voxel" in form.regions.data(form.regions.index_of(min(empty)), Qt.ItemDataRole.ToolTipRole)
+    form.select({min(empty)})
+    settle(form, qtbot)
+    assert form.selected == {min(empty)} and is_error(form) and "no voxel" in form.summary.text()
+
+
+def test_a_large_ontology_is_shown_at_once(form: RegionWidget, qtbot: QtBot) -> None:
+    assert len(form.regions.keys) > 1000
+    form.search.clear()
+    form.clear.setFocus()
+    QApplication.processEvents()
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        form._on_labels()
+        form.tree.repaint()
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.05
+
+
 def test_labels_without_a_table(
     viewer: napari.Viewer, form: RegionWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
@@ -280,7 +326,7 @@ def test_labels_without_a_table(
         del file[names[0]]
     form.file.choose(path)
     settle(form, qtbot)
-    assert form.tree.topLevelItemCount() == 0
+    assert form.regions.rowCount() == 0
     search(form, "382", qtbot)
     qtbot.keyClick(form.search, Qt.Key.Key_Return)
     settle(form, qtbot)

@@ -253,7 +253,12 @@ def count_labels(
             ids = np.flatnonzero(numbers)
             numbers = numbers[ids]
         else:
-            ids, numbers = np.unique(block, return_counts=True)
+            # Regions are large: there are far fewer runs of an id than voxels to be sorted.
+            flat = block.ravel()
+            runs = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+            ids, places = np.unique(flat[runs], return_inverse=True)
+            numbers = np.zeros(len(ids), np.int64)
+            np.add.at(numbers, places, np.diff(runs, append=flat.size))
         counts.update(dict(zip(ids.tolist(), numbers.tolist(), strict=True)))
         report.advance(_nbytes(labels, starts, stops))
     return dict(sorted(counts.items()))

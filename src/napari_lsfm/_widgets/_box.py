@@ -45,6 +45,8 @@ class BoxLayer(QObject):
         self._layer: Any = None
         self._box: FloatArray | None = None
         self._is_drawing = False
+        #: What the layer holds, unless the user has changed it since.
+        self._drawn: list[Any] | None = None
         # Several things change at once, and never within the mouse's own doing.
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self._draw)
@@ -85,6 +87,7 @@ class BoxLayer(QObject):
                 blending="translucent_no_depth",
             )
             self._layer.events.data.connect(self._on_data)
+            self._drawn = None
             if self._editable:
                 self._layer.mode = "select"
             else:
@@ -130,21 +133,27 @@ class BoxLayer(QObject):
                 rectangle[:, u] = lower[u], upper[u], upper[u], lower[u]
                 rectangle[:, v] = lower[v], lower[v], upper[v], upper[v]
                 shapes = [rectangle]
+        width = max(0.5, (np.diff(self._box, axis=0) / layer.scale).max() / _THIN)
+        drawn = [width, *(shape.tolist() for shape in shapes)]
+        if drawn == self._drawn:
+            # Another plane of the same box: to make its shapes anew would take longer than to read the plane.
+            return
         self._is_drawing = True
         try:
             layer.selected_data = set(range(layer.nshapes))
             layer.remove_selected()
             if shapes:
-                width = max(0.5, (upper - lower).max() / _THIN)
                 layer.add(shapes, shape_type=kind, edge_width=width, edge_color=_COLOUR, face_color="transparent")
                 if self._editable and kind == "rectangle" and layer.mode == "select":
                     layer.selected_data = {0}
+            self._drawn = drawn
         finally:
             self._is_drawing = False
 
     def _on_data(self, event: Any) -> None:
         if self._is_drawing or self._box is None or event.action.value not in ("added", "changed", "removed"):
             return
+        self._drawn = None
         layer = self._layer
         if self._editable and layer.nshapes and self._viewer.dims.ndisplay == 2:
             # The last one: a rectangle that the user drew beside the box is the new box.

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
-from qtpy.QtCore import QEvent, QSignalBlocker, QSize, Qt
-from qtpy.QtGui import QColor
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
@@ -21,8 +20,7 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QPushButton,
     QSizePolicy,
-    QTreeWidget,
-    QTreeWidgetItem,
+    QTreeView,
     QVBoxLayout,
     QWidget,
 )
@@ -31,13 +29,13 @@ from lsfm_core import (
     CancelToken,
     ExportRequest,
     InputError,
-    Label,
     LabelTable,
     LsfmError,
     Orientation,
     RegionSelection,
     TransformRequest,
     Volume,
+    count_labels,
     find_region,
     open_lsfm,
     request_command,
@@ -47,6 +45,7 @@ from napari_lsfm._widgets._box import BoxLayer
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
 from napari_lsfm._widgets._fields import Choice, Scrolled, Section, Text, beside, numbers, optional, stacked
 from napari_lsfm._widgets._picker import FilePicker
+from napari_lsfm._widgets._tree import RegionTree
 from napari_lsfm._workers import Latest
 
 if TYPE_CHECKING:
@@ -57,9 +56,13 @@ __all__ = ["RegionWidget"]
 _WIDTH = 400
 _TREE_HEIGHT = 200
 _INDENTATION = 12
+#: Around the text of a cell, and the colour before an id.
+_CELL_MARGIN, _SWATCH = 16, 24
 _DELAY_MS = 100
 #: Of the picture of a region in the viewer; of a larger one a coarser level is shown.
 _MAX_LOOK_VOXELS = 2**25
+#: Of labels that are looked through for regions without voxels, once all else is shown; it takes some seconds.
+_MAX_SWEEP_VOXELS, _SWEEP_DELAY_MS = 2**31, 1000
 _COLOUR = "#ffd23f"
 _LAYER = "selected region"
 #: A name that lists more regions than these is not read by anybody.
@@ -89,7 +92,6 @@ class RegionWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._facts: FileFacts | None = None
-        self._items: dict[int, QTreeWidgetItem] = {}
         self._ids: set[int] = set()
         self._table = LabelTable()
         self._selectors: dict[int, str | int] = {}
@@ -102,7 +104,10 @@ class RegionWidget(QWidget):
         self._asker = Latest(self)
         self._asker.answered.connect(self._on_asked)
         self._asker.failed.connect(self._complain)
+        # An error will be told when a region is measured.
+        self._sweeper = Latest(self, _SWEEP_DELAY_MS)
         self._build()
+        self._sweeper.answered.connect(self.regions.mark_empty)
         self._connect()
         napari_viewer.events.theme.connect(self._restyle)
         napari_viewer.mouse_drag_callbacks.append(self._on_click)
@@ -122,8 +127,9 @@ class RegionWidget(QWidget):
         self.search.setPlaceholderText("id, acronym or name")
         self.search.setClearButtonEnabled(True)
         regions.row("Search", self.search, "Show what has this in its id, acronym or name; Enter takes the best, or gives it back")
-        self.tree = QTreeWidget()
-        self.tree.setHeaderLabels(["Region", "Acronym", "Id"])
+        self.regions = RegionTree(self)
+        self.tree = QTreeView()
+        self.tree.setModel(self.regions)
         self.tree.setUniformRowHeights(True)
         self.tree.setMinimumHeight(_TREE_HEIGHT)
         self.tree.setIndentation(_INDENTATION)
@@ -132,8 +138,6 @@ class RegionWidget(QWidget):
         header = self.tree.header()
         header.setStretchLastSection(False)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        for column in (1, 2):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         regions.row("", self.tree, "Tick a region to take it with all its parts")
         self.tree.setAccessibleName("regions")
         self.pick = QCheckBox("in the viewer")
@@ -179,7 +183,7 @@ class RegionWidget(QWidget):
         self.labels.chosen.connect(self._on_labels)
         self.search.textChanged.connect(self._on_search)
         self.search.returnPressed.connect(self._on_enter)
-        self.tree.itemChanged.connect(self._on_ticked)
+        self.regions.ticked.connect(self._on_ticked)
         self.clear.clicked.connect(lambda: self.select(()))
         self.side.chosen.connect(self._changed)
         for edit in (self.midline, self.margin):
@@ -219,11 +223,8 @@ class RegionWidget(QWidget):
         self._ids.clear()
         self._forget_look()
         self._table = LabelTable() if self._facts is None or self.labels.value is None else self._facts.tables[self.labels.value]
-        with QSignalBlocker(self.tree):
-            self.tree.clear()
-            self._items = {}
-            for key in self._table:
-                self._item(key)
+        self.regions.show_table(self._table)
+        self._fit_columns()
         self._fold()
         # An acronym is read more easily than an id, where it names one region only.
         times = Counter(label.acronym for label in self._table.values())
@@ -234,68 +235,55 @@ class RegionWidget(QWidget):
         }
         self._on_search(self.search.text())
         self._changed()
+        self._sweeper.forget()
+        if self._table and self._facts is not None and self.labels.value is not None:
+            path, channel = self._facts.path, self.labels.value
+            if np.prod(self._facts.channels[channel].space.shape, dtype=np.int64) <= _MAX_SWEEP_VOXELS:
+                self._sweeper.ask(lambda cancel: _occurring(path, channel, cancel))
 
-    def _item(self, key: int) -> QTreeWidgetItem:
-        """The row of a region; it is made if the table does not list it."""
-        if key in self._items:
-            return self._items[key]
-        label = self._table.get(key, Label(key, f"label {key}"))
-        item = QTreeWidgetItem([label.name, label.acronym or "", str(key)])
-        item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsUserCheckable)
-        item.setCheckState(0, Qt.CheckState.Unchecked)
-        item.setData(0, Qt.ItemDataRole.UserRole, key)
-        if label.rgb is not None:
-            item.setData(2, Qt.ItemDataRole.DecorationRole, QColor(*label.rgb))
-        self._items[key] = item
-        above = self._item(label.parent) if label.parent in self._table else None
-        # Parents that run in a circle have no top: one of them comes back here before it has its own place.
-        if above is None or above.treeWidget() is None:
-            self.tree.addTopLevelItem(item)
-            item.setToolTip(0, label.name)
-        else:
-            above.addChild(item)
-            item.setToolTip(0, f"{above.toolTip(0)} > {label.name}")
-        return item
+    def _fit_columns(self) -> None:
+        """Make acronyms and ids as wide as the longest; to let Qt look at every row takes longer than to show them."""
+        for column, texts in ((1, [label.acronym or "" for label in self._table.values()]), (2, [str(key) for key in self._table])):
+            longest = max(texts, key=len, default="")
+            width = self.tree.fontMetrics().horizontalAdvance(longest) + _CELL_MARGIN + (_SWATCH if column == 2 else 0)
+            self.tree.header().resizeSection(column, max(width, self.tree.header().sectionSizeHint(column)))
 
     def _fold(self) -> None:
         """Show the tops of the tree and their parts only."""
         self.tree.collapseAll()
-        for row in range(self.tree.topLevelItemCount()):
-            self.tree.topLevelItem(row).setExpanded(True)
+        self.tree.expandToDepth(0)
 
     def _on_search(self, text: str) -> None:
+        current = self.regions.key_at(self.tree.currentIndex())
         found = self._table.search(text, len(self._table)) if text.strip() else ()
-        shown = {part for label in found for part in self._table.path(label.id)}
-        for key, item in self._items.items():
-            item.setHidden(bool(text.strip()) and key not in shown)
-        for key in shown:
-            if self._items[key].childCount():
-                self._items[key].setExpanded(True)
+        self.regions.show_only([label.id for label in found] if text.strip() else None)
+        if text.strip():
+            self.tree.expandAll()
+        else:
+            self._fold()
         if found:
             self._go_to(found[0].id)
-        elif not text.strip() and self.tree.currentItem() is not None:
-            self._fold()
-            self._go_to(self.tree.currentItem().data(0, Qt.ItemDataRole.UserRole))
+        elif current is not None:
+            self._go_to(current)
 
     def _go_to(self, key: int) -> None:
-        self.tree.setCurrentItem(self._item(key))
-        self.tree.scrollToItem(self._item(key), QAbstractItemView.ScrollHint.PositionAtCenter)
+        index = self.regions.index_of(key)
+        self.tree.setCurrentIndex(index)
+        self.tree.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
 
     def _on_enter(self) -> None:
         text = self.search.text().strip()
         found = self._table.search(text, 1) if text else ()
         if found:
-            item = self._item(found[0].id)
-            is_on = item.checkState(0) == Qt.CheckState.Checked
-            item.setCheckState(0, Qt.CheckState.Unchecked if is_on else Qt.CheckState.Checked)
+            self._on_ticked(found[0].id, self.regions.state(found[0].id) != Qt.CheckState.Checked)
         elif text.isdigit() and not self._table:
             self.select({*self._ids, int(text)})
         elif text:
             self._complain(f"No region has {text!r} in its id, acronym or name.")
 
-    def _on_ticked(self, item: QTreeWidgetItem) -> None:
-        parts = self._table.descendants(item.data(0, Qt.ItemDataRole.UserRole))
-        self.select(self._ids | {*parts} if item.checkState(0) == Qt.CheckState.Checked else self._ids - {*parts})
+    def _on_ticked(self, key: int, is_on: bool) -> None:
+        parts = self._table.descendants(key)
+        self.select(self._ids | {*parts} if is_on else self._ids - {*parts})
 
     # --- what is chosen -----------------------------------------------------------------------------------------------------
 
@@ -307,23 +295,8 @@ class RegionWidget(QWidget):
     def select(self, ids: Iterable[int]) -> None:
         """Choose some ids, and none of their parts unless these are among them."""
         self._ids = {*ids}
-        with QSignalBlocker(self.tree):
-            for key in self._ids:
-                self._item(key)
-            for row in range(self.tree.topLevelItemCount()):
-                self._tick(self.tree.topLevelItem(row))
-        self.tree.viewport().update()
+        self.regions.choose(self._ids)
         self._changed()
-
-    def _tick(self, item: QTreeWidgetItem) -> Qt.CheckState:
-        """Show what is chosen of a region and its parts: all, some, or nothing."""
-        states = {self._tick(item.child(row)) for row in range(item.childCount())}
-        own = item.data(0, Qt.ItemDataRole.UserRole) in self._ids
-        states.add(Qt.CheckState.Checked if own else Qt.CheckState.Unchecked)
-        state = states.pop() if len(states) == 1 else Qt.CheckState.PartiallyChecked
-        if item.checkState(0) != state:
-            item.setCheckState(0, state)
-        return state
 
     def selection(self) -> RegionSelection:
         """What the form says.
@@ -337,7 +310,7 @@ class RegionWidget(QWidget):
             raise InputError("The file has no channel with labels.")
         if not self._ids:
             raise InputError("Choose a region: search for it, tick it in the tree, or click at it in the viewer.")
-        tops = list(self._whole())
+        tops = self.regions.whole()
         covered = {part for top in tops for part in self._table.descendants(top)}
         # Where some are chosen without their parts, there is no shorter way than to name all.
         with_parts = covered == self._ids and covered != {*tops}
@@ -350,14 +323,6 @@ class RegionWidget(QWidget):
             margin_mm=numbers(self.margin.text(), "margin", 1)[0],
             mask=self.mask.isChecked(),
         )
-
-    def _whole(self) -> Iterator[int]:
-        """The topmost regions that are chosen with all their parts."""
-        full = Qt.CheckState.Checked
-        for key, item in self._items.items():
-            above = item.parent()
-            if item.checkState(0) == full and (above is None or above.checkState(0) != full):
-                yield key
 
     def request(self) -> ExportRequest:
         """The export of the region, into a file beside the brain's own.
@@ -375,7 +340,7 @@ class RegionWidget(QWidget):
 
     def _names(self) -> list[str]:
         """Short names of what is chosen, the topmost only, fit for a file name."""
-        tops = list(self._whole()) or sorted(self._ids)
+        tops = self.regions.whole() or sorted(self._ids)
         names = [self._table[key].acronym or str(key) if key in self._table else str(key) for key in tops]
         return ["".join(c if c.isalnum() or c in "-." else "-" for c in name) for name in names]
 
@@ -521,6 +486,12 @@ def _measure(path: Path, selection: RegionSelection, cancel: CancelToken) -> _Me
     box = region.box.grown(selection.margin_mm)
     count = region.voxels.count
     return _Measured(count, count * region.space.voxel_volume_mm3, box.lower_mm, box.upper_mm, look)
+
+
+def _occurring(path: Path, channel: str, cancel: CancelToken) -> set[int]:
+    # Of the finest level: a coarser one may have lost small regions.
+    with open_lsfm(path) as file:
+        return {*count_labels(file[channel].levels[0].data, cancel=cancel)}
 
 
 def _label_at(path: Path, channel: str, voxel: list[int]) -> int:
