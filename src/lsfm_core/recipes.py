@@ -29,7 +29,7 @@ from lsfm_core.edits import (
     describe_edit,
     describe_xml,
 )
-from lsfm_core.errors import CancelledError, InputError, LsfmError
+from lsfm_core.errors import CancelledError, ExistsError, InputError, LsfmError, MissingError, UnknownChannelError
 from lsfm_core.export import (
     ExportRequest,
     MergeRequest,
@@ -63,6 +63,11 @@ __all__ = [
     "recipe_schema",
     "recorded_steps",
 ]
+
+
+#: After them something that was there need not be in the way.
+_TAKE_AWAY = frozenset({"remove-channel", "rename-channel", "remove-metadata"})
+_ENDS_OF_LINES = frozenset("\x85\u2028\u2029")
 
 
 @dataclass(frozen=True)
@@ -252,16 +257,28 @@ class Work:
         LsfmError
             As `run`, for reasons that the steps before it cannot remove.
         """
-        changed = next((other for other in self._planned if other.operation.changes), None) if step.operation.has_file else None
-        before = changed or next((other for other in self._planned if _makes_for(other, step)), None)
+        earlier = list(self._planned)
         self._planned.append(step)
+        changed = [other for other in earlier if other.operation.changes and step.operation.has_file]
         try:
             text = step.operation.describe(step.request, self._file_for(step))
         except LsfmError as error:
-            if before is None:
+            # An earlier step may have to change the file first, or to make what this one reads.
+            reasons = [other for other in changed if self._may_remove(other, step, error)]
+            reasons = reasons or [other for other in earlier if _makes_for(other, step)]
+            if not reasons:
                 raise
-            return f"cannot be planned before {before.place} is done: {error}"
-        return text if changed is None else f"(as the file is before {changed.place})\n{text}"
+            return f"cannot be planned before {reasons[0].place} is done: {error}"
+        return f"(as the file is before {changed[0].place})\n{text}" if changed else text
+
+    def _may_remove(self, earlier: Step, step: Step, error: LsfmError) -> bool:
+        """Whether a change of the file may remove the reason why a step cannot be done."""
+        if isinstance(error, ExistsError):
+            return earlier.name in _TAKE_AWAY and step.operation.changes
+        if isinstance(error, MissingError):
+            return self._path is not None and not self._path.exists()
+        # An ingest asks the file for nothing else.
+        return isinstance(error, UnknownChannelError if step.name == "write" else InputError)
 
     def _file_for(self, step: Step) -> Any:
         if step.operation.changes:
@@ -389,7 +406,10 @@ def recipe_entry(operation: str, request: Request) -> str:
     """The step of a recipe that asks for this, as YAML: a list of one."""
     fields = request.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
     text: str = yaml.safe_dump([{operation: fields}], sort_keys=False, allow_unicode=True)
-    return text
+    if not _ENDS_OF_LINES & {*text}:
+        return text
+    # PyYAML writes them as they are, and reads others.
+    return str(yaml.safe_dump([{operation: fields}], sort_keys=False))
 
 
 def recipe_schema() -> dict[str, Any]:

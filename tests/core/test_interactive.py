@@ -109,7 +109,7 @@ def test_a_notebook_has_the_magic(brain: Path) -> None:
         "ok",
         "True",
         "ok",
-        f"{brain}: channel 'signal' is now 'other'",
+        f"{brain}: channel 'signal' becomes 'other'",
         "ok",
         "failed UsageError",
         "failed UsageError",

@@ -116,7 +116,7 @@ def _replay(arguments: argparse.Namespace) -> None:
         steps = recorded_steps(record, path, _changes(arguments, record, path))
     except InputError as error:
         raise InputError(f"{what}: cannot be replayed: {error}") from error
-    if arguments.output is not None and record.output is None and not hasattr(steps[0].request, "output"):
+    if arguments.output is not None and record.operation != "write" and not hasattr(steps[0].request, "output"):
         raise InputError(f"{what}: has changed the file itself, so there is no --output")
     # The names in a request are meant from where it was made.
     folder = Path(record.folder)

@@ -422,7 +422,9 @@ class PyramidWriter:
                 self._state.non_finite += odd
         codec = self._writer.codec(level)
         octets = codec.octets(block)
-        return codec.pack(octets), isal_zlib.crc32(octets)
+        # While the processor's cache still holds them.
+        crc = isal_zlib.crc32(octets)
+        return codec.pack(octets), crc
 
     def _store(self, level: int, start: Shape3, size: int, future: Future[tuple[bytes, int]]) -> None:
         data, crc = future.result()
