@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lsfm_core.cli import request_command
+    from lsfm_core.cli import command_line, request_command
     from lsfm_core.edits import (
         AddMetadataRequest,
         AffineRequest,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
     from lsfm_core.progress import CancelToken
     from lsfm_core.provenance import LogRecord
+    from lsfm_core.recipes import recipe_entry
     from lsfm_core.regions import Label, LabelTable, count_labels
     from lsfm_core.store import (
         Channel,
@@ -86,7 +87,7 @@ if TYPE_CHECKING:
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
 _ROOMS = {
-    "cli": ("request_command",),
+    "cli": ("command_line", "request_command"),
     "edits": (
         "AddMetadataRequest",
         "AffineRequest",
@@ -134,6 +135,7 @@ _ROOMS = {
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
     "progress": ("CancelToken",),
     "provenance": ("LogRecord",),
+    "recipes": ("recipe_entry",),
     "regions": ("Label", "LabelTable", "count_labels"),
     "store": (
         "Channel",
@@ -211,6 +213,7 @@ __all__ = [
     "Volume",
     "VoxelSize",
     "apply_edit",
+    "command_line",
     "count_labels",
     "describe_edit",
     "describe_file",
@@ -233,6 +236,7 @@ __all__ = [
     "plan_repack",
     "preview_file",
     "read_metadata",
+    "recipe_entry",
     "repack_file",
     "request_command",
     "transform_points",

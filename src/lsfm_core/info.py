@@ -1,11 +1,13 @@
 """What is in a file, told of its structure alone: no voxel is read, so that a file of any size answers at once.
 
-The models are the JSON that ``lsfm-core info --json`` prints; their schema has a version.
+The models are the JSON that ``lsfm-core info --json`` prints; their schema has a version. They also put themselves into words, so
+that the command line and the plugin say the same.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -16,8 +18,11 @@ from lsfm_core.store import Channel, Level, LsfmFile, compare_xml
 
 __all__ = [
     "AffineInfo", "ChannelInfo", "ExtentInfo", "FileInfo", "LabelsInfo", "LevelInfo", "SourcesInfo", "XmlInfo", "describe_file",
-    "info_schema",
+    "info_schema", "note_text",
 ]  # fmt: skip
+
+#: The JSON tells the rest.
+_LONGEST_NOTE = 100
 
 _Triple = tuple[float, float, float]
 _Row = tuple[float, float, float, float]
@@ -99,6 +104,11 @@ class XmlInfo(_Part):
     defects: tuple[str, ...]
     """What it does not say as the file has it."""
 
+    @property
+    def words(self) -> str:
+        """Its name, and what is wrong with it."""
+        return {"present": self.name, "missing": "none", "disagrees": f"{self.name}, which disagrees with the file"}[self.state]
+
 
 class ChannelInfo(_Part):
     """A named image with its pyramid."""
@@ -139,6 +149,58 @@ class ChannelInfo(_Part):
     warnings: tuple[str, ...]
     """What is odd."""
 
+    @property
+    def summary(self) -> str:
+        """What it is, and who wrote it."""
+        setup = "not in BigDataViewer" if self.bdv_setup is None else f"BigDataViewer setup {self.bdv_setup}"
+        writer = f", written by {self.written_by}" if self.written_by else ""
+        return f"{self.kind}, {self.dtype}, {setup}{writer}"
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """All but the levels and the metadata in words: a title and a text each."""
+        if self.extent is None:
+            yield "orientation", "not recorded"
+        else:
+            yield "orientation", f"{self.axcodes} (origin at {self.origin_letters}): {self.orientation}"
+            box = self.extent
+            sides = (f"{name} {low:.3f}..{high:.3f}" for name, low, high in zip("RAS", box.lower, box.upper, strict=True))
+            yield "extent", f"{_by(f'{v:.3f}' for v in box.size)} mm (R, A, S): {_by(sides)}"
+        if self.sources is not None:
+            sources = self.sources
+            names = f"{sources.first} … {sources.last}" if sources.count > 1 else sources.first
+            yield "sources", f"{sources.count} file(s), {sources.bytes / 1e6:.1f} MB: {names}"
+            for source in sources.files or ():
+                yield "", f"{source.crc32:08x}  {source.size:>12}  {source.name}"
+        for affine in self.affines:
+            yield "affine", f"{affine.name}: {affine.words}"
+        if self.field is not None:
+            yield "field", self.field
+            yield "inverse", self.inverse or "none"
+        if self.labels is not None:
+            ontology = "with" if self.labels.has_ontology else "without"
+            yield "labels", f"{self.labels.entries} entries, {self.labels.with_colour} with colour, {ontology} ontology"
+        for key, value in self.acquisition.items():
+            yield "acquisition", f"{key}: {note_text(value)}"
+
+    def level_table(self) -> list[tuple[str, ...]]:
+        """The levels in words: a row of titles, and one for each level."""
+        titles = ("level", "shape", f"voxel ({self.unit})", "factors", "chunk", "raw MB", "stored MB")
+        return [
+            titles,
+            *(
+                (
+                    str(index),
+                    _by(level.shape),
+                    _by(f"{v:.6g}" for v in level.voxel_size),
+                    _by(f"{f:g}" for f in level.factors),
+                    _by(level.chunks),
+                    f"{level.raw_bytes / 1e6:.1f}",
+                    f"{level.stored_bytes / 1e6:.1f}",
+                )
+                for index, level in enumerate(self.levels)
+            ),
+        ]
+
 
 class FileInfo(_Part):
     """What is in a file."""
@@ -158,6 +220,13 @@ class FileInfo(_Part):
     def to_json(self) -> str:
         """JSON text in ASCII, which any terminal and pipe can carry."""
         return json.dumps(self.model_dump(mode="json"), indent=2)
+
+
+def note_text(value: JsonValue) -> str:
+    """A value of metadata in one line, cut where it is long."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_NOTE else text[: _LONGEST_NOTE - 1] + "…"
 
 
 def info_schema() -> dict[str, Any]:
@@ -277,3 +346,7 @@ def _sources(channel: Channel, every: bool) -> SourcesInfo | None:
         last=records[-1].name,
         files=tuple(SourceInfo(name=r.name, size=r.size, crc32=r.crc32) for r in records) if every else None,
     )
+
+
+def _by(values: Iterable[object]) -> str:
+    return " x ".join(map(str, values))

@@ -19,13 +19,13 @@ from typing import Any
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
 from lsfm_core.cli import completion, export, log, look, maintain, metadata, points, preview, run, write
 from lsfm_core.cli._exit import Exit
-from lsfm_core.cli._lines import request_command
+from lsfm_core.cli._lines import command_line, request_command
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
 from lsfm_core.cli._options import Parser, show_plan
 from lsfm_core.errors import LsfmError
 from lsfm_core.progress import CancelToken
 
-__all__ = ["build_parser", "main", "request_command"]
+__all__ = ["build_parser", "command_line", "main", "request_command"]
 
 _LIBRARIES = ("numpy", "h5py", "SimpleITK", "tifffile", "nibabel", "zarr")
 

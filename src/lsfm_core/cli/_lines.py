@@ -58,7 +58,7 @@ _REGION = {
 _REPEATED = {"--numeric-inverse", "--region"}
 
 
-def command_line(record: LogRecord, file: str) -> str | None:
+def command_line(record: LogRecord, file: str, *, folder: Path | None = None) -> str | None:
     """A command line that does again what a record tells of; None where no command line can say it.
 
     Parameters
@@ -66,7 +66,16 @@ def command_line(record: LogRecord, file: str) -> str | None:
     record : LogRecord
     file : str
         How to name the HDF5 file, where the request does not.
+    folder : Path, optional
+        From where it will be run; if the record was made elsewhere, the line goes there first. Default: from there.
     """
+    line = _command_line(record, file)
+    if line is None or folder is None or not record.folder or folder == Path(record.folder):
+        return line
+    return f"cd {shlex.quote(record.folder)} && {line}"
+
+
+def _command_line(record: LogRecord, file: str) -> str | None:
     from lsfm_core.provenance import as_command_line
     from lsfm_core.recipes import recorded_steps
 
@@ -170,8 +179,3 @@ def _options(options: Mapping[str, str], fields: Mapping[str, Any]) -> Iterator[
         elif value is not None and value is not False:
             # With the equals sign a value may begin with a minus.
             yield f"{option}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
-
-
-def in_folder(line: str, folder: str) -> str:
-    """The line, to be run from anywhere."""
-    return f"cd {shlex.quote(folder)} && {line}"

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._lines import command_line, in_folder
+from lsfm_core.cli._lines import command_line
 from lsfm_core.cli._options import add_verb, bar
 from lsfm_core.errors import InputError, LsfmError
 
@@ -85,10 +85,9 @@ def _described(output: LoggedFile) -> str:
 
 
 def _command_lines(number: int, record: LogRecord, path: Path) -> Iterator[str]:
-    line = command_line(record, str(path))
+    line = command_line(record, str(path), folder=Path.cwd())
     if line is not None:
-        elsewhere = record.folder and Path(record.folder) != Path.cwd()
-        yield f"{in_folder(line, record.folder) if elsewhere else line}  # {number}"
+        yield f"{line}  # {number}"
         return
     from lsfm_core.recipes import recipe_entry, recorded_steps
 
