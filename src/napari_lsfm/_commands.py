@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfm_core import InputError, open_lsfm
+from lsfm_core import CancelledError, CancelToken, InputError, open_lsfm
+from napari_lsfm import _reader
 from napari_lsfm._layers import field_layer
 from napari_lsfm._settings import current_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import napari.layers
     import napari.viewer
 
@@ -23,6 +27,8 @@ _MIN_TEXTURE_EDGE = 2048
 def show_finest_3d(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
     """Show a layer in 3D, at the finest level that the graphics card and the settings' budget allow.
 
+    The level is read first, which can be stopped; then nothing changes.
+
     Parameters
     ----------
     viewer : napari.Viewer
@@ -30,12 +36,24 @@ def show_finest_3d(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | No
         Default: the active one.
     """
     layer = _multiscale(viewer, layer)
-    level = finest_level_3d(layer.level_shapes, layer.dtype, current_settings().volume_mib * 2**20, _max_texture_edge())
+    shapes = [tuple(int(n) for n in shape) for shape in layer.level_shapes]
+    level = finest_level_3d(shapes, layer.dtype, current_settings().volume_mib * 2**20, _max_texture_edge())
+    volume = _stored_volume(viewer, layer, level)
+    # What the cache cannot hold would be read twice.
+    if volume is not None and _chunk_bytes(volume) <= _reader.chunk_cache().max_bytes:
+        from napari_lsfm._workers import wait_for
+
+        try:
+            wait_for(partial(_read, volume), f"Read {layer.name}")
+        except CancelledError:
+            return
+        if layer not in viewer.layers or len(layer.level_shapes) != len(shapes):
+            # Closed, or given other voxels, meanwhile.
+            return
     # First the level: in 3D napari would read the coarsest one for nothing.
     layer.locked_data_level = level
     viewer.dims.ndisplay = 3
-    shape = tuple(int(n) for n in layer.level_shapes[level][-3:])
-    _tell(f"{layer.name}: resolution {level} of {len(layer.level_shapes)}, {_texture_bytes(shape, layer.dtype) / 2**20:.0f} MiB")
+    _tell(f"{layer.name}: resolution {level} of {len(shapes)}, {_texture_bytes(shapes[level][-3:], layer.dtype) / 2**20:.0f} MiB")
 
 
 def show_automatic(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
@@ -88,6 +106,34 @@ def finest_level_3d(shapes: Any, dtype: Any, max_bytes: int, max_edge: int) -> i
         if max(volume) <= max_edge and _texture_bytes(volume, dtype) <= max_bytes:
             return level
     return len(shapes) - 1
+
+
+def _stored_volume(viewer: Any, layer: Any, level: int) -> Any:
+    """What napari will read of a layer of ours, as a lazy array of three axes; None of other layers."""
+    if "lsfm" not in layer.metadata:
+        return None
+    data = layer.data[level]
+    # Under their own ids: napari gives labels other numbers when it shows them.
+    data = getattr(data, "source", data)
+    moment = layer.world_to_data(viewer.dims.point[-layer.ndim :])[: data.ndim - 3]
+    return data[tuple(int(np.clip(round(t), 0, n - 1)) for t, n in zip(moment, data.shape, strict=False))] if len(moment) else data
+
+
+def _chunk_bytes(volume: Any) -> int:
+    """What a lazy array's chunks take when they are decoded."""
+    whole = [-(-n // chunk) * chunk for n, chunk in zip(volume.shape, volume.chunks, strict=True)]
+    return int(np.prod(whole, dtype=np.int64)) * np.dtype(volume.dtype).itemsize
+
+
+def _read(volume: Any, progress: Callable[[str, int, int], None], cancel: CancelToken) -> None:
+    """Read a lazy array into its cache, chunk by chunk along its first axis."""
+    total = volume.size * np.dtype(volume.dtype).itemsize
+    planes, thick = volume.shape[0], volume.chunks[0]
+    for start in range(0, planes, thick):
+        if cancel.cancelled:
+            raise CancelledError("reading was cancelled")
+        np.asarray(volume[start : start + thick])
+        progress("read", total * min(start + thick, planes) // planes, total)
 
 
 def _texture_bytes(shape: tuple[int, ...], dtype: Any) -> int:

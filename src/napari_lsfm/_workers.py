@@ -12,12 +12,12 @@ from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
 from napari.utils import progress as activity
-from qtpy.QtCore import QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import CancelledError, CancelToken, LsfmError
 
-__all__ = ["ERROR_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest"]
+__all__ = ["ERROR_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "wait_for"]
 
 #: Of a message that says what is wrong; it can be read on napari's dark and light backgrounds.
 ERROR_STYLE = "color: #e5534b;"
@@ -25,6 +25,9 @@ WARNING_STYLE = "color: #c77d0a;"
 
 _SHOW_EVERY_MS = 100
 _SMOOTHING_S = 3.0
+#: Work that is done sooner needs no dialog.
+_PATIENCE_MS = 300
+_DIALOG_WIDTH = 420
 
 
 class Job(QObject):
@@ -57,9 +60,8 @@ class Job(QObject):
         self._activity = activity(total=100, desc=title)
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._show)
-        self._worker: FunctionWorker[Any] = create_worker(function, progress=self._keep, cancel=self._token, _ignore_errors=True)
-        self._worker.returned.connect(self._on_return)
-        self._worker.errored.connect(self._on_error)
+        self._worker: FunctionWorker[Any] = create_worker(_outcome, function, progress=self._keep, cancel=self._token)
+        self._worker.returned.connect(self._on_outcome)
         self._worker.finished.connect(self._on_finished)
         if parent is not None:
             # Not a slot of this object, which is gone by then.
@@ -86,14 +88,13 @@ class Job(QObject):
             self._activity.refresh()
             self.progressed.emit(stage, done, total)
 
-    def _on_return(self, result: object) -> None:
+    def _on_outcome(self, outcome: tuple[Any, Exception | None]) -> None:
         # What was done so far is no news beside what came of it.
         self._timer.stop()
-        self.returned.emit(result)
-
-    def _on_error(self, error: Exception) -> None:
-        self._timer.stop()
-        if isinstance(error, CancelledError):
+        result, error = outcome
+        if error is None:
+            self.returned.emit(result)
+        elif isinstance(error, CancelledError):
             self.cancelled.emit()
         else:
             self.failed.emit(_message(error))
@@ -153,18 +154,18 @@ class Latest(QObject):
         question, self._question = self._question, None
         token = CancelToken()
         self._running.append(token)
-        worker: FunctionWorker[Any] = create_worker(question, token, _ignore_errors=True)
-        worker.returned.connect(self._on_answer)
-        worker.errored.connect(self._on_error)
+        worker: FunctionWorker[Any] = create_worker(_outcome, question, token)
+        worker.returned.connect(self._on_outcome)
         worker.finished.connect(self._on_finished)
         worker.start()
 
-    def _on_answer(self, answer: object) -> None:
-        if not self._running[0].cancelled:
+    def _on_outcome(self, outcome: tuple[Any, Exception | None]) -> None:
+        answer, error = outcome
+        if self._running[0].cancelled:
+            return
+        if error is None:
             self.answered.emit(answer)
-
-    def _on_error(self, error: Exception) -> None:
-        if not self._running[0].cancelled:
+        else:
             self.failed.emit(_message(error))
 
     def _on_finished(self) -> None:
@@ -263,6 +264,65 @@ class JobPanel(QWidget):
         self._stop.setEnabled(busy)
 
 
+class _Waiting(QDialog):
+    """A dialog that is in the way until a job is over; to close it is to cancel."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(QApplication.activeWindow())
+        self.setWindowTitle(title)
+        self.setMinimumWidth(_DIALOG_WIDTH)
+        self.panel = JobPanel()
+        self.panel.finished.connect(self.accept)
+        QVBoxLayout(self).addWidget(self.panel)
+
+    def reject(self) -> None:
+        """Stop the job, and wait for it to undo itself."""
+        self.panel.cancel()
+
+
+def wait_for(function: Callable[..., Any], title: str) -> Any:
+    """Do long work for a caller that waits for its result, while the window stays alive.
+
+    A dialog tells how it goes, and can stop it.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(progress=…, cancel=…)``, called in a thread.
+    title : str
+
+    Returns
+    -------
+    Any
+        What the function gives.
+
+    Raises
+    ------
+    Exception
+        What the function raises, `CancelledError` if it was stopped.
+    """
+    outcomes: list[tuple[Any, Exception | None]] = []
+    dialog = _Waiting(title)
+    try:
+        dialog.panel.run(lambda **keywords: outcomes.append(_outcome(function, **keywords)), title, lambda _: "")
+        # Clicks and keys wait that long: the caller does not expect its window to change.
+        loop = QEventLoop()
+        dialog.panel.finished.connect(loop.quit)
+        QTimer.singleShot(_PATIENCE_MS, loop.quit)
+        loop.exec(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
+        if dialog.panel.is_busy:
+            dialog.exec()
+    finally:
+        dialog.panel.cancel()
+        dialog.deleteLater()
+    if not outcomes:
+        raise CancelledError(f"{title}: the program ends")
+    result, error = outcomes[0]
+    if error is not None:
+        raise error
+    return result
+
+
 class _Rate:
     """Bytes per second of late, and how long the rest takes at that."""
 
@@ -285,6 +345,14 @@ class _Rate:
             rate = (done - before) / (now - first)
             text += f", {rate / 1e6:.0f} MB/s, {_duration((total - done) / rate)} left"
         return text
+
+
+def _outcome(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[Any, Exception | None]:
+    """What a function gives, or what it raises: of a worker that raises, napari's own listeners fail under PySide6."""
+    try:
+        return function(*arguments, **keywords), None
+    except Exception as error:  # noqa: BLE001
+        return None, error
 
 
 def _message(error: Exception) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core import (
+    CancelToken,
     IngestRequest,
     InputError,
     LabelTable,
@@ -27,7 +31,11 @@ from napari_lsfm._settings import current_settings
 from napari_lsfm._views import Recoded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_lsfm._layers import LayerData
+
+    ProgressCallback = Callable[[str, int, int], None]
 
 __all__ = ["write_layers"]
 
@@ -36,6 +44,8 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
     """Save layers as channels of an LSFM file; one that exists gets more channels, and none is replaced.
 
     Where a layer does not tell how the specimen lies, it lies as the other layers do, and if none tells, as the settings say.
+
+    In a window it returns when all is written, but the window stays alive, and a dialog can stop it.
 
     Parameters
     ----------
@@ -53,7 +63,7 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
     InputError
         If something of a layer would be lost, or has no place in a file; then nothing is written.
     LsfmError
-        As `lsfm_core.ingest_channel`.
+        As `lsfm_core.ingest_channel`; then the file has none of the new channels.
     """
     world = _world_orientation(layers)
     channels = [_Channel.of(layer, world) for layer in layers]
@@ -64,14 +74,59 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: there would be two channels {', '.join(map(repr, twice))}: rename the layer first")
-    for channel in channels:
-        ingest_channel(IngestRequest(path=path, channel=channel.name, image=channel.planes, kind=channel.kind))
-    with edit_lsfm(path) as editor:
-        for channel in channels:
-            editor.set_look(channel.name, display_range=channel.display_range, colormap=channel.colormap)
-            if channel.table:
-                editor.set_label_table(channel.name, channel.table.to_json())
+    work = partial(_write, Path(path), channels)
+    if _has_window():
+        from napari_lsfm._workers import wait_for
+
+        wait_for(work, f"Save {Path(path).name}")
+    else:
+        work()
     return [str(path)]
+
+
+def _has_window() -> bool:
+    """Whether somebody looks at a window of this thread meanwhile; without Qt, nothing of it is imported to find that out."""
+    widgets = sys.modules.get("qtpy.QtWidgets")
+    is_there = widgets is not None and widgets.QApplication.instance() is not None
+    return is_there and threading.current_thread() is threading.main_thread()
+
+
+def _write(
+    path: Path, channels: Sequence[_Channel], progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+) -> None:
+    """Write all channels, or none."""
+    is_new = not path.exists()
+    written: list[str] = []
+    try:
+        for number, channel in enumerate(channels, 1):
+            request = IngestRequest(path=path, channel=channel.name, image=channel.planes, kind=channel.kind)
+            stage = channel.name if len(channels) == 1 else f"{channel.name} ({number} of {len(channels)})"
+            ingest_channel(request, progress=_named(progress, stage), cancel=cancel)
+            written.append(channel.name)
+        with edit_lsfm(path) as editor:
+            for channel in channels:
+                editor.set_look(channel.name, display_range=channel.display_range, colormap=channel.colormap)
+                if channel.table:
+                    editor.set_label_table(channel.name, channel.table.to_json())
+    except BaseException:
+        if written:
+            _remove(path, written, is_new)
+        raise
+
+
+def _named(progress: ProgressCallback | None, stage: str) -> ProgressCallback | None:
+    return None if progress is None else lambda _, done, total: progress(stage, done, total)
+
+
+def _remove(path: Path, channels: Sequence[str], is_new: bool) -> None:
+    """Take channels out again, and the file with them if it was made for them."""
+    with edit_lsfm(path) as editor:
+        for name in channels:
+            editor.remove_channel(name)
+    if is_new:
+        # By now it has taken in its log, which would lie beside it else.
+        editor.xml_path.unlink(missing_ok=True)
+        path.unlink()
 
 
 @dataclass(frozen=True)

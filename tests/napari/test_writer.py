@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +16,11 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QApplication, QDialog, QLabel, QPushButton
 
-from lsfm_core import InputError, LsfmError, Orientation, edit_lsfm, open_lsfm
+from lsfm_core import CancelledError, InputError, LsfmError, Orientation, edit_lsfm, open_lsfm, verify_file
 from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
 from napari_lsfm._reader import read_layers
 from napari_lsfm._writer import write_layers
@@ -211,3 +220,128 @@ def test_napari_finds_the_writer(tmp_path: Path, npe2pm: Any) -> None:
             assert not viewer.layers.save(str(tmp_path / "points.h5"))
     with edit_lsfm(path) as file:
         assert [(channel.name, channel.kind) for channel in file.channels.values()] == [("image", "image"), ("labels", "labels")]
+
+
+# --- in a window ----------------------------------------------------------------------------------------------------------------
+
+needs_display = pytest.mark.skipif(
+    sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
+)
+
+
+class Slow:
+    """A volume whose planes take a while, and which tells when one is asked for."""
+
+    dtype, ndim = np.dtype(np.uint16), 3
+
+    def __init__(self, asked: threading.Event, planes: int) -> None:
+        self._asked = asked
+        self.shape = (planes, 30, 40)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._asked.set()
+        time.sleep(0.02)
+        return np.full(self.shape, 7, np.uint16)[index]
+
+
+def slow_layer(asked: threading.Event, name: str, planes: int = 50) -> Any:
+    meta = {"name": name, "scale": (1, 1, 1), "translate": (0, 0, 0), "units": ("um",) * 3}
+    return Slow(asked, planes), meta, "image"
+
+
+def during_save(action: Callable[[QDialog], None], asked: threading.Event) -> QTimer:
+    """Do something with the dialog, once it is there and planes are being read."""
+    timer = QTimer()
+
+    def look() -> None:
+        dialog = QApplication.activeModalWidget()
+        if isinstance(dialog, QDialog) and dialog.isVisible() and asked.is_set():
+            timer.stop()
+            action(dialog)
+
+    timer.timeout.connect(look)
+    timer.start(20)
+    return timer
+
+
+@needs_display
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("how", ["button", "close", "escape"])
+def test_a_save_that_is_cancelled_leaves_the_file_as_it_was(
+    make_napari_viewer: Any, qtbot: QtBot, tmp_path: Path, existing: bool, how: str
+) -> None:
+    make_napari_viewer(show=True)
+    path = tmp_path / "brain.h5"
+    if existing:
+        save(path, image(name="before"))
+    asked = threading.Event()
+    seen = []
+
+    def cancel(dialog: QDialog) -> None:
+        seen.append(dialog.windowTitle())
+        (stop,) = (button for button in dialog.findChildren(QPushButton) if button.text() == "Cancel")
+        if how == "button":
+            qtbot.mouseClick(stop, Qt.MouseButton.LeftButton)
+        elif how == "close":
+            dialog.close()
+        else:
+            qtbot.keyClick(dialog, Qt.Key.Key_Escape)
+
+    # The first one is written when the second one is stopped.
+    layers = [image(name="first").as_layer_data_tuple(), slow_layer(asked, "second")]
+    timer = during_save(cancel, asked)
+    with pytest.raises(CancelledError):
+        write_layers(path, layers)
+    assert seen == ["Save brain.h5"] and not timer.isActive()
+    if existing:
+        with open_lsfm(path) as file:
+            assert list(file) == ["before"]
+        assert not verify_file(path).defects
+    else:
+        assert not list(tmp_path.iterdir())
+
+
+@needs_display
+def test_the_window_lives_while_layers_are_saved(make_napari_viewer: Any, tmp_path: Path) -> None:
+    make_napari_viewer(show=True)
+    asked, texts, pauses = threading.Event(), [], []
+    beat, last = QTimer(), [time.monotonic()]
+
+    def tick() -> None:
+        now = time.monotonic()
+        if asked.is_set():
+            pauses.append(now - last[0])
+        last[0] = now
+        dialog = QApplication.activeModalWidget()
+        if dialog is not None:
+            texts.extend(label.text() for label in dialog.findChildren(QLabel))
+
+    beat.timeout.connect(tick)
+    beat.start(10)
+    assert write_layers(tmp_path / "brain.h5", [slow_layer(asked, "slow", 200)]) == [str(tmp_path / "brain.h5")]
+    assert any(text.startswith("slow: ") for text in texts), "how far it is"
+    # Without a thread it would stand still for all of four seconds.
+    assert len(pauses) > 50 and max(pauses) < 1
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        assert (np.asarray(file["slow"].levels[0].data) == 7).all()
+
+
+def test_a_save_that_fails_takes_back_what_it_wrote(tmp_path: Path) -> None:
+    bad = Labels(np.array([[[0, 1], [2, -3]]], np.int32), name="bad", units="mm")
+    with pytest.raises(InputError, match="-3"):
+        save(tmp_path / "brain.h5", image(), bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_qt_a_save_is_simply_done(tmp_path: Path) -> None:
+    """As npe2 calls it in a script: nothing of Qt is imported."""
+    script = f"""
+import sys
+import numpy as np
+from napari_lsfm._writer import write_layers
+meta = {{"name": "image", "scale": (1, 1, 1), "units": ("um",) * 3, "metadata": {{"lsfm": {{"axcodes": "AIR"}}}}}}
+print(write_layers({str(tmp_path / "brain.h5")!r}, [(np.ones((3, 4, 5), np.uint8), meta, "image")]))
+assert not any(name.startswith(("PyQt6", "PySide6")) for name in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert "brain.h5" in done.stdout
