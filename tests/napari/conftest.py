@@ -12,6 +12,9 @@ import napari
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QApplication, QMenu, QPushButton
 
 from lsfm_core import ChunkCache, IngestRequest, Orientation, Space, ingest_channel
 from lsfm_core.cli import main
@@ -160,6 +163,20 @@ def registered_viewer(
         viewer.reset_view()
         viewer.layers.selection.active = viewer.layers["autofluo"]
         yield viewer
+
+
+def copy_as(button: QPushButton, title: str, qtbot: QtBot) -> str:
+    """Choose an entry of the menu on a form's Copy button, as a user does; what the clipboard holds then."""
+
+    def choose() -> None:
+        menu = QApplication.activePopupWidget()
+        assert isinstance(menu, QMenu)
+        (action,) = (action for action in menu.actions() if action.text() == title)
+        qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(action).center())
+
+    QTimer.singleShot(100, choose)
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    return QApplication.clipboard().text()
 
 
 @pytest.fixture

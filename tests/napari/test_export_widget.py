@@ -16,6 +16,7 @@ import napari
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from napari._qt.qt_main_window import _QtMainWindow
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, Qt, QThreadPool
@@ -34,6 +35,8 @@ from lsfm_core import (
 from lsfm_core.cli import main
 from napari_lsfm._widgets import _export
 from napari_lsfm._widgets._export import ExportWidget
+
+from .conftest import copy_as
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
@@ -156,11 +159,12 @@ def test_the_copied_command_does_the_same(form: ExportWidget, qtbot: QtBot, regi
     form.channel.value = "atlas"
     form.interpolation.value = "mode"
     type_into(form.resolution, "0.3", qtbot)
-    click(form.copy, qtbot)
+    copy_as(form.copy, "Recipe entry", qtbot)
     assert "name one" in form.panel.text
     type_into(form.output, str(output), qtbot)
-    click(form.copy, qtbot)
-    program, *arguments = shlex.split(QApplication.clipboard().text())
+    entry = yaml.safe_load(copy_as(form.copy, "Recipe entry", qtbot))
+    assert ExportRequest(path=registered_file, **entry[0]["export"]) == form.request()
+    program, *arguments = shlex.split(copy_as(form.copy, "Command line", qtbot))
     assert program == "lsfm-core" and not output.exists()
     assert main([*arguments, "--quiet"]) == 0
     assert_same_image(output, ExportRequest(path=registered_file, channel="atlas", resolution_mm=0.3, interpolation="mode"))
@@ -477,7 +481,7 @@ def test_all_can_be_reached_and_read(form: ExportWidget, viewer: napari.Viewer, 
             assert not field.isVisible() or field.width() >= 40
     # From the first field, Tab leads to the button that does it.
     form.piece.value = "region"
-    QApplication.setActiveWindow(viewer.window._qt_window)
+    viewer.window._qt_window.activateWindow()
     widget, seen = form.file.focusProxy(), set()
     while widget not in seen:
         seen.add(widget)

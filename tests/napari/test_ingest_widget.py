@@ -15,6 +15,7 @@ import napari
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
@@ -26,7 +27,7 @@ from napari_lsfm._widgets import _ingest
 from napari_lsfm._widgets._ingest import IngestWidget
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters, phantom_slices
 
-from .conftest import VOXEL_SIZE_MM, Specimen, ingest_volume
+from .conftest import VOXEL_SIZE_MM, Specimen, copy_as, ingest_volume
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
@@ -192,8 +193,10 @@ def test_layer_is_ingested_with_its_scale(qtbot: QtBot, viewer: Any, form: Inges
     qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
     assert not form.path.isVisible()
     assert form.request().voxel_size_mm == (0.005, 0.004, 0.0045)
-    qtbot.mouseClick(form.copy, Qt.MouseButton.LeftButton)
-    assert "the command line reads files" in form.panel.text
+    for title in ("Command line", "Recipe entry"):
+        form.panel.say("")
+        copy_as(form.copy, title, qtbot)
+        assert "commands and recipes read files" in form.panel.text
     ingest(qtbot, form)
     with open_lsfm(tmp_path / "brain.h5") as file:
         np.testing.assert_array_equal(np.asarray(file["mine too"].levels[0].data), small)
@@ -223,8 +226,9 @@ def test_displacement_field_with_its_inverse(qtbot: QtBot, viewer: Any, form: In
 
 def test_copied_command_does_the_same(qtbot: QtBot, form: IngestWidget, series: Path, small: Any, tmp_path: Path) -> None:
     fill_in(qtbot, form, series, tmp_path / "it's a brain.h5")
-    qtbot.mouseClick(form.copy, Qt.MouseButton.LeftButton)
-    words = shlex.split(QApplication.clipboard().text())
+    entry = yaml.safe_load(copy_as(form.copy, "Recipe entry", qtbot))
+    assert IngestRequest(path=form.target.text(), **entry[0]["write"]) == form.request()
+    words = shlex.split(copy_as(form.copy, "Command line", qtbot))
     assert words[:2] == ["lsfm-core", "write"]
     subprocess.run([sys.executable, "-m", "lsfm_core.cli", *words[1:], "--quiet"], check=True)
     with open_lsfm(tmp_path / "it's a brain.h5") as file:

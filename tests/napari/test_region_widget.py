@@ -25,6 +25,8 @@ from lsfm_core import ExportRequest, RegionSelection, export_channel, open_lsfm
 from lsfm_core.cli import main
 from napari_lsfm._widgets._regions import RegionWidget
 
+from .conftest import copy_as
+
 pytestmark = pytest.mark.skipif(
     sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
 )
@@ -268,13 +270,12 @@ def test_a_masked_hemisphere_is_exported_by_way_of_the_export_form(
 
 
 def test_the_copied_command_does_the_same(form: RegionWidget, qtbot: QtBot, tmp_path: Path, registered_file: Path) -> None:
-    click(form.copy, qtbot)
-    assert is_error(form) and "Choose a region" in form.summary.text()
+    copy_as(form.copy, "Command line", qtbot)
+    assert "Choose a region" in form.panel.text
     form.select({382, 423})
     form.margin.setText("0.2")
     settle(form, qtbot)
-    click(form.copy, qtbot)
-    words = shlex.split(QApplication.clipboard().text())
+    words = shlex.split(copy_as(form.copy, "Command line", qtbot))
     (output,) = [word for word in words if word.startswith("--output=")]
     assert output == f"--output={registered_file.parent / 'brain_autofluo_CA1_CA2.nii.gz'}"
     words[words.index(output)] = f"--output={tmp_path / 'out.nii'}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QSize
-from qtpy.QtWidgets import QApplication, QCheckBox, QFileDialog, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton
 
 from lsfm_core import (
     CancelledError,
@@ -27,7 +25,6 @@ from lsfm_core import (
     lay_out_chunks,
     open_lsfm,
     plan_export,
-    request_command,
 )
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
@@ -36,7 +33,6 @@ from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
 from napari_lsfm._widgets._fields import (
     Choice,
     NumbersEdit,
-    Scrolled,
     Section,
     Text,
     beside,
@@ -45,8 +41,9 @@ from napari_lsfm._widgets._fields import (
     optional,
     stacked,
 )
+from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
-from napari_lsfm._workers import JobPanel, Latest
+from napari_lsfm._workers import Latest
 
 if TYPE_CHECKING:
     import napari
@@ -54,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["ExportWidget"]
 
 _DELAY_MS = 250
-_WIDTH = 400
 #: Larger results stay on the disk.
 _MAX_SHOWN_BYTES = 10**9
 _COMPRESSED = (".nii.gz", ".nrrd", ".ome.zarr")
@@ -103,7 +99,7 @@ class _Done:
     said: str
 
 
-class ExportWidget(QWidget):
+class ExportWidget(Form):
     """Take a channel out of a file, or a piece of it, into whatever format and space.
 
     Parameters
@@ -112,8 +108,7 @@ class ExportWidget(QWidget):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer)
         self._facts: FileFacts | None = None
         self._pending: Callable[[], None] | None = None
         self._is_filling = False
@@ -135,17 +130,10 @@ class ExportWidget(QWidget):
         self.outlook = Text(least_lines=4)
         self.outlook.setAccessibleName("outlook")
         self.outlook.setToolTip("What the export will give, or what is wrong with it")
-        self.copy = QPushButton("Copy command")
-        self.copy.setToolTip("Put the command line that does the same into the clipboard")
+        self.copy = CopyButton("export", self._nameable_request, self.panel)
         self.go = QPushButton("Export")
         self.go.setToolTip("Do it; the form can be changed meanwhile")
-        self.panel = JobPanel()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(Scrolled(content), 1)
-        column.addWidget(self.outlook)
-        column.addWidget(beside(self.copy, self.go))
-        column.addWidget(self.panel)
+        self._lay_out(content, self.outlook, beside(self.copy, self.go))
 
     def _build_image(self) -> Section:
         section = Section("Image")
@@ -305,7 +293,6 @@ class ExportWidget(QWidget):
             triple.edited.connect(self._changed)
         self.from_view.clicked.connect(self._take_view)
         self.from_shape.clicked.connect(self._take_shape)
-        self.copy.clicked.connect(self._copy_command)
         self.go.clicked.connect(self._start)
         self.panel.finished.connect(lambda: self._enable(ready=self._is_ready))
 
@@ -661,14 +648,12 @@ class ExportWidget(QWidget):
 
     # --- doing it -----------------------------------------------------------------------------------------------------------
 
-    def _copy_command(self) -> None:
-        try:
-            text = shlex.join(request_command(self.request()))
-        except LsfmError as error:
-            self.panel.complain(str(error))
-            return
-        QApplication.clipboard().setText(text)
-        self.panel.say(f"In the clipboard: {text}")
+    def _nameable_request(self) -> ExportRequest:
+        """The request, if its result has a name that others can use."""
+        request = self.request()
+        if request.output is None:
+            raise InputError("output: commands and recipes write files: name one")
+        return request
 
     def _start(self) -> None:
         try:
@@ -703,21 +688,10 @@ class ExportWidget(QWidget):
         getattr(other, f"add_{kind}")(data, **keywords)
         return f"{done.said}; shown in a window of its own, since {why}"
 
-    def sizeHint(self) -> QSize:  # noqa: N802
-        """As narrow as all can be read, which leaves most of the window to the image."""
-        return QSize(_WIDTH, super().sizeHint().height())
-
-    def event(self, event: QEvent) -> bool:
-        """Let go of the viewer when napari takes the form out of its window."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._let_go()
-        return bool(super().event(event))
-
     def _let_go(self) -> None:
         self.file.let_go()
         self._box.close()
-        self.panel.cancel()
-        self.deleteLater()
+        super()._let_go()
 
 
 def _look_ahead(request: ExportRequest) -> _Outlook:

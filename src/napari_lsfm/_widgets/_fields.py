@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QResizeEvent, QWheelEvent
 from qtpy.QtWidgets import (
     QComboBox,
@@ -250,18 +250,34 @@ def optional(text: str, name: str) -> float | None:
     return numbers(text, name, 1)[0] if text.strip() else None
 
 
+class _Stack(QWidget):
+    def __init__(self, sections: Sequence[Section], growing: Section | None) -> None:
+        super().__init__()
+        self._sections = sections
+        column = QVBoxLayout(self)
+        column.setContentsMargins(2, 2, 2, 2)
+        for section in sections:
+            column.addWidget(section, int(section is growing))
+        if growing is None:
+            column.addStretch(1)
+        self._align()
+
+    def event(self, event: QEvent) -> bool:
+        """Align the fields anew when napari's style, and with it the size of letters, comes."""
+        done = bool(super().event(event))
+        if event.type() in (QEvent.Type.Polish, QEvent.Type.Show, QEvent.Type.StyleChange, QEvent.Type.FontChange):
+            self._align()
+        return done
+
+    def _align(self) -> None:
+        width = max(section.label_width for section in self._sections)
+        for section in self._sections:
+            section.label_width = width
+
+
 def stacked(*sections: Section, growing: Section | None = None) -> QWidget:
     """Sections below each other, and so are their fields; one of them may take the height that is left."""
-    content = QWidget()
-    column = QVBoxLayout(content)
-    column.setContentsMargins(2, 2, 2, 2)
-    width = max(section.label_width for section in sections)
-    for section in sections:
-        section.label_width = width
-        column.addWidget(section, int(section is growing))
-    if growing is None:
-        column.addStretch(1)
-    return content
+    return _Stack(sections, growing)
 
 
 def beside(*widgets: QWidget, into: QWidget | None = None) -> QWidget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import shlex
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QApplication, QCheckBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QPushButton, QWidget
 
 from lsfm_core import (
     BusyError,
@@ -29,15 +29,15 @@ from lsfm_core import (
     ingest_channel,
     open_lsfm,
     open_source,
-    request_command,
 )
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import read_layers
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, Scrolled, Section, beside, numbers, stacked
+from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, beside, numbers, stacked
+from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters
 from napari_lsfm._widgets._picture import Grey, Picture, as_grey
-from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, JobPanel, Latest
+from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, Latest
 
 if TYPE_CHECKING:
     import napari
@@ -65,7 +65,7 @@ class _Image:
     kind: str
 
 
-class IngestWidget(QWidget):
+class IngestWidget(Form):
     """Put an image, or a layer, into a file.
 
     Parameters
@@ -74,8 +74,7 @@ class IngestWidget(QWidget):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer, _WIDTH)
         self._asked: _Image | None = None
         self._metadata: ImageMetadata | None = None
         self._complaint = ""
@@ -113,17 +112,10 @@ class IngestWidget(QWidget):
         self.outlook.setAccessibleName("outlook")
         self.outlook.setToolTip("What will be written, what is still to be given, or what is wrong")
         self.outlook.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.copy = QPushButton("Copy command")
-        self.copy.setToolTip("Put the command line that does the same into the clipboard")
+        self.copy = CopyButton("write", self._nameable_request, self.panel)
         self.go = QPushButton("Ingest")
         self.go.setToolTip("Write the channel; the form can be changed meanwhile")
-        self.panel = JobPanel()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(Scrolled(content), 1)
-        column.addWidget(self.outlook)
-        column.addWidget(beside(self.copy, self.go))
-        column.addWidget(self.panel)
+        self._lay_out(content, self.outlook, beside(self.copy, self.go))
 
     def _build_image(self) -> Section:
         section = self._image_section = Section("Image")
@@ -229,15 +221,9 @@ class IngestWidget(QWidget):
         for box in (self.replace, self.as_int16):
             box.toggled.connect(self._changed)
         self.orientation.changed.connect(self._changed)
-        self.copy.clicked.connect(self._copy_command)
         self.go.clicked.connect(self._start)
         self.panel.finished.connect(self._on_finished)
-        for emitter in self._emitters():
-            emitter.connect(self._on_layers)
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        """As wide as it needs to be, and leave the rest to the canvas."""
-        return QSize(_WIDTH, super().sizeHint().height())
+        self._listen(self._on_layers, self._viewer.layers.events.inserted, self._viewer.layers.events.removed)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: N802
         """Take files and folders."""
@@ -255,9 +241,6 @@ class IngestWidget(QWidget):
         event.acceptProposedAction()
 
     # --- the image ----------------------------------------------------------------------------------------------------------
-
-    def _emitters(self) -> tuple[Any, ...]:
-        return self._viewer.layers.events.inserted, self._viewer.layers.events.removed
 
     def _on_layers(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
@@ -504,14 +487,12 @@ class IngestWidget(QWidget):
 
     # --- doing it -----------------------------------------------------------------------------------------------------------
 
-    def _copy_command(self) -> None:
-        try:
-            text = shlex.join(request_command(self.request()))
-        except LsfmError as error:
-            self.panel.complain(str(error))
-            return
-        QApplication.clipboard().setText(text)
-        self.panel.say(f"In the clipboard: {text}")
+    def _nameable_request(self) -> IngestRequest:
+        """The request, if its image has a name that others can use."""
+        request = self.request()
+        if not isinstance(request.image, str | os.PathLike):
+            raise InputError("image: a layer is known in this window only: commands and recipes read files")
+        return request
 
     def _start(self) -> None:
         try:
@@ -576,15 +557,6 @@ class IngestWidget(QWidget):
                     closed.restore(layer, name)
         if closed is not None:
             closed.restore_view()
-
-    def event(self, event: QEvent) -> bool:
-        """Let go of the viewer when napari takes the form out of its window."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            for emitter in self._emitters():
-                emitter.disconnect(self._on_layers)
-            self.panel.cancel()
-            self.deleteLater()
-        return bool(super().event(event))
 
     # --- dialogs ------------------------------------------------------------------------------------------------------------
 

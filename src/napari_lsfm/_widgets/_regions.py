@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QApplication,
     QCheckBox,
     QHeaderView,
     QLineEdit,
     QPushButton,
     QSizePolicy,
     QTreeView,
-    QVBoxLayout,
-    QWidget,
 )
 
 from lsfm_core import (
@@ -38,12 +34,12 @@ from lsfm_core import (
     count_labels,
     find_region,
     open_lsfm,
-    request_command,
 )
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import Choice, Scrolled, Section, Text, beside, numbers, optional, stacked
+from napari_lsfm._widgets._fields import Choice, Section, Text, beside, numbers, optional, stacked
+from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._widgets._tree import RegionTree
 from napari_lsfm._workers import Latest
@@ -53,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RegionWidget"]
 
-_WIDTH = 400
 _TREE_HEIGHT = 200
 _INDENTATION = 12
 #: Around the text of a cell, and the colour before an id.
@@ -80,7 +75,7 @@ class _Measured:
     look: Volume
 
 
-class RegionWidget(QWidget):
+class RegionWidget(Form):
     """Choose regions of a labels channel, by name, in the tree of parts, or by clicking at them.
 
     Parameters
@@ -89,8 +84,7 @@ class RegionWidget(QWidget):
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = napari_viewer
+        super().__init__(napari_viewer)
         self._facts: FileFacts | None = None
         self._ids: set[int] = set()
         self._table = LabelTable()
@@ -109,7 +103,7 @@ class RegionWidget(QWidget):
         self._build()
         self._sweeper.answered.connect(self.regions.mark_empty)
         self._connect()
-        napari_viewer.events.theme.connect(self._restyle)
+        self._listen(self._restyle, napari_viewer.events.theme)
         napari_viewer.mouse_drag_callbacks.append(self._on_click)
         self.file.start()
 
@@ -166,15 +160,10 @@ class RegionWidget(QWidget):
         self.summary = Text(least_lines=4)
         self.summary.setAccessibleName("summary")
         self.summary.setToolTip("How large the chosen regions are together, or what is wrong")
-        self.copy = QPushButton("Copy command")
-        self.copy.setToolTip("Put the command line that exports the region into the clipboard")
+        self.copy = CopyButton("export", self.request, self.panel)
         self.go = QPushButton("Export…")
         self.go.setToolTip("Fill the region into the export form, where it can be carried into another space")
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 4, 4, 4)
-        column.addWidget(Scrolled(stacked(source, regions, piece, growing=regions)), 1)
-        column.addWidget(self.summary)
-        column.addWidget(beside(self.clear, self.copy, self.go))
+        self._lay_out(stacked(source, regions, piece, growing=regions), self.summary, beside(self.clear, self.copy, self.go))
 
     def _connect(self) -> None:
         self.file.left.connect(self._on_left)
@@ -188,7 +177,6 @@ class RegionWidget(QWidget):
         self.side.chosen.connect(self._changed)
         for edit in (self.midline, self.margin):
             edit.textChanged.connect(self._changed)
-        self.copy.clicked.connect(self._copy_command)
         self.go.clicked.connect(self._open_export)
 
     def _restyle(self, event: Any = None) -> None:
@@ -199,10 +187,6 @@ class RegionWidget(QWidget):
             f'QTreeView::indicator:checked {{ background: #4560c4; image: url("theme_{theme}:/check.svg"); }}'
             f'QTreeView::indicator:indeterminate {{ background: gray; image: url("theme_{theme}:/minus.svg"); }}'
         )
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        """As narrow as all can be read, which leaves most of the window to the image."""
-        return QSize(_WIDTH, super().sizeHint().height())
 
     # --- files and the tree -------------------------------------------------------------------------------------------------
 
@@ -443,15 +427,6 @@ class RegionWidget(QWidget):
 
     # --- handing it over ----------------------------------------------------------------------------------------------------
 
-    def _copy_command(self) -> None:
-        try:
-            text = shlex.join(request_command(self.request()))
-        except LsfmError as error:
-            self._complain(str(error))
-            return
-        QApplication.clipboard().setText(text)
-        self.summary.say(f"In the clipboard: {text}")
-
     def _open_export(self) -> None:
         try:
             request = self.request()
@@ -464,19 +439,12 @@ class RegionWidget(QWidget):
         dock.raise_()
         form.take_region(request.path, request.channel, request.region)
 
-    def event(self, event: QEvent) -> bool:
-        """Let go of the viewer when napari takes the form out of its window."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._let_go()
-        return bool(super().event(event))
-
     def _let_go(self) -> None:
-        self._viewer.events.theme.disconnect(self._restyle)
         self._viewer.mouse_drag_callbacks.remove(self._on_click)
         self.file.let_go()
         self._forget_look()
         self._box.close()
-        self.deleteLater()
+        super()._let_go()
 
 
 def _measure(path: Path, selection: RegionSelection, cancel: CancelToken) -> _Measured:
