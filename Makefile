@@ -19,7 +19,7 @@ demo: .venv/ready ## write, inspect and export a brain, and draw a picture of it
 	@.venv/bin/python examples/demo.py
 
 .PHONY: test
-test: lint test-core test-napari ## everything that must pass before a change lands
+test: lint test-core test-napari test-pyside ## everything that must pass before a change lands
 
 .PHONY: lint
 lint: .venv/ready ## style, types, and the walls between the rooms
@@ -44,6 +44,11 @@ test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real win
 	$(HEADING) 'pytest tests/napari'
 	@QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-napari/bin/pytest tests/napari
 
+.PHONY: test-pyside
+test-pyside: .venv-pyside/ready system-test ## some of them under PySide6, the other Qt binding
+	$(HEADING) 'pytest tests/napari -m bindings, under PySide6'
+	@QT_API=pyside6 QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-pyside/bin/pytest tests/napari -m bindings
+
 .PHONY: soak
 soak: .venv/ready ## kill writers 200 times, and look at what they leave
 	@LSFM_KILLS=40 .venv/bin/pytest tests/core/test_safety.py -k killed
@@ -59,11 +64,11 @@ format: .venv/ready ## put the code into its standard form
 	@.venv/bin/ruff format
 
 .PHONY: setup
-setup: .venv/ready .venv-napari/ready ## both environments, for editors
+setup: .venv/ready .venv-napari/ready .venv-pyside/ready ## all environments, for editors
 
 .PHONY: clean
 clean: ## remove all that these targets made
-	@rm -rf .venv .venv-napari .*_cache .hypothesis demo build dist benchmarks/results
+	@rm -rf .venv .venv-napari .venv-pyside .*_cache .hypothesis demo build dist benchmarks/results
 	@find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: system-venv system-test
@@ -82,4 +87,10 @@ system-venv system-test: system-%:
 	$(HEADING) 'making .venv-napari: napari and Qt'
 	@$(VENV) .venv-napari
 	@.venv-napari/bin/pip install -qq -e '.[test-napari]'
+	@touch $@
+
+.venv-pyside/ready: pyproject.toml | system-venv
+	$(HEADING) 'making .venv-pyside: napari and the other Qt binding'
+	@$(VENV) .venv-pyside
+	@.venv-pyside/bin/pip install -qq -e '.[test-pyside]'
 	@touch $@

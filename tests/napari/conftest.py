@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QApplication, QMenu, QPushButton
 
 from lsfm_core import ChunkCache, IngestRequest, Orientation, Space, ingest_channel
@@ -168,14 +169,18 @@ def registered_viewer(
 def copy_as(button: QPushButton, title: str, qtbot: QtBot) -> str:
     """Choose an entry of the menu on a form's Copy button, as a user does; what the clipboard holds then."""
 
+    chosen: list[QAction] = []
+
     def choose() -> None:
         menu = QApplication.activePopupWidget()
         assert isinstance(menu, QMenu)
-        (action,) = (action for action in menu.actions() if action.text() == title)
-        qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(action).center())
+        chosen.extend(action for action in menu.actions() if action.text() == title)
+        qtbot.mouseClick(menu, Qt.MouseButton.LeftButton, pos=menu.actionGeometry(chosen[0]).center())
 
+    # Whether Qt comes back while the menu is open depends on its version.
     QTimer.singleShot(100, choose)
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: bool(chosen), timeout=5000)
     return QApplication.clipboard().text()
 
 

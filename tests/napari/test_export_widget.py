@@ -124,6 +124,7 @@ def assert_same_image(path: Path, request: ExportRequest) -> None:
     np.testing.assert_allclose(found.affine, wanted.affine, atol=1e-5)
 
 
+@pytest.mark.bindings
 def test_what_is_typed_is_exported_and_shown_in_place(
     viewer: napari.Viewer, form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_the_copied_command_does_the_same(form: ExportWidget, qtbot: QtBot, regi
     assert_same_image(output, ExportRequest(path=registered_file, channel="atlas", resolution_mm=0.3, interpolation="mode"))
 
 
+@pytest.mark.bindings
 def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp_path: Path) -> None:
     def wrong(field: QWidget, text: str, *words: str) -> None:
         before = field.text()
@@ -203,6 +205,7 @@ def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp
     wrong(form.count.edits[0], "1.5", "whole numbers")
 
 
+@pytest.mark.bindings
 def test_cancelling_leaves_nothing(
     form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
 ) -> None:
@@ -242,6 +245,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     assert QThreadPool.globalInstance().waitForDone(30_000)
 
 
+@pytest.mark.bindings
 def test_closing_the_window_stops_the_work(
     form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
 ) -> None:
@@ -267,6 +271,7 @@ def test_closing_the_form_leaves_nothing_in_the_viewer(form: ExportWidget, viewe
     viewer.dims.set_current_step(0, 100)
 
 
+@pytest.mark.bindings
 def test_dragging_the_box_changes_the_numbers_and_the_export(
     form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:

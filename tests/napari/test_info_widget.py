@@ -161,6 +161,7 @@ def test_file_without_orientation_tells_so(qtbot: QtBot, viewer: Any, panel: Inf
     assert "written by lsfmpy" in panel.channel_facts.text()
 
 
+@pytest.mark.bindings
 def test_verify_finds_damage(qtbot: QtBot, viewer: Any, panel: InfoWidget, specimen_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "brain.h5"
     shutil.copy(specimen_file, path)
@@ -273,6 +274,7 @@ def test_bad_notes_are_told_in_the_form_and_kept(qtbot: QtBot, viewer: Any, pane
     assert rows(notes) == [] and not notes.message.isVisible()
 
 
+@pytest.mark.bindings
 def test_what_others_noted_meanwhile_stays(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path) -> None:
     notes = panel.file_notes
     with edit_lsfm(brain) as editor:

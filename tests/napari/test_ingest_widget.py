@@ -224,6 +224,7 @@ def test_displacement_field_with_its_inverse(qtbot: QtBot, viewer: Any, form: In
         assert file["warp"].partner == "back"
 
 
+@pytest.mark.bindings
 def test_copied_command_does_the_same(qtbot: QtBot, form: IngestWidget, series: Path, small: Any, tmp_path: Path) -> None:
     fill_in(qtbot, form, series, tmp_path / "it's a brain.h5")
     entry = yaml.safe_load(copy_as(form.copy, "Recipe entry", qtbot))
@@ -235,6 +236,7 @@ def test_copied_command_does_the_same(qtbot: QtBot, form: IngestWidget, series: 
         np.testing.assert_array_equal(np.asarray(file["autofluo"].levels[0].data), small)
 
 
+@pytest.mark.bindings
 def test_what_is_dropped_is_taken(form: IngestWidget, series: Path, tmp_path: Path) -> None:
     for path in (series, tmp_path / "brain.h5"):
         data = QMimeData()

@@ -269,6 +269,7 @@ def test_a_masked_hemisphere_is_exported_by_way_of_the_export_form(
     assert export.request().region.select == ("CA1",)
 
 
+@pytest.mark.bindings
 def test_the_copied_command_does_the_same(form: RegionWidget, qtbot: QtBot, tmp_path: Path, registered_file: Path) -> None:
     copy_as(form.copy, "Command line", qtbot)
     assert "Choose a region" in form.panel.text

@@ -191,6 +191,7 @@ def test_arrows_are_drawn_along_the_push(viewer: napari.Viewer) -> None:
     assert (pixels[row, column + 20 : end_column - 20] > 30).all()
 
 
+@pytest.mark.bindings
 def test_finest_resolution_in_3d_and_back(viewer: napari.Viewer, specimen_file: Path, specimen: Specimen) -> None:
     viewer.open(specimen_file, plugin="napari-lsfm")
     (layer,) = viewer.layers
@@ -260,6 +261,7 @@ def test_field_of_a_chosen_file_is_shown(viewer: napari.Viewer, specimen_file: P
     assert not viewer.layers
 
 
+@pytest.mark.bindings
 def test_file_open_and_save(
     viewer: napari.Viewer, specimen_file: Path, specimen: Specimen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -302,6 +302,7 @@ def test_a_save_that_is_cancelled_leaves_the_file_as_it_was(
 
 
 @needs_display
+@pytest.mark.bindings
 def test_the_window_lives_while_layers_are_saved(make_napari_viewer: Any, tmp_path: Path) -> None:
     make_napari_viewer(show=True)
     asked, texts, pauses = threading.Event(), [], []

@@ -17,6 +17,7 @@ from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export.request import ExportRequest, Method, three
 from lsfm_core.formats import OutputImage, check_output
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
+from lsfm_core.progress import CancelToken
 from lsfm_core.pyramid import Kind
 from lsfm_core.resample import Interpolation, itk_bytes_per_voxel
 from lsfm_core.store import Channel, Level, LsfmFile, default_threads
@@ -178,7 +179,7 @@ class ExportPlan:
         return replace(part, read_bytes=_read_bytes(part))
 
 
-def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False) -> ExportPlan:
+def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False, cancel: CancelToken | None = None) -> ExportPlan:
     """Decide everything about an export.
 
     Parameters
@@ -187,14 +188,17 @@ def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False) -
     request : ExportRequest
     keep : bool
         Whether the voxels are kept in memory although an output is named.
+    cancel : CancelToken, optional
+        Stops the search for a region, which may read much.
 
     Raises
     ------
+    CancelledError
     LsfmError
         `UnknownChannelError`, `InputError` for a request that this file cannot serve, `MemoryBudgetError`, and what can be known
         beforehand of the output: `ExistsError`, `StorageError`.
     """
-    plan = _decide(file, request)
+    plan = _decide(file, request, cancel)
     if request.output is not None and request.grid is None:
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
     return _with_memory(plan, request.memory_bytes, keeps_result=keep or (request.output is None and request.grid is None))
@@ -205,7 +209,7 @@ def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan
     return _with_memory(replace(_decide(file, request), axis=axis), request.memory_bytes, keeps_result=False)
 
 
-def _decide(file: LsfmFile, request: ExportRequest) -> ExportPlan:
+def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None = None) -> ExportPlan:
     """All but how the work is divided."""
     channel = file[request.channel]
     name = f"{file.path}: channel {channel.name!r}"
@@ -215,7 +219,7 @@ def _decide(file: LsfmFile, request: ExportRequest) -> ExportPlan:
     chain = open_chain(file, request)
     first = _given_level(file, channel, request)
     start = base.level(first.factors, first.shape[:3])
-    region = find_region(file, request, request.region) if request.region is not None else None
+    region = find_region(file, request, request.region, cancel=cancel) if request.region is not None else None
     target = _target(file, request, base, start, chain, region.box if region is not None else None)
     level, source = _choose_level(channel, base, chain, target, request)
     aligned = source.reorientation_to(target.orientation)

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QLineEdit, QPushButton
 
 from lsfm_core import (
     CancelledError,
+    CancelToken,
     ExportPlan,
     ExportRequest,
     InputError,
@@ -528,7 +529,7 @@ class ExportWidget(Form):
             self._complain(str(error))
             return
         self.outlook.say("…")
-        self._planner.ask(lambda _: _look_ahead(request))
+        self._planner.ask(lambda cancel: _look_ahead(request, cancel))
 
     def _on_outlook(self, outlook: _Outlook) -> None:
         self.antialias.setEnabled(outlook.plan.method not in ("nearest", "mode"))
@@ -694,9 +695,9 @@ class ExportWidget(Form):
         super()._let_go()
 
 
-def _look_ahead(request: ExportRequest) -> _Outlook:
+def _look_ahead(request: ExportRequest, cancel: CancelToken) -> _Outlook:
     with open_lsfm(request.path) as file:
-        plan = plan_export(file, request)
+        plan = plan_export(file, request, cancel=cancel)
         chunks = len(lay_out_chunks(plan.target, request)) if request.grid is not None else None
     return _Outlook(plan, chunks, _suffix(request))
 

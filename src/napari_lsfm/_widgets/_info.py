@@ -174,7 +174,7 @@ class InfoWidget(Form):
         self.channel.blockSignals(False)
         self.file_facts.setStyleSheet("")
         size = f"{len(look.channels)} channel(s), {info.bytes / 1e6:.1f} MB"
-        facts = [("folder", str(look.path.parent)), ("size", size), ("BDV's XML", info.xml.words)]
+        facts = [("folder", str(look.path.parent)), ("size", size), ("XML", info.xml.words)]
         self.file_facts.setText(_table(facts, info.warnings))
         self.file_notes.show_notes((look.path, None), info.metadata)
         self.log.show_log(look.path, look.log)
@@ -233,7 +233,10 @@ class InfoWidget(Form):
 
 
 def _table(facts: Iterable[tuple[str, str]], warnings: Iterable[str]) -> str:
-    rows = (f"<tr><td width={_TITLE_WIDTH}>{title}</td><td>{escape(text)}</td></tr>" for title, text in facts)
+    rows = (
+        f"<tr><td width={_TITLE_WIDTH}>{title.capitalize() if title.islower() else title}</td><td>{escape(text)}</td></tr>"
+        for title, text in facts
+    )
     doubts = (f'<p style="{WARNING_STYLE}">{escape(warning)}</p>' for warning in warnings)
     return f"<table>{''.join(rows)}</table>{''.join(doubts)}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from qtpy.QtCore import QSignalBlocker
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QApplication,
@@ -44,7 +44,9 @@ class LogTable(QWidget):
         self.table.setToolTip("What was done with the file, the newest first; choose one to see all of it")
         header = self.table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(len(_TITLES) - 1, QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(_TITLES.index("Channel"), QHeaderView.ResizeMode.Stretch)
+        header.setHighlightSections(False)
+        self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.details = Text()
         self.details.setAccessibleName("record")
         self.copy = QPushButton("Copy command")

@@ -26,6 +26,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 }
 _EXAMPLES = {"number": "0.05", "true/false": "true", "list": '["a", 1]', "JSON": '{"a": [1, 2]}'}
 _MOST_ROWS = 6
+_KEY_WIDTH, _KIND_WIDTH = 110, 95
 
 #: A file, and one of its channels or None.
 Owner = tuple[Path, str | None]
@@ -56,9 +57,10 @@ class NotesEditor(QWidget):
         self.table.setAccessibleName(f"metadata of the {of_what}")
         self.table.setToolTip(f"What was noted of the {of_what}; a double click, or F2, changes it")
         header = self.table.horizontalHeader()
-        header.setSectionResizeMode(_KEY, QHeaderView.ResizeMode.Interactive)
-        header.setSectionResizeMode(_KIND, QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(_VALUE, QHeaderView.ResizeMode.Stretch)
+        header.setHighlightSections(False)
+        for column, width in ((_KEY, _KEY_WIDTH), (_KIND, _KIND_WIDTH)):
+            self.table.setColumnWidth(column, width)
         self.add = _button("Add", f"Note something more of the {of_what}")
         self.remove = _button("Remove", "Take the chosen row out")
         self.undo = _button("Undo", "Show what the file has, and forget what was typed here")
@@ -106,9 +108,9 @@ class NotesEditor(QWidget):
             That names the row.
         """
         notes: dict[str, Any] = {}
-        for key, kind, text in self._rows():
+        for number, (key, kind, text) in enumerate(self._rows(), 1):
             if not key.strip():
-                raise InputError(f"{text!r}: its key is missing")
+                raise InputError(f"row {number}: its key is missing")
             if key in notes:
                 raise InputError(f"{key}: this key exists already: choose another one")
             notes[key] = _value(key, kind, text)
