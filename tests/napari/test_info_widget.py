@@ -307,7 +307,7 @@ def test_the_log_is_read_and_run_again(
     output = tmp_path / "it's out.nii"
     export_channel(ExportRequest(path=brain, channel="autofluo", resolution_mm=0.5, output=output))
     with edit_lsfm(brain) as editor:
-        editor.set_metadata("a", 1)
+        editor.set_look("autofluo", colormap="green")
     click(panel.refresh, qtbot)
     settle(panel, qtbot)
     table = panel.log.table
@@ -326,9 +326,9 @@ def test_the_log_is_read_and_run_again(
     line = QApplication.clipboard().text()
     subprocess.run(["bash", "-c", line.replace("lsfm-core", f"{sys.executable} -m lsfm_core.cli")], check=True, cwd=Path.home())
     assert output.read_bytes() == written
-    # Of a note that Python made, no command line tells.
+    # Only Python can say this.
     table.setCurrentCell(0, 0)
-    assert shown[0][2] == "add-metadata" and not panel.log.copy.isEnabled()
+    assert shown[0][2] == "edit" and not panel.log.copy.isEnabled()
 
 
 def test_verifying_can_be_cancelled(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path, monkeypatch: Any) -> None:
