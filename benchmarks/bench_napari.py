@@ -1,19 +1,20 @@
-"""A file of 100 GB in napari's window: ``python bench_napari.py [--async] [--folder FOLDER]``, under a screen or xvfb-run.
+"""A file of 100 GB in napari's window: ``python bench_napari.py [--folder FOLDER]``, under a screen or xvfb-run.
 
 The file is as large as it says, but most of its chunks were never written: only those around the places that are visited hold
-tissue and noise. Planes are stepped through at full resolution and in the overview. *Cold* planes need chunks that are not decoded
-yet (they may lie in the system's file cache), *warm* ones do not. A plane's time is from the step of the slider until the canvas is
-drawn; *reading* is our part of it, and *processor* what that takes of all cores' time. Prints JSON, times in ms.
+tissue and noise. The same moves are made on an image of the same levels that lies in memory, which is napari's own floor, and
+ingest and export are run by their forms. Prints tables in Markdown, times in ms; docs/performance.md tells what the rows mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,16 @@ VOXEL_SIZE_MM = (0.002, 0.002, 0.002)
 CANVAS = (1000, 800)
 #: Planes that can be visited, and rows and columns of the window at full resolution.
 PLANES, WINDOW = range(2000, 2256), ((1400, 2200), (1300, 2300))
+#: How long somebody looks at each plane who browses; one that takes longer to come is late.
+STEP_S = 0.1
+#: What a user notices.
+LONG_S = 0.05
+#: How often the GUI thread is looked at, and what stands in the paths of our code.
+SAMPLE_S, OURS = 0.004, ("/lsfm_core/", "/napari_lsfm/")
+#: Between two keys that are pressed.
+KEY_MS = 20
+#: Of the image that is ingested and exported.
+SERIES = (120, 1000, 1200)
 
 
 def write_file(path: Path) -> None:
@@ -57,7 +68,7 @@ def write_file(path: Path) -> None:
 
 
 class Clock:
-    """How long the GUI thread spends in our reads, and how long it does not come to answer."""
+    """How long reads take, how long the GUI thread does not come to answer, and in whose code it is meanwhile."""
 
     def __init__(self) -> None:
         from qtpy.QtCore import QTimer
@@ -66,11 +77,14 @@ class Clock:
 
         self.reads: list[float] = []
         self.processor: list[float] = []
-        self.gaps: list[float] = []
+        #: Each silence, and how much of it was ours.
+        self.silences: list[tuple[float, float]] = []
         self._beat = time.perf_counter()
+        self._samples: list[bool] = []
         self._timer = QTimer()
         self._timer.timeout.connect(self._tick)
         self._timer.start(2)
+        threading.Thread(target=self._watch, args=(threading.get_ident(),), daemon=True).start()
         read = LazyLevel.read
 
         def timed(level: LazyLevel, **options: Any) -> npt.NDArray[Any]:
@@ -92,115 +106,259 @@ class Clock:
 
     def _tick(self) -> None:
         now = time.perf_counter()
-        self.gaps.append(now - self._beat)
+        samples, self._samples = self._samples, []
+        self.silences.append((now - self._beat, (now - self._beat) * sum(samples) / max(1, len(samples))))
         self._beat = now
 
+    def _watch(self, thread: int) -> None:
+        """Look, again and again, which of both programs the GUI thread is in: the one that was called last."""
+        while True:
+            time.sleep(SAMPLE_S)
+            frame = sys._current_frames().get(thread)
+            while frame is not None and not any(part in frame.f_code.co_filename for part in ("lsfm", "/napari/", "/vispy/")):
+                frame = frame.f_back
+            self._samples.append(
+                frame is not None and any(part in frame.f_code.co_filename for part in ("lsfm_core", "napari_lsfm"))
+            )
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """In ms."""
-    return {f"p{q}": round(float(np.percentile(seconds, q)) * 1000, 1) for q in (50, 95, 100)}
+    @contextmanager
+    def listening(self, row: str, rows: list[list[str]]) -> Iterator[None]:
+        """Add a row about the silences within the block."""
+        settle(50)
+        self.silences.clear()
+        yield
+        settle(50)
+        silences, ours = np.array(self.silences).T
+        usual = np.percentile(silences[silences > SAMPLE_S], 95)
+        counts = [str((each > LONG_S).sum()) for each in (silences, ours)]
+        rows.append([row, ms(usual), ms(silences.max()), counts[0], ms(ours.max()), counts[1]])
 
 
-def run(path: Path, asynchronous: bool, moves: int) -> dict[str, Any]:
-    """Open the file in a window, and step."""
+class Shown:
+    """A layer in a window, and how one moves in it."""
+
+    def __init__(self, viewer: Any, layer: Any) -> None:
+        self.viewer, self.layer = viewer, layer
+        self._canvas = viewer.window._qt_viewer.canvas.native
+
+    def look(self, zoom: float | None) -> None:
+        """All of the plane, or the window at full resolution."""
+        self.viewer.dims.set_current_step(0, PLANES[128])
+        if zoom is None:
+            self.viewer.reset_view()
+        else:
+            centre = [-(SHAPE[1] - sum(WINDOW[0]) / 2) * VOXEL_SIZE_MM[1], sum(WINDOW[1]) / 2 * VOXEL_SIZE_MM[2]]
+            self.viewer.scene.camera.center = (0, *centre)
+            self.viewer.scene.camera.zoom = zoom
+        settle()
+
+    @property
+    def depth(self) -> int:
+        """Planes that lie in the same chunks."""
+        level = self.layer.data_level
+        return int(getattr(self.layer.data[level], "chunks", (64,))[0] * self.layer.downsample_factors[level][0])
+
+    def step(self, plane: int) -> float:
+        """Seconds until a plane is drawn."""
+        from qtpy.QtWidgets import QApplication
+
+        began = time.perf_counter()
+        self.viewer.dims.set_current_step(0, plane)
+        while not self.layer.loaded:
+            settle(1)
+        self._canvas.repaint()
+        QApplication.processEvents()
+        return time.perf_counter() - began
+
+
+def planes(shown: Shown, clock: Clock, cache: Any, name: str, rows: list[list[str]]) -> None:
+    """Planes that are decoded already, and such that are not, at both zooms."""
+    for zoom, view in ((None, "overview"), (1 / VOXEL_SIZE_MM[1], "full resolution")):
+        shown.look(zoom)
+        for state, places in (
+            ("cold", [PLANES[37 * k % len(PLANES)] for k in range(33)]),
+            ("warm", [PLANES[0] + (7 * k) % shown.depth for k in range(150)]),
+        ):
+            if state == "cold" and cache is None:
+                continue  # what lies in memory is never cold
+            shown.step(places[0])
+            settle(100)
+            clock.take()
+            times, parts = [], []
+            for place in places[1:]:
+                if state == "cold":
+                    forget(cache)
+                times.append(shown.step(place))
+                parts.append(clock.take())
+            reads, processor = zip(*parts, strict=True)
+            rows.append([f"{name}, {view}, {state}", *spread(times), *spread(reads), ms(np.median(processor))])
+
+
+def browse(shown: Shown, cache: Any, name: str, rows: list[list[str]]) -> None:
+    """Step slowly through three layers of chunks."""
+    shown.look(1 / VOXEL_SIZE_MM[1])
+    if cache is not None:
+        forget(cache)
+    times = []
+    shown.step(PLANES[0])
+    start = time.perf_counter()
+    for count, plane in enumerate(PLANES[1 : 3 * shown.depth], 1):
+        due = start + count * STEP_S
+        settle(max(0.0, due - time.perf_counter()) * 1000)
+        shown.step(plane)
+        times.append(time.perf_counter() - due)
+    rows.append([name, str(len(times)), str(sum(t > STEP_S for t in times)), *spread(times)])
+
+
+def jump(shown: Shown, cache: Any, moves: int) -> int:
+    """Look at random places at random zooms, without a pause; gives the most that the cache held."""
+    from qtpy.QtWidgets import QApplication
+
+    rng, largest = np.random.default_rng(1), 0
+    shown.look(1 / VOXEL_SIZE_MM[1])
+    for place in rng.integers(PLANES.start, PLANES.stop, moves):
+        shown.viewer.scene.camera.zoom = float(rng.choice([100, 250, 500, 800]))
+        shown.viewer.dims.set_current_step(0, int(place))
+        QApplication.processEvents()
+        largest = max(largest, 0 if cache is None else cache.nbytes)
+    return largest
+
+
+def run(path: Path, moves: int, folder: Path) -> None:
+    """Open the file in a window, move, and print the tables."""
     import napari
     from napari.settings import get_settings
     from qtpy.QtWidgets import QApplication
 
     from napari_lsfm._reader import chunk_cache, read_layers
 
-    get_settings().experimental.async_ = asynchronous
     viewer = napari.Viewer(show=True)
     viewer.window.resize(CANVAS[0] + 400, CANVAS[1] + 100)
-    canvas = viewer.window._qt_viewer.canvas
     # What napari imports and compiles for its first image is not ours.
     viewer.add_image(np.zeros((2, 9, 9), np.uint16), units="mm")
     settle()
     viewer.layers.clear()
     settle()
     began, used = time.perf_counter(), time.process_time()
-    (layer_tuple,) = read_layers(path)
+    ((data, keywords, kind),) = read_layers(path)
     opened = time.perf_counter() - began
-    layer = viewer.add_layer(napari.layers.Layer.create(*layer_tuple))
-    canvas.native.repaint()
+    shown = Shown(viewer, viewer.add_layer(napari.layers.Layer.create(data, keywords, kind)))
+    viewer.window._qt_viewer.canvas.native.repaint()
     QApplication.processEvents()
-    first_pixels = time.perf_counter() - began, time.process_time() - used
-    # What lies in the file is in the middle.
-    viewer.dims.set_current_step(0, PLANES[128])
-    viewer.reset_view()
-    settle()
-    cache = chunk_cache()
-    clock = Clock()
-
-    def step(plane: int) -> float:
-        began = time.perf_counter()
-        viewer.dims.set_current_step(0, plane)
-        canvas.native.repaint()
-        QApplication.processEvents()
-        return time.perf_counter() - began
-
-    rng = np.random.default_rng(1)
-    results: dict[str, Any] = {
-        "reader": round(opened * 1000),
-        "first pixels": round(first_pixels[0] * 1000),
-        "first pixels, processor": round(first_pixels[1] * 1000),
-    }
+    first = time.perf_counter() - began, time.process_time() - used
+    cache, clock = chunk_cache(), Clock()
+    drawn, slow, quiet = [], [], []
     largest = 0
-    for zoom, name in ((None, "overview"), (1 / VOXEL_SIZE_MM[1], "full resolution")):
-        if zoom is not None:
-            centre = [-(SHAPE[1] - sum(WINDOW[0]) / 2) * VOXEL_SIZE_MM[1], sum(WINDOW[1]) / 2 * VOXEL_SIZE_MM[2]]
-            viewer.scene.camera.center = (0, *centre)
-            viewer.scene.camera.zoom = zoom
-            settle()
-        depth = layer.data[layer.data_level].chunks[0] * int(layer.downsample_factors[layer.data_level][0])
-        results[name] = {"level": int(layer.data_level), "chunk planes": depth}
-        for state, places in (
-            ("cold", [PLANES[37 * k % len(PLANES)] for k in range(17)]),
-            ("warm", [PLANES[0] + (7 * k) % depth for k in range(150)]),
-        ):
-            step(places[0])
-            clock.take()
-            times, parts = [], []
-            for place in places[1:]:
-                if state == "cold":
-                    forget(cache)
-                times.append(step(place))
-                parts.append(clock.take())
-            reads, processor = zip(*parts, strict=True)
-            results[name][state] = {
-                "plane": percentiles(times), "reading": percentiles(reads), "processor": percentiles(processor)
-            }  # fmt: skip
-    clock.gaps.clear()
-    for place in rng.integers(PLANES.start, PLANES.stop, moves):
-        viewer.scene.camera.zoom = float(rng.choice([100, 250, 500, 800]))
-        step(int(place))
-        largest = max(largest, cache.nbytes)
-    settle()
-    results["random moves"] = {
-        "number": moves,
-        "cache MiB at most": round(largest / 2**20),
-        "cache limit MiB": cache.max_bytes // 2**20,
-        "reading": percentiles(clock.reads),
-        "silence of the GUI thread": percentiles(clock.gaps),
-    }
+    planes(shown, clock, cache, "ours", drawn)
+    for in_background in (False, True):
+        get_settings().experimental.async_ = in_background
+        name = "ours, in the background" if in_background else "ours"
+        with clock.listening(f"{name}: browsing", quiet):
+            browse(shown, cache, name, slow)
+        with clock.listening(f"{name}: {moves} random moves", quiet):
+            largest = max(largest, jump(shown, cache, moves))
+    get_settings().experimental.async_ = False
+    viewer.layers.clear()
+    # Of one plane each, again and again: 100 GB would not fit.
+    noise = np.random.default_rng(2)
+    peer = [np.broadcast_to(noise.integers(300, 700, level.shape[1:], np.uint16), level.shape) for level in data]
+    shown = Shown(viewer, viewer.add_layer(napari.layers.Layer.create(peer, keywords | {"metadata": {}}, kind)))
+    planes(shown, clock, None, "numpy", drawn)
+    with clock.listening("numpy: browsing", quiet):
+        browse(shown, None, "numpy", slow)
+    with clock.listening(f"numpy: {moves} random moves", quiet):
+        jump(shown, None, moves)
+    viewer.layers.clear()
+    del peer, shown
+    forms(viewer, clock, folder, quiet)
     viewer.close()
-    return results
+    size = round(float(np.prod(SHAPE)) * 2 / 1e9)
+    print(f"{size} GB opened in {ms(opened)} ms; first pixels after {ms(first[0])} ms, {ms(first[1])} of the processor's.")
+    print(f"The cache held {largest >> 20} MiB at most, its limit is {cache.max_bytes >> 20}. Load {os.getloadavg()[0]:.1f}.\n")
+    table(["plane", "p50", "p95", "longest", "reading p50", "p95", "longest", "processor p50"], drawn)
+    table([f"browsing, {1 / STEP_S:.0f} planes a second", "planes", "late", "p50", "p95", "longest"], slow)
+    table(["silence of the window", "p95", "longest", f"> {ms(LONG_S)}", "longest of ours", f"> {ms(LONG_S)}"], quiet)
+
+
+def forms(viewer: Any, clock: Clock, folder: Path, rows: list[list[str]]) -> None:
+    """Ingest a series, and export what came of it, by the forms."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+
+    from lsfm_core.testing import write_series
+    from napari_lsfm._widgets._export import ExportWidget
+    from napari_lsfm._widgets._ingest import IngestWidget
+
+    smooth = sum(np.sin(axis / 40) for axis in np.indices(SERIES, np.float32, sparse=True))
+    series = write_series(folder / "series", (400 + 90 * smooth).astype(np.uint16))
+    target = folder / "ingested.h5"
+    ingest = IngestWidget(viewer)
+    viewer.window.add_dock_widget(ingest, area="right")
+    settle()
+    with clock.listening(f"ingest of {np.prod(SERIES) * 2 / 1e6:.0f} MB", rows):
+        texts = [
+            (ingest.path, str(series)),
+            (ingest.orientation.toward, "AIR"),
+            (ingest.target, str(target)),
+            (ingest.channel, "x"),
+        ]
+        for field, text in (*texts, *((edit, "5") for edit in ingest.voxel_size.edits)):
+            QTest.keyClicks(field, text, Qt.KeyboardModifier.NoModifier, KEY_MS)
+        wait_for(ingest.go.isEnabled)
+        ingest.go.click()
+        wait_for(lambda: not ingest.panel.is_busy)
+    viewer.window.remove_dock_widget(ingest)
+    export = ExportWidget(viewer)
+    viewer.window.add_dock_widget(export, area="right")
+    settle()
+    with clock.listening("export of the same", rows):
+        QTest.keyClicks(export.output, str(folder / "exported.nii"), Qt.KeyboardModifier.NoModifier, KEY_MS)
+        wait_for(export.go.isEnabled)
+        export.go.click()
+        wait_for(lambda: not export.panel.is_busy)
+    assert (folder / "exported.nii").stat().st_size > np.prod(SERIES) * 2
+    viewer.window.remove_dock_widget(export)
+    settle()
+
+
+def ms(seconds: float) -> str:
+    """In ms, with as many digits as are good for anything."""
+    return f"{seconds * 1000:.1f}" if seconds < 0.01 else f"{seconds * 1000:.0f}"
+
+
+def spread(seconds: Sequence[float]) -> list[str]:
+    """Half are shorter, 95 % are, all are."""
+    return [ms(float(np.percentile(seconds, q))) for q in (50, 95, 100)]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print it in Markdown."""
+    for cells in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(cells)} |")
+    print()
 
 
 def forget(cache: Any) -> None:
     """Empty a chunk cache."""
-    limit, cache.max_bytes = cache.max_bytes, 0
-    cache.put(("nothing",), np.zeros(0, np.uint8))
-    cache.max_bytes = limit
+    with cache.limited(0):
+        pass
 
 
-def settle() -> None:
+def settle(milliseconds: float = 700) -> None:
     """Let the window do what it has to."""
     from qtpy.QtCore import QEventLoop, QTimer
 
     loop = QEventLoop()
-    QTimer.singleShot(700, loop.quit)
+    QTimer.singleShot(round(milliseconds), loop.quit)
     loop.exec()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Let the window live until something is so."""
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        settle(20)
 
 
 def main() -> None:
@@ -208,17 +366,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="keep the file here, and take it if it is there")
     parser.add_argument("--moves", type=int, default=500)
-    parser.add_argument("--async", dest="asynchronous", action="store_true", help="with napari's asynchronous slicing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NAPARI_CONFIG"] = str(Path(folder) / "napari.yaml")
         path = (options.folder or Path(folder)) / "large.h5"
         if not path.exists():
             write_file(path)
-        result = run(path, options.asynchronous, options.moves)
-    result["file GB"] = round(float(np.prod(SHAPE)) * 2 / 1e9)
-    result["load"] = os.getloadavg()[0]
-    print(json.dumps(result, indent=1))
+        run(path, options.moves, Path(folder))
 
 
 if __name__ == "__main__":
