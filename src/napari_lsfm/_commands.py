@@ -130,9 +130,9 @@ def _read(volume: Any, progress: Callable[[str, int, int], None], cancel: Cancel
     total = volume.size * np.dtype(volume.dtype).itemsize
     planes, thick = volume.shape[0], volume.chunks[0]
     for start in range(0, planes, thick):
+        np.asarray(volume[start : start + thick])
         if cancel.cancelled:
             raise CancelledError("reading was cancelled")
-        np.asarray(volume[start : start + thick])
         progress("read", total * min(start + thick, planes) // planes, total)
 
 

@@ -190,19 +190,19 @@ def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp
     wrong(form.memory, "0.1", "memory")
     wrong(form.output, str(tmp_path / "brain.jpg"), "unknown output format")
     wrong(form.output, str(tmp_path / "nowhere" / "brain.nii"), "nowhere")
-    form.piece.value = "box"
-    wrong(form.corner.edits[1], "one", "corner", "one")
-    wrong(form.size.edits[2], "", "size")
-    wrong(form.corner.edits[0], "99", "outside")
-    form.piece.value = "region"
-    type_into(form.regions, "TH; CA1", qtbot)
-    click(form.parts, qtbot)
+    form.piece.what.value = "box"
+    wrong(form.piece.corner.edits[1], "one", "corner", "one")
+    wrong(form.piece.extent.edits[2], "", "size")
+    wrong(form.piece.corner.edits[0], "99", "outside")
+    form.piece.what.value = "region"
+    type_into(form.piece.regions, "TH; CA1", qtbot)
+    click(form.piece.parts, qtbot)
     settle(form, qtbot)
-    wrong(form.regions, "thalamusus", "thalamusus", "did you mean")
-    wrong(form.margin, "1.x", "margin")
-    form.piece.value = "grid"
-    wrong(form.overlap, "1", "overlap")
-    wrong(form.count.edits[0], "1.5", "whole numbers")
+    wrong(form.piece.regions, "thalamusus", "thalamusus", "did you mean")
+    wrong(form.piece.margin, "1.x", "margin")
+    form.piece.what.value = "grid"
+    wrong(form.piece.overlap, "1", "overlap")
+    wrong(form.piece.count.edits[0], "1.5", "whole numbers")
 
 
 @pytest.mark.bindings
@@ -261,7 +261,7 @@ def test_closing_the_window_stops_the_work(
 
 
 def test_closing_the_form_leaves_nothing_in_the_viewer(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
-    form.piece.value = "box"
+    form.piece.what.value = "box"
     settle(form, qtbot)
     assert "export box" in viewer.layers
     with qtbot.waitSignal(form.destroyed, timeout=10_000):
@@ -275,20 +275,20 @@ def test_closing_the_form_leaves_nothing_in_the_viewer(form: ExportWidget, viewe
 def test_dragging_the_box_changes_the_numbers_and_the_export(
     form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
-    form.piece.value = "box"
+    form.piece.what.value = "box"
     settle(form, qtbot)
-    before = np.array([form.corner.read(""), form.size.read("")])
+    before = np.array([form.piece.corner.read(""), form.piece.extent.read("")])
     viewer.dims.set_point(range(3), NATIVE.T @ (before[0] + before[1] / 2))
     qtbot.wait(50)
     layer = viewer.layers["export box"]
     assert layer.nshapes == 1 and layer.mode == "select"
     drag(viewer, qtbot, NATIVE.T @ (before[0] + 0.3 * before[1]), across=(50, 30))
     moved = np.array([1, 0, -1]) * np.array([50, 0, 30]) / viewer.scene.camera.zoom
-    qtbot.waitUntil(lambda: not np.allclose(form.corner.read(""), before[0]))
-    assert form.corner.read("") == pytest.approx(before[0] + moved, abs=0.05)
-    assert form.size.read("") == pytest.approx(before[1], abs=1e-3)
+    qtbot.waitUntil(lambda: not np.allclose(form.piece.corner.read(""), before[0]))
+    assert form.piece.corner.read("") == pytest.approx(before[0] + moved, abs=0.05)
+    assert form.piece.extent.read("") == pytest.approx(before[1], abs=1e-3)
     # And the other way round.
-    for edit, text in zip([*form.corner.edits, *form.size.edits], ("3", "4", "2", "1.6", "2", "1.2"), strict=True):
+    for edit, text in zip([*form.piece.corner.edits, *form.piece.extent.edits], ("3", "4", "2", "1.6", "2", "1.2"), strict=True):
         type_into(edit, text, qtbot)
     viewer.dims.set_point(0, 5)
     settle(form, qtbot)
@@ -327,20 +327,20 @@ def drag(viewer: napari.Viewer, qtbot: QtBot, world: Any, across: tuple[int, int
 
 
 def test_the_box_is_taken_from_the_view_and_from_a_shape(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
-    form.piece.value = "box"
+    form.piece.what.value = "box"
     settle(form, qtbot)
-    thickness = form.size.read("")[1]
+    thickness = form.piece.extent.read("")[1]
     viewer.add_shapes([[[2, -5, 3], [2, -5, 6], [2, -2, 6], [2, -2, 3]]], ndim=3, units=("mm",) * 3)
-    click(form.from_shape, qtbot)
-    corner, size = np.array(form.corner.read("")), np.array(form.size.read(""))
+    click(form.piece.from_shape, qtbot)
+    corner, size = np.array(form.piece.corner.read("")), np.array(form.piece.extent.read(""))
     assert corner[[0, 2]] == pytest.approx([3, 2]) and size[[0, 2]] == pytest.approx([3, 3])
     assert size[1] == pytest.approx(thickness) and corner[1] < viewer.dims.point[0] < corner[1] + size[1]
     viewer.scene.camera.zoom = 200
     viewer.scene.camera.center = (0, -4, 5)
     qtbot.wait(100)
-    click(form.from_view, qtbot)
+    click(form.piece.from_view, qtbot)
     canvas = viewer.window._qt_viewer.canvas.native
-    corner, size = np.array(form.corner.read("")), np.array(form.size.read(""))
+    corner, size = np.array(form.piece.corner.read("")), np.array(form.piece.extent.read(""))
     assert size[[0, 2]] == pytest.approx([canvas.width() / 200, canvas.height() / 200], abs=0.2)
     assert (corner + size / 2)[[0, 2]] == pytest.approx([5, 4], abs=0.1)
 
@@ -401,10 +401,10 @@ def test_a_chain_to_the_template(
 
 def test_chunks(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path) -> None:
     form.channel.value = "atlas"
-    form.piece.value = "grid"
-    for edit, text in zip(form.chunk.edits, ("6", "7", "8"), strict=True):
+    form.piece.what.value = "grid"
+    for edit, text in zip(form.piece.chunk.edits, ("6", "7", "8"), strict=True):
         type_into(edit, text, qtbot)
-    type_into(form.overlap, "0.5", qtbot)
+    type_into(form.piece.overlap, "0.5", qtbot)
     type_into(form.output, str(tmp_path / "found"), qtbot)
     settle(form, qtbot)
     assert "in 4 chunks" in form.outlook.text()
@@ -462,8 +462,8 @@ def test_two_windows_do_not_disturb_each_other(
     second.open(path, plugin="napari-lsfm")
     other = open_form(second, qtbot)
     for one, size in ((form, "1"), (other, "2")):
-        one.piece.value = "box"
-        for edit in one.size.edits:
+        one.piece.what.value = "box"
+        for edit in one.piece.extent.edits:
             type_into(edit, size, qtbot)
         settle(one, qtbot)
     assert (form.request().channel, other.request().channel) == ("autofluo", "other")
@@ -478,20 +478,29 @@ def test_all_can_be_reached_and_read(form: ExportWidget, viewer: napari.Viewer, 
     viewer.window.resize(1280, 800)
     qtbot.wait(50)
     area = form.findChild(QScrollArea)
-    for piece in form.piece.values:
-        form.piece.value = piece
+    for piece in form.piece.what.values:
+        form.piece.what.value = piece
         settle(form, qtbot)
         assert area.widget().width() <= area.viewport().width(), "nothing is cut off"
         for field in area.widget().findChildren(QLineEdit):
             assert not field.isVisible() or field.width() >= 40
     # From the first field, Tab leads to the button that does it.
-    form.piece.value = "region"
+    form.piece.what.value = "region"
     viewer.window._qt_window.activateWindow()
     widget, seen = form.file.focusProxy(), set()
     while widget not in seen:
         seen.add(widget)
         widget = widget.nextInFocusChain()
-    for field in (form.channel, form.resolution, form.regions, form.margin_unit, form.chain._add, form.fill, form.output, form.go):
+    for field in (
+        form.channel,
+        form.resolution,
+        form.piece.regions,
+        form.piece.margin_unit,
+        form.chain._add,
+        form.fill,
+        form.output,
+        form.go,
+    ):
         assert field in seen and field.focusPolicy() & Qt.FocusPolicy.TabFocus
     fields = [f for f in form.findChildren(QWidget) if f.focusPolicy() & Qt.FocusPolicy.TabFocus and f.window() is form.window()]
     fields = [f for f in fields if not isinstance(f, QScrollArea)]
@@ -517,3 +526,31 @@ def test_a_file_without_orientation_asks_for_it(
     assert_same_image(tmp_path / "old.nii", ExportRequest(path=path, channel="autofluo", orientation="AIR"))
     with other_window(viewer) as other:
         assert [layer.name for layer in other.layers] == ["old.nii"] and "something else" in form.panel.text
+
+
+def test_a_search_that_nobody_waits_for_ends(form: ExportWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever types on need not wait for the plan of what stood there before."""
+    tokens = []
+    plan = _export.plan_export
+
+    def slow(file: Any, request: ExportRequest, *, cancel: Any) -> Any:
+        tokens.append(cancel)
+        if request.region is not None and request.region.select == ("CA1",):
+            while not cancel.cancelled:
+                threading.Event().wait(0.01)
+        return plan(file, request, cancel=cancel)
+
+    monkeypatch.setattr(_export, "plan_export", slow)
+    form.piece.what.value = "region"
+    type_into(form.piece.regions, "CA1", qtbot)
+    qtbot.waitUntil(lambda: bool(tokens) and form._planner.is_busy, timeout=20_000)
+    type_into(form.piece.regions, "CA2", qtbot)
+    settle(form, qtbot)
+    assert not is_error(form) and form.go.isEnabled()
+
+
+def test_fields_of_all_sections_stand_below_each_other(form: ExportWidget, qtbot: QtBot) -> None:
+    qtbot.wait(50)
+    fields = (form.channel, form.piece.what, form.reference.parentWidget(), form.fill, form.memory)
+    lefts = {field.mapTo(form, field.rect().topLeft()).x() for field in fields}
+    assert len(lefts) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ import pytest
 import tifffile
 from app_model.types import MenuItem
 from napari._app_model import get_app_model
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 
-from lsfm_core import InputError, open_lsfm
+from lsfm_core import ChunkCache, InputError, open_lsfm
 from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
 from napari_lsfm._commands import show_field
 
@@ -203,6 +207,73 @@ def test_finest_resolution_in_3d_and_back(viewer: napari.Viewer, specimen_file: 
     assert np.abs(offset).max() < 300 * VOXEL_SIZE_MM[1]
     run_command("napari-lsfm.show_automatic")
     assert layer.locked_data_level is None
+
+
+def while_reading(action: Callable[[Any], None]) -> QTimer:
+    """Do something with the dialog of a volume that is being read."""
+    timer = QTimer(QApplication.instance())
+
+    def look() -> None:
+        dialog = QApplication.activeModalWidget()
+        if dialog is not None and dialog.isVisible():
+            timer.stop()
+            action(dialog)
+
+    timer.timeout.connect(look)
+    timer.start(20)
+    return timer
+
+
+@pytest.fixture
+def slow_reads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """In which threads chunks are read, each of which takes a while."""
+    threads: list[threading.Thread] = []
+    read = ChunkCache.put
+
+    def slow(cache: ChunkCache, *arguments: Any) -> None:
+        threads.append(threading.current_thread())
+        time.sleep(0.06)
+        read(cache, *arguments)
+
+    monkeypatch.setattr(ChunkCache, "put", slow)
+    return threads
+
+
+def test_reading_a_volume_can_be_cancelled(
+    viewer: napari.Viewer, specimen_file: Path, cache: ChunkCache, slow_reads: list[threading.Thread]
+) -> None:
+    viewer.open(specimen_file, plugin="napari-lsfm")
+    (layer,) = viewer.layers
+    titles = []
+
+    def cancel(dialog: Any) -> None:
+        titles.append(dialog.windowTitle())
+        dialog.close()
+
+    while_reading(cancel)
+    run_command("napari-lsfm.show_finest_3d")
+    assert titles == ["Read autofluo"]
+    assert viewer.dims.ndisplay == 2 and layer.locked_data_level is None
+
+
+def test_a_volume_is_read_beside_the_window(
+    viewer: napari.Viewer, specimen_file: Path, cache: ChunkCache, slow_reads: list[threading.Thread]
+) -> None:
+    viewer.open(specimen_file, plugin="napari-lsfm")
+    (layer,) = viewer.layers
+    slow_reads.clear()
+    run_command("napari-lsfm.show_finest_3d")
+    assert (viewer.dims.ndisplay, layer.data_level) == (3, 0)
+    assert slow_reads and threading.main_thread() not in slow_reads
+
+
+def test_a_layer_that_is_closed_while_it_is_read_is_not_shown(
+    viewer: napari.Viewer, specimen_file: Path, cache: ChunkCache, slow_reads: list[threading.Thread]
+) -> None:
+    viewer.open(specimen_file, plugin="napari-lsfm")
+    while_reading(lambda _: viewer.layers.clear())
+    run_command("napari-lsfm.show_finest_3d")
+    assert not viewer.layers and viewer.dims.ndisplay == 2
 
 
 # --- menus ----------------------------------------------------------------------------------------------------------------------

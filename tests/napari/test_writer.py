@@ -251,7 +251,7 @@ def slow_layer(asked: threading.Event, name: str, planes: int = 50) -> Any:
 
 def during_save(action: Callable[[QDialog], None], asked: threading.Event) -> QTimer:
     """Do something with the dialog, once it is there and planes are being read."""
-    timer = QTimer()
+    timer = QTimer(QApplication.instance())
 
     def look() -> None:
         dialog = QApplication.activeModalWidget()

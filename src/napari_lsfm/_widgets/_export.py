@@ -31,19 +31,10 @@ from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
 from napari_lsfm._widgets._chain import ChainEditor
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import (
-    Choice,
-    NumbersEdit,
-    Section,
-    Text,
-    beside,
-    browse_button,
-    numbers,
-    optional,
-    stacked,
-)
+from napari_lsfm._widgets._fields import Choice, Section, Text, beside, browse_button, numbers, one_or_three, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
+from napari_lsfm._widgets._piece import PieceSection
 from napari_lsfm._workers import Latest
 
 if TYPE_CHECKING:
@@ -126,7 +117,8 @@ class ExportWidget(Form):
     # --- the form -----------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        content = stacked(self._build_image(), self._build_piece(), self._build_space(), self._build_voxels(), self._build_output())
+        self.piece = PieceSection()
+        content = stacked(self._build_image(), self.piece, self._build_space(), self._build_voxels(), self._build_output())
         # As high as it mostly is, so that the form does not jump.
         self.outlook = Text(least_lines=4)
         self.outlook.setAccessibleName("outlook")
@@ -156,69 +148,6 @@ class ExportWidget(Form):
         self.resolution.setPlaceholderText("as stored")
         section.row("Voxel size (mm)", self.resolution, "Of the result: one number, or three with commas; empty: that of the level")
         self._image = section
-        return section
-
-    def _build_piece(self) -> Section:
-        section = Section("Piece")
-        self.piece = Choice(
-            [("Whole image", "whole"), ("Box", "box"), ("Region of the brain", "region"), ("Grid of chunks", "grid")]
-        )
-        section.row("What", self.piece, "All of the image, a box of it, the surroundings of a brain region, or many chunks")
-        self.corner = NumbersEdit()
-        section.row(
-            "Corner (mm)",
-            self.corner,
-            "The box's outer corner with the smallest R, A, S (right, anterior, superior), in the world of the output",
-        )
-        self.size = NumbersEdit()
-        section.row("Size (mm)", self.size, "Its extent along R, A, S")
-        self.from_view = QPushButton("Current view")
-        self.from_view.setToolTip("Make the box what is seen on the screen; across the screen it keeps its thickness")
-        self.from_shape = QPushButton("Selected shape")
-        self.from_shape.setToolTip("Make the box go around the selected shapes of a shapes layer")
-        self.shapes = beside(self.from_view, self.from_shape)
-        section.row("Take", self.shapes, "Fill in the numbers from the viewer; or drag the yellow box there")
-        self.snap = QCheckBox("to voxel faces")
-        section.row("Snap", self.snap, "Move the box to the nearest voxel faces, so that voxels are copied, not interpolated")
-
-        self.labels = Choice()
-        section.row("Labels", self.labels, "The channel whose labels are meant")
-        self.regions = QLineEdit()
-        self.regions.setPlaceholderText("CA1; TH")
-        section.row("Regions", self.regions, "Ids, acronyms or names, with semicolons between them")
-        self.parts = QCheckBox("with all their parts")
-        section.row("Parts", self.parts, "All regions that the ontology knows as parts of them")
-        self.side = Choice([("both", None), ("left", "left"), ("right", "right")])
-        section.row("Hemisphere", self.side, "One side of the brain only")
-        self.midline = QLineEdit()
-        self.midline.setPlaceholderText("from the labels")
-        section.row("Midline (mm)", self.midline, "R of the plane between the sides; empty: the middle of all that is labelled")
-        self.margin = QLineEdit("0")
-        self.margin_unit = Choice([("mm", "mm"), ("voxels", "vox")])
-        self.margin_unit.setAccessibleName("unit of the margin")
-        section.row("Margin", beside(self.margin, self.margin_unit), "How much is added around the region, on every side")
-        self.mask = QCheckBox("nothing but the region")
-        section.row("Mask", self.mask, "Give all voxels outside of the region the fill value")
-        self.labels_in = Choice()
-        section.row("Labels lie in", self.labels_in, "The space of the labels: the image's own, or one that the transforms lead to")
-
-        self.chunk = NumbersEdit(values=(1, 1, 1))
-        section.row("Chunk (mm)", self.chunk, "Size of a chunk along R, A, S")
-        self.overlap = QLineEdit("0")
-        section.row("Overlap (mm)", self.overlap, "What neighbouring chunks share: one number, or three (R, A, S) with commas")
-        self.count = NumbersEdit(values=(0, 0, 0))
-        section.row("Chunks", self.count, "How many along R, A, S; 0, 0, 0: as many as the whole image takes")
-        self.first = NumbersEdit()
-        section.row("First corner (mm)", self.first, "R, A, S of the first chunk's corner, where the number of chunks is given")
-        self._rows = {
-            "box": (self.corner, self.size, self.shapes, self.snap),
-            "region": (
-                self.labels, self.regions, self.parts, self.side, self.midline, self.margin.parentWidget(), self.mask,
-                self.labels_in,
-            ),
-            "grid": (self.chunk, self.overlap, self.count, self.first),
-        }  # fmt: skip
-        self._piece = section
         return section
 
     def _build_space(self) -> Section:
@@ -271,29 +200,25 @@ class ExportWidget(Form):
 
     @property
     def _edits(self) -> tuple[QLineEdit, ...]:
-        return (
-            self.orientation, self.resolution, self.regions, self.midline, self.margin, self.overlap, self.fill, self.output,
-            self.memory,
-        )  # fmt: skip
+        return self.orientation, self.resolution, self.fill, self.output, self.memory
 
     def _connect(self) -> None:
         self.file.left.connect(self._on_left)
         self.file.chosen.connect(self._on_facts)
         self.file.failed.connect(self._complain)
         self.channel.chosen.connect(self._on_channel)
-        self.piece.chosen.connect(self._on_piece)
+        self.piece.what.chosen.connect(self._on_piece)
+        self.piece.changed.connect(self._changed)
         self.chain.changed.connect(self._on_chain)
         self.output_orientation.editTextChanged.connect(self._changed)
-        for choice in (self.level, self.labels, self.side, self.margin_unit, self.labels_in, self.reference, self.interpolation):
+        for choice in (self.level, self.reference, self.interpolation):
             choice.chosen.connect(self._changed)
         for edit in self._edits:
             edit.textChanged.connect(self._changed)
-        for box in (self.snap, self.parts, self.mask, self.antialias, self.overwrite):
+        for box in (self.antialias, self.overwrite):
             box.toggled.connect(self._changed)
-        for triple in (self.corner, self.size, self.chunk, self.count, self.first):
-            triple.edited.connect(self._changed)
-        self.from_view.clicked.connect(self._take_view)
-        self.from_shape.clicked.connect(self._take_shape)
+        self.piece.from_view.clicked.connect(self._take_view)
+        self.piece.from_shape.clicked.connect(self._take_shape)
         self.go.clicked.connect(self._start)
         self.panel.finished.connect(lambda: self._enable(ready=self._is_ready))
 
@@ -305,7 +230,7 @@ class ExportWidget(Form):
 
     def take_region(self, path: Path, channel: str, region: RegionSelection) -> None:
         """Let the piece be a region; all else stays, the transforms above all."""
-        self._when_known(path, channel, lambda: self._show_region(region))
+        self._when_known(path, channel, lambda: self.piece.show_region(region))
 
     def _when_known(self, path: Path, channel: str, fill: Callable[[], None]) -> None:
         def apply() -> None:
@@ -336,7 +261,7 @@ class ExportWidget(Form):
         origin = active.metadata.get("lsfm", {}) if active is not None else {}
         if origin.get("path") == str(facts.path):
             self.channel.value = origin["channel"]
-        self.labels.offer((name, name) for name in facts.of_kind("labels"))
+        self.piece.offer_labels(facts.of_kind("labels"))
         self._offer_reference(None)
         self._is_filling = False
         if self._pending is None:
@@ -350,7 +275,7 @@ class ExportWidget(Form):
         self.level.value = request.level
         self.resolution.setText(_joined(request.resolution_mm))
         self.chain.set_steps(request.transforms, request.numeric_inverse)
-        self._offer_spaces()
+        self.piece.offer_spaces([step.name for step in self.chain.steps])
         self._offer_reference(request.reference)
         self.interpolation.value = request.interpolation
         self.output_orientation.setEditText(request.output_orientation or _DEFAULT)
@@ -359,33 +284,7 @@ class ExportWidget(Form):
         self.output.setText("" if request.output is None else str(request.output))
         self.overwrite.setChecked(request.overwrite)
         self.memory.setText(f"{request.memory_bytes / 1e9:g}")
-        self.snap.setChecked(request.snap)
-        self.piece.value = "whole"
-        if request.grid is not None:
-            self.piece.value = "grid"
-            self.count.show_values(request.grid)
-            self.chunk.show_values(_three(request.size_mm))
-            self.overlap.setText(_joined(request.overlap_mm))
-            if request.origin_mm is not None:
-                self.first.show_values(request.origin_mm)
-        elif request.origin_mm is not None:
-            self.piece.value = "box"
-            self.corner.show_values(request.origin_mm)
-            self.size.show_values(_three(request.size_mm))
-        elif request.region is not None:
-            self._show_region(request.region)
-
-    def _show_region(self, region: RegionSelection) -> None:
-        self.piece.value = "region"
-        self.labels.value = region.labels_channel
-        self.regions.setText("; ".join(map(str, region.select)))
-        self.parts.setChecked(region.include_descendants)
-        self.side.value = region.side
-        self.midline.setText("" if region.midline_mm is None else f"{region.midline_mm:g}")
-        self.margin_unit.value = "vox" if region.margin_vox else "mm"
-        self.margin.setText(f"{region.margin_vox or region.margin_mm:g}")
-        self.mask.setChecked(region.mask)
-        self.labels_in.value = region.labels_in
+        self.piece.fill_in(request)
 
     def _on_channel(self) -> None:
         if self._facts is None or self.channel.value is None:
@@ -401,14 +300,8 @@ class ExportWidget(Form):
         self._is_filling = was_filling
         self._on_chain()
 
-    def _offer_spaces(self) -> None:
-        steps = self.chain.steps
-        between = [(f"behind {step.name}", step.name) for step in steps[:-1]]
-        self.labels_in.offer([("image", "native"), *between, *([("output", "output")] if steps else [])])
-        self._piece.show_row(self.labels_in, self.piece.value == "region" and bool(steps))
-
     def _on_chain(self) -> None:
-        self._offer_spaces()
+        self.piece.offer_spaces([step.name for step in self.chain.steps])
         self._on_piece()
 
     def _browse_reference(self) -> None:
@@ -424,7 +317,7 @@ class ExportWidget(Form):
         self.reference.value = reference
 
     def _browse_output(self) -> None:
-        if self.piece.value == "grid":
+        if self.piece.what.value == "grid":
             path = QFileDialog.getExistingDirectory(self, "A folder for the chunks", "")
         else:
             path, _ = QFileDialog.getSaveFileName(
@@ -456,7 +349,7 @@ class ExportWidget(Form):
             "channel": self.channel.value,
             "orientation": self.orientation.text().strip() or None if self._has_no_orientation else None,
             "level": self.level.value,
-            "resolution_mm": _one_or_three(self.resolution.text(), "voxel size") if self.resolution.text().strip() else None,
+            "resolution_mm": one_or_three(self.resolution.text(), "voxel size") if self.resolution.text().strip() else None,
             "transforms": self.chain.steps,
             "numeric_inverse": self.chain.numeric_inverse,
             "reference": self.reference.value,
@@ -467,56 +360,13 @@ class ExportWidget(Form):
             "output": self.output.text().strip() or None,
             "overwrite": self.overwrite.isChecked(),
             "memory_bytes": round(numbers(self.memory.text(), "memory", 1)[0] * 1e9),
+            **self.piece.fields(),
         }
-        match self.piece.value:
-            case "box":
-                fields |= {
-                    "origin_mm": self.corner.read("corner"),
-                    "size_mm": self.size.read("size"),
-                    "snap": self.snap.isChecked(),
-                }
-            case "region":
-                fields["region"] = self._region()
-            case "grid":
-                grid = self._counts()
-                fields |= {
-                    "grid": grid,
-                    "size_mm": self.chunk.read("chunk"),
-                    "overlap_mm": _one_or_three(self.overlap.text(), "overlap"),
-                }
-                if grid != (0, 0, 0):
-                    fields["origin_mm"] = self.first.read("first corner")
         return ExportRequest(**fields)
 
     @property
     def _has_no_orientation(self) -> bool:
         return self._facts is not None and self._facts.channels[self.channel.value].orientation is None
-
-    def _region(self) -> RegionSelection:
-        if self.labels.value is None:
-            raise InputError("labels: the file has no channel of that kind")
-        selectors = tuple(part.strip() for part in self.regions.text().split(";") if part.strip())
-        if not selectors:
-            raise InputError("regions: name at least one, by its id, acronym or name")
-        (margin,) = numbers(self.margin.text(), "margin", 1)
-        if self.margin_unit.value == "vox" and margin != int(margin):
-            raise InputError(f"margin: expected a whole number of voxels, found {margin:g}")
-        return RegionSelection(
-            labels_channel=self.labels.value,
-            select=selectors,
-            include_descendants=self.parts.isChecked(),
-            side=self.side.value,
-            midline_mm=optional(self.midline.text(), "midline"),
-            mask=self.mask.isChecked(),
-            labels_in=self.labels_in.value,
-            **({"margin_vox": int(margin)} if self.margin_unit.value == "vox" else {"margin_mm": margin}),
-        )
-
-    def _counts(self) -> tuple[int, int, int]:
-        counts = self.count.read("chunks")
-        if any(count != int(count) for count in counts):
-            raise InputError(f"chunks: expected whole numbers, found {', '.join(self.count.texts)}")
-        return int(counts[0]), int(counts[1]), int(counts[2])
 
     def _changed(self, *_: object) -> None:
         if self._is_filling or self._facts is None:
@@ -548,13 +398,8 @@ class ExportWidget(Form):
     # --- the box ------------------------------------------------------------------------------------------------------------
 
     def _on_piece(self) -> None:
-        for piece, fields in self._rows.items():
-            for field in fields:
-                self._piece.show_row(field, piece == self.piece.value)
-        self._piece.show_row(self.labels_in, self.piece.value == "region" and bool(self.chain.steps))
-        can_draw = self.piece.value == "box" and not self.chain.steps
-        self._piece.show_row(self.shapes, can_draw)
-        if can_draw and self._facts is not None and not any(self.corner.texts + self.size.texts):
+        self.piece.show_rows()
+        if self.piece.can_draw and self._facts is not None and self.piece.has_no_box:
             self._show_box(*self._middle())
         self._changed()
 
@@ -581,11 +426,9 @@ class ExportWidget(Form):
 
     def _draw_box(self) -> None:
         """Draw what the numbers say, if they say something that can be drawn."""
-        shown = self._facts is not None and layers_of(self._viewer, self._facts.path)
-        if self.piece.value == "box" and shown and not self.chain.steps:
+        if self.piece.can_draw and self._facts is not None and layers_of(self._viewer, self._facts.path):
             try:
-                corner, size = np.array(self.corner.read("corner")), np.array(self.size.read("size"))
-                lower, upper = self._frame().box_to_native(corner, corner + size)
+                lower, upper = self._frame().box_to_native(*self.piece.box())
             except LsfmError:
                 return
             if np.isfinite([lower, upper]).all() and (lower < upper).all():
@@ -601,8 +444,7 @@ class ExportWidget(Form):
             # Without an orientation nobody can tell; that is what the form says then.
             return
         was_filling, self._is_filling = self._is_filling, True
-        self.corner.show_values(low)
-        self.size.show_values(high - low)
+        self.piece.show_box(low, high)
         self._is_filling = was_filling
 
     def _on_box_dragged(self, lower: Any, upper: Any) -> None:
@@ -745,15 +587,6 @@ def _selected_points(viewer: Any, own: Any) -> Any:
             chosen = layer.selected_data or range(layer.nshapes)
             return np.array([layer.data_to_world(vertex) for index in chosen for vertex in layer.data[index]])
     return None
-
-
-def _one_or_three(text: str, name: str) -> float | tuple[float, ...]:
-    values = numbers(text, name, 1, 3)
-    return values[0] if len(values) == 1 else values
-
-
-def _three(value: Any) -> tuple[float, ...]:
-    return value if isinstance(value, tuple) else (value,) * 3
 
 
 def _joined(value: Any) -> str:

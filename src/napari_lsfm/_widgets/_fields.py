@@ -24,7 +24,19 @@ from qtpy.QtWidgets import (
 from lsfm_core import InputError
 from napari_lsfm._workers import ERROR_STYLE
 
-__all__ = ["Choice", "NumbersEdit", "Scrolled", "Section", "Text", "beside", "browse_button", "numbers", "optional", "stacked"]
+__all__ = [
+    "Choice",
+    "NumbersEdit",
+    "Scrolled",
+    "Section",
+    "Text",
+    "beside",
+    "browse_button",
+    "numbers",
+    "one_or_three",
+    "optional",
+    "stacked",
+]
 
 
 class Section(QGroupBox):
@@ -273,6 +285,17 @@ class _Stack(QWidget):
         width = max(section.label_width for section in self._sections)
         for section in self._sections:
             section.label_width = width
+
+
+def one_or_three(text: str, name: str) -> float | tuple[float, ...]:
+    """A number that holds for all axes, or one for each.
+
+    Raises
+    ------
+    InputError
+    """
+    values = numbers(text, name, 1, 3)
+    return values[0] if len(values) == 1 else values
 
 
 def stacked(*sections: Section, growing: Section | None = None) -> QWidget:

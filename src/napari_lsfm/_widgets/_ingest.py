@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from lsfm_core import (
 )
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import read_layers
+from napari_lsfm._widgets._closed import ClosedFile
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths
 from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, beside, numbers, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
@@ -51,8 +51,6 @@ _THUMBNAIL = 130
 _HDF5 = "HDF5 files (*.h5 *.hdf5)"
 _TABLES = "Label tables (*.txt *.csv *.tsv *.label);;All files (*)"
 _MISSING_STYLE = "border: 1px solid #c77d0a;"
-#: How a layer looks, which the file does not tell.
-_LOOKS = ("name", "visible", "opacity", "blending", "contrast_limits", "gamma", "colormap")
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class IngestWidget(Form):
         #: Channels of the target, with their kinds; None while they are not known.
         self._channels: Mapping[str, str] | None = None
         self._retry: IngestRequest | None = None
-        self._closed: _ClosedFile | None = None
+        self._closed: ClosedFile | None = None
         self._describer = Latest(self, _DELAY_MS)
         self._describer.answered.connect(self._on_described)
         self._describer.failed.connect(self._on_undescribed)
@@ -530,7 +528,7 @@ class IngestWidget(Form):
     def _on_finished(self) -> None:
         if self._retry is not None:
             request, self._retry = self._retry, None
-            self._closed = _ClosedFile(self._viewer, self._shown_as(request.path) or request.path)
+            self._closed = ClosedFile(self._viewer, self._shown_as(request.path) or request.path)
             self._run(request)
             return
         if self._closed is not None:
@@ -578,52 +576,6 @@ class IngestWidget(Form):
         path, _ = QFileDialog.getSaveFileName(self, "Target file, new or existing", self.target.text(), _HDF5, options=option)
         if path:
             self.target.setText(path if Path(path).suffix else f"{path}.h5")
-
-
-class _ClosedFile:
-    """What a viewer showed of a file that had to be closed, to show it again."""
-
-    def __init__(self, viewer: Any, path: Path) -> None:
-        self.path = path
-        self._viewer = viewer
-        camera = viewer.scene.camera
-        self._camera = {name: getattr(camera, name) for name in ("center", "zoom", "angles")}
-        self._dims = {name: getattr(viewer.dims, name) for name in ("ndisplay", "order", "point")}
-        # No layer may be left in a variable here, or the file stays open.
-        self._looks = {layer.metadata["lsfm"]["channel"]: _looks(layer, viewer) for layer in layers_of(viewer, path)}
-        while shown := layers_of(viewer, path):
-            viewer.layers.remove(shown.pop())
-        # The file is closed when nothing refers to it any more, and napari's layers are tied up in circles.
-        gc.collect()
-
-    @property
-    def channels(self) -> set[str]:
-        """Those that were shown."""
-        return set(self._looks)
-
-    def restore(self, layer: Layer, channel: str) -> None:
-        """Let a layer look as before, in its place."""
-        if channel in self._looks:
-            index, looks = self._looks[channel]
-            self._viewer.layers.move(self._viewer.layers.index(layer), index)
-            for name, value in looks.items():
-                setattr(layer, name, value)
-
-    def restore_view(self) -> None:
-        """Look at the same place as before."""
-        for name, value in self._dims.items():
-            if name == "point":
-                self._viewer.dims.set_point(range(len(value)), value)
-            else:
-                setattr(self._viewer.dims, name, value)
-        for name, value in self._camera.items():
-            setattr(self._viewer.scene.camera, name, value)
-
-
-def _looks(layer: Layer, viewer: Any) -> tuple[int, dict[str, Any]]:
-    """A layer's place in the list, and how it looks; labels have their colours from the file."""
-    names = [name for name in _LOOKS if hasattr(layer, name) and (name != "colormap" or type(layer).__name__ != "Labels")]
-    return viewer.layers.index(layer), {name: getattr(layer, name) for name in names}
 
 
 def _ingest(request: IngestRequest, is_shown: bool) -> Callable[..., IngestReport | None]:
