@@ -181,7 +181,9 @@ def planes(shown: Shown, clock: Clock, cache: Any, name: str, rows: list[list[st
         ):
             if state == "cold" and cache is None:
                 continue  # what lies in memory is never cold
-            shown.step(places[0])
+            # Warm planes may lie in two layers of chunks.
+            for place in (max(places), places[0]):
+                shown.step(place)
             settle(100)
             clock.take()
             times, parts = [], []
