@@ -65,11 +65,12 @@ class LoggedFile(BaseModel):
     count : int
         How many files there are.
     size : int
-        Bytes of all.
+        Bytes of all; of a channel, of its voxels on all levels.
     checksum : str or None
         ``"sha256:…"`` of the file; of several, of their own checksums as lines of hexadecimal digits, in the order of the images,
-        or of the names in a folder. ``"crc32:…"`` of what an ingest has read: of all bytes, one file after the other. None for our
-        own HDF5 files, whose log tells how they came to be.
+        or of the names in a folder. ``"crc32:…"`` of what an ingest has read: of all bytes, one file after the other;
+        ``"chunks:…"`` of the channel that it has made (docs/format.md). None for our own HDF5 files, whose log tells how they
+        came to be.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -109,7 +110,7 @@ class LogRecord(BaseModel):
         Of this program, its libraries, Python and the platform.
     inputs : tuple of LoggedFile
     output : LoggedFile or None
-        None where the operation changed the file itself.
+        Of an ingest the channel; None for other changes of the file itself.
     text : str
         What lsfmpy wrote.
     """

@@ -33,7 +33,7 @@ from lsfm_core.pyramid import LevelPlan, Reducer
 from lsfm_core.records import FileRecord
 from lsfm_core.store import ChannelWriter
 
-__all__ = ["DIGESTS", "IngestState", "MemoryPlan", "PyramidWriter", "chunk_digest", "plan_memory"]
+__all__ = ["DIGESTS", "IngestState", "MemoryPlan", "PyramidWriter", "digest_of", "plan_memory"]
 
 Array = npt.NDArray[Any]
 
@@ -62,7 +62,7 @@ class IngestState:
     stored_bytes : int
         Encoded bytes that were written, of all levels.
     digest : int
-        Sum of the `chunk_digest` of all chunks that were written, modulo `DIGESTS`; so it does not depend on their order.
+        Sum of `digest_of` level, first voxel and CRC-32 of every chunk that was written, modulo `DIGESTS`: whatever their order.
     """
 
     planes: int = 0
@@ -85,7 +85,7 @@ class IngestState:
         return cls(**{**values, "records": [FileRecord(**record) for record in values["records"]]})
 
 
-def chunk_digest(*facts: Any) -> int:
+def digest_of(*facts: Any) -> int:
     """SHA-256 of facts that JSON can hold, as a number."""
     return int.from_bytes(hashlib.sha256(json.dumps(facts).encode()).digest(), "big")
 
@@ -431,6 +431,6 @@ class PyramidWriter:
         if data:
             self._writer.write_chunk(level, start, data)
             self._state.stored_bytes += len(data)
-            self._state.digest = (self._state.digest + chunk_digest(level, start, crc)) % DIGESTS
+            self._state.digest = (self._state.digest + digest_of(level, start, crc)) % DIGESTS
         if level == 0:
             self._progress.advance(size)

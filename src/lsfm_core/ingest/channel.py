@@ -15,7 +15,7 @@ import numpy as np
 from isal import isal_zlib
 
 from lsfm_core.geometry import Space, voxel_count
-from lsfm_core.ingest._slabs import DIGESTS, IngestState, PyramidWriter, chunk_digest
+from lsfm_core.ingest._slabs import DIGESTS, IngestState, PyramidWriter, digest_of
 from lsfm_core.ingest.plan import IngestPlan, check_target, planned
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
@@ -128,7 +128,7 @@ def ingest_channel(
                     "no inverse there"
                 )
         space = plan.space
-        content = chunk_digest(plan.kind, str(plan.dtype), space.shape, space.world_from_voxel.tolist(), plan.acquisition, table)
+        content = digest_of(plan.kind, str(plan.dtype), space.shape, space.world_from_voxel.tolist(), plan.acquisition, table)
         checksum = f"chunks:{(state.digest + content) % DIGESTS:064x}"
         record.output = written = LoggedFile(path=str(request.path), size=plan.raw_bytes, checksum=checksum)
     if state.non_finite:

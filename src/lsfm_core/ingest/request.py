@@ -99,6 +99,13 @@ class IngestRequest(Request):
     def _check_voxel_size(cls, value: Triple | None) -> Triple | None:
         return None if value is None else check_voxel_size(value)
 
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, value: Path) -> Path:
+        if value.suffix.lower() == ".xml":
+            raise InputError(f"path: {value} is BigDataViewer's XML: give the HDF5 file, whose XML is made anew")
+        return value
+
     @field_validator("image")
     @classmethod
     def _check_image(cls, value: Any) -> Any:
