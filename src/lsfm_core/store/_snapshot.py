@@ -138,8 +138,18 @@ class DetachedFile:
         self._open()
 
     def _open(self) -> None:
-        self._snapshot = Snapshot.take(self.path)
-        self._h5 = h5py.File(self._snapshot, "r")
+        while True:
+            snapshot = Snapshot.take(self.path)
+            try:
+                self._h5 = h5py.File(snapshot, "r")
+            except Exception:
+                was_changed = not snapshot.restore()
+                snapshot.close()
+                if not was_changed:
+                    raise
+            else:
+                self._snapshot = snapshot
+                return
 
     @property
     def h5(self) -> h5py.File:
@@ -182,15 +192,20 @@ class DatasetReader:
             self._dataset = self._look_up()
 
     def _look_up(self) -> h5py.Dataset:
-        h5 = self._file.h5
-        try:
-            dataset = h5[self._name]
-            fate = "" if _identity(dataset) == self._identity else "replaced"
-        except KeyError:
-            fate = "removed or renamed"
-        if fate:
-            raise StorageError(f"{self._file.path}: {self._name} was {fate} since it was opened: open the file again")
-        return dataset
+        while True:
+            h5 = self._file.h5
+            try:
+                dataset = h5[self._name]
+                fate = "" if _identity(dataset) == self._identity else "replaced"
+            except Exception as error:
+                if h5 != self._file.h5:
+                    continue  # it was changed once more meanwhile
+                if not isinstance(error, KeyError):
+                    raise
+                fate = "removed or renamed"
+            if fate:
+                raise StorageError(f"{self._file.path}: {self._name} was {fate} since it was opened: open the file again")
+            return dataset
 
 
 def _identity(dataset: h5py.Dataset) -> tuple[Any, ...]:
