@@ -320,6 +320,7 @@ def test_the_log_is_read_and_run_again(
     table.setFocus()
     table.setCurrentCell(place, 0)
     assert str(output) in panel.log.details.text()
+    assert f"{records[int(shown[place][0]) - 1].time:%Y-%m-%d %H:%M:%S} UTC: done" in panel.log.details.text()
     written = output.read_bytes()
     output.unlink()
     click(panel.log.copy, qtbot)

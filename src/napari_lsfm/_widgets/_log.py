@@ -22,7 +22,7 @@ from napari_lsfm._widgets._fields import Text, beside
 
 __all__ = ["LogTable"]
 
-_TITLES = ("", "Time (UTC)", "Operation", "Channel", "Outcome")
+_TITLES = ("", "Date", "Operation", "Channel", "Outcome")
 _MOST_ROWS = 6
 
 
@@ -69,7 +69,7 @@ class LogTable(QWidget):
             self.table.clearSelection()
             self.table.setRowCount(len(self._records))
             for row, (number, record) in enumerate(self._records):
-                cells = (str(number), f"{record.time:%Y-%m-%d %H:%M}", record.operation, record.channel or "", record.outcome)
+                cells = (str(number), f"{record.time:%Y-%m-%d}", record.operation, record.channel or "", record.outcome)
                 for column, text in enumerate(cells):
                     self.table.setItem(row, column, QTableWidgetItem(text))
                 if record.name == name:
@@ -97,7 +97,7 @@ class LogTable(QWidget):
 def _lines(record: LogRecord) -> Iterator[str]:
     who = f" by {record.user}@{record.host}" if record.host else ""
     seconds = "" if record.seconds is None else f" in {record.seconds:.1f} s"
-    yield f"{record.outcome}{seconds}{who}"
+    yield f"{record.time:%Y-%m-%d %H:%M:%S} UTC: {record.outcome}{seconds}{who}"
     if record.message:
         yield record.message
     yield record.command or "asked for by Python"
