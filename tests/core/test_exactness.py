@@ -572,7 +572,7 @@ def test_a_landmark_of_a_nifti_keeps_its_place(
     request = {"path": folder / "x.h5", "channel": "blob", "output_orientation": target}
     for piece in (
         {},
-        {"origin_mm": tuple((true - 9).tolist()), "size_mm": 18.0},
+        {"origin_mm": tuple((true - 12).tolist()), "size_mm": 24.0},  # all of the blob: up to 1.5 mm per voxel
         {"resolution_mm": 0.9},
         {"output_orientation": "native"},
     ):
