@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -73,6 +74,25 @@ def test_labels_keep_their_ids_on_every_level(dtype: str, tmp_path: Path, ingest
         step = tuple(int(f) for f in levels[1].factors)
         np.testing.assert_array_equal(np.asarray(levels[1][...]), naive_mode(volume, (step[0], step[1], step[2])))
     assert verify_file(tmp_path / "brain.h5", levels=True).defects == ()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+def test_negative_ids_are_no_labels(dtype: str, tmp_path: Path, ingest_series: Ingester) -> None:
+    labels = np.zeros((5, 6, 7), dtype)
+    labels[3, 4, 5] = 9
+    tifffile.imwrite(tmp_path / "good.tif", labels)
+    ingest_series(tmp_path / "good.tif", kind="labels", channel="good")
+    before = (tmp_path / "brain.h5").read_bytes()
+    labels[3, 4, 5] = -1
+    tifffile.imwrite(tmp_path / "bad.tif", labels)
+    message = f"plane 3 has the value -1 at row 4, column 5: labels must be whole numbers from 0 to {np.iinfo(dtype).max}"
+    with pytest.raises(SourceError, match=message):
+        ingest_series(tmp_path / "bad.tif", kind="labels", channel="bad")
+    with h5py.File(tmp_path / "brain.h5") as file:
+        assert list(file["LSFM"]) == ["good"]
+        assert file["LSFM/good/IMAGE/0/cells"].dtype == dtype
+    assert (tmp_path / "brain.h5").read_bytes() == before
+    ingest_series(tmp_path / "bad.tif", channel="bad")
 
 
 def test_the_real_annotation_with_its_table(brain_data: Path, tmp_path: Path) -> None:

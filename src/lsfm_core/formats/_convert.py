@@ -1,4 +1,4 @@
-"""Values that the file cannot hold as they are: truth values, and whole-number floats as labels."""
+"""Values that the file cannot hold as they are: truth values, and whole-number floats as labels; and ids that are none."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ __all__ = ["converted"]
 def converted(source: Source, kind: str) -> Source:
     """`source` itself, or one that gives its values in a type which can be stored.
 
-    Truth values become uint8, and floats that are meant as labels uint32, which holds every id in use.
+    Truth values become uint8, and floats that are meant as labels uint32, which holds every id in use. Signed integers stay as
+    they are, but negative ones are no labels.
     """
     if source.dtype == np.bool_:
         return _Converted(source, np.dtype(np.uint8))
     if kind == "labels" and source.dtype.kind == "f":
         return _Labels(source, np.dtype(np.uint32))
+    if kind == "labels" and source.dtype.kind == "i":
+        return _SignedLabels(source, source.dtype)
     return source
 
 
@@ -40,10 +43,10 @@ class _Converted(Source):
         self.voxel_size_mm = source.voxel_size_mm
         self.forward_only = source.forward_only
         self.read_bytes = source.read_bytes
-        self.facts = {
-            **source.facts,
-            "notes": [*source.facts.get("notes", ()), f"values of type {source.dtype} were stored as {dtype}"],
-        }
+        self.facts = source.facts
+        if dtype != source.dtype:
+            note = f"values of type {source.dtype} were stored as {dtype}"
+            self.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), note]}
 
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
         plane = np.empty(out.shape, self._source.dtype)
@@ -72,8 +75,26 @@ class _Labels(_Converted):
         good = (plane >= 0) & (plane <= limit)
         good &= plane == np.trunc(plane)
         if not good.all():
-            row, column = np.argwhere(~good)[0]
             raise SourceError(
-                f"{self.name}: plane {index} has the value {plane[row, column]!s} at row {row}, column {column}: labels must be "
-                f"whole numbers from 0 to {limit:.0f}, the largest that {plane.dtype} labels can hold exactly: save as integers"
+                f"{_place(self.name, index, plane, ~good)}: labels must be whole numbers from 0 to {limit:.0f}, the largest that "
+                f"{plane.dtype} labels can hold exactly: save as integers"
             )
+
+
+class _SignedLabels(_Converted):
+    """Labels that are stored as signed integers: none may be negative."""
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
+        record = self._source.read_plane(index, out)
+        if out.size and out.min() < 0:
+            raise SourceError(
+                f"{_place(self.name, index, out, out < 0)}: labels must be whole numbers from 0 to {np.iinfo(self.dtype).max}, the "
+                f"largest that {self.dtype} labels can hold: give what is no region the id 0"
+            )
+        return record
+
+
+def _place(name: str, index: int, plane: npt.NDArray[Any], bad: npt.NDArray[np.bool_]) -> str:
+    """Where the first bad value of a plane is."""
+    row, column = np.argwhere(bad)[0]
+    return f"{name}: plane {index} has the value {plane[row, column]!s} at row {row}, column {column}"
