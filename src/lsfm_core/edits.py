@@ -140,7 +140,9 @@ class RemoveChannelRequest(Edit):
     channel: str
 
     def describe(self, file: LsfmFile) -> str:
-        return f"channel {file[self.channel].name!r} goes; its space in the file is not given back (repack does)"
+        times = file[self.channel].timepoints
+        several = f", at all {len(times)} timepoints" if len(times) > 1 else ""
+        return f"channel {self.channel!r} goes{several}; its space in the file is not given back (repack does)"
 
     def make(self, editor: LsfmEditor) -> None:
         editor.remove_channel(self.channel)

@@ -51,10 +51,10 @@ def _verify(arguments: argparse.Namespace) -> int:
         for defect in report.defects:
             print(f"{report.path}: {defect}")
     if report.defects:
-        print(f"lsfm-core verify: {report.path}: {len(report.defects)} defect(s) found", file=sys.stderr)
+        print(f"lsfm-core verify: {report.path}: {report.describe()}", file=sys.stderr)
         return Exit.INTEGRITY
     if not (arguments.quiet or arguments.json):
-        print(f"{report.path}: all well: {report.chunks} chunks, {report.raw_bytes / 1e6:.1f} MB decoded, every checksum right")
+        print(f"{report.path}: {report.describe()}")
     return Exit.DONE
 
 

@@ -189,7 +189,12 @@ def check_target(plan: IngestPlan, file: LsfmFile | None, *, replace_channel: bo
     if partner is not None and file[partner].kind != "vectors":
         raise InputError(f"{plan.path}: channel {partner!r} is no displacement field, so it has no inverse")
     check_new_channel(file, plan.channel, replace_channel)
-    return replace(plan, makes="replacement" if plan.channel in file else "channel")
+    if plan.channel not in file:
+        return replace(plan, makes="channel")
+    warnings, times = plan.warnings, file[plan.channel].timepoints
+    if len(times) > 1:
+        warnings = (*warnings, f"channel {plan.channel!r} has {len(times)} timepoints: all of them give way to one image")
+    return replace(plan, makes="replacement", warnings=warnings)
 
 
 def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetadata | None) -> tuple[Space, list[str]]:

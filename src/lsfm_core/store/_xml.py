@@ -6,8 +6,9 @@ references, and no white space around numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -22,6 +23,8 @@ from lsfm_core.geometry import Shape3, Triple, mm_per
 __all__ = ["BdvXml", "View", "parse_xml", "renamed_xml", "render_xml"]
 
 _ATTRIBUTES = ("illumination", "channel", "tile", "angle")
+#: A registration may stretch an image by so much, and its unit is still known by the voxels' size.
+_STRETCH = 1.1
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,13 @@ class View:
     voxel_size_mm : tuple of 3 float, or None
         None where the XML gives no unit of length.
     world_from_voxel : array (4, 4)
-        From the view's first registration; in mm where the unit is a length, else in the XML's unit.
+        From the view's first registration; in mm where the unit of the voxel size is a length, else in the XML's unit.
+    timepoints : tuple of int
+        At which there are voxels; not read from an XML.
     moves : bool
         Whether timepoints are registered differently.
+    placed : bool
+        False where the voxel size does not tell the unit of the registration, so that `world_from_voxel` is the voxel size alone.
     """
 
     setup: int
@@ -46,7 +53,9 @@ class View:
     shape: Shape3
     voxel_size_mm: Triple | None
     world_from_voxel: npt.NDArray[np.float64]
+    timepoints: tuple[int, ...] = (0,)
     moves: bool = False
+    placed: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,22 +102,55 @@ def _parse_view(setup: Element, root: Element) -> View:
         raise ValueError(f"setup {index} has no <size> of three numbers")
     mm = mm_per(setup.findtext("voxelSize/unit", ""))
     voxel = [float(v) for v in setup.findtext("voxelSize/size", "").split()]
-    known = mm is not None and len(voxel) == 3 and min(voxel) > 0
     registrations = [
         _parse_registration(item, index)
         for item in root.iterfind("ViewRegistrations/ViewRegistration")
         if item.get("setup") == str(index)
     ] or [np.eye(4)]
-    world = registrations[0][:, [2, 1, 0, 3]].copy()
-    world[:3] *= mm or 1.0
+    world: npt.NDArray[np.float64] | None = registrations[0]
+    size_mm, edges = None, np.ones(3)
+    if mm is not None and len(voxel) == 3 and min(voxel) > 0:
+        size_mm = (voxel[2] * mm, voxel[1] * mm, voxel[0] * mm)
+        edges = np.array(voxel) * mm
+        world = _in_mm(registrations[0], np.array(voxel), mm)
     return View(
         setup=index,
         name=setup.findtext("name", f"setup {index}").strip(),
         shape=(size[2], size[1], size[0]),
-        voxel_size_mm=(voxel[2] * mm, voxel[1] * mm, voxel[0] * mm) if known and mm is not None else None,
-        world_from_voxel=world,
+        voxel_size_mm=size_mm,
+        world_from_voxel=(np.diag([*edges, 1.0]) if world is None else world)[:, [2, 1, 0, 3]],
         moves=not all(np.allclose(other, registrations[0]) for other in registrations),
+        placed=world is not None,
     )
+
+
+def _in_mm(world_from_xyz: npt.NDArray[np.float64], voxel: npt.NDArray[np.float64], mm: float) -> npt.NDArray[np.float64] | None:
+    """A registration that maps to mm, whatever unit it maps to; None where the voxel size does not tell that.
+
+    Some programs map to lengths. BigStitcher maps to the smallest edge of a voxel, along all axes; others leave voxels as they
+    are, whatever their edges.
+
+    Parameters
+    ----------
+    world_from_xyz : array (4, 4)
+    voxel : array (3,)
+        Its edges along x, y, z in a unit of `mm` millimetres.
+    """
+    edges = np.linalg.norm(world_from_xyz[:3, :3], axis=0)
+    if not edges.all():
+        return None
+    ratio = voxel / edges  # how long the registration's unit is, by each axis
+    smallest = float(voxel.min())
+    spread, unit = min((float(np.abs(np.log(ratio / unit)).max()), unit) for unit in (1.0, smallest))
+    if spread <= np.log(_STRETCH):
+        scale = np.full(3, unit)
+    elif ratio.max() <= ratio.min() * _STRETCH:
+        scale = np.full(3, float(np.exp(np.log(ratio).mean())))
+    elif np.allclose(world_from_xyz[:3, :3], np.eye(3), atol=_STRETCH - 1):
+        scale = voxel
+    else:
+        return None
+    return np.diag([*scale * mm, 1.0]) @ world_from_xyz
 
 
 def _parse_registration(item: Element, setup: int) -> npt.NDArray[np.float64]:
@@ -122,7 +164,15 @@ def _parse_registration(item: Element, setup: int) -> npt.NDArray[np.float64]:
     return world_from_xyz
 
 
-def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None, timepoints: Sequence[int] = (0,)) -> bytes:
+def render_xml(
+    hdf5: str,
+    views: Sequence[View],
+    previous: bytes | None = None,
+    *,
+    others: Collection[int] = (),
+    gone: Collection[int] = (),
+    names: Mapping[int, str] = MappingProxyType({}),
+) -> bytes:
     """The XML for an HDF5 file.
 
     Parameters
@@ -130,13 +180,22 @@ def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None, 
     hdf5 : str
         The HDF5 file's name, beside the XML.
     views : sequence of View
+        Of every setup that has voxels.
     previous : bytes, optional
         The XML that is to be replaced. Elements that we do not write are kept. Of a view whose name and size stay the same its
         registrations are, too, for somebody may have aligned it, and its angle, tile and the like.
-    timepoints : sequence of int
-        What the HDF5 file has, ascending; what the previous XML says wins.
+    others : collection of int
+        Setups that another program made: what the previous XML says of them stays as it stands.
+    gone : collection of int
+        Setups of others that are removed: nothing of them is kept, even if one of `views` has the number now.
+    names : mapping of int to str
+        Setups of others that get another name.
     """
     old = _parse(previous, hdf5) if previous is not None else Element("SpimData", version="0.2")
+    for path in ("SequenceDescription/ViewSetups", "SequenceDescription/MissingViews", "ViewRegistrations"):
+        for parent in old.iterfind(path):
+            for element in [e for e in parent if _setup_of(e) in gone]:
+                parent.remove(element)
     root = Element("SpimData", {"version": "0.2", **old.attrib})
     _text(root, "BasePath", ".", type="relative")
     sequence = SubElement(root, "SequenceDescription")
@@ -144,43 +203,111 @@ def render_xml(hdf5: str, views: Sequence[View], previous: bytes | None = None, 
     _text(loader, "hdf5", hdf5, type="relative")
     old_loader = old.find("SequenceDescription/ImageLoader")
     loader.extend(e for e in (() if old_loader is None else old_loader) if e.tag != "hdf5")
-    setups = SubElement(sequence, "ViewSetups")
-    old_setups = old.find("SequenceDescription/ViewSetups")
-    kept = {}
+    before = {_setup_of(e): e for e in old.iterfind("SequenceDescription/ViewSetups/ViewSetup")}
+    foreign = {setup: element for setup, element in before.items() if setup in others}
+    ours = [view for view in views if view.setup not in foreign]
+    kept = foreign | {v.setup: before[v.setup] for v in ours if v.setup in before and _same_view(before[v.setup], v)}
+    sequence.append(_setups(views, before, foreign, kept, names, old))
+    old_timepoints = old.find("SequenceDescription/Timepoints")
+    present = sorted({timepoint for view in views for timepoint in view.timepoints}) or [0]
+    if old_timepoints is None:
+        element = SubElement(sequence, "Timepoints", type="range")
+        _text(element, "first", str(present[0]))
+        _text(element, "last", str(present[-1]))
+        timepoints: Iterable[int] = range(present[0], present[-1] + 1)
+    else:
+        sequence.append(old_timepoints)
+        timepoints = _timepoints(old_timepoints) or present
+    old_missing = old.find("SequenceDescription/MissingViews")
+    missing = Element("MissingViews")
+    missing.extend(e for e in (() if old_missing is None else old_missing) if _setup_of(e) in foreign)
+    for view in ours:
+        for timepoint in timepoints:
+            if timepoint not in view.timepoints:
+                SubElement(missing, "MissingView", timepoint=str(timepoint), setup=str(view.setup))
+    if len(missing) or old_missing is not None:
+        sequence.append(missing)
+    sequence.extend(e for e in old.iterfind("SequenceDescription/*") if sequence.find(e.tag) is None)
+    registrations = SubElement(root, "ViewRegistrations")
+    registrations.extend(e for e in old.iterfind("ViewRegistrations/ViewRegistration") if _setup_of(e) in kept)
+    registered = {_setup_of(e) for e in registrations}
     for view in views:
-        before = old.find(f"SequenceDescription/ViewSetups/ViewSetup[id='{view.setup}']")
-        if before is not None and _same_view(before, view):
-            kept[view.setup] = before
-        setups.append(_setup(view, before, view.setup in kept))
+        if view.setup not in registered:
+            registrations.extend(_registration(view, timepoint) for timepoint in view.timepoints)
+    root.extend(e for e in old if root.find(e.tag) is None)
+    return _serialized(root)
+
+
+def _setups(
+    views: Sequence[View],
+    before: Mapping[int, Element],
+    foreign: Mapping[int, Element],
+    kept: Mapping[int, Element],
+    names: Mapping[int, str],
+    old: Element,
+) -> Element:
+    """All setups, and what their attributes mean."""
+    elements = dict(foreign)
+    for setup, name in names.items():
+        element = foreign.get(setup)
+        if element is not None:
+            found = element.find("name")
+            if found is None:
+                found = Element("name")
+                element.insert(1, found)
+            found.text = name
+    taken = {element.findtext("attributes/channel") for element in kept.values()}
+    for view in views:
+        if view.setup not in foreign:
+            same = view.setup in kept
+            channel = view.setup
+            while not same and str(channel) in taken:
+                channel += 1
+            taken.add(str(channel))
+            elements[view.setup] = _setup(view, before.get(view.setup), same, channel)
+    setups = Element("ViewSetups")
+    setups.extend(elements[setup] for setup in sorted(elements))
     for attribute in _ATTRIBUTES:
+        place = f"attributes/{attribute}"
         block = SubElement(setups, "Attributes", name=attribute)
-        used = dict.fromkeys(setup.findtext(f"attributes/{attribute}", "") for setup in setups.iterfind("ViewSetup"))
-        theirs = {before.findtext(f"attributes/{attribute}") for before in kept.values()}
-        names = {str(view.setup): view.name for view in views} if attribute == "channel" else {}
-        for index in used:
+        theirs = {element.findtext(place) for element in kept.values()}
+        meant = {elements[view.setup].findtext(place): view.name for view in views} if attribute == "channel" else {}
+        for index in dict.fromkeys(setup.findtext(place) for setup in setups.iterfind("ViewSetup")):
+            if not index:
+                continue
             item = old.find(f"SequenceDescription/ViewSetups/Attributes[@name='{attribute}']/*[id='{index}']")
             if item is None or index not in theirs:
                 item = Element(attribute.capitalize())
                 _text(item, "id", index)
-                _text(item, "name", names.get(index, index))
+                _text(item, "name", meant.get(index, index))
             block.append(item)
-    if old_setups is not None:
-        others = (e for e in old_setups if e.tag != "ViewSetup" and e.get("name") not in _ATTRIBUTES)
-        setups.extend(others)
-    old_timepoints = old.find("SequenceDescription/Timepoints")
-    if old_timepoints is None:
-        element = SubElement(sequence, "Timepoints", type="range")
-        _text(element, "first", str(timepoints[0]))
-        _text(element, "last", str(timepoints[-1]))
-    else:
-        sequence.append(old_timepoints)
-    sequence.extend(e for e in old.iterfind("SequenceDescription/*") if sequence.find(e.tag) is None)
-    registrations = SubElement(root, "ViewRegistrations")
-    for view in views:
-        theirs_too = old.findall(f"ViewRegistrations/ViewRegistration[@setup='{view.setup}']") if view.setup in kept else []
-        registrations.extend(theirs_too or [_registration(view, timepoint) for timepoint in timepoints])
-    root.extend(e for e in old if root.find(e.tag) is None)
-    return _serialized(root)
+    setups.extend(
+        e for e in old.iterfind("SequenceDescription/ViewSetups/*") if e.tag != "ViewSetup" and e.get("name") not in _ATTRIBUTES
+    )
+    return setups
+
+
+def _setup_of(element: Element) -> int:
+    """The setup that an element tells of; -1 where that is no number."""
+    text = element.findtext("id", "") if element.tag == "ViewSetup" else element.get("setup", "")
+    return int(text) if text.strip().isdecimal() else -1
+
+
+def _timepoints(element: Element) -> list[int]:
+    """The timepoints that a data set has, as SpimData lists them: a range, one by one, or as ``0-4, 7, 10-20:2``."""
+    try:
+        if element.get("type") == "range":
+            return list(range(int(element.findtext("first", "")), int(element.findtext("last", "")) + 1))
+        if element.get("type") == "list":
+            return [int(item.findtext("id", "")) for item in element]
+        found: list[int] = []
+        for part in element.findtext("integerpattern", "").split(","):
+            ends, _, step = part.partition(":")
+            first, _, last = ends.partition("-")
+            found += range(int(first), int(last or first) + 1, int(step or 1))
+        return found
+    except ValueError:
+        return []
 
 
 def renamed_xml(data: bytes, name: str, hdf5: str) -> bytes:
@@ -205,7 +332,7 @@ def _serialized(root: Element) -> bytes:
     return text + b"\n"
 
 
-def _setup(view: View, before: Element | None, same: bool) -> Element:
+def _setup(view: View, before: Element | None, same: bool, channel: int) -> Element:
     setup = Element("ViewSetup")
     _text(setup, "id", str(view.setup))
     _text(setup, "name", view.name)
@@ -219,7 +346,7 @@ def _setup(view: View, before: Element | None, same: bool) -> Element:
         _text(voxel, "size", " ".join(_number(v) for v in reversed(view.voxel_size_mm or (1.0, 1.0, 1.0))))
     attributes = SubElement(setup, "attributes")
     for attribute in _ATTRIBUTES:
-        value = str(view.setup if attribute == "channel" else 0)
+        value = str(channel if attribute == "channel" else 0)
         if same and before is not None:
             value = before.findtext(f"attributes/{attribute}", value)
         _text(attributes, attribute, value)

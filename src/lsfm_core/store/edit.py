@@ -165,9 +165,12 @@ class LsfmEditor(LsfmFile):
             del self.h5[_paths.setup(channel.setup)]
             for timepoint in [t for t in self.h5 if _paths.timepoint_index(t) is not None]:
                 self.h5[timepoint].pop(_paths.setup(channel.setup), None)
+            if channel.foreign:
+                self._gone.add(channel.setup)
         if channel.partner is not None and channel.partner in self:
             del self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER]
-        del self.h5[_paths.channel(channel.name)]
+        # By this group the file is known as one of ours, even without a channel.
+        self.h5.require_group(_paths.LSFM).pop(channel.name, None)
         self._forget()
 
     def rename_channel(self, name: str, new_name: str) -> None:
@@ -181,10 +184,19 @@ class LsfmEditor(LsfmFile):
         check_channel_name(new_name)
         channel = self[name]
         check_new_channel(self, new_name)
+        if channel.foreign:
+            if _paths.channel(name) in self.h5:
+                self.h5.move(_paths.channel(name), _paths.channel(new_name))
+            group = self.h5.require_group(_paths.channel(new_name))
+            group.attrs[_paths.SETUP] = channel.setup
+            if channel.setup is not None:
+                self._new_names[channel.setup] = new_name
+            self._forget()
+            return
         self.h5.move(_paths.channel(name), _paths.channel(new_name))
         if channel.setup is not None:
-            del self.h5[_paths.view(0, channel.setup)]
-            self._link_levels(new_name, channel.setup, len(channel.levels))
+            del self.h5[_paths.view(channel.timepoints[0], channel.setup)]
+            self._link_levels(new_name, channel.timepoints[0], channel.setup, len(channel.levels))
         if channel.partner is not None and channel.partner in self:
             self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER] = new_name
         self._forget()
@@ -228,8 +240,9 @@ class LsfmEditor(LsfmFile):
         UnknownChannelError
         """
         self._note("set-acquisition", channel=name, acquisition=text)
-        self.h5.pop(_paths.acquisition(self[name].name), None)
-        self.h5[_paths.acquisition(name)] = text
+        group = self._group_of(name)
+        group.pop(_paths.ACQUISITION, None)
+        group[_paths.ACQUISITION] = text
 
     def set_look(self, name: str, *, display_range: tuple[float, float] | None = None, colormap: str | None = None) -> None:
         """Keep how a viewer should show a channel at first.
@@ -246,7 +259,7 @@ class LsfmEditor(LsfmFile):
         ------
         UnknownChannelError
         """
-        attributes = self.h5[_paths.channel(self[name].name)].attrs
+        attributes = self._group_of(name).attrs
         if display_range is not None:
             attributes[_paths.DISPLAY_RANGE] = np.asarray(display_range, dtype=np.float64)
         if colormap is not None:
@@ -273,6 +286,8 @@ class LsfmEditor(LsfmFile):
         """
         plain = check_new_key(self, key, value, channel, overwrite)
         self._note("add-metadata", channel=channel, values={key: plain}, overwrite=overwrite)
+        if channel is not None:
+            self._group_of(channel)
         _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, plain)
 
     def remove_metadata(self, key: str, *, channel: str | None = None) -> None:
@@ -315,7 +330,7 @@ class LsfmEditor(LsfmFile):
         matrix = np.asarray(ras_matrix).tolist()
         self._note("write-affine", channel=channel, name=name, affine=matrix, replace=replace)
         check_new_affine(self, channel, name, replace)
-        group = self.h5.require_group(f"{_paths.channel(channel)}/{_paths.AFFINES}")
+        group = self._group_of(channel).require_group(_paths.AFFINES)
         parts = {name: ras_matrix, f"{_paths.ITK_PARAMS}/{name}": itk[0], f"{_paths.FIXED_ITK_PARAMS}/{name}": itk[1]}
         for path, values in parts.items():
             group.pop(path, None)
@@ -325,12 +340,12 @@ class LsfmEditor(LsfmFile):
     def _add(self, name: str) -> None:
         """Let the finished channel take its place, and its name."""
         group = self.h5[_paths.INCOMPLETE]
-        setup = None
+        setup, timepoint = None, self.first_timepoint
         if name in self:
-            setup = self[name].setup
+            setup, timepoint = self[name].setup, self[name].timepoints[0]
             # What users gave to the channel stays with its name; what is known of the old image goes with it.
             for part in (_paths.AFFINES, _paths.METADATA):
-                if part in self.h5[_paths.channel(name)]:
+                if f"{_paths.channel(name)}/{part}" in self.h5:
                     self.h5.move(f"{_paths.channel(name)}/{part}", f"{group.name}/{part}")
             self._remove(self[name])
         levels = group[_paths.IMAGE]
@@ -338,7 +353,7 @@ class LsfmEditor(LsfmFile):
         # BigDataViewer has no type for float16, and knows nothing of vectors: such channels are not among its setups.
         shown = group.attrs[_paths.KIND] != "vectors" and dtype in _BDV_TYPES
         if shown and setup is None:
-            setup = 1 + max((s for s in map(_paths.setup_index, self.h5) if s is not None), default=-1)
+            setup = 1 + max(self.setups, default=-1)
         group.attrs[_paths.SETUP] = setup if shown and setup is not None else -1
         self.h5.move(_paths.INCOMPLETE, _paths.channel(name))
         if shown and setup is not None:
@@ -349,13 +364,24 @@ class LsfmEditor(LsfmFile):
             nodes = [levels[str(index)] for index in range(count)]
             root[_paths.RESOLUTIONS] = np.array([node.attrs[_paths.FACTORS][::-1] for node in nodes], dtype=np.float64)
             root[_paths.SUBDIVISIONS] = np.array([node[_paths.CELLS].chunks[::-1] for node in nodes], dtype=np.int32)
-            self._link_levels(name, setup, count)
-            self.h5.attrs[_paths.SETUPS_COUNT] = 1 + max(s for s in map(_paths.setup_index, self.h5) if s is not None)
+            self._link_levels(name, timepoint, setup, count)
+            self.h5.attrs[_paths.SETUPS_COUNT] = 1 + max(self.setups)
         self._forget()
 
-    def _link_levels(self, name: str, setup: int, count: int) -> None:
+    def _group_of(self, name: str) -> h5py.Group:
+        """The group of a channel, made where it is another program's setup to which nobody has given anything yet."""
+        channel = self[name]
+        if channel.foreign:
+            try:
+                check_channel_name(name)
+            except InputError as error:
+                raise InputError(f"{self.path}: {error}: rename the channel first") from error
+            self.h5.require_group(_paths.channel(name)).attrs[_paths.SETUP] = channel.setup
+        return self.h5[_paths.channel(name)]
+
+    def _link_levels(self, name: str, timepoint: int, setup: int, count: int) -> None:
         for index in range(count):
-            view = self.h5.create_group(_paths.view_level(0, setup, index))
+            view = self.h5.create_group(_paths.view_level(timepoint, setup, index))
             view[_paths.CELLS] = h5py.SoftLink(f"/{_paths.level(name, index)}/{_paths.CELLS}")
 
     def _note(self, operation: str, **arguments: Any) -> None:
@@ -534,6 +560,10 @@ def check_new_channel(file: LsfmFile, name: str, replace: bool | None = None) ->
     if name in file and not replace:
         more = "" if replace is None else ", or replace it"
         raise ExistsError(f"{file.path}: channel {name!r} exists already: choose another name{more}")
+    if name not in file and _paths.channel(name) in file.h5:
+        raise ExistsError(
+            f"{file.path}: {_paths.channel(name)} holds what was given to a channel that has no voxels any more: take another name"
+        )
 
 
 def check_new_affine(file: LsfmFile, channel: str, name: str, replace: bool) -> None:

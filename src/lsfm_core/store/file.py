@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
+from math import inf
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -100,6 +102,8 @@ class Channel:
         What is odd about this channel, in sentences.
     timepoints : tuple of int
         BigDataViewer's numbers of the times at which it was imaged; `levels` are those of the first. Ours have one.
+    foreign : bool
+        Whether it is a setup of another program's, with nothing in our part of the file but what users gave to it.
     colormap : str or None
         For a first look: a name that viewers know, or ``#rrggbb``.
     """
@@ -116,6 +120,7 @@ class Channel:
     written_by: str
     remarks: tuple[str, ...]
     timepoints: tuple[int, ...] = (0,)
+    foreign: bool = False
     colormap: str | None = None
     _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
 
@@ -150,6 +155,9 @@ class LsfmFile:
         self.cache = cache
         self._max_read_bytes = max_read_bytes
         self._heeds_xml = True
+        # What a change does to the setups of others, for the XML: those that are removed, and new names.
+        self._gone: set[int] = set()
+        self._new_names: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -176,11 +184,12 @@ class LsfmFile:
             If the file's structure is broken; names the place.
         """
         try:
-            if _paths.LSFM in self.h5:
-                groups = self.h5[_paths.LSFM]
-                names = [name for name in groups if f"{name}/{_paths.IMAGE}" in groups]
-                return MappingProxyType({name: self._read_channel(name) for name in sorted(names, key=self._age)})
-            return MappingProxyType(self._read_views())
+            groups = self.h5.get(_paths.LSFM, {})
+            ours = {name: self._read_channel(name) for name in groups if f"{name}/{_paths.IMAGE}" in groups}
+            found = ours | self._read_views(ours)
+            # In the order in which they were written; those that BigDataViewer does not show come last.
+            ages = {name: (inf if channel.setup is None else channel.setup, name) for name, channel in found.items()}
+            return MappingProxyType({name: found[name] for name in sorted(found, key=ages.__getitem__)})
         except (KeyError, OSError, TypeError, IndexError) as error:
             raise FormatError(f"{self.path}: its structure is broken: {error}") from error
 
@@ -219,7 +228,10 @@ class LsfmFile:
             raise InputError(f"{self.path}: channel {name!r} has no timepoint {timepoint}; it has: {known}")
         if timepoint == channel.timepoints[0] or channel.setup is None:
             return channel.levels
-        return tuple(self._view_levels(timepoint, channel.setup, channel.space.world_from_voxel))
+        levels = tuple(self._view_levels(timepoint, channel.setup, channel.space.world_from_voxel))
+        if not levels:
+            raise StorageError(f"{self.path}: channel {name!r} was removed since it was opened: open the file again")
+        return levels
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -311,18 +323,32 @@ class LsfmFile:
             If the previous XML cannot be read.
         """
         views = [
-            View(c.setup, c.name, c.space.shape, c.space.voxel_size_mm if c.unit == "mm" else None, c.space.world_from_voxel)
+            View(
+                c.setup,
+                c.name,
+                c.space.shape,
+                c.space.voxel_size_mm if c.unit == "mm" else None,
+                c.space.world_from_voxel,
+                c.timepoints,
+            )
             for c in self.channels.values()
             if c.setup is not None
         ]
-        timepoints = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None) or [0]
-        return render_xml(hdf5 or self.path.name, views, previous, timepoints)
+        others = self.setups.difference(c.setup for c in self.channels.values() if not c.foreign)
+        name = hdf5 or self.path.name
+        return render_xml(name, views, previous, others=others, gone=self._gone, names=self._new_names)
+
+    @property
+    def setups(self) -> set[int]:
+        """BigDataViewer's setups, also those that no channel shows since they have no voxels."""
+        return {setup for setup in map(_paths.setup_index, self.h5) if setup is not None}
+
+    @property
+    def first_timepoint(self) -> int:
+        """BigDataViewer's number of the file's first timepoint, at which our channels stand."""
+        return min((t for t in map(_paths.timepoint_index, self.h5) if t is not None), default=0)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
-
-    def _age(self, name: str) -> tuple[int, str]:
-        setup = self.h5[_paths.channel(name)].attrs.get(_paths.SETUP)
-        return (len(self.h5) if setup is None or setup < 0 else int(setup), name)
 
     def _read_channel(self, name: str) -> Channel:
         group = self.h5[_paths.channel(name)]
@@ -339,7 +365,6 @@ class LsfmFile:
             factors = tuple(float(f) for f in node.attrs[_paths.FACTORS])
             affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
-        limits = group.attrs.get(_paths.DISPLAY_RANGE, group.attrs.get(_paths.PERCENTILES))
         setup = int(group.attrs[_paths.SETUP])
         return Channel(
             name=name,
@@ -347,12 +372,13 @@ class LsfmFile:
             levels=tuple(levels),
             orientation=Orientation(group.attrs[_paths.AXCODES]),
             unit=group.attrs[_paths.UNIT],
-            display_range=None if limits is None else (float(limits[0]), float(limits[-1])),
+            display_range=_display_range(group),
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
             written_by=group.attrs[_paths.WRITER],
             remarks=(),
+            timepoints=self._timepoints_of(setup),
             colormap=group.attrs.get(_paths.COLORMAP),
             _sources=group.get(_paths.SOURCES),
         )
@@ -395,42 +421,64 @@ class LsfmFile:
             remarks=tuple(remarks),
         )
 
-    def _read_views(self) -> dict[str, Channel]:
-        """Channels of a BigDataViewer file that is not ours: one per setup."""
+    def _read_views(self, ours: Mapping[str, Channel]) -> dict[str, Channel]:
+        """Channels that are not ours: one per setup of BigDataViewer's that none of ours has."""
         views = self._xml_views()
+        # Where users gave something to such a channel, its group has its name.
+        groups = {n: g for n, g in self.h5.get(_paths.LSFM, {}).items() if n not in ours and isinstance(g, h5py.Group)}
+        names = {int(group.attrs[_paths.SETUP]): name for name, group in groups.items() if _paths.SETUP in group.attrs}
+        taken = {*ours, *names.values()}
         channels = {}
-        times = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None)
-        for setup in sorted(s for s in map(_paths.setup_index, self.h5) if s is not None):
+        for setup in sorted(self.setups.difference(channel.setup for channel in ours.values() if channel.setup is not None)):
             view = views.get(setup)
-            timepoints = tuple(t for t in times if f"{_paths.view_level(t, setup, 0)}/{_paths.CELLS}" in self.h5)
-            affine = np.eye(4) if view is None else _calibrated(view)
-            levels = self._view_levels(timepoints[0], setup, affine) if timepoints else []
+            timepoints = self._timepoints_of(setup)
+            # Of the world's axes, which are BigDataViewer's, planes lie along the third.
+            affine = np.eye(4)[[2, 1, 0, 3]] if view is None else view.world_from_voxel
+            levels = self._view_levels(timepoints[0], setup, affine)
             if not levels:
                 continue
-            name = view.name if view is not None and view.name not in channels else f"setup {setup}"
+            name = names.get(setup)
+            if name is None:
+                wanted = [] if view is None else [view.name]
+                name = next(n for n in chain(wanted, _other_names(setup)) if n not in taken)
+            taken.add(name)
+            group = groups.get(name)
             remarks = ["a BigDataViewer file: it records no orientation, so exports need one to be given"]
             if view is not None and view.moves:
                 remarks.append("its timepoints are registered differently: all of them are placed as the first one is")
+            if view is not None and not view.placed:
+                remarks.append(
+                    "the voxel size does not tell the unit of the XML's registration: it is placed as if there were none"
+                )
             channels[name] = Channel(
                 name=name,
                 kind="image",
                 levels=tuple(levels),
                 orientation=None,
                 unit="mm" if view is not None and view.voxel_size_mm is not None else "pixel",
-                display_range=None,
+                display_range=None if group is None else _display_range(group),
                 setup=setup,
                 partner=None,
-                affines=(),
+                affines=() if group is None else self._affine_names(group),
                 written_by="",
                 remarks=tuple(remarks),
                 timepoints=timepoints,
+                foreign=True,
+                colormap=None if group is None else group.attrs.get(_paths.COLORMAP),
             )
         return channels
 
+    def _timepoints_of(self, setup: int) -> tuple[int, ...]:
+        """The timepoints at which a setup has voxels; the first one where it has none."""
+        times = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None) if setup >= 0 else []
+        return tuple(t for t in times if f"{_paths.view_level(t, setup, 0)}/{_paths.CELLS}" in self.h5) or (self.first_timepoint,)
+
     def _view_levels(self, timepoint: int, setup: int, affine: npt.NDArray[np.float64]) -> list[Level]:
         """The pyramid of one view of BigDataViewer's; `affine` is that of its level 0."""
-        root = self.h5[_paths.setup(setup)]
         levels: list[Level] = []
+        if f"{_paths.view_level(timepoint, setup, 0)}/{_paths.CELLS}" not in self.h5:
+            return levels
+        root = self.h5[_paths.setup(setup)]
         for index, row in enumerate(np.atleast_2d(root[_paths.RESOLUTIONS][()])):
             factor = tuple(float(f) for f in row[::-1])
             node = self.h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
@@ -502,7 +550,7 @@ def open_lsfm(
     Raises
     ------
     FormatError
-        If it is no HDF5 file, or has neither our structure nor BigDataViewer's.
+        If it is no HDF5 file or a damaged one, or has neither our structure nor BigDataViewer's.
     StorageError
         If it cannot be read. `MissingError` if it is not there, `BusyError` if a writer is at work.
     """
@@ -520,24 +568,27 @@ def open_lsfm(
         raise FormatError(f"{target}: not an HDF5 file")
     try:
         opened = DetachedFile(target) if detached else h5py.File(target, "r")
-        h5 = opened.h5 if isinstance(opened, DetachedFile) else opened
+        file = LsfmFile(target, opened, cache or ChunkCache(), max_read_bytes)
+        known = _paths.LSFM in file.h5 or any(
+            isinstance(file.h5.get(_paths.setup(setup)), h5py.Group) and _paths.RESOLUTIONS in file.h5[_paths.setup(setup)]
+            for setup in file.setups
+        )
     except BlockingIOError as error:
         raise BusyError(f"{target}: another program is writing to it: try again when it is done") from error
     except StorageError:
         raise
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         if "locking flag" in str(error):  # in this process, which holds the lock itself
             raise BusyError(f"{target}: is being repacked: try again when it is done") from error
-        raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
-    if _paths.LSFM not in h5 and not any(
-        _paths.setup_index(name) is not None and isinstance(h5.get(name), h5py.Group) and _paths.RESOLUTIONS in h5[name]
-        for name in h5
-    ):
-        h5.close()
+        if getattr(error, "errno", None):
+            raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
+        raise FormatError(f"{target}: cannot be opened as HDF5: the file is damaged: {error}") from error
+    if not known:
+        file.close()
         raise FormatError(
             f"{target}: HDF5, but with neither /LSFM nor BigDataViewer's sNN/resolutions inside: not a file for lsfm-core"
         )
-    return LsfmFile(target, opened, cache or ChunkCache(), max_read_bytes)
+    return file
 
 
 def _hdf5_of_xml(path: Path) -> Path:
@@ -553,11 +604,13 @@ def _hdf5_of_xml(path: Path) -> Path:
     return target
 
 
-def _calibrated(view: View) -> npt.NDArray[np.float64]:
-    """A view's registration where it maps to lengths; some writers (BigStitcher) map to pixels, then only the voxel size counts."""
-    if view.voxel_size_mm is None:
-        return view.world_from_voxel
-    norms = np.linalg.norm(view.world_from_voxel[:3, :3], axis=0)
-    if np.allclose(norms, view.voxel_size_mm, rtol=0.05):
-        return view.world_from_voxel
-    return np.diag([*view.voxel_size_mm, 1.0])
+def _display_range(group: h5py.Group) -> tuple[float, float] | None:
+    """The contrast limits that somebody has chosen for a channel, or else those that were measured."""
+    limits = group.attrs.get(_paths.DISPLAY_RANGE, group.attrs.get(_paths.PERCENTILES))
+    return None if limits is None else (float(limits[0]), float(limits[-1]))
+
+
+def _other_names(setup: int) -> Iterator[str]:
+    """What a setup can be called whose name in the XML another channel has."""
+    yield f"setup {setup}"
+    yield from (f"setup {setup} ({number})" for number in count(2))

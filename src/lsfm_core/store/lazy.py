@@ -101,6 +101,7 @@ class _Store:
         #: Does work on the dataset.
         self.access = access
         self.codec = ChunkCodec.of(dataset)
+        self.has_checksums: bool = dataset.fletcher32
         self.dtype = dtype
         self.cache = cache
         self.max_read_bytes = max_read_bytes
@@ -334,6 +335,11 @@ class LazyLevel:
     def stored_bytes(self) -> int:
         """Size of the whole level in the file, compressed; asks about every chunk."""
         return int(self._store.access(lambda dataset: dataset.id.get_storage_size()))
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the chunks of the level carry a checksum each."""
+        return self._store.has_checksums
 
     def is_stored(self, index: tuple[int, ...]) -> bool:
         """Whether the chunk of an element of the whole level was ever written (else it reads as the fill value)."""

@@ -429,13 +429,16 @@ def _places(file: LsfmFile) -> dict[int, str]:
     places = {}
     for channel in file.channels.values():
         for level in channel.levels:
-            paths = [_paths.level(channel.name, level.index)]
+            paths = {_paths.level(channel.name, level.index): ""}
             if channel.setup is not None:
-                paths.append(_paths.view_level(0, channel.setup, level.index))
-            for path in paths:
+                several = len(channel.timepoints) > 1
+                for timepoint in channel.timepoints:
+                    view = _paths.view_level(timepoint, channel.setup, level.index)
+                    paths[view] = f", timepoint {timepoint}" if several else ""
+            for path, when in paths.items():
                 cells = file.h5.get(f"{path}/{_paths.CELLS}")
                 if cells is not None:
-                    places[address(cells)] = f"channel {channel.name!r}, level {level.index}"
+                    places[address(cells)] = f"channel {channel.name!r}{when}, level {level.index}"
     return places
 
 

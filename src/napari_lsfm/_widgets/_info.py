@@ -225,8 +225,7 @@ class InfoWidget(Form):
 
     def _on_verified(self, report: VerifyReport) -> str:
         if not report.defects:
-            size = f"{report.raw_bytes / 1e6:.1f} MB"
-            return f"{report.path.name}: all well: {report.chunks} chunks, {size} decoded, every checksum right."
+            return f"{report.path.name}: {report.describe()}."
         self.defects.addItems([str(defect) for defect in report.defects])
         self.defects.show()
         return f"{report.path.name}: {len(report.defects)} defect(s) found."
