@@ -133,6 +133,8 @@ class ChannelInfo(_Part):
     levels: tuple[LevelInfo, ...]
     display_range: tuple[float, float] | None
     bdv_setup: int | None
+    timepoints: tuple[int, ...]
+    """BigDataViewer's numbers of the times at which it was imaged; all else here is told of the first."""
     field: str | None
     """For vectors, in words: from which space to which one they lead."""
     inverse: str | None
@@ -165,6 +167,8 @@ class ChannelInfo(_Part):
             box = self.extent
             sides = (f"{name} {low:.3f}..{high:.3f}" for name, low, high in zip("RAS", box.lower, box.upper, strict=True))
             yield "extent", f"{_by(f'{v:.3f}' for v in box.size)} mm (R, A, S): {_by(sides)}"
+        if len(self.timepoints) > 1:
+            yield "timepoints", ", ".join(map(str, self.timepoints))
         if self.sources is not None:
             sources = self.sources
             names = f"{sources.first} … {sources.last}" if sources.count > 1 else sources.first
@@ -287,6 +291,7 @@ def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:
         levels=tuple(map(_level, channel.levels)),
         display_range=channel.display_range,
         bdv_setup=channel.setup,
+        timepoints=channel.timepoints,
         field=_field(channel),
         inverse=channel.partner,
         affines=tuple(_affine(file, channel, name) for name in channel.affines),

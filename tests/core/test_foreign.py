@@ -31,6 +31,7 @@ from lsfm_core import (
     verify_file,
 )
 from lsfm_core.cli import main
+from lsfm_core.export import ExportRequest, export_channel, plan_export
 from lsfm_core.store import RepackRequest, repack_file, write_xml
 from lsfm_core.store._xml import parse_xml
 
@@ -502,6 +503,65 @@ def test_tiles_do_not_lie_on_each_other(movie: Path) -> None:
     with open_lsfm(movie) as file:
         first, second = (channel.space.world_from_voxel for channel in file.channels.values())
     np.testing.assert_allclose((second - first)[:3, 3], (0.005, 0.01, 0.015))
+
+
+# --- timepoints ----------------------------------------------------------------------------------------------------------------
+
+
+def test_info_lists_the_timepoints(
+    movie: Path, info_json: Callable[[Path], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [channel["timepoints"] for channel in info_json(movie)["channels"]] == [[0, 1, 2], [0, 2]]
+    assert main(["info", str(movie)]) == 0
+    assert "timepoints   0, 2\n" in capsys.readouterr().out
+
+
+def test_an_export_takes_the_timepoint_that_is_asked_for(movie: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = ExportRequest(path=movie, channel="setup 1", orientation="RAS", output_orientation="native")
+    for timepoint in (None, 0, 2):
+        asked = request.model_copy(update={"timepoint": timepoint})
+        result = export_channel(asked)
+        assert result.volume is not None
+        np.testing.assert_array_equal(result.volume.array, stack(timepoint or 0, 1))
+        assert f"level 0 of timepoint {timepoint or 0}:" in result.plan.describe()
+    options = ["--channel", "setup 1", "--orientation", "RAS", "--output-orientation", "native"]
+    assert main(["export", str(movie), *options, "--timepoint", "2", "--output", str(tmp_path / "t2.npy"), "--quiet"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "t2.npy"), stack(2, 1))
+    assert main(["export", str(movie), *options, "--timepoint", "1", "--output", str(tmp_path / "t1.npy")]) == 3
+    assert "channel 'setup 1' has no timepoint 1; it has: 0, 2" in capsys.readouterr().err
+    assert not (tmp_path / "t1.npy").exists()
+    assert main(["log", str(movie), "--command"]) == 0
+    assert "--timepoint" in capsys.readouterr().out
+
+
+def test_slices_and_previews_of_a_timepoint(movie: Path, tmp_path: Path) -> None:
+    options = [str(movie), "--channel", "setup 0", "--orientation", "RAS", "--timepoint", "1", "--quiet"]
+    pattern = str(tmp_path / "s_%02d.tif")
+    assert main(["export-slices", *options, "--output-orientation", "native", "--range", "3,4", "--output", pattern]) == 0
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "s_03.tif"), stack(1, 0)[3])
+    pictures = []
+    for time in ("0", "1"):
+        picture = tmp_path / f"{time}.png"
+        assert main(["preview", *options, "--timepoint", time, "--output", str(picture)]) == 0
+        pictures.append(picture.read_bytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_a_command_line_says_the_timepoint(movie: Path, tmp_path: Path) -> None:
+    from lsfm_core.cli import request_command
+
+    request = ExportRequest(path=movie, channel="setup 0", orientation="RAS", timepoint=2, output=tmp_path / "a.nii")
+    assert "--timepoint=2" in request_command(request)
+
+
+def test_ours_has_one_timepoint_and_no_word_of_it(series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    ingest_series(series)
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        plan = plan_export(file, ExportRequest(path=file.path, channel="signal"))
+        assert plan.timepoint is None
+        assert "timepoint" not in plan.describe()
+        with pytest.raises(InputError, match="no timepoint 3"):
+            plan_export(file, ExportRequest(path=file.path, channel="signal", timepoint=3))
 
 
 # --- what cannot be read --------------------------------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     parser.add_argument("--channel", required=True, metavar="NAME", help="the channel to take")
     parser.add_argument("--level", type=int, metavar="L", help="pyramid level to read (default: the best for the resolution)")
+    parser.add_argument("--timepoint", type=int, metavar="N", help="which of the times that info lists (default: the first)")
     parser.add_argument(
         "--resolution",
         type=numbers(1, 3),
@@ -173,6 +174,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
         "channel": arguments.channel,
         "output": arguments.output,
         "level": arguments.level,
+        "timepoint": arguments.timepoint,
         "resolution_mm": arguments.resolution,
         "output_orientation": arguments.output_orientation,
         "orientation": arguments.orientation,

@@ -34,6 +34,7 @@ def add_commands(verbs: Any) -> None:
     )
     preview.add_argument("--size", type=int, metavar="PIXELS", help="along the specimen's longest edge (default 600)")
     preview.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    preview.add_argument("--timepoint", type=int, metavar="N", help="which of the times that info lists (default: the first)")
     preview.add_argument("--html", action="store_true", help="write a page with all that is known of the file (.html)")
     preview.add_argument("--output", required=True, help="a picture (.png) or a page (.html)")
     preview.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
@@ -50,6 +51,7 @@ def _request(arguments: argparse.Namespace) -> PreviewRequest:
         labels_channel=arguments.labels_channel,
         projection=arguments.projection,
         orientation=arguments.orientation,
+        timepoint=arguments.timepoint,
         output=arguments.output,
         overwrite=arguments.overwrite,
         **({"size": arguments.size} if arguments.size is not None else {}),

@@ -54,6 +54,8 @@ class ExportPlan:
     kind : {"image", "labels", "vectors"}
     level : Level
         That is read.
+    timepoint : int or None
+        BigDataViewer's number of the time at which it is read; None where the channel was imaged once.
     source : Space
         Of the level, in the orientation that the export works with.
     reduction : tuple of 3 int
@@ -89,6 +91,7 @@ class ExportPlan:
     channel: str
     kind: Kind
     level: Level
+    timepoint: int | None
     source: Space
     reduction: Shape3
     chain: TransformChain
@@ -152,9 +155,10 @@ class ExportPlan:
             reduced = "" if self.reduction == (1, 1, 1) else f"{what} of {_by(self.reduction)} voxels, then "
             how = f"{reduced}{self.interpolation} interpolation"
         components = f" of {self.components} components" if self.components > 1 else ""
+        when = "" if self.timepoint is None else f" of timepoint {self.timepoint}"
         stored = f"{_by(self.source.shape)} voxels of {_mm(self.source.voxel_size_mm)}"
         lines = [
-            f"reads   level {self.level.index}: {stored}, {self.read_bytes / 1e6:.1f} MB of it",
+            f"reads   level {self.level.index}{when}: {stored}, {self.read_bytes / 1e6:.1f} MB of it",
             f"        {self.source.orientation.describe()}",
             *(f"through {line}" for line in self.chain.describe().splitlines() if self.chain.transforms),
             *([f"region  {self.region.describe()}"] if self.region is not None else []),
@@ -212,6 +216,8 @@ def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan
 def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None = None) -> ExportPlan:
     """All but how the work is divided."""
     channel = file[request.channel]
+    timepoint = channel.timepoints[0] if request.timepoint is None else request.timepoint
+    channel = replace(channel, levels=file.levels_at(channel.name, timepoint))
     name = f"{file.path}: channel {channel.name!r}"
     method = _method(name, channel, request)
     _check_fill(name, channel, request.fill)
@@ -237,6 +243,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         # Where nothing tells how the vectors are meant (lsfmpy's files), their components are taken out as they stand.
         kind="image" if channel.kind == "vectors" and channel.orientation is None else channel.kind,
         level=level,
+        timepoint=timepoint if len(channel.timepoints) > 1 else None,
         source=source,
         reduction=reduction,
         chain=chain,

@@ -170,6 +170,8 @@ class ExportRequest(TransformRequest):
         pattern for three numbers. Without it the voxels come back as a `Volume`.
     level : int, optional
         Pyramid level to read; default: the coarsest that is at least as fine as the result.
+    timepoint : int, optional
+        BigDataViewer's number of the time that is meant, where the channel was imaged at several. Default: the first.
     resolution_mm : float or tuple of 3 float, optional
         Voxel size of the result, one number or one for each of its axes. Default: that of the level, of the reference, or of the
         displacement field.
@@ -201,6 +203,7 @@ class ExportRequest(TransformRequest):
 
     output: Path | None = None
     level: int | None = Field(default=None, ge=0)
+    timepoint: int | None = Field(default=None, ge=0)
     resolution_mm: float | tuple[float, float, float] | None = None
     output_orientation: str | None = None
     reference: str | None = None

@@ -158,4 +158,4 @@ def _picture(thin: Array, across: int) -> Array:
 
 
 def _export(request: PreviewRequest, name: str, **fields: Any) -> ExportRequest:
-    return ExportRequest(path=request.path, channel=name, orientation=request.orientation, **fields)
+    return ExportRequest(path=request.path, channel=name, orientation=request.orientation, timepoint=request.timepoint, **fields)

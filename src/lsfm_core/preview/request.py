@@ -36,6 +36,8 @@ class PreviewRequest(Request):
         much as its width takes.
     orientation : str, optional
         How the stored image lies, for files that do not record it.
+    timepoint : int, optional
+        BigDataViewer's number of the time that is shown, which all channels must have. Default: the first of each.
     output : Path, optional
         ``.png`` for a picture, ``.html`` for a page. Without it a picture comes back as an array.
     overwrite : bool
@@ -48,6 +50,7 @@ class PreviewRequest(Request):
     projection: Projection = "middle"
     size: int = Field(default=600, ge=50, le=4000)
     orientation: str | None = None
+    timepoint: int | None = Field(default=None, ge=0)
     output: Path | None = None
     overwrite: bool = False
 
