@@ -45,9 +45,9 @@ test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real win
 	@QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-napari/bin/pytest tests/napari
 
 .PHONY: test-pyside
-test-pyside: .venv-pyside/ready system-test ## some of them under PySide6, the other Qt binding
+test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the other Qt binding
 	$(HEADING) 'pytest tests/napari -m bindings, under PySide6'
-	@QT_API=pyside6 QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-pyside/bin/pytest tests/napari -m bindings
+	@QT_API=pyside6 QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-napari/bin/pytest tests/napari -m bindings
 
 .PHONY: soak
 soak: .venv/ready ## kill writers 200 times, and look at what they leave
@@ -64,11 +64,11 @@ format: .venv/ready ## put the code into its standard form
 	@.venv/bin/ruff format
 
 .PHONY: setup
-setup: .venv/ready .venv-napari/ready .venv-pyside/ready ## all environments, for editors
+setup: .venv/ready .venv-napari/ready ## both environments, for editors
 
 .PHONY: clean
 clean: ## remove all that these targets made
-	@rm -rf .venv .venv-napari .venv-pyside .*_cache .hypothesis demo build dist benchmarks/results
+	@rm -rf .venv .venv-napari .*_cache .hypothesis demo build dist benchmarks/results
 	@find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: system-venv system-test
@@ -87,10 +87,4 @@ system-venv system-test: system-%:
 	$(HEADING) 'making .venv-napari: napari and Qt'
 	@$(VENV) .venv-napari
 	@.venv-napari/bin/pip install -qq -e '.[test-napari]'
-	@touch $@
-
-.venv-pyside/ready: pyproject.toml | system-venv
-	$(HEADING) 'making .venv-pyside: napari and the other Qt binding'
-	@$(VENV) .venv-pyside
-	@.venv-pyside/bin/pip install -qq -e '.[test-pyside]'
 	@touch $@

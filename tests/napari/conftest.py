@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Where both bindings are installed, qtpy and pytest-qt would each choose for themselves.
+os.environ["PYTEST_QT_API"] = os.environ.setdefault("QT_API", "pyqt6")
 
 import h5py
 import napari
