@@ -20,6 +20,7 @@ import pytest
 import tifffile
 
 from lsfm_core import (
+    ChecksumError,
     ChunkCache,
     ExistsError,
     FormatError,
@@ -228,6 +229,7 @@ def test_a_movie_that_does_not_begin_with_zero(movie: Path, series: Path, ingest
     before = theirs(movie)
     add_mine(movie, series, ingest_series)
     assert main(["rename-channel", str(movie), "--channel", "mine", "--to", "own", "--quiet"]) == 0
+    add_mine(movie, series, ingest_series, "own", replace=True)
     repack(movie)
     root = ElementTree.parse(movie.with_suffix(".xml")).getroot()
     assert [e.get("timepoint") for e in root.iterfind("ViewRegistrations/ViewRegistration[@setup='2']")] == ["5"]
@@ -299,9 +301,54 @@ def test_nothing_of_a_replaced_view_of_the_same_size_is_kept(movie: Path, tmp_pa
     assert verify_file(movie).defects == ()
 
 
-def test_foreign_channels_are_removed(movie: Path, series: Path, ingest_series: Ingester) -> None:
-    before = theirs(movie, (1,))
+def test_ours_is_a_channel_of_its_own_beside_tiles(tmp_path: Path, ingest_series: Ingester, series: Path) -> None:
+    path = tmp_path / "tiles.h5"
+    writer = npy2bdv.BdvWriter(str(path), ntiles=2)
+    for tile in range(2):
+        writer.append_view(stack(0, tile), tile=tile, voxel_size_xyz=(0.5, 0.5, 2), voxel_units="um")
+    writer.write_xml()
+    writer.close()
+    add_mine(path, series, ingest_series, "setup 0", replace=True)
+    setups = ElementTree.parse(path.with_suffix(".xml")).getroot().findall("SequenceDescription/ViewSetups/ViewSetup")
+    ours, other = (setup.findtext("attributes/channel") for setup in setups)
+    assert (ours != other, other) == (True, "0")
+
+
+def test_what_was_given_to_a_lost_channel_is_in_no_ones_way(movie: Path, series: Path, ingest_series: Ingester) -> None:
+    add_affine(movie)
+    with h5py.File(movie, "r+") as file:
+        for time in (0, 2):
+            del file[f"t{time:05d}/s01"]
+    assert names_of(movie) == ["setup 0"]
+    with pytest.raises(ExistsError, match="what was given to a channel that has no voxels any more"):
+        add_mine(movie, series, ingest_series, "setup 1")
+
+
+def test_a_file_without_an_xml(movie: Path, series: Path, ingest_series: Ingester) -> None:
+    before = {key: value for key, value in theirs(movie).items() if "/" in key}
+    movie.with_suffix(".xml").unlink()
+    add_mine(movie, series, ingest_series)
     add_metadata(movie)
+    assert names_of(movie) == ["setup 0", "setup 1", "mine"]
+    assert {key: value for key, value in theirs(movie).items() if "/" in key} == before
+    assert [e.get("timepoint") for e in ElementTree.parse(movie.with_suffix(".xml")).iter("MissingView")] == ["1", "1", "2"]
+    assert verify_file(movie).defects == ()
+    check_with_npy2bdv_voxels(movie)
+    with open_lsfm(movie) as file:
+        assert {name: file[name].unit for name in file} == {"setup 0": "pixel", "setup 1": "pixel", "mine": "mm"}
+
+
+def test_ours_need_no_xml_that_can_be_read(series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    ingest_series(series)
+    (tmp_path / "brain.xml").write_text("<SpimData")
+    assert names_of(tmp_path / "brain.h5") == ["signal"]
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_foreign_channels_are_removed(noted: bool, movie: Path, series: Path, ingest_series: Ingester) -> None:
+    before = theirs(movie, (1,))
+    if noted:
+        add_metadata(movie)
     assert main(["remove-channel", str(movie), "--channel", "setup 0", "--quiet"]) == 0
     assert names_of(movie) == ["setup 1"]
     assert theirs(movie, (1,)) == before
@@ -358,6 +405,8 @@ def test_names_that_are_taken_or_cannot_be(movie: Path, series: Path, ingest_ser
     for new in ("setup 1", "A"):
         with pytest.raises(ExistsError, match=f"{new}' exists already"), edit_lsfm(movie) as editor:
             editor.rename_channel("setup 0", new)
+    rename_in_xml(movie, "setup 1", "488", "A")
+    assert names_of(movie) == ["setup 0", "setup 1", "A"]
     rename_in_xml(movie, "a/b", "488", "A")
     bytes_before = movie.read_bytes()
     with pytest.raises(InputError, match=r"no '/'.*rename the channel first"), edit_lsfm(movie) as editor:
@@ -449,6 +498,26 @@ def test_verify_counts_what_has_no_checksum(movie: Path, series: Path, ingest_se
     assert "every checksum right" in verify_file(movie).describe()
 
 
+def test_levels_may_leave_out_the_last_voxels(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["s00/resolutions"] = np.array([[1.0, 1, 1], [2, 2, 2]])
+        file["s00/subdivisions"] = np.array([[4, 4, 4], [2, 2, 2]])
+        file.create_dataset("t00000/s00/0/cells", data=np.ones((5, 5, 5), "i2"), chunks=(4, 4, 4))
+        file.create_dataset("t00000/s00/1/cells", data=np.ones((2, 2, 2), "i2"), chunks=(2, 2, 2))
+    write_xml(tmp_path / "a.h5")
+    assert verify_file(tmp_path / "a.h5", levels=True).defects == ()
+
+
+def test_a_repack_names_the_timepoint_of_damage(movie: Path) -> None:
+    with h5py.File(movie) as file:
+        place = file["t00002/s01/1/cells"].id.get_chunk_info_by_coord((0, 0, 16))
+    with open(movie, "r+b") as raw:
+        raw.seek(place.byte_offset)
+        raw.write(bytes(place.size))
+    with pytest.raises(ChecksumError, match=r"channel 'setup 1', timepoint 2, level 1, voxels \[0:8, 0:16, 16:25\]"):
+        repack_file(RepackRequest(path=movie))
+
+
 def test_verify_misses_a_level_of_a_later_timepoint(movie: Path) -> None:
     with h5py.File(movie, "r+") as file:
         del file["t00002/s00/1"]
@@ -475,6 +544,7 @@ TURN = "0 -1 0 7 1 0 0 8 0 0 1 9"
         pytest.param("um", ["1 0 0 7 0 1 0 8 0 0 1 9"], (5, 5, 20), True, id="voxels as they are"),
         pytest.param("um", [], (1.5, 1, 2), True, id="not registered"),
         pytest.param("um", [TURN, "1 0 0 7 0 3 0 8 0 0 1 9"], (1.5, 1, 2), False, id="not to be understood"),
+        pytest.param("um", ["1 1 0 7 0 0 0 8 0 0 4 9"], (1.5, 1, 2), False, id="flat"),
         pytest.param("px", ["1 0 0 7 0 1 0 8 0 0 1 9", "1 0 0 0 0 1 0 0 0 0 4 0"], (10e3, 10e3, 13e3), True, id="no length"),
     ],
 )

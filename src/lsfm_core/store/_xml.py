@@ -136,17 +136,17 @@ def _in_mm(world_from_xyz: npt.NDArray[np.float64], voxel: npt.NDArray[np.float6
     voxel : array (3,)
         Its edges along x, y, z in a unit of `mm` millimetres.
     """
-    edges = np.linalg.norm(world_from_xyz[:3, :3], axis=0)
-    if not edges.all():
+    linear = world_from_xyz[:3, :3]
+    if not np.isfinite(world_from_xyz).all() or np.linalg.matrix_rank(linear) < 3:
         return None
-    ratio = voxel / edges  # how long the registration's unit is, by each axis
+    ratio = voxel / np.linalg.norm(linear, axis=0)  # how long the registration's unit is, by each axis
     smallest = float(voxel.min())
     spread, unit = min((float(np.abs(np.log(ratio / unit)).max()), unit) for unit in (1.0, smallest))
     if spread <= np.log(_STRETCH):
         scale = np.full(3, unit)
     elif ratio.max() <= ratio.min() * _STRETCH:
         scale = np.full(3, float(np.exp(np.log(ratio).mean())))
-    elif np.allclose(world_from_xyz[:3, :3], np.eye(3), atol=_STRETCH - 1):
+    elif np.allclose(linear, np.eye(3), atol=_STRETCH - 1):
         scale = voxel
     else:
         return None

@@ -423,13 +423,15 @@ class LsfmFile:
 
     def _read_views(self, ours: Mapping[str, Channel]) -> dict[str, Channel]:
         """Channels that are not ours: one per setup of BigDataViewer's that none of ours has."""
-        views = self._xml_views()
+        setups = sorted(self.setups.difference(channel.setup for channel in ours.values() if channel.setup is not None))
+        # Ours need no XML, so that one which cannot be read does not matter to them.
+        views = self._xml_views() if setups else {}
         # Where users gave something to such a channel, its group has its name.
         groups = {n: g for n, g in self.h5.get(_paths.LSFM, {}).items() if n not in ours and isinstance(g, h5py.Group)}
         names = {int(group.attrs[_paths.SETUP]): name for name, group in groups.items() if _paths.SETUP in group.attrs}
         taken = {*ours, *names.values()}
         channels = {}
-        for setup in sorted(self.setups.difference(channel.setup for channel in ours.values() if channel.setup is not None)):
+        for setup in setups:
             view = views.get(setup)
             timepoints = self._timepoints_of(setup)
             # Of the world's axes, which are BigDataViewer's, planes lie along the third.
