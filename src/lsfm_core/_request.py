@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsfm_core.errors import InputError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 __all__ = ["Request"]
+
+#: What is wrong with a value, by pydantic's names for it; the values of `ctx` are put in.
+_DEFECTS = {
+    "missing": "is missing",
+    "extra_forbidden": "is unknown",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "string_too_short": "is empty",
+    "too_short": "is empty",
+    "too_long": "has more than {max_length} values",
+}
 
 
 class Request(BaseModel):
@@ -23,13 +39,25 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False, ser_json_inf_nan="strings")
 
     def __init__(self, **fields: Any) -> None:
+        # Path("") would be the working directory.
+        empty = [f"{name}: is empty" for name, value in fields.items() if isinstance(value, str) and not value]
+        if empty:
+            raise InputError("; ".join(empty))
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            defects = []
-            for item in error.errors():
-                cause = item.get("ctx", {}).get("error")
-                place = ".".join(str(part) for part in item["loc"])
-                # Our own messages name the field already.
-                defects.append(str(cause) if isinstance(cause, InputError) else f"{place}: {item['msg'].lower()}")
-            raise InputError("; ".join(defects)) from error
+            raise InputError("; ".join(dict.fromkeys(map(_defect, error.errors())))) from error
+
+
+def _defect(item: ErrorDetails) -> str:
+    """One thing that is wrong, in words that suit whoever has filled the request: a command line, a form, a recipe."""
+    context = item.get("ctx", {})
+    if isinstance(context.get("error"), InputError):
+        # Our own messages name the field already.
+        return str(context["error"])
+    field, *parts = item["loc"] or ("request",)
+    place = str(field).removesuffix("_bytes").removesuffix("_mm")
+    # Texts among the parts are types, of which the value could have been any.
+    place += "".join(f", value {part + 1}" for part in parts if isinstance(part, int))
+    what = _DEFECTS.get(item["type"])
+    return f"{place}: {item['msg'].lower() if what is None else what.format(**context)}"

@@ -128,7 +128,7 @@ class AffineRequest(Edit):
 
 
 class RemoveChannelRequest(Edit):
-    """A channel to remove; its space in the file is given back by a repack only.
+    """A channel to remove; what the file keeps of its space, a repack gives back.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ class RemoveChannelRequest(Edit):
     def describe(self, file: LsfmFile) -> str:
         times = file[self.channel].timepoints
         several = f", at all {len(times)} timepoints" if len(times) > 1 else ""
-        return f"channel {self.channel!r} goes{several}; its space in the file is not given back (repack does)"
+        return f"channel {self.channel!r} goes{several}; a repack gives back what the file keeps of its space"
 
     def make(self, editor: LsfmEditor) -> None:
         editor.remove_channel(self.channel)

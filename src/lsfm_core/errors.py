@@ -21,6 +21,9 @@ expect, so that ``except ValueError`` keeps working for those who do not know th
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 
 class LsfmError(Exception):
     """Base of every error that lsfm_core raises on purpose."""
@@ -80,3 +83,17 @@ class MemoryBudgetError(LsfmError, MemoryError):
 
 class CancelledError(LsfmError):
     """The caller's cancel token was set."""
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Refuse a name under which there is no file.
+
+    Raises
+    ------
+    MissingError
+        That says what is there instead.
+    """
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        is_folder = name and Path(path).is_dir()
+        raise MissingError(f"{name or repr(name)}: {'is a folder, not a file' if is_folder else 'no such file'}")

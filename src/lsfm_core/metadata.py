@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from lsfm_core.errors import InputError, SourceError
+from lsfm_core.errors import InputError, SourceError, check_file
 from lsfm_core.formats import Source, new_file, open_source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size
 from lsfm_core.pyramid import Kind
@@ -269,7 +269,10 @@ def read_metadata(path: Path) -> ImageMetadata:
     ------
     InputError
         That names every field which is missing, unknown, of a wrong type or unit, or impossible, all at once.
+    MissingError
+        If there is no such file.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE + 1)

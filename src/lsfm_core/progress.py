@@ -1,4 +1,4 @@
-"""How long work reports what it has done, and how it is told to stop."""
+"""How long work reports what it has done, and how it is told to stop; and how much that is, in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lsfm_core.errors import CancelledError
 
-__all__ = ["CancelToken", "Progress", "ProgressCallback"]
+__all__ = ["CancelToken", "Progress", "ProgressCallback", "size_text"]
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called as ``callback(stage, done, total)``, both counted in bytes of image data, from the thread that started the work."""
@@ -53,3 +53,11 @@ class Progress:
         self._done += amount
         if self._callback is not None:
             self._callback(self._stage, self._done, self._total)
+
+
+def size_text(nbytes: float) -> str:
+    """A number of bytes for people, in powers of 1000: ``"12.3 MB"``."""
+    unit, name = next((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if nbytes >= u or u == 1)
+    count = nbytes / unit
+    digits = ".1e" if count >= 1e6 else ".0f" if count >= 100 or unit == 1 else ".1f"
+    return f"{count:{digits}} {name}"

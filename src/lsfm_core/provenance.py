@@ -93,7 +93,7 @@ class LogRecord(BaseModel):
     time : datetime
         When it began, UTC. lsfmpy recorded local time, and no zone: it is taken as it is.
     operation : str
-        The command's name, as ``"export"``; also where Python asked for it.
+        Its name in recipes, as ``"export"``; also where Python asked for it. ``"edit"`` for several changes at once.
     channel : str or None
     outcome : {"done", "failed", "cancelled"}
     message : str

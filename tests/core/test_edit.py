@@ -26,6 +26,7 @@ from lsfm_core import (
     IngestRequest,
     InputError,
     LsfmError,
+    MissingError,
     Orientation,
     SourceError,
     Space,
@@ -311,7 +312,7 @@ def test_what_is_no_affine_is_refused(tmp_path: Path, brain_data: Path) -> None:
         ("singular.txt", SourceError),
         ("rubbish.txt", SourceError),
         ("field.h5", SourceError),
-        ("nothing.mat", SourceError),
+        ("nothing.mat", MissingError),
     ):
         with pytest.raises(error):
             Affine.read(tmp_path / name)

@@ -32,7 +32,7 @@ def read_back(words: list[str]) -> ExportRequest:
         {"path": "odd name; $(date)'s.h5", "output": "it's here.nii.gz", "channel": "-c"},
         {"level": 0, "resolution_mm": (0.1, 0.025, 1 / 3), "output_orientation": "lps", "interpolation": "bspline", "fill": -5.5},
         {"origin_mm": (-1.5, 0, 1e-7), "size_mm": 2, "snap": True, "overwrite": True, "antialias": False, "threads": 3},
-        {"grid": (0, 0, 0), "size_mm": (1, 2, 3), "overlap_mm": 0.1, "memory_bytes": 123_456_789},
+        {"output": "chunks", "grid": (0, 0, 0), "size_mm": (1, 2, 3), "overlap_mm": 0.1, "memory_bytes": 123_456_789},
         {
             "transforms": (
                 "a", "b:invert", TransformStep(name="c", type="field", invert=True), "/a,b/c.mat", TransformStep(name="d:invert"),

@@ -246,11 +246,11 @@ def test_bad_planes_are_named_and_nothing_is_left_or_changed(
     ("fields", "message"),
     [
         ({"voxel_size_mm": (0, 1, 1)}, "voxel size"),
-        ({"voxel_size_mm": (1, 1)}, "voxel_size_mm"),
+        ({"voxel_size_mm": (1, 1)}, "voxel_size, value 3: is missing"),
         ({"orientation": "AIX"}, "AIX"),
         ({"orientation": "AAR"}, "AAR"),
         ({"channel": "a/b"}, "'a/b'"),
-        ({"channel": ""}, "channel name"),
+        ({"channel": ""}, "channel: is empty"),
         ({"image": "/does/not/exist"}, "/does/not/exist"),
         ({"image": "/does/not/exist_%03d.tif"}, "no folder"),
         ({"compression": 4}, "compression"),
@@ -268,7 +268,7 @@ def test_bad_requests_are_explained(fields: dict[str, Any], message: str, series
 def test_all_defects_of_a_request_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         IngestRequest(path=tmp_path, channel="a/b", voxel_size_mm=(0, 1, 1), orientation="AAR")
-    assert all(word in str(caught.value) for word in ("a/b", "voxel size", "AAR", "image: field required"))
+    assert all(word in str(caught.value) for word in ("a/b", "voxel size", "AAR", "image: is missing"))
 
 
 def test_a_channel_that_exists_is_not_touched(series: Path, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:

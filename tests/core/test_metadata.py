@@ -21,7 +21,18 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsfm_core import ExistsError, IngestRequest, InputError, LsfmError, Orientation, SourceError, Space, ingest_channel, open_lsfm
+from lsfm_core import (
+    ExistsError,
+    IngestRequest,
+    InputError,
+    LsfmError,
+    MissingError,
+    Orientation,
+    SourceError,
+    Space,
+    ingest_channel,
+    open_lsfm,
+)
 from lsfm_core.cli import main
 from lsfm_core.formats import PlaneFunction, Source
 from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, metadata_schema, read_metadata
@@ -207,13 +218,13 @@ def test_what_cannot_be_a_metadata_file(tmp_path: Path) -> None:
     large = tmp_path / "large.tif"
     with large.open("wb") as file:
         file.truncate(2**24 + 1)
-    for path, message in (
-        (tmp_path / "none.json", "No such file"),
-        (tmp_path, "directory"),
-        (large, "larger than"),
-        (Path("\0"), "null"),
+    for path, error, message in (
+        (tmp_path / "none.json", MissingError, r"none\.json: no such file"),
+        (tmp_path, MissingError, "is a folder"),
+        (large, InputError, "larger than"),
+        (Path("\0"), MissingError, "no such file"),
     ):
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(error, match=message):
             read_metadata(path)
     (tmp_path / "text.json").write_text('"text"')
     with pytest.raises(InputError, match=r"text\.json: input should be an object, found"):

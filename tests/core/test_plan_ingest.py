@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsfm_core import IngestRequest, InputError, LsfmError, ingest_channel, open_lsfm, plan_ingest
+from lsfm_core import IngestRequest, InputError, LsfmError, edit_lsfm, ingest_channel, open_lsfm, plan_ingest
 from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.testing import write_series
 
@@ -109,3 +109,48 @@ def test_the_checksum_of_a_channel_tells_its_content(request_of: Callable[..., I
     changed[-1, -1, -1] ^= 1
     assert checksum("other voxel", image=changed) != first
     assert checksum("moved", image=np.roll(VOXELS, 64, axis=1)) != first
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("new.xml", r"new\.xml: no such file: name the HDF5 file, .*new\.h5"),
+        ("brain.tif", r"brain\.tif: is no name of an HDF5 file: it ends in \.h5 or \.hdf5"),
+        ("brain", "is no name of an HDF5 file"),
+        ("folder.h5", "is a folder, not a file"),
+        ("lost.xml", r"its HDF5 file brain\.h5 is missing"),
+    ],
+)
+def test_a_name_that_no_file_can_have(
+    name: str, message: str, request_of: Callable[..., IngestRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.h5").mkdir()
+    ingest_channel(request_of())
+    (tmp_path / "data" / "brain.xml").rename(tmp_path / "lost.xml")
+    before = state(tmp_path)
+    for attempt in (plan_ingest, ingest_channel):
+        with pytest.raises(LsfmError, match=message):
+            attempt(request_of(path=tmp_path / name))
+    with pytest.raises(LsfmError, match=message), edit_lsfm(tmp_path / name):
+        pass
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["brain.H5", "brain.hdf5"])
+def test_an_xml_stands_for_its_file(name: str, request_of: Callable[..., IngestRequest], tmp_path: Path) -> None:
+    path, xml = tmp_path / "data" / name, tmp_path / "data" / "brain.xml"
+    ingest_channel(request_of(path=path))
+    assert plan_ingest(request_of(path=xml, channel="b")).path == path
+    assert ingest_channel(request_of(path=xml, channel="b")).path == path
+    with open_lsfm(path) as file:
+        assert list(file) == ["a", "b"]
+        # The one record of each is in the file.
+        assert [(record.operation, record.channel) for record in file.log()] == [("write", "a"), ("write", "b")]
+
+
+def test_a_file_of_another_name_can_get_a_channel(request_of: Callable[..., IngestRequest], tmp_path: Path) -> None:
+    ingest_channel(request_of())
+    path = (tmp_path / "data" / "brain.h5").rename(tmp_path / "data" / "brain.bdv")
+    ingest_channel(request_of(path=path, channel="b"))
+    with open_lsfm(path) as file:
+        assert list(file) == ["a", "b"]

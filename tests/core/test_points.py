@@ -27,6 +27,7 @@ from lsfm_core import (
     InputError,
     LsfmError,
     MemoryBudgetError,
+    MissingError,
     PointsRequest,
     PointsResult,
     SourceError,
@@ -349,7 +350,7 @@ def test_counts_add_up_and_follow_the_tree(brain_data: Path, tmp_path: Path, car
         assert row.volume_mm3 == pytest.approx(voxels[row.id] * 1e-3, rel=1e-6)
         if voxels[row.id]:
             assert row.density_per_mm3 == pytest.approx(row.count / (voxels[row.id] * 1e-3), rel=1e-6)
-            assert float(rows[row.id]["density_per_mm3"]) == pytest.approx(row.density_per_mm3, rel=1e-8)
+            assert float(rows[row.id]["density_per_mm3"]) == pytest.approx(row.density_per_mm3, rel=1e-6)
         else:
             assert row.density_per_mm3 is None and rows[row.id]["density_per_mm3"] == ""
     assert rows[0]["volume_mm3"] == "" and result.counts[0].volume_mm3 is None
@@ -488,7 +489,7 @@ def test_bad_tables_are_refused_by_line(tmp_path: Path, carry: Carry, text: str,
 
 
 def test_unreadable_tables_are_refused(tmp_path: Path, carry: Carry) -> None:
-    with pytest.raises(SourceError, match=r"none.csv: cannot be read as a CSV file in UTF-8"):
+    with pytest.raises(MissingError, match=r"none.csv: no such file"):
         carry(tmp_path / "none.csv")
     with pytest.raises(SourceError, match=r"cells.csv: cannot be read as a CSV file in UTF-8"):
         carry(write_cells(tmp_path / "cells.csv", "z,y,x\n1,2,3\n", "utf-16"))
@@ -535,8 +536,10 @@ def test_outputs_are_made_together_or_not_at_all(tmp_path: Path, brain: Path, ca
     with pytest.raises(InputError, match=r"cells.csv is the table of the points as well"):
         carry(source, **{**fields, "counts": source, "overwrite": True})
     for own in (brain, brain.with_suffix(".xml")):
+        (link := tmp_path / "link.csv").symlink_to(own)
         with pytest.raises(InputError, match="belongs to the file of the channels"):
-            carry(source, output=own, overwrite=True)
+            carry(source, output=link, overwrite=True)
+        link.unlink()
     cancel = CancelToken()
     cancel.cancel()
     with pytest.raises(CancelledError):

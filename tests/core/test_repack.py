@@ -36,6 +36,7 @@ from lsfm_core import (
     InputError,
     LsfmError,
     MemoryBudgetError,
+    MissingError,
     RepackReport,
     RepackRequest,
     StorageError,
@@ -687,10 +688,14 @@ def test_requests_that_cannot_be(tmp_path: Path, ingest_series: Ingester, volume
     cases: list[tuple[dict[str, Any], type[LsfmError], str]] = [
         ({"output": other}, ExistsError, "exists already"),
         ({"output": tmp_path / "no" / "x.h5"}, StorageError, "no folder"),
-        ({"output": tmp_path / "x.xml"}, InputError, "HDF5 file"),
+        ({"output": tmp_path / "x.xml"}, MissingError, "name the HDF5 file"),
+        ({"output": tmp_path / "x.tif"}, InputError, r"ends in \.h5 or \.hdf5"),
+        ({"output": tmp_path}, InputError, "is a folder"),
+        ({"output": path}, ExistsError, "exists already"),
+        ({"output": path.with_suffix(".xml")}, ExistsError, "exists already"),
         ({"compression": 4}, InputError, "compression"),
-        ({"rechunk": (0, 1, 1)}, InputError, "rechunk"),
-        ({"memory_bytes": 1000}, MemoryBudgetError, "raise --memory"),
+        ({"rechunk": (0, 1, 1)}, InputError, "rechunk, value 1: must be more than 0"),
+        ({"memory_bytes": 1000}, MemoryBudgetError, "raise the memory"),
     ]
     for fields, error, message in cases:
         with pytest.raises(error, match=message):
@@ -701,9 +706,9 @@ def test_requests_that_cannot_be(tmp_path: Path, ingest_series: Ingester, volume
         run(path, output=tmp_path / "x.h5")
     run(path, output=other, overwrite=True)
     compare(path, other)
-    # Its own name as output is in place; a link stays a link.
+    # Its own name as output is in place, if that is meant; a link stays a link.
     (tmp_path / "link.h5").symlink_to(path)
-    run(tmp_path / "link.h5", output=path, compression=0)
+    run(tmp_path / "link.h5", output=path, compression=0, overwrite=True)
     assert (tmp_path / "link.h5").is_symlink()
     with h5py.File(path) as file:
         assert file["LSFM/stays/IMAGE/0/cells"].compression is None

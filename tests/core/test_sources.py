@@ -25,7 +25,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsfm_core.errors import InputError, LsfmError, SourceError
+from lsfm_core.errors import InputError, LsfmError, MissingError, SourceError
 from lsfm_core.formats import PlaneFunction, Source, arrays, open_source
 from lsfm_core.geometry import Space
 from lsfm_core.records import FileRecord
@@ -1049,6 +1049,23 @@ def test_other_types(small: Array) -> None:
         np.testing.assert_array_equal(voxels, small % 2)
 
 
+@pytest.mark.parametrize("name", ["stack.tif", "packed.tif", "tagged.ome.tif", "series", "array.zarr"])
+def test_truth_values_become_uint8(name: str, small: Array, tmp_path: Path) -> None:
+    truth, path = small % 2 == 1, tmp_path / name
+    if name == "series":
+        path.mkdir()
+        for index, plane in enumerate(truth):
+            tifffile.imwrite(path / f"p_{index}.tif", plane)
+    elif name.endswith(".zarr"):
+        zarr.create_array(path, data=truth)
+    else:
+        kwargs = {"compression": "packbits"} if name == "packed.tif" else {"metadata": {"axes": "ZYX"}}
+        tifffile.imwrite(path, truth, **kwargs)
+    voxels = load(path)
+    assert voxels.dtype == np.uint8
+    np.testing.assert_array_equal(voxels, truth)
+
+
 def test_images_keep_nan_and_inf(tmp_path: Path) -> None:
     image = np.ones((3, 4, 5), np.float32)
     image[1, 2, :3] = np.nan, np.inf, -np.inf
@@ -1171,7 +1188,7 @@ def test_formats_are_imported_only_when_used() -> None:
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.tif", "a.zarr", "a.jpg"])
 def test_what_is_not_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+    with pytest.raises((InputError, MissingError), match=name.replace(".", r"\.")):
         open_source(tmp_path / name)
 
 

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsfm_core import CancelledError, CancelToken, InputError, SourceError, Space
+from lsfm_core import CancelledError, CancelToken, InputError, MissingError, SourceError, Space
 from lsfm_core.progress import Progress
 from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain, read_transforms
 
@@ -521,7 +521,8 @@ def test_what_is_no_usable_transform_is_refused_by_name(tmp_path: Path) -> None:
     refused("damaged.mat", "not readable")
     (tmp_path / "picture.png").write_bytes(b"nothing")
     refused("picture.png", "not a transform")
-    refused("missing.txt", "no such file")
+    with pytest.raises(MissingError, match=r"missing\.txt: no such file"):
+        read_transforms(tmp_path / "missing.txt")
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".mat", ".h5"])

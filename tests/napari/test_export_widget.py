@@ -440,7 +440,8 @@ def test_chunks(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_pat
 def test_a_request_comes_out_as_it_went_in(
     fields: dict[str, Any], form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
-    request = ExportRequest(path=registered_file, channel="autofluo", output=tmp_path / "out.nii", **fields)
+    output = tmp_path / ("chunks" if "grid" in fields else "out.nii")
+    request = ExportRequest(path=registered_file, channel="autofluo", output=output, **fields)
     form.fill_in(request)
     settle(form, qtbot)
     assert form.request() == request

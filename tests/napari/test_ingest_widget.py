@@ -272,7 +272,7 @@ def test_wrong_fields_are_told_in_the_form(qtbot: QtBot, form: IngestWidget, ser
         (form.orientation.toward, "AI", "three letters"),
         (form.origin.edits[0], "1", "origin"),
         (form.memory, "much", "no number"),
-        (form.memory, "-1", "memory_bytes"),
+        (form.memory, "-1", "memory: must be more than 0"),
         (form.threads, "1.5", "no whole number"),
         (form.channel, "a/b", "channel"),
         (form.channel, "autofluo", "has a channel 'autofluo' already"),

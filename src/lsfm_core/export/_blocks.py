@@ -20,7 +20,7 @@ from lsfm_core.errors import MemoryBudgetError
 from lsfm_core.export._region import RegionMask
 from lsfm_core.export.plan import CopyPlan, ExportPlan
 from lsfm_core.geometry import Shape3, Space, voxel_count
-from lsfm_core.progress import Progress
+from lsfm_core.progress import Progress, size_text
 from lsfm_core.pyramid import block_mean, block_mode
 from lsfm_core.resample import Interpolation, itk_bytes_per_voxel, reach, resample
 from lsfm_core.transforms import TransformChain
@@ -229,7 +229,7 @@ def _sample(
             out[...] = resample(image.read(low, high), place, target, interpolation, fill, carried.itk)
             return
     if voxels == 1:
-        raise MemoryBudgetError(f"{name}: a single voxel needs more than {max_bytes / 1e6:.0f} MB here: raise the memory")
+        raise MemoryBudgetError(f"{name}: a single voxel needs more than {size_text(max_bytes)} here: raise the memory")
     axis = int(np.argmax(target.shape))
     middle = target.shape[axis] // 2
     cut = (slice(None),) * axis

@@ -13,7 +13,7 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import InputError, SourceError
+from lsfm_core.errors import InputError, SourceError, check_file
 
 __all__ = ["PointTable", "write_csv"]
 
@@ -31,8 +31,8 @@ class PointTable:
 
     Raises
     ------
-    SourceError
-        If it cannot be read, or is empty.
+    SourceError, MissingError
+        If it cannot be read, or is empty; if there is no such file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,6 +124,7 @@ class PointTable:
 
     @contextmanager
     def _open(self) -> Iterator[TextIO]:
+        check_file(self.path)
         try:
             with self.path.open(newline="", encoding="utf-8-sig") as stream:
                 yield stream

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lsfm_core.errors import InputError, StorageError
 from lsfm_core.formats import new_files
+from lsfm_core.progress import size_text
 
 __all__ = ["check_room", "new_files_in_folder", "numbered"]
 
@@ -65,6 +66,5 @@ def check_room(path: Path, nbytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if nbytes > free:
         raise StorageError(
-            f"{path}: may need {nbytes / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on its disk: make room, or choose another "
-            "folder"
+            f"{path}: may need {size_text(nbytes)}, and {size_text(free)} are free on its disk: make room, or choose another folder"
         )

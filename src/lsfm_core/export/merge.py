@@ -17,11 +17,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from lsfm_core._request import Request
-from lsfm_core.errors import InputError, SourceError, StorageError
+from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.export.chunks import MANIFEST, MANIFEST_FORMAT, MANIFEST_VERSION
 from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, check_output, open_sink, open_source
 from lsfm_core.geometry import Shape3, Space, voxel_count
-from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import default_threads
 
@@ -140,7 +140,7 @@ class MergePlan:
             [
                 f"reads   {len(self.pieces)} piece(s), from {self.pieces[0].file} on",
                 f"makes   {self.output}: {voxels} ({image.kind})",
-                f"size    {image.nbytes / 1e6:.1f} MB uncompressed",
+                f"size    {size_text(image.nbytes)} uncompressed",
             ]
         )
 
@@ -208,6 +208,7 @@ def merge_chunks(
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    check_file(path)
     try:
         facts = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -294,7 +295,7 @@ class _Whole:
                         file.truncate(image.nbytes)
             except OSError as error:
                 raise StorageError(
-                    f"{path.parent.parent}: no temporary file of {image.nbytes / 1e6:.1f} MB can be made there: {error.strerror}: "
+                    f"{path.parent.parent}: no temporary file of {size_text(image.nbytes)} can be made there: {error.strerror}: "
                     "make room, or raise the memory"
                 ) from error
 

@@ -17,7 +17,7 @@ from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export.request import ExportRequest, Method, three
 from lsfm_core.formats import OutputImage, check_output
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
-from lsfm_core.progress import CancelToken
+from lsfm_core.progress import CancelToken, size_text
 from lsfm_core.pyramid import Kind
 from lsfm_core.resample import Interpolation, itk_bytes_per_voxel
 from lsfm_core.store import Channel, Level, LsfmFile, default_threads
@@ -158,15 +158,15 @@ class ExportPlan:
         when = "" if self.timepoint is None else f" of timepoint {self.timepoint}"
         stored = f"{_by(self.source.shape)} voxels of {_mm(self.source.voxel_size_mm)}"
         lines = [
-            f"reads   level {self.level.index}{when}: {stored}, {self.read_bytes / 1e6:.1f} MB of it",
+            f"reads   level {self.level.index}{when}: {stored}, {size_text(self.read_bytes)} of it",
             f"        {self.source.orientation.describe()}",
             *(f"through {line}" for line in self.chain.describe().splitlines() if self.chain.transforms),
             *([f"region  {self.region.describe()}"] if self.region is not None else []),
             f"makes   {_by(target.shape)} voxels of {_mm(target.voxel_size_mm)}, {self.dtype}{components}, {target.orientation}",
             f"extent  {size[0]:.3f} x {size[1]:.3f} x {size[2]:.3f} mm (R, A, S): {target.bounds}",
             f"how     {how}",
-            f"size    {self.output_bytes / 1e6:.1f} MB uncompressed, in {self.block_count} block(s) of {len(self.slabs)} slab(s)",
-            f"memory  at most {self.peak_bytes / 1e6:.0f} MB",
+            f"size    {size_text(self.output_bytes)} uncompressed, in {self.block_count} block(s) of {len(self.slabs)} slab(s)",
+            f"memory  at most {size_text(self.peak_bytes)}",
         ]
         return "\n".join(lines)
 
@@ -514,7 +514,7 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
     if thickness < 1:
         need = BASE_BYTES + result + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
         raise MemoryBudgetError(
-            f"{plan.name}: this export needs at least {need / 1e6:.0f} MB of memory, {budget / 1e6:.0f} MB were given: raise the "
+            f"{plan.name}: this export needs at least {size_text(need)} of memory, {size_text(budget)} were given: raise the "
             "memory, " + ("name an output file, " if keeps_result else "") + "or take a coarser resolution"
         )
     first = 0

@@ -27,7 +27,7 @@ from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
 from lsfm_core.formats import check_new, new_files
 from lsfm_core.geometry import Space
-from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Label, LabelTable, count_labels
 from lsfm_core.store import LsfmFile, default_threads
@@ -52,6 +52,7 @@ _ADDED: dict[Place, tuple[str, str, str]] = {
     "output-voxel": ("i_vox", "j_vox", "k_vox"),
 }
 _OPERATION = "transform-points"
+_TABLES = (".csv", ".tsv", ".txt")
 _OTHER = {"native": "output", "output": "native"}
 #: 1 nm, and a millionth of a voxel.
 _DECIMALS = 6
@@ -94,6 +95,8 @@ class PointsRequest(TransformRequest):
         A CSV file with the columns of the input, the positions in the target, and the regions.
     overwrite : bool
         Whether `output` and `counts` may be replaced.
+
+    The names of both end in .csv, .tsv or .txt.
     """
 
     points: Any
@@ -145,6 +148,11 @@ class PointsRequest(TransformRequest):
             raise InputError("level: only matters from or to native-voxel")
         if self.labels_channel is None and self.counts is not None:
             raise InputError("counts: needs the channel that tells the regions (labels_channel)")
+        if self.labels_channel is None and self.labels_in != "native":
+            raise InputError("labels_in: tells where labels live: give their channel as well (labels_channel), or leave it out")
+        for name, path in (("output", self.output), ("counts", self.counts)):
+            if isinstance(path, Path) and path.suffix.lower() not in _TABLES:
+                raise InputError(f"{name} {path}: is written as CSV: choose a name that ends in {', '.join(_TABLES)}")
         tables = [path.resolve() for path in (self.points, self.output) if isinstance(path, Path)]
         if isinstance(self.counts, Path) and self.counts.resolve() in tables:
             raise InputError(f"counts: {self.counts} is the table of the points as well: choose another name")
@@ -506,7 +514,7 @@ def _spare_bytes(request: PointsRequest, points: int) -> int:
     needed = BASE_BYTES + _FIELD_BYTES + points * _POINT_BYTES
     if needed > request.memory_bytes:
         raise MemoryBudgetError(
-            f"{points} points need about {needed / 1e6:.0f} MB, more than the {request.memory_bytes / 1e6:.0f} MB given: raise the "
+            f"{points} points need about {size_text(needed)}, more than the {size_text(request.memory_bytes)} given: raise the "
             "memory, or carry them in parts"
         )
     return request.memory_bytes - needed
@@ -536,5 +544,6 @@ def _write_counts(path: Path, counts: Sequence[RegionCount]) -> None:
 
 def _counted(row: RegionCount, has_tree: bool) -> list[str]:
     numbers = [row.count, *([row.count_with_descendants] if has_tree else [])]
-    measures = ("" if value is None else f"{value:.9g}" for value in (row.volume_mm3, row.density_per_mm3))
+    # Many images keep their voxel size in float32, of whose digits no more mean something.
+    measures = ("" if value is None else f"{value:.7g}" for value in (row.volume_mm3, row.density_per_mm3))
     return [str(row.id), row.acronym, row.name, *map(str, numbers), *measures]

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError
+from lsfm_core.formats import OUTPUT_SUFFIXES
 from lsfm_core.geometry import Orientation, Triple, check_voxel_size
 
 __all__ = ["ExportRequest", "Method", "RegionSelection", "TransformRequest", "TransformStep"]
@@ -48,6 +49,8 @@ class TransformStep(Request):
         ------
         InputError
         """
+        if not text.removesuffix(_INVERT):
+            raise InputError(f"transform {text!r}: give the name of an affine or a displacement field, or the path of one")
         if not text.startswith("name="):
             return cls(name=text.removesuffix(_INVERT), invert=text.endswith(_INVERT))
         fields: dict[str, Any] = {}
@@ -157,6 +160,12 @@ class RegionSelection(Request):
     mask: bool = False
     labels_in: str = "native"
 
+    @model_validator(mode="after")
+    def _check_side(self) -> RegionSelection:
+        if self.midline_mm is not None and self.side is None:
+            raise InputError("midline: only a side is cut off there: choose a side as well, or leave it out")
+        return self
+
 
 class ExportRequest(TransformRequest):
     """What to take out of a file, and how.
@@ -243,6 +252,8 @@ class ExportRequest(TransformRequest):
             self._check_grid(self.grid)
         elif (self.origin_mm is None) != (self.size_mm is None):
             raise InputError("a cuboid needs both: origin (R, A, S of its smallest corner, mm) and size (mm)")
+        if self.grid is None and any(three(self.overlap_mm)):
+            raise InputError("overlap: only chunks have one: give a grid as well, or leave it out")
         if self.region is not None and (self.origin_mm is not None or self.grid is not None):
             raise InputError("region: choose a region, a cuboid or a grid of chunks, not several of them")
         if self.snap and self.origin_mm is None:
@@ -261,6 +272,12 @@ class ExportRequest(TransformRequest):
         if grid == (0, 0, 0) and self.origin_mm is not None:
             raise InputError(
                 "grid: 0,0,0 chunks take the whole image, so they have no origin: leave it out, or say how many chunks"
+            )
+        name = "" if self.output is None else self.output.name
+        if "%" not in name and name.lower().endswith(OUTPUT_SUFFIXES):
+            raise InputError(
+                f"output {self.output}: a grid's chunks are many files: name a folder, or number them, such as "
+                "chunks/c_%02d_%02d_%02d.tif"
             )
         overlap, size = three(self.overlap_mm), three(self.size_mm)
         if not all(0 <= o < s for o, s in zip(overlap, size, strict=True)):

@@ -17,7 +17,7 @@ from lsfm_core.export._files import check_room, new_files_in_folder, numbered
 from lsfm_core.export.channel import open_logged, open_planned, read_volume
 from lsfm_core.export.plan import ExportPlan, plan_pieces
 from lsfm_core.export.request import ExportRequest
-from lsfm_core.formats import write_plane
+from lsfm_core.formats import check_plane, write_plane
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import LoggedFile, logged_files
 from lsfm_core.store import LsfmFile
@@ -81,9 +81,17 @@ class SlicesResult:
 
 
 def plan_slices(file: LsfmFile, request: SlicesRequest) -> ExportPlan:
-    """The plan of the whole that planes are taken of; raises as `lsfm_core.export.plan_export`, and if there are no such planes."""
+    """The plan of the whole that planes are taken of.
+
+    Raises
+    ------
+    LsfmError
+        As `lsfm_core.export.plan_export`; also if there are no such planes, or their files cannot be named so.
+    """
     plan = plan_pieces(file, request, request.axis)
-    _selection(plan, request)
+    indices, *_ = _selection(plan, request)
+    if request.output is not None:
+        _names(plan, request.output, indices)
     return plan
 
 
@@ -125,9 +133,7 @@ def export_slices(
         raise InputError("slices: name the files (slices/s_%04d.tif), or use iter_slices to have the planes one by one")
     with open_logged("export-slices", request, axis=request.axis, file=file) as (_, plan, record):
         indices, rows, columns = _selection(plan, request)
-        paths = [numbered(request.output, [index]) for index in indices]
-        if len(set(paths)) < len(paths):
-            raise InputError(f"{request.output}: gives several planes the same name")
+        paths = _names(plan, request.output, indices)
         across = [size for axis, size in enumerate(plan.target.voxel_size_mm) if axis != request.axis]
         with new_files_in_folder(paths, request.overwrite) as partials:
             check_room(request.output, len(paths) * len(rows) * len(columns) * plan.dtype.itemsize * plan.components)
@@ -158,6 +164,14 @@ def _planes(
                 if index in indices:
                     yield index, plane
                     report.advance(0)
+
+
+def _names(plan: ExportPlan, pattern: Path, indices: range) -> list[Path]:
+    check_plane(pattern, plan.dtype)
+    paths = [numbered(pattern, [index]) for index in indices]
+    if len(set(paths)) < len(paths):
+        raise InputError(f"{pattern}: gives several planes the same name")
+    return paths
 
 
 def _selection(plan: ExportPlan, request: SlicesRequest) -> tuple[range, range, range]:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import InputError, SourceError, StorageError
+from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.formats._channels import pick_channel
 from lsfm_core.formats._convert import converted
 from lsfm_core.formats._output import check_new, new_file, new_files
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats._source import Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
+from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Source",
     "check_new",
     "check_output",
+    "check_plane",
     "new_file",
     "new_files",
     "open_sink",
@@ -68,8 +70,10 @@ def open_source(
 
     Raises
     ------
+    MissingError
+        If nothing is there.
     InputError
-        If nothing is there, it is not clear which image is meant, or the format cannot hold what was asked for.
+        If it is not clear which image is meant, or the format cannot hold what was asked for.
     SourceError
         If the file is damaged, or not what was asked for.
     """
@@ -102,8 +106,7 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
             from lsfm_core.formats.nrrd import open_nrrd as open_file
         else:
             from lsfm_core.formats.metaimage import open_metaimage as open_file
-        if not path.is_file():
-            raise InputError(f"{path}: there is no such file")
+        check_file(path)
         source = open_file(path, kind)
         _check_channel(source, channel)
         return source
@@ -162,8 +165,7 @@ def check_output(path: Path, image: OutputImage, *, overwrite: bool) -> int:
     free = shutil.disk_usage(path.parent).free
     if need > free:
         raise StorageError(
-            f"{path}: may need {need / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on its disk: make room, or choose "
-            "another folder"
+            f"{path}: may need {size_text(need)}, and {size_text(free)} are free on its disk: make room, or choose another folder"
         )
     return output.axis
 
@@ -186,6 +188,24 @@ def open_sink(path: Path, image: OutputImage, *, overwrite: bool, threads: int) 
         sink.finish()
 
 
+def check_plane(path: Path, dtype: np.dtype[Any]) -> None:
+    """Find out whether planes of a type can be written under a name.
+
+    Raises
+    ------
+    InputError
+        If the format is unknown, or cannot hold the type.
+    """
+    name = path.name.lower()
+    if name.endswith(".png"):
+        if dtype.name not in ("uint8", "uint16"):
+            raise InputError(f"{path}: PNG cannot hold pixels of type {dtype}: write a .tif file")
+    elif not name.endswith((".tif", ".tiff")):
+        raise InputError(f"{path}: unknown format of a plane: use .tif or .png")
+    elif dtype.newbyteorder("=") not in ALL_DTYPES:
+        raise InputError(f"{path}: TIFF cannot hold pixels of type {dtype}: make them integers or floats")
+
+
 def write_plane(path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[float, float] | None, overwrite: bool) -> None:
     """Write one plane as a TIFF or PNG file.
 
@@ -201,28 +221,22 @@ def write_plane(path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[flo
     Raises
     ------
     InputError
-        If the format is unknown, or cannot hold the plane.
+        As `check_plane`; also if the array is no plane.
     ExistsError, StorageError
     """
-    name = path.name.lower()
+    check_plane(path, plane.dtype)
     if plane.ndim not in (2, 3) or plane.shape[2:] not in ((), (3,)):
         raise InputError(f"{path}: an array of shape {plane.shape} is no plane: expected rows, columns, or rows, columns, 3")
-    if name.endswith(".png"):
-        if plane.dtype.name not in ("uint8", "uint16"):
-            raise InputError(f"{path}: PNG cannot hold pixels of type {plane.dtype}: write a .tif file")
+    if path.name.lower().endswith(".png"):
         import imagecodecs
 
         with new_file(path, overwrite) as partial:
             partial.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(plane, plane.dtype.newbyteorder("="))))
-    elif name.endswith((".tif", ".tiff")):
-        if plane.dtype.newbyteorder("=") not in ALL_DTYPES:
-            raise InputError(f"{path}: TIFF cannot hold pixels of type {plane.dtype}: make them integers or floats")
+    else:
         from lsfm_core.formats.tiff_output import write_tiff_plane
 
         with new_file(path, overwrite) as partial:
             write_tiff_plane(partial, plane, pixel_size_mm)
-    else:
-        raise InputError(f"{path}: unknown format of a plane: use .tif or .png")
 
 
 def _output_format(path: Path) -> OutputFormat:

@@ -16,7 +16,7 @@ from lsfm_core.geometry import Triple, mm_per
 __all__ = ["OmeBlock", "OmeImage", "metadata_file", "parse_ome"]
 
 _DTYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32"}
-_FLOATS = {"float": "float32", "double": "float64"}
+_OTHER_DTYPES = {"float": "float32", "double": "float64", "bit": "bool"}
 _MAX_COUNT = 10**7
 
 
@@ -100,7 +100,7 @@ def parse_ome(name: str, xml: str) -> OmeImage:
     kind = pixels.get("Type", "")
     order = pixels.get("DimensionOrder", "")
     channels = [child for child in pixels if _tag(child) == "Channel"]
-    if kind not in _DTYPES and kind not in _FLOATS:
+    if kind not in _DTYPES and kind not in _OTHER_DTYPES:
         raise SourceError(f"{name}: its OME-XML tells of pixels of type {kind!r}: only integers and floats can be used")
     if sorted(order) != sorted("XYZCT") or not order.startswith("XY"):
         raise SourceError(f"{name}: its OME-XML tells of an unknown order of dimensions, {order!r}")
@@ -112,7 +112,7 @@ def parse_ome(name: str, xml: str) -> OmeImage:
     return OmeImage(
         sizes=sizes,
         order=order,
-        dtype=np.dtype(_FLOATS.get(kind, kind)),
+        dtype=np.dtype(_OTHER_DTYPES.get(kind, kind)),
         voxel_size_mm=_voxel_size(pixels),
         channel_names=tuple(channel_names[: sizes["C"]]),
         blocks=_blocks(name, pixels, root.get("UUID")),

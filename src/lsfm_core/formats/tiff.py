@@ -240,7 +240,7 @@ def check_page(what: object, page: TiffPage) -> None:
         raise SourceError(
             f"{what}: has {page.samplesperpixel} colour samples per pixel (shape {page.shape}): only grey-scale planes can be used"
         )
-    if page.dtype is None or page.dtype.kind not in "uif":
+    if page.dtype is None or page.dtype.kind not in "uifb":
         raise SourceError(f"{what}: has pixels of type {page.dtype or 'unknown'}: only integers and floats can be used")
 
 

@@ -28,7 +28,7 @@ from isal import isal_zlib
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.formats import Source
 from lsfm_core.geometry import Shape3, voxel_count
-from lsfm_core.progress import Progress
+from lsfm_core.progress import Progress, size_text
 from lsfm_core.pyramid import LevelPlan, Reducer
 from lsfm_core.records import FileRecord
 from lsfm_core.store import ChannelWriter
@@ -177,8 +177,8 @@ def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], th
             plan = replace(plan, readers=1)
         else:
             raise MemoryBudgetError(
-                f"{source.name}: planes of {source.shape[1]} x {source.shape[2]} need at least {need / 1e6:.0f} MB of memory, "
-                f"{budget / 1e6:.0f} MB were given: raise --memory"
+                f"{source.name}: planes of {source.shape[1]} x {source.shape[2]} need at least {size_text(need)} of memory, "
+                f"{size_text(budget)} were given: raise the memory"
             )
 
 

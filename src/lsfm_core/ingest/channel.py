@@ -22,7 +22,7 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import LoggedFile, logged_files, recorded
 from lsfm_core.pyramid import Kind, LevelPlan, reducer
 from lsfm_core.records import FileRecord
-from lsfm_core.store import LsfmEditor, edit_lsfm
+from lsfm_core.store import LsfmEditor, edit_lsfm, target_path
 from lsfm_core.transforms import DisplacementField
 
 __all__ = ["IngestReport", "ingest_channel"]
@@ -78,14 +78,15 @@ def ingest_channel(
     """
     began = time.perf_counter()
     with ExitStack() as stack:
-        record = stack.enter_context(recorded(request.path, "write", request))
+        path = target_path(request.path)
+        record = stack.enter_context(recorded(path, "write", request))
         source, plan = stack.enter_context(planned(request))
-        editor = stack.enter_context(edit_lsfm(request.path, resume=request.resume))
+        editor = stack.enter_context(edit_lsfm(path, resume=request.resume))
         plan = check_target(plan, editor, replace_channel=request.replace)
         warnings = [*plan.warnings]
         fingerprint = _fingerprint(request, plan)
         if editor.note is not None:
-            state = IngestState.from_note(editor.note, fingerprint, request.path)
+            state = IngestState.from_note(editor.note, fingerprint, path)
             writer = editor.resume_channel(request.channel)
         else:
             state = IngestState()
@@ -105,7 +106,7 @@ def ingest_channel(
         voxels = voxel_count(source.shape)
         report = Progress("ingest", voxels * plan.voxel_bytes, progress, cancel)
         reduce = reducer(plan.kind, plan.dtype)
-        pyramid = PyramidWriter(source, plan.levels, reduce, writer, plan.memory, pool, request.path.parent, report, state)
+        pyramid = PyramidWriter(source, plan.levels, reduce, writer, plan.memory, pool, path.parent, report, state)
         stack.callback(pyramid.close)
         if request.resume and not source.forward_only:
             pyramid.run(_Checkpoints(editor, fingerprint, request.checkpoint_seconds).offer)
@@ -130,11 +131,11 @@ def ingest_channel(
         space = plan.space
         content = digest_of(plan.kind, str(plan.dtype), space.shape, space.world_from_voxel.tolist(), plan.acquisition, table)
         checksum = f"chunks:{(state.digest + content) % DIGESTS:064x}"
-        record.output = written = LoggedFile(path=str(request.path), size=plan.raw_bytes, checksum=checksum)
+        record.output = written = LoggedFile(path=str(path), size=plan.raw_bytes, checksum=checksum)
     if state.non_finite:
         warnings.append(f"{state.non_finite} voxel(s) are NaN or infinite: kept, and left out of statistics")
     return IngestReport(
-        path=request.path,
+        path=path,
         channel=request.channel,
         kind=plan.kind,
         space=plan.space,

@@ -16,9 +16,10 @@ from lsfm_core.geometry import Orientation, Space, voxel_count
 from lsfm_core.ingest._slabs import MemoryPlan, plan_memory
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.metadata import ImageMetadata, plain_json, read_metadata
+from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
 from lsfm_core.regions import LabelTable, read_label_table
-from lsfm_core.store import LsfmFile, check_folder, check_new_channel, default_threads, open_lsfm
+from lsfm_core.store import LsfmFile, check_folder, check_new_channel, default_threads, open_lsfm, target_path
 
 __all__ = ["IngestPlan", "check_target", "plan_ingest", "planned"]
 
@@ -111,8 +112,8 @@ class IngestPlan:
             ),
             *([f"labels  {len(self.labels)} are explained"] if self.labels is not None else []),
             *([f"inverse of channel {self.inverse_of!r}"] if self.inverse_of is not None else []),
-            f"size    {self.raw_bytes / 1e6:.1f} MB uncompressed",
-            f"memory  at most {self.memory.peak_bytes / 1e6:.0f} MB",
+            f"size    {size_text(self.raw_bytes)} uncompressed",
+            f"memory  at most {size_text(self.memory.peak_bytes)}",
             *(f"warning {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -127,16 +128,17 @@ def plan_ingest(request: IngestRequest) -> IngestPlan:
         As `lsfm_core.ingest_channel`, as far as it can be known beforehand.
     """
     with planned(request) as (_, plan):
-        if not request.path.exists():
-            check_folder(request.path)
+        if not plan.path.exists():
+            check_folder(plan.path)
             return check_target(plan, None, replace_channel=request.replace)
-        with open_lsfm(request.path, detached=True) as file:
+        with open_lsfm(plan.path, detached=True) as file:
             return check_target(plan, file, replace_channel=request.replace)
 
 
 @contextmanager
 def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
     """The image of a request, open, and the plan for it as for a new file."""
+    path = target_path(request.path)
     metadata = read_metadata(request.metadata) if request.metadata is not None else None
     channel = request.image_channel
     if channel is None and metadata is not None:
@@ -151,7 +153,7 @@ def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
         yield (
             source,
             IngestPlan(
-                path=request.path,
+                path=path,
                 channel=request.channel,
                 makes="file",
                 kind=request.kind,

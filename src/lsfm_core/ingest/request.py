@@ -27,7 +27,7 @@ class IngestRequest(Request):
     Attributes
     ----------
     path : Path
-        The HDF5 file; made if it is not there, else the channel is added.
+        The HDF5 file (.h5 or .hdf5), made if it is not there, else the channel is added; or the XML of one that is there.
     channel : str
         Name of the new channel.
     image : str, path, or array-like
@@ -98,13 +98,6 @@ class IngestRequest(Request):
     @classmethod
     def _check_voxel_size(cls, value: Triple | None) -> Triple | None:
         return None if value is None else check_voxel_size(value)
-
-    @field_validator("path")
-    @classmethod
-    def _check_path(cls, value: Path) -> Path:
-        if value.suffix.lower() == ".xml":
-            raise InputError(f"path: {value} is BigDataViewer's XML: give the HDF5 file, whose XML is made anew")
-        return value
 
     @field_validator("image")
     @classmethod

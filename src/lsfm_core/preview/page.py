@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from lsfm_core.preview.picture import draw_picture, rgb_of
 from lsfm_core.preview.request import PreviewRequest
+from lsfm_core.progress import size_text
 from lsfm_core.provenance import LogRecord
 from lsfm_core.regions import LabelTable
 from lsfm_core.store import Channel, LsfmFile
@@ -126,7 +127,7 @@ def _header(file: LsfmFile, channels: Sequence[Channel]) -> ET.Element:
         _tag("h1", file.path.name),
         _tag(
             "p",
-            f"{len(file)} channel{'s' * (len(file) != 1)}  ·  {_size(stat.st_size)}  ·  changed {when}  ·  {xml}",
+            f"{len(file)} channel{'s' * (len(file) != 1)}  ·  {size_text(stat.st_size)}  ·  changed {when}  ·  {xml}",
             class_="muted",
         ),
         _tag("nav", *(_tag("a", channel.name, _tag("span", channel.kind), href=f"#{_anchor(channel)}") for channel in channels)),
@@ -260,7 +261,7 @@ def _geometry(channel: Channel) -> Iterator[tuple[str, Child]]:
     if channel.sources:
         total = sum(source.size for source in channel.sources)
         names = channel.sources[0].name + (f" … {channel.sources[-1].name}" if len(channel.sources) > 1 else "")
-        yield "Sources", f"{len(channel.sources)} file{'s' * (len(channel.sources) > 1)}, {_size(total)}: {names}"
+        yield "Sources", f"{len(channel.sources)} file{'s' * (len(channel.sources) > 1)}, {size_text(total)}: {names}"
 
 
 def _levels(channel: Channel) -> ET.Element:
@@ -273,7 +274,7 @@ def _levels(channel: Channel) -> ET.Element:
                 _by(f"{v:.6g}" for v in level.space.voxel_size_mm),
                 _by(f"{f:g}" for f in level.factors),
                 _by(level.data.chunks),
-                _size(level.data.nbytes),
+                size_text(level.data.nbytes),
             )
             for level in channel.levels
         ),
@@ -350,7 +351,3 @@ def _anchor(channel: Channel) -> str:
 
 def _by(values: Iterable[Any]) -> str:
     return " x ".join(str(v) for v in values)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
-from lsfm_core.errors import InputError, SourceError, UnknownRegionError
+from lsfm_core.errors import InputError, SourceError, UnknownRegionError, check_file
 
 __all__ = ["Label", "LabelTable", "read_label_table"]
 
@@ -80,7 +80,10 @@ class LabelTable(Mapping[int, Label]):
         ------
         SourceError
             That names every line that cannot be understood (the first ten).
+        MissingError
+            If there is no such file.
         """
+        check_file(path)
         try:
             text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from lsfm_core.store.edit import (
     recover_lsfm,
     write_xml,
 )
-from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
+from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
 from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file
@@ -48,6 +48,7 @@ __all__ = [
     "previous_xml",
     "recover_lsfm",
     "repack_file",
+    "target_path",
     "verify_file",
     "write_xml",
 ]

@@ -24,7 +24,7 @@ from lsfm_core.store import _disk, _journal, _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, open_lsfm
+from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = ["LIBVER", "ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm", "write_xml"]
@@ -456,12 +456,14 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
 
     Raises
     ------
+    InputError
+        If no file of ours can have that name.
     BusyError
         If another program has the file open.
     StorageError
         If writing fails, for example on a full disk; the file is as it was before.
     """
-    target = Path(path)
+    target = target_path(path)
     with joined(target) as draft, _transaction(target, resume, draft) as editor:
         yield editor
 
@@ -524,7 +526,7 @@ def recover_lsfm(path: str | os.PathLike[str]) -> bool:
         If the change is still going on.
     StorageError
     """
-    return _journal.give_up(Path(path))
+    return _journal.give_up(target_path(path))
 
 
 def check_channel_name(name: str, what: str = "channel") -> None:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError
+from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError, check_file
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
@@ -29,7 +29,7 @@ from lsfm_core.store._xml import View, parse_xml, render_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
 
-__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "open_lsfm"]
+__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "open_lsfm", "target_path"]
 
 FORMAT_VERSION = 1
 # SimpleITK's pixel ids, which lsfmpy recorded: how the bits of its int16 data sets are meant.
@@ -559,8 +559,7 @@ def open_lsfm(
     target = Path(path)
     if target.suffix.lower() == ".xml":
         target = _hdf5_of_xml(target)
-    if not target.is_file():
-        raise MissingError(f"{target}: no such file")
+    check_file(path if target == Path(path) else target)
     try:
         _journal.recover(target)
     except BusyError:
@@ -593,13 +592,37 @@ def open_lsfm(
     return file
 
 
+def target_path(path: str | os.PathLike[str]) -> Path:
+    """The HDF5 file that is meant by a name under which something is to be written: an XML that is there stands for its file.
+
+    Raises
+    ------
+    InputError
+        If no file of ours can have that name.
+    MissingError, FormatError
+        If the XML's file is not there, or it cannot be read.
+    """
+    target = Path(path)
+    if not os.fspath(path) or target.is_dir():
+        raise InputError(f"{os.fspath(path) or repr('')}: is a folder, not a file: name one in it, such as {target / 'brain.h5'}")
+    if target.suffix.lower() == ".xml":
+        if not target.exists():
+            raise MissingError(
+                f"{target}: no such file: name the HDF5 file, {target.with_suffix('.h5')}; its XML is made beside it"
+            )
+        return _hdf5_of_xml(target)
+    # One that is there was named by somebody else.
+    if target.suffix.lower() not in (".h5", ".hdf5") and not h5py.is_hdf5(target):
+        raise InputError(f"{target}: is no name of an HDF5 file: it ends in .h5 or .hdf5")
+    return target
+
+
 def _hdf5_of_xml(path: Path) -> Path:
-    if not path.is_file():
-        raise MissingError(f"{path}: no such file")
+    check_file(path)
     hdf5 = parse_xml(path.read_bytes(), str(path)).hdf5
-    target = (path.parent / hdf5).resolve()
+    target = path.parent / hdf5
     # An XML from a stranger must not make us open files elsewhere.
-    if not target.is_relative_to(path.parent.resolve()):
+    if not target.resolve().is_relative_to(path.parent.resolve()):
         raise FormatError(f"{path}: its HDF5 file {hdf5} lies outside its folder: open the HDF5 file itself")
     if not target.is_file():
         raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")

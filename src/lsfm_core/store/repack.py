@@ -25,15 +25,15 @@ from isal import isal_zlib
 from pydantic import Field, PositiveInt
 
 from lsfm_core._request import Request
-from lsfm_core.errors import ChecksumError, ExistsError, FormatError, InputError, LsfmError, MemoryBudgetError, StorageError
-from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.errors import ChecksumError, ExistsError, FormatError, LsfmError, MemoryBudgetError, StorageError
+from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import recorded
 from lsfm_core.store import _disk, _journal, _paths
 from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, default_threads
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
 from lsfm_core.store.edit import LIBVER
-from lsfm_core.store.file import LsfmFile, open_lsfm
+from lsfm_core.store.file import LsfmFile, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache
 from lsfm_core.store.verify import box_text, structure_defects
 
@@ -61,7 +61,7 @@ class RepackRequest(Request):
     path : Path
         The HDF5 file, or its BigDataViewer XML: ours, lsfmpy's, or any BigDataViewer HDF5.
     output : Path, optional
-        A new file, with its XML beside it. Default: the file itself is replaced.
+        A new file (.h5 or .hdf5), with its XML beside it. Default: the file itself is replaced.
     compression : int, optional
         Deflate level of all voxels, 0 (none) to 3, with shuffle and checksums. Default: as they are; only filters that
         BigDataViewer does not read give way.
@@ -108,7 +108,7 @@ class RepackReport:
 
     def describe(self) -> str:
         """What would be done, in words."""
-        sizes = f"{self.old_bytes / 1e6:.1f} MB -> at most about {self.new_bytes / 1e6:.1f} MB"
+        sizes = f"{size_text(self.old_bytes)} -> at most about {size_text(self.new_bytes)}"
         return f"{self.path}: {sizes}; {self.copied_chunks} chunks copied, {self.recoded_chunks} encoded anew"
 
 
@@ -155,12 +155,11 @@ def _places_of(request: RepackRequest) -> tuple[Path, Path, Path, bool]:
     """The file, its XML, the new file, and whether that takes the old one's place."""
     with open_lsfm(request.path) as file:
         source, xml = file.path, file.xml_path
-    output = request.output
-    in_place = output is None or (output.exists() and output.samefile(source))
-    target = source.resolve() if output is None or in_place else output
-    if not in_place:
-        _check_output(target, request.overwrite)
-    return source, xml, target, in_place
+    if request.output is None:
+        return source, xml, source, True
+    target = target_path(request.output)
+    _check_output(target, request.overwrite)
+    return source, xml, target, target.exists() and target.samefile(source)
 
 
 def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: CancelToken | None) -> RepackReport:
@@ -168,7 +167,7 @@ def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: C
     source, xml, target, in_place = _places_of(request)
     new_xml = None if in_place else _journal.xml_partial_path(target)
     try:
-        with _journal.replacing(target) as place, _opened(source, locked=in_place) as h5:
+        with _journal.replacing(target.resolve() if in_place else target) as place, _opened(source, locked=in_place) as h5:
             file = LsfmFile(source, h5, ChunkCache(0), None)
             plan = _Plan(file, request, target)
             _make(plan, place, request, progress, cancel)
@@ -361,16 +360,16 @@ class _Plan:
             least = _COPIES_OF_A_CHUNK * max(codec.nbytes for codec in codecs if codec is not None)
             if least > request.memory_bytes:
                 raise MemoryBudgetError(
-                    f"{file.path}: {node.name}: its chunks need at least {least / 1e6:.0f} MB of memory, "
-                    f"{request.memory_bytes / 1e6:.0f} MB were given: raise --memory"
+                    f"{file.path}: {node.name}: its chunks need at least {size_text(least)} of memory, "
+                    f"{size_text(request.memory_bytes)} were given: raise the memory"
                 )
             self.chunked[where] = chunked
             self.need_bytes += chunked.need_bytes
         self._old_bytes = file.path.stat().st_size
-        free = shutil.disk_usage(target.parent).free
+        free = shutil.disk_usage(target.resolve().parent).free
         if self.need_bytes > free:
             raise StorageError(
-                f"{target}: may need {self.need_bytes / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free on its disk: make room, or "
+                f"{target}: may need {size_text(self.need_bytes)}, and {size_text(free)} are free on its disk: make room, or "
                 "choose another folder as output"
             )
 
@@ -609,11 +608,9 @@ def _opened(path: Path, *, locked: bool = False) -> h5py.File:
 def _check_output(target: Path, overwrite: bool) -> None:
     if not target.parent.is_dir():
         raise StorageError(f"{target}: there is no folder {target.parent}")
-    if target.suffix.lower() == ".xml":
-        raise InputError(f"{target}: the output is an HDF5 file; its XML gets the same name")
     for path in (target, target.with_suffix(".xml")):
         if path.exists() and not overwrite:
-            raise ExistsError(f"{path}: exists already: choose another output, or --overwrite")
+            raise ExistsError(f"{path}: exists already: choose another output, or allow to overwrite it")
 
 
 def _xml_of_copy(file: LsfmFile, xml: Path, hdf5: str) -> bytes:

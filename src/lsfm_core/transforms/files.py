@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lsfm_core.errors import InputError, SourceError
+from lsfm_core.errors import InputError, SourceError, check_file
 from lsfm_core.geometry import Space
 from lsfm_core.transforms.affine import Affine
 from lsfm_core.transforms.base import FloatArray, Transform
@@ -37,11 +37,12 @@ def read_transforms(path: Path) -> list[Transform]:
 
     Raises
     ------
+    MissingError
+        If there is no such file.
     SourceError
         If the file cannot be read, or holds a transform that is neither an invertible affine nor a displacement field.
     """
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
+    check_file(path)
     try:
         matrix = _read_matrix(path)
         if matrix is not None:

@@ -206,7 +206,7 @@ class PieceSection(Section):
             select=selectors,
             include_descendants=self.parts.isChecked(),
             side=self.side.value,
-            midline_mm=optional(self.midline.text(), "midline"),
+            midline_mm=optional(self.midline.text(), "midline") if self.side.value else None,
             mask=self.masked.isChecked(),
             labels_in=self.labels_in.value,
             **({"margin_vox": int(margin)} if self.margin_unit.value == "vox" else {"margin_mm": margin}),

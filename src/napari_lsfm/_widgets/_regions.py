@@ -303,7 +303,7 @@ class RegionWidget(Form):
             select=tuple(self._selectors.get(key, key) for key in (tops if with_parts else sorted(self._ids))),
             include_descendants=with_parts,
             side=self.side.value,
-            midline_mm=optional(self.midline.text(), "midline"),
+            midline_mm=optional(self.midline.text(), "midline") if self.side.value else None,
             margin_mm=numbers(self.margin.text(), "margin", 1)[0],
             mask=self.mask.isChecked(),
         )
