@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind
 from lsfm_core.regions import LabelTable
 from lsfm_core.store import Channel, Level, LsfmFile, compare_xml
@@ -172,7 +173,7 @@ class ChannelInfo(_Part):
         if self.sources is not None:
             sources = self.sources
             names = f"{sources.first} … {sources.last}" if sources.count > 1 else sources.first
-            yield "sources", f"{sources.count} file(s), {sources.bytes / 1e6:.1f} MB: {names}"
+            yield "sources", f"{sources.count} file(s), {size_text(sources.bytes)}: {names}"
             for source in sources.files or ():
                 yield "", f"{source.crc32:08x}  {source.size:>12}  {source.name}"
         for affine in self.affines:
@@ -188,7 +189,7 @@ class ChannelInfo(_Part):
 
     def level_table(self) -> list[tuple[str, ...]]:
         """The levels in words: a row of titles, and one for each level."""
-        titles = ("level", "shape", f"voxel ({self.unit})", "factors", "chunk", "raw MB", "stored MB")
+        titles = ("level", "shape", f"voxel ({self.unit})", "factors", "chunk", "raw", "stored")
         return [
             titles,
             *(
@@ -198,8 +199,8 @@ class ChannelInfo(_Part):
                     _by(f"{v:.6g}" for v in level.voxel_size),
                     _by(f"{f:g}" for f in level.factors),
                     _by(level.chunks),
-                    f"{level.raw_bytes / 1e6:.1f}",
-                    f"{level.stored_bytes / 1e6:.1f}",
+                    size_text(level.raw_bytes),
+                    size_text(level.stored_bytes),
                 )
                 for index, level in enumerate(self.levels)
             ),

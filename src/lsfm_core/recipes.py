@@ -29,8 +29,9 @@ from lsfm_core.edits import (
     describe_edit,
     describe_xml,
 )
-from lsfm_core.errors import CancelledError, ExistsError, InputError, LsfmError, MissingError, UnknownChannelError
+from lsfm_core.errors import CancelledError, ExistsError, InputError, LsfmError, MissingError, UnknownChannelError, check_file
 from lsfm_core.export import (
+    ExportPlan,
     ExportRequest,
     MergeRequest,
     PointsRequest,
@@ -55,11 +56,13 @@ from lsfm_core.store import RepackRequest, open_lsfm, plan_repack, repack_file, 
 __all__ = [
     "OPERATIONS",
     "Operation",
+    "Outlook",
     "Recipe",
     "Step",
     "Work",
     "read_recipe",
     "recipe_entry",
+    "recipe_fields",
     "recipe_schema",
     "recorded_steps",
 ]
@@ -79,15 +82,16 @@ class Operation:
     request : type of Request
     run : callable
         Takes the request, the open file (None if it needs none), a progress callback and a cancel token; gives the result.
-    describe : callable
-        Takes the request and the open file; gives what would be done, in words, and raises as `run` would.
+    plan : callable
+        Takes the request and the open file; gives what would be done, as a plan that can describe itself or in words, and raises
+        as `run` would.
     changes : bool
         Whether it changes the recipe's file, or makes it: then it opens the file itself.
     """
 
     request: type[Request]
     run: Callable[[Any, Any, ProgressCallback | None, CancelToken | None], Any]
-    describe: Callable[[Any, Any], str]
+    plan: Callable[[Any, Any], Any]
     changes: bool = False
 
     @property
@@ -111,10 +115,20 @@ def _export(request: ExportRequest, file: Any, progress: ProgressCallback | None
     return export(request, file=file, progress=progress, cancel=cancel)
 
 
-def _describe_export(request: ExportRequest, file: Any) -> str:
+@dataclass(frozen=True)
+class _ChunksPlan:
+    """The plan of the whole, and how many chunks it is divided into."""
+
+    whole: ExportPlan
+    chunks: int
+
+    def describe(self) -> str:
+        return f"{self.whole.describe()}\nchunks  {self.chunks}"
+
+
+def _plan_export(request: ExportRequest, file: Any) -> ExportPlan | _ChunksPlan:
     plan = plan_export(file, request)
-    chunks = "" if request.grid is None else f"\nchunks  {len(lay_out_chunks(plan.target, request))}"
-    return plan.describe() + chunks
+    return plan if request.grid is None else _ChunksPlan(plan, len(lay_out_chunks(plan.target, request)))
 
 
 def _edit(request: type[Edit]) -> Operation:
@@ -126,7 +140,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "write": Operation(
         IngestRequest,
         lambda request, _, progress, cancel: ingest_channel(request, progress=progress, cancel=cancel),
-        lambda request, _: plan_ingest(request).describe(),
+        lambda request, _: plan_ingest(request),
         changes=True,
     ),
     "write-affine": _edit(AffineRequest),
@@ -137,7 +151,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "repack": Operation(
         RepackRequest,
         lambda request, _, progress, cancel: repack_file(request, progress=progress, cancel=cancel),
-        lambda request, _: plan_repack(request).describe(),
+        lambda request, _: plan_repack(request),
         changes=True,
     ),
     "xml": Operation(
@@ -146,11 +160,11 @@ OPERATIONS: Mapping[str, Operation] = {
         lambda request, _: describe_xml(request),
         changes=True,
     ),
-    "export": Operation(ExportRequest, _export, _describe_export),
+    "export": Operation(ExportRequest, _export, _plan_export),
     "export-slices": Operation(
         SlicesRequest,
         lambda request, file, progress, cancel: export_slices(request, file=file, progress=progress, cancel=cancel),
-        lambda request, file: plan_slices(file, request).describe(),
+        lambda request, file: plan_slices(file, request),
     ),
     "transform-points": Operation(
         PointsRequest,
@@ -160,7 +174,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "merge": Operation(
         MergeRequest,
         lambda request, _, progress, cancel: merge_chunks(request, progress=progress, cancel=cancel),
-        lambda request, _: plan_merge(request).describe(),
+        lambda request, _: plan_merge(request),
     ),
     "preview": Operation(
         PreviewRequest,
@@ -188,6 +202,22 @@ class Step:
     name: str
     operation: Operation
     request: Any
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a step would do.
+
+    Attributes
+    ----------
+    text : str
+        In words, one fact per line.
+    plan : object or None
+        The operation's plan; None where it has none but words, or cannot be planned yet.
+    """
+
+    text: str
+    plan: Any = None
 
 
 @dataclass(frozen=True)
@@ -249,8 +279,8 @@ class Work:
         self.done.append(step)
         return result
 
-    def describe(self, step: Step) -> str:
-        """What a step would do, in words; of what depends on steps before it, as far as that can be told.
+    def plan(self, step: Step) -> Outlook:
+        """What a step would do; of what depends on steps before it, as far as that can be told.
 
         Raises
         ------
@@ -261,15 +291,17 @@ class Work:
         self._planned.append(step)
         changed = [other for other in earlier if other.operation.changes and step.operation.has_file]
         try:
-            text = step.operation.describe(step.request, self._file_for(step))
+            plan = step.operation.plan(step.request, self._file_for(step))
         except LsfmError as error:
             # An earlier step may have to change the file first, or to make what this one reads.
             reasons = [other for other in changed if self._may_remove(other, step, error)]
             reasons = reasons or [other for other in earlier if _makes_for(other, step)]
             if not reasons:
                 raise
-            return f"cannot be planned before {reasons[0].place} is done: {error}"
-        return f"(as the file is before {changed[0].place})\n{text}" if changed else text
+            return Outlook(f"cannot be planned before {reasons[0].place} is done: {error}")
+        text = plan if isinstance(plan, str) else plan.describe()
+        remark = f"(as the file is before {changed[0].place})\n" if changed else ""
+        return Outlook(remark + text, None if isinstance(plan, str) else plan)
 
     def _may_remove(self, earlier: Step, step: Step, error: LsfmError) -> bool:
         """Whether a change of the file may remove the reason why a step cannot be done."""
@@ -317,7 +349,10 @@ def read_recipe(path: Path) -> Recipe:
     ------
     InputError
         That names every defect of every step.
+    MissingError
+        If there is no such file.
     """
+    check_file(path)
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
     except (OSError, UnicodeError, yaml.YAMLError) as error:
@@ -404,12 +439,17 @@ def recorded_steps(record: LogRecord, path: Path, changes: Mapping[str, Any] = M
 
 def recipe_entry(operation: str, request: Request) -> str:
     """The step of a recipe that asks for this, as YAML: a list of one."""
-    fields = request.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
+    fields = recipe_fields(request)
     text: str = yaml.safe_dump([{operation: fields}], sort_keys=False, allow_unicode=True)
     if not _ENDS_OF_LINES & {*text}:
         return text
     # PyYAML writes them as they are, and reads others.
     return str(yaml.safe_dump([{operation: fields}], sort_keys=False))
+
+
+def recipe_fields(request: Request) -> dict[str, Any]:
+    """The fields of a recipe's step that asks for this."""
+    return request.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
 
 
 def recipe_schema() -> dict[str, Any]:

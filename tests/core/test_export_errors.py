@@ -112,6 +112,10 @@ FAULTS = {
     "no labels there": ("--channel autofluo --region CA1 --labels-channel cfos", r"'cfos' holds image, not labels"),
     "no such labels": ("--channel autofluo --region CA1 --labels-channel nope", "no channel 'nope'"),
     "region and cuboid": (f"--channel autofluo --region CA1 --labels-channel atlas {BOX}", "not several of them"),
+    "midline of no side": (
+        "--channel autofluo --region CA1 --labels-channel atlas --midline 5",
+        "midline: only a side is cut off there",
+    ),
     "nothing on that side": (
         "--channel autofluo --region CA1 --labels-channel atlas --side left --midline=-5",
         r"no voxel lies left of R = -5\.000",
@@ -138,6 +142,9 @@ FAULTS = {
     "overlap below 0": ("--channel autofluo --grid 0,0,0 --size 1 --overlap=-0.1", "overlap"),
     "overlap after rounding": ("--channel autofluo --grid 0,0,0 --size 0.1 --overlap 0.09", "overlap.*make it less"),
     "chunks without number": ("--channel atlas --grid 0,0,0 --size 5 --output c_%d.nii", r"expected 3 number\(s\)"),
+    "overlap without a grid": ("--channel autofluo --overlap 0.1", "overlap: only chunks have one"),
+    "chunks under an image's name": ("--channel autofluo --grid 0,0,0 --size 5 --output chx/a.TIF", "many files: name a folder"),
+    "chunks in an image's folder": ("--channel autofluo --grid 0,0,0 --size 5 --output a.ome.zarr", "many files: name a folder"),
     "too many chunks": ("--channel autofluo --grid 0,0,0 --size 0.04,0.05,0.04", "more than 1000000: make them larger"),
     "too many given chunks": ("--channel autofluo --grid 200,200,200 --size 0.04 --origin 0,0,0", "more than 1000000"),
     "snap": ("--channel autofluo --origin 3,3,2 --size 2 --resolution 0.1 --snap", "snap"),
@@ -158,8 +165,26 @@ FAULTS = {
     "no orientation": ("--channel autofluo --output-orientation RAR", "names one body axis twice"),
     "output format": ("--channel autofluo --output x.jpg", "unknown output format"),
     "no folder": ("--channel autofluo --output nowhere/x.nii", "no folder"),
+    "no memory": ("--channel autofluo --memory 0", "export: memory: must be more than 0$"),
+    "no transform": ("--channel autofluo --transform=", "transform '': give the name"),
+    "astronomic": ("--channel autofluo --resolution 1e-9 --output x.npy", r"may need \d\.\de\+\d+ TB, and"),
     "memory": ("--channel autofluo --memory 1MB", "needs at least"),
     "not bytes": ("--channel autofluo --memory x", "expected a size"),
+}
+
+
+#: They say how a region is cut out, so that none of them may pass unheard where there is none.
+FAULTS |= {
+    f"{option} without a region": (f"--channel autofluo {option}", f"^lsfm-core export: {option.split()[0]}: .*--region")
+    for option in (
+        "--mask",
+        "--side left",
+        "--labels-channel atlas",
+        "--margin 0",
+        "--include-descendants",
+        "--midline 5",
+        "--labels-in native",
+    )
 }
 
 
@@ -207,7 +232,8 @@ SLICES = {
     "text": ("--output s_%s.tif", r"expected 1 number\(s\)"),
     "roi too large": ("--roi 0,0,500,5", "the roi reaches to column 500 and row 5; the planes have 77 columns and 135 rows"),
     "roi of nothing": ("--roi 0,0,0,5", "roi"),
-    "format": ("--output s_%d.jpg", r"use \.tif or \.png"),
+    "format": ("--output s_%d.jpg", r"export-slices: s_%d\.jpg: unknown format .* use \.tif or \.png"),
+    "type": ("--channel warp --output s_%d.png", r"export-slices: s_%d\.png: PNG cannot hold pixels of type float32"),
     "axis": ("--axis 3", "axis"),
     "range of words": ("--range a,b", "expected START,STOP,STEP"),
     "roi of words": ("--roi a", "expected OX,OY,SX,SY"),

@@ -46,6 +46,7 @@ from lsfm_core import (
 from lsfm_core.cli import main
 from lsfm_core.cli._lines import _parsed, command_line
 from lsfm_core.formats._files import gzip_stream
+from lsfm_core.progress import size_text
 from lsfm_core.provenance import recorded, side_folder
 from lsfm_core.store import LsfmFile
 from lsfm_core.testing import write_series
@@ -389,14 +390,34 @@ def test_log_shows_what_is_asked_for(brain: Path, capsys: pytest.CaptureFixture[
     capsys.readouterr()
 
     def shown(*options: str) -> list[int]:
+        capsys.readouterr()
         assert main(["log", "brain.h5", "--json", *options]) == 0
         return [entry["number"] for entry in json.loads(capsys.readouterr().out)]
 
     assert shown() == [1, 2, 3]
     assert shown("--operation", "export") == [2, 3]
     assert shown("--channel", "other") == [3]
+    # The name of the command counts, as well as that of what it did.
+    assert main(["write-field", "brain.h5", "--channel", "warp", "--image", "none.nii"]) == 3
+    assert shown("--operation", "write-field") == [4]
+    assert shown("--operation", "write") == [1, 4]
+    main(["add-metadata", "brain.h5", "a=1", "b=2"])
+    main(["remove-metadata", "brain.h5", "c"])
+    assert shown("--operation", "add-metadata") == [5]
+    assert shown("--operation", "remove-metadata") == [6]
+    with edit_lsfm("brain.h5") as editor:
+        editor.set_metadata("d", 1)
+        editor.remove_metadata("a")
+    capsys.readouterr()
+    assert shown("--operation", "remove-metadata") == [6, 7]
+    for options in (["--operation", "exprot"], ["--channel", "nope"]):
+        assert main(["log", "brain.h5", *options]) == 0
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "no record matches; there are operations: write, export, write-field, " in said.err
+        assert said.err.endswith("channels: signal, other, warp\n")
     second = log(brain)[1].time
-    assert shown("--since", second.isoformat()) == [2, 3]
+    assert shown("--since", second.isoformat()) == [2, 3, 4, 5, 6, 7]
     assert shown("--until", second.isoformat()) == [1]
     assert shown("--since", (second + timedelta(days=1)).astimezone().strftime("%Y-%m-%d")) == []
     with pytest.raises(SystemExit):
@@ -406,7 +427,7 @@ def test_log_shows_what_is_asked_for(brain: Path, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     assert "lsfm-core export brain.h5 --channel other --output y.nii --quiet" in text
     assert "no channel 'other'" in text
-    assert f"x.nii: {Path('x.nii').stat().st_size / 1e6:.1f} MB, sha256:{sha(Path('x.nii').read_bytes())}" in text
+    assert f"x.nii: {size_text(Path('x.nii').stat().st_size)}, sha256:{sha(Path('x.nii').read_bytes())}" in text
 
 
 REQUESTS: dict[str, Callable[[Path], Any]] = {

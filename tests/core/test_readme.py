@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
 # What differs from run to run.
-_TIMES = re.compile(r"[\d.]+ s( \(\d+ MB/s\))?|at most \d+ MB")
+_TIMES = re.compile(r"[\d.]+ s( \([\d.]+ MB/s\))?|at most \d+ MB")
 
 
 @pytest.fixture

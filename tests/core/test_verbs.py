@@ -55,7 +55,10 @@ def test_help_tells_every_option_and_fits_a_terminal(verb: str, monkeypatch: pyt
     monkeypatch.setenv("COLUMNS", "80")
     parser = verbs()[verb]
     text = parser.format_help()
-    assert [line for line in text.splitlines() if len(line) > 80] == []
+    *lines, example = text.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    # On one line, to be copied.
+    assert example == parser.epilog
     for action in parser._actions:
         assert action.help, f"{action.dest} is not explained"
         if action.help != argparse.SUPPRESS:
@@ -225,7 +228,7 @@ def test_metadata_at_the_command_line(
     assert run("add-metadata", path, "specimen", "mouse = 42")[0] == 0
     assert run("add-metadata", path, "a=b=c", "d=", "--channel", "signal")[0] == 0
     assert run("add-metadata", path, "--channel", "signal", "weeks", "-12.5", "--type", "number")[0] == 0
-    assert run("add-metadata", path, "--json", str(tmp_path / "more.json"))[0] == 0
+    assert run("add-metadata", path, "--from-json", str(tmp_path / "more.json"))[0] == 0
     assert run("get-metadata", path, "specimen") == (0, "mouse = 42\n")
     assert run("get-metadata", path, "specimen", "--json") == (0, '"mouse = 42"\n')
     assert run("get-metadata", path) == (0, 'deep: {"a": true}\nlist: [1, null]\nspecimen: mouse = 42\n')
@@ -238,7 +241,7 @@ def test_metadata_at_the_command_line(
         (["n", "NaN", "--type", "number"], 3),
         (["a", "b", "c"], 3),
         ([], 3),
-        (["--json", path], 3),
+        (["--from-json", path], 3),
         (["--channel", "none", "a=b"], 3),
         (["\t", "b"], 3),
     ):

@@ -6,6 +6,7 @@ A command that does not come to a good end says one line on stderr, and its exit
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._lines import command_line, request_command
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
 from lsfm_core.cli._options import Parser, show_plan
-from lsfm_core.errors import LsfmError
+from lsfm_core.errors import ExistsError, LsfmError
 from lsfm_core.progress import CancelToken
 
 __all__ = ["build_parser", "command_line", "main", "request_command"]
@@ -32,6 +33,9 @@ _LIBRARIES = ("numpy", "h5py", "SimpleITK", "tifffile", "nibabel", "zarr")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    # A name that the output's encoding does not know is no reason to fail; stderr does the same of itself.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = build_parser()
     given = [*(sys.argv[1:] if argv is None else argv)]
     try:
@@ -64,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _complain(arguments, _interruption(arguments), Exit.INTERRUPTED)
         done = f"; done before it, and kept: {_places(arguments)}" if arguments.done else ""
         if isinstance(error, LsfmError):
-            return _complain(arguments, f"{error}{done}", Exit.of(error))
+            # The core speaks to forms and scripts as well, and names no options.
+            may_overwrite = isinstance(error, ExistsError) and ("overwrite" in arguments or "replace" in arguments)
+            return _complain(arguments, f"{error}{' (--overwrite)' if may_overwrite else ''}{done}", Exit.of(error))
         bug = f"unexpected {type(error).__name__}: {error}: this is a bug: repeat the command with --debug and report its output"
         return _complain(arguments, f"{bug}{done}", Exit.FAILED)
     return code or Exit.DONE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +13,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lsfm_core.cli._exit import Exit
+from lsfm_core.cli._json import add_json, as_json, print_json, tell
 
 if TYPE_CHECKING:
     from lsfm_core._request import Request
     from lsfm_core.progress import ProgressCallback
+    from lsfm_core.recipes import Outlook, Step
 
 __all__ = [
     "Parser",
@@ -29,16 +33,30 @@ __all__ = [
     "index_or_name",
     "memory",
     "numbers",
+    "outlook_json",
     "show_plan",
 ]
 
+_EXAMPLE = "example: "
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Leaves an example on its line, so that it can be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return indent + text if text.startswith(_EXAMPLE) else super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, and that takes options between positional arguments."""
 
     _parsing = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **options)
+        # No option of ours begins so: -1,2,3 and -3,, and -inf are values.
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf)")
 
     def error(self, message: str) -> NoReturn:
         self.exit(Exit.USAGE, f"{self.prog}: {message}; for usage see {self.prog} --help\n")
@@ -48,11 +66,21 @@ class Parser(argparse.ArgumentParser):
         # it the other way, and needs not.
         if self._parsing or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
+        self._check_options(args or ())
         self._parsing = True
         try:
             return self.parse_known_intermixed_args(args, namespace)
         finally:
             self._parsing = False
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        """Complain of an option that there is not, before what is missing since it was misspelt."""
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            name = word.partition("=")[0]
+            if not name.startswith("--") or " " in name or any(option.startswith(name) for option in self._option_string_actions):
+                continue
+            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+            self.error(f"there is no option {name}" + "".join(f"; did you mean {option}?" for option in near))
 
 
 def add_verb(
@@ -60,7 +88,7 @@ def add_verb(
 ) -> argparse.ArgumentParser:
     """A command's parser, with what all commands have."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"example: {example}"
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=_EXAMPLE + example
     )
     parser.set_defaults(command=command)
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
@@ -82,6 +110,7 @@ def add_request(
         Its name, where the command has another one.
     """
     parser.set_defaults(request_of=request_of, operation=operation)
+    add_json(parser)
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and a recipe's step for it, and stop")
 
 
@@ -90,10 +119,25 @@ def show_plan(arguments: argparse.Namespace) -> None:
     from lsfm_core.recipes import OPERATIONS, Step, Work, recipe_entry
 
     request, name = arguments.request_of(arguments), arguments.operation or arguments.verb
+    step = Step(name, name, OPERATIONS[name], request)
     with Work(getattr(request, "path", None)) as work:
-        plan = work.describe(Step(name, name, OPERATIONS[name], request))
-    if not arguments.quiet:
-        print(f"{plan}\n\n{recipe_entry(name, request)}", end="")
+        outlook = work.plan(step)
+    if arguments.json:
+        print_json(outlook_json(step, outlook))
+    elif not arguments.quiet:
+        print(f"{outlook.text}\n\n{recipe_entry(name, request)}", end="")
+
+
+def outlook_json(step: Step, outlook: Outlook) -> dict[str, Any]:
+    """What a step would do: how a recipe asks for it, its plan where there is one, and all in words."""
+    from lsfm_core.recipes import recipe_fields
+
+    return {
+        "operation": step.name,
+        "request": recipe_fields(step.request),
+        "plan": as_json(outlook.plan),
+        "text": outlook.text.splitlines(),
+    }
 
 
 def apply(arguments: argparse.Namespace) -> None:
@@ -101,8 +145,7 @@ def apply(arguments: argparse.Namespace) -> None:
     from lsfm_core.edits import apply_edit
 
     report = apply_edit(arguments.request_of(arguments))
-    if not arguments.quiet:
-        print(f"{arguments.file}: {report.text}")
+    tell(arguments, report, lambda: f"{arguments.file}: {report.text}")
 
 
 def add_resources(parser: argparse.ArgumentParser) -> None:

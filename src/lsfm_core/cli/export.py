@@ -6,12 +6,16 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar, numbers
+from lsfm_core.cli._json import tell
+from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar, by, numbers
+from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
     from lsfm_core.export import ExportRequest, MergeRequest, SlicesRequest
 
 __all__ = ["add_commands"]
+
+_REGION_OPTIONS = ("labels_channel", "labels_in", "include_descendants", "side", "midline", "margin", "mask")
 
 
 def add_commands(verbs: Any) -> None:
@@ -137,7 +141,6 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     region.add_argument("--labels-channel", metavar="NAME", help="the channel whose labels are meant")
     region.add_argument(
         "--labels-in",
-        default="native",
         metavar="SPACE",
         help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
         "transform, on the outer side of that one",
@@ -145,7 +148,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     region.add_argument("--include-descendants", action="store_true", help="with all parts that the ontology knows")
     region.add_argument("--side", choices=("left", "right"), help="one hemisphere only")
     region.add_argument("--midline", type=float, metavar="MM", help="R between the hemispheres (default: from the labels)")
-    region.add_argument("--margin", type=_margin, default={}, metavar="MM", help="0.2 or 0.2mm, or 3vox (voxels of the output)")
+    region.add_argument("--margin", type=_margin, metavar="MM", help="0.2 or 0.2mm, or 3vox (voxels of the output)")
     region.add_argument("--mask", action="store_true", help="give voxels outside the region the fill value")
     add_resources(parser)
 
@@ -156,6 +159,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     from lsfm_core.export import RegionSelection
 
     region = None
+    given = [name for name in _REGION_OPTIONS if getattr(arguments, name) not in (None, False)]
     if arguments.region is not None:
         if arguments.labels_channel is None:
             raise InputError("--region: name the channel with the labels as well (--labels-channel)")
@@ -166,9 +170,12 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
             side=arguments.side,
             midline_mm=arguments.midline,
             mask=arguments.mask,
-            labels_in=arguments.labels_in,
-            **arguments.margin,
+            labels_in=arguments.labels_in or "native",
+            **(arguments.margin or {}),
         )
+    elif given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"{options}: tell how a region is cut out: name one (--region), or leave it out")
     return {
         "path": arguments.file,
         "channel": arguments.channel,
@@ -219,18 +226,12 @@ def _export(arguments: argparse.Namespace) -> None:
     with bar(arguments) as progress:
         if request.grid is not None:
             chunks = export_chunks(request, progress=progress, cancel=arguments.cancel)
-            plan, done = chunks.plan, f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name}"
-            seconds = chunks.seconds
+            done = f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name} in {chunks.seconds:.1f} s"
+            tell(arguments, chunks, lambda: f"{done}\n{chunks.plan.describe()}")
         else:
             result = export_channel(request, progress=progress, cancel=arguments.cancel)
-            plan, done, seconds = result.plan, f"{result.path}: {_disk_bytes(result.path) / 1e6:.1f} MB", result.seconds
-    if not arguments.quiet:
-        print(f"{done} in {seconds:.1f} s")
-        print(plan.describe())
-
-
-def _disk_bytes(path: Any) -> int:
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
+            size = size_text(result.written.size if result.written is not None else 0)
+            tell(arguments, result, lambda: f"{result.path}: {size} in {result.seconds:.1f} s\n{result.plan.describe()}")
 
 
 def _export_slices(arguments: argparse.Namespace) -> None:
@@ -244,12 +245,10 @@ def _export_slices(arguments: argparse.Namespace) -> None:
         return
     with bar(arguments) as progress:
         result = export_slices(request, progress=progress, cancel=arguments.cancel)
-    if not arguments.quiet:
-        names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
-        rows, columns = result.shape
-        planes = f"{len(result.paths)} plane(s) of {columns} x {rows} pixels across axis {request.axis}"
-        print(f"{names}: {planes} in {result.seconds:.1f} s")
-        print(result.plan.describe())
+    names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
+    rows, columns = result.shape
+    planes = f"{len(result.paths)} plane(s) of {columns} x {rows} pixels across axis {request.axis}"
+    tell(arguments, result, lambda: f"{names}: {planes} in {result.seconds:.1f} s\n{result.plan.describe()}")
 
 
 def _merge_request(arguments: argparse.Namespace) -> MergeRequest:
@@ -272,10 +271,9 @@ def _merge(arguments: argparse.Namespace) -> None:
 
     with bar(arguments) as progress:
         result = merge_chunks(_merge_request(arguments), progress=progress, cancel=arguments.cancel)
-    if not arguments.quiet:
-        shape = " x ".join(map(str, result.space.shape))
-        found = f", {result.labels} labels" if result.labels is not None else ""
-        print(f"{result.path}: {shape} voxels, {result.dtype}, {result.space.orientation}{found}, in {result.seconds:.1f} s")
+    found = f", {result.labels} labels" if result.labels is not None else ""
+    what = f"{by(result.space.shape)} voxels, {result.dtype}, {result.space.orientation}{found}"
+    tell(arguments, result, lambda: f"{result.path}: {what}, in {result.seconds:.1f} s")
 
 
 def _counts(text: str) -> tuple[int, int, int]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Iterator
 from contextlib import chdir, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._json import as_json, print_json
 from lsfm_core.cli._lines import command_line
 from lsfm_core.cli._options import add_verb, bar
 from lsfm_core.errors import InputError, LsfmError
+from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
     from lsfm_core.provenance import LoggedFile, LogRecord
@@ -28,7 +30,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core log brain.h5 --operation export --since 2026-11-01",
     )  # fmt: skip
     log.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
-    log.add_argument("--operation", metavar="OP", help="show these only, such as write or export")
+    log.add_argument("--operation", metavar="OP", help="show these only, such as write or export; or a command's name")
     log.add_argument("--channel", metavar="NAME", help="show what was done with this channel only")
     log.add_argument("--since", type=_time, metavar="TIME", help="such as 2026-11-22 or 2026-11-22T10:31, local time")
     log.add_argument("--until", type=_time, metavar="TIME", help="before this time")
@@ -54,17 +56,30 @@ def _log(arguments: argparse.Namespace) -> None:
     chosen = [
         (number, record)
         for number, record in numbered
-        if arguments.operation in (None, record.operation)
+        if arguments.operation in (None, *_names(record))
         and arguments.channel in (None, record.channel)
         and (arguments.since is None or record.time >= arguments.since)
         and (arguments.until is None or record.time < arguments.until)
     ]
+    if not chosen:
+        records = [record for _, record in numbered]
+        operations = ", ".join(dict.fromkeys(name for record in records for name in _names(record))) or "none"
+        channels = ", ".join(dict.fromkeys(record.channel for record in records if record.channel)) or "none"
+        print(f"{file.path}: no record matches; there are operations: {operations}; channels: {channels}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps([{"number": number, **record.model_dump(mode="json")} for number, record in chosen], indent=2))
+        print_json([{"number": number, **as_json(record)} for number, record in chosen])
         return
     describe = _command_lines if arguments.as_commands else _lines
     for number, record in chosen:
         print("\n".join(describe(number, record, file.path.resolve())))
+
+
+def _names(record: LogRecord) -> Iterator[str]:
+    """What somebody may call what a record tells of: the operation, the command that it came from, its changes."""
+    yield record.operation
+    yield from (record.command or "").split()[1:2]
+    for change in record.request.get("changes", ()):
+        yield from change
 
 
 def _lines(number: int, record: LogRecord, _: Path) -> Iterator[str]:
@@ -81,7 +96,7 @@ def _lines(number: int, record: LogRecord, _: Path) -> Iterator[str]:
 
 def _described(output: LoggedFile) -> str:
     count = f"{output.count} files, " if output.count > 1 else ""
-    return f"{output.path}: {count}{output.size / 1e6:.1f} MB, {output.checksum}"
+    return f"{output.path}: {count}{size_text(output.size)}, {output.checksum}"
 
 
 def _command_lines(number: int, record: LogRecord, path: Path) -> Iterator[str]:
@@ -105,10 +120,10 @@ def _replay(arguments: argparse.Namespace) -> None:
     from lsfm_core.recipes import Work, recorded_steps
     from lsfm_core.store import open_lsfm
 
-    with open_lsfm(Path(arguments.file).resolve()) as file:
-        path = file.path
+    with open_lsfm(arguments.file) as file:
+        path = file.path.resolve()
         number, record = _pick(file, arguments.record)
-    what = f"{path}: record {number} ({record.operation})"
+    what = f"{arguments.file}: record {number} ({record.operation})"
     if record.outcome != "done":
         raise InputError(f"{what}: {record.outcome}: only what was done can be replayed")
     try:
@@ -124,15 +139,16 @@ def _replay(arguments: argparse.Namespace) -> None:
             with bar(arguments) as progress:
                 result = work.run(step, progress=progress, cancel=arguments.cancel)
         then, now = record.output, getattr(result, "written", None)
+        made = arguments.output or (now.path if now is not None else "")
         if then is not None and then.checksum is not None and now is not None and now.checksum != then.checksum:
             causes = "; ".join(_differences(record, result)) or "the channel may have changed since, or the name another format"
-            raise LsfmError(f"{now.path}: differs from what record {number} made: {now.checksum}, then {then.checksum} ({causes})")
+            raise LsfmError(f"{made}: differs from what record {number} made: {now.checksum}, then {then.checksum} ({causes})")
     if arguments.quiet:
         return
     if then is None or then.checksum is None or now is None:
         print(f"{what}: done again; it has no checksum to compare with")
     else:
-        print(f"{now.path}: identical to what record {number} made: {now.checksum}")
+        print(f"{made}: identical to what record {number} made: {now.checksum}")
 
 
 def _changes(arguments: argparse.Namespace, record: LogRecord, path: Path) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._exit import Exit
+from lsfm_core.cli._json import add_json, as_json, print_json
 from lsfm_core.cli._options import PrintSchema, add_verb, bar
+from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
     from lsfm_core.info import ChannelInfo
@@ -27,7 +27,7 @@ def add_commands(verbs: Any) -> None:
     verify.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     verify.add_argument("--levels", action="store_true", help="also compute every coarser level anew, and compare")
 
-    verify.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_json(verify)
 
     info = add_verb(
         verbs, "info", _info, "show what is in a file",
@@ -36,7 +36,7 @@ def add_commands(verbs: Any) -> None:
     info.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     info.add_argument("--channel", metavar="NAME", help="show this channel only")
     info.add_argument("--sources", action="store_true", help="list every file that a channel was made from, with its CRC-32")
-    info.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_json(info)
     info.add_argument("--schema", action=PrintSchema, schema="info.info_schema", help="print the JSON Schema of --json, and exit")
 
 
@@ -46,7 +46,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     with bar(arguments) as progress:
         report = verify_file(arguments.file, levels=arguments.levels, progress=progress, cancel=arguments.cancel)
     if arguments.json:
-        print(json.dumps(asdict(report), default=str, indent=2))
+        print_json(as_json(report))
     else:
         for defect in report.defects:
             print(f"{report.path}: {defect}")
@@ -68,7 +68,7 @@ def _info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(facts.to_json())
         return
-    print(f"{facts.path}: {count} channel(s), {facts.bytes / 1e6:.1f} MB")
+    print(f"{facts.path}: {count} channel(s), {size_text(facts.bytes)}")
     print(f"  BigDataViewer XML: {facts.xml.words}")
     for key, value in facts.metadata.items():
         print(f"  {key}: {note_text(value)}")

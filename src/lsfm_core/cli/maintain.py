@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._json import tell
 from lsfm_core.cli._options import add_request, add_resources, add_verb, bar
+from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
     from lsfm_core.edits import XmlRequest
@@ -72,10 +74,9 @@ def _repack(arguments: argparse.Namespace) -> None:
 
     with bar(arguments) as progress:
         report = repack_file(_repack_request(arguments), progress=progress, cancel=arguments.cancel)
-    if not arguments.quiet:
-        chunks = f"{report.copied_chunks} chunks copied, {report.recoded_chunks} encoded anew"
-        sizes = f"{report.old_bytes / 1e6:.1f} MB -> {report.new_bytes / 1e6:.1f} MB in {report.seconds:.1f} s"
-        print(f"{report.path}: {sizes}; {chunks}; read back and compared")
+    chunks = f"{report.copied_chunks} chunks copied, {report.recoded_chunks} encoded anew"
+    sizes = f"{size_text(report.old_bytes)} -> {size_text(report.new_bytes)} in {report.seconds:.1f} s"
+    tell(arguments, report, lambda: f"{report.path}: {sizes}; {chunks}; read back and compared")
 
 
 def _xml_request(arguments: argparse.Namespace) -> XmlRequest:
@@ -89,6 +90,5 @@ def _xml(arguments: argparse.Namespace) -> None:
     from lsfm_core.store import write_xml
 
     request = _xml_request(arguments)
-    write_xml(request.path, overwrite=request.overwrite)
-    if not arguments.quiet:
-        print(describe_xml(request))
+    xml = write_xml(request.path, overwrite=request.overwrite)
+    tell(arguments, {"path": xml}, lambda: describe_xml(request))

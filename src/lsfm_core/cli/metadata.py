@@ -6,8 +6,9 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._json import add_json, print_json
 from lsfm_core.cli._options import add_request, add_verb, apply
-from lsfm_core.errors import InputError
+from lsfm_core.errors import InputError, check_file
 
 if TYPE_CHECKING:
     from lsfm_core.edits import AddMetadataRequest, RemoveMetadataRequest
@@ -24,7 +25,7 @@ def add_commands(verbs: Any) -> None:
     _add_owner(add)
     add.add_argument("pairs", nargs="*", default=[], metavar="KEY=VALUE", help="any number of them; or KEY VALUE")
     add.add_argument("--type", choices=("text", "number", "json"), default="text", help="how values are meant (default text)")
-    add.add_argument("--json", metavar="FILE", help="note all pairs of the JSON object in this file")
+    add.add_argument("--from-json", metavar="FILE", help="note all pairs of the JSON object in this file")
     add.add_argument("--overwrite", action="store_true", help="replace values that are there")
     add_request(add, _add_request)
 
@@ -34,7 +35,7 @@ def add_commands(verbs: Any) -> None:
     )  # fmt: skip
     _add_owner(get)
     get.add_argument("key", nargs="?", metavar="KEY", help="print the value of this one only")
-    get.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_json(get)
 
     remove = add_verb(
         verbs, "remove-metadata", apply, "remove what was noted of a file or of a channel",
@@ -53,10 +54,10 @@ def _add_owner(parser: argparse.ArgumentParser) -> None:
 def _add_request(arguments: argparse.Namespace) -> AddMetadataRequest:
     from lsfm_core.edits import AddMetadataRequest
 
-    values = _from_file(arguments.json) if arguments.json is not None else {}
+    values = _from_file(arguments.from_json) if arguments.from_json is not None else {}
     values.update({key: _value(key, text, arguments.type) for key, text in _pairs(arguments.pairs)})
     if not values:
-        raise InputError("nothing to note: give KEY VALUE, KEY=VALUE or --json FILE")
+        raise InputError("nothing to note: give KEY VALUE, KEY=VALUE or --from-json FILE")
     return AddMetadataRequest(path=arguments.file, channel=arguments.channel, values=values, overwrite=arguments.overwrite)
 
 
@@ -69,9 +70,12 @@ def _get(arguments: argparse.Namespace) -> None:
         if arguments.key not in values:
             raise InputError(f"{arguments.file}: no metadata {arguments.key!r}; there are: {', '.join(values) or 'none'}")
         value = values[arguments.key]
-        print(json.dumps(value, indent=2) if arguments.json else _text(value))
+        if arguments.json:
+            print_json(value)
+        else:
+            print(_text(value))
     elif arguments.json:
-        print(json.dumps(values, indent=2))
+        print_json(values)
     else:
         for key, value in values.items():
             print(f"{key}: {_text(value)}")
@@ -107,6 +111,7 @@ def _value(key: str, text: str, kind: str) -> Any:
 
 
 def _from_file(name: str) -> dict[str, Any]:
+    check_file(name)
     try:
         with open(name, encoding="utf-8") as file:
             values = json.load(file)

@@ -6,10 +6,11 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._json import tell
 from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
 
 if TYPE_CHECKING:
-    from lsfm_core.export import PointsRequest
+    from lsfm_core.export import PointsRequest, PointsResult
 
 __all__ = ["add_commands"]
 
@@ -95,16 +96,20 @@ def _transform_points(arguments: argparse.Namespace) -> None:
         result = transform_points(request, progress=progress, cancel=arguments.cancel)
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if arguments.quiet:
-        return
-    print(
+    tell(arguments, result, lambda: _words(request, result))
+
+
+def _words(request: PointsRequest, result: PointsResult) -> str:
+    text = (
         f"{result.path}: {len(result.points)} points, {request.source} -> {request.target}, {result.outside} outside of channel "
         f"{request.channel!r}, in {result.seconds:.1f} s"
     )
-    if result.region_ids is not None:
-        inside = int((result.region_ids != 0).sum())
-        where = f"{result.counts_path}: " if result.counts_path is not None else ""
-        print(f"  {where}{inside} of them in {len(set(result.region_ids.tolist()) - {0})} regions of {request.labels_channel!r}")
+    if result.region_ids is None:
+        return text
+    inside = int((result.region_ids != 0).sum())
+    where = f"{result.counts_path}: " if result.counts_path is not None else ""
+    regions = len(set(result.region_ids.tolist()) - {0})
+    return f"{text}\n  {where}{inside} of them in {regions} regions of {request.labels_channel!r}"
 
 
 def _names(text: str) -> tuple[str, ...]:

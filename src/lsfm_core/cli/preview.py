@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._json import tell
 from lsfm_core.cli._options import add_request, add_verb
 
 if TYPE_CHECKING:
@@ -65,6 +66,5 @@ def _preview(arguments: argparse.Namespace) -> None:
     from lsfm_core.preview import preview_file
 
     result = preview_file(_request(arguments))
-    if not arguments.quiet:
-        what = "a page" if result.layout is None else f"{result.layout.width} x {result.layout.height} pixels"
-        print(f"{result.path}: {what} in {result.seconds:.1f} s")
+    what = "a page" if result.layout is None else f"{result.layout.width} x {result.layout.height} pixels"
+    tell(arguments, result, lambda: f"{result.path}: {what} in {result.seconds:.1f} s")

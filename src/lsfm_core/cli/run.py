@@ -9,7 +9,8 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from lsfm_core.cli._options import PrintSchema, add_verb, bar
+from lsfm_core.cli._json import add_json, as_json, print_json
+from lsfm_core.cli._options import PrintSchema, add_verb, bar, outlook_json
 from lsfm_core.errors import LsfmError
 
 __all__ = ["add_commands"]
@@ -22,6 +23,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core run recipe.yaml --dry-run",
     )  # fmt: skip
     run.add_argument("recipe", metavar="RECIPE", help="YAML file with file: and steps:; its paths are meant from its folder")
+    add_json(run)
     run.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
     run.add_argument(
         "--schema", action=PrintSchema, schema="recipes.recipe_schema", help="print the JSON Schema of recipes, and exit"
@@ -32,6 +34,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from lsfm_core.recipes import Work, read_recipe
 
     recipe = read_recipe(Path(arguments.recipe))
+    told: list[dict[str, Any]] = []
+    talks = not (arguments.quiet or arguments.json)
     with chdir(recipe.path.parent), Work(recipe.file) as work:
         for step in recipe.steps:
             began = time.perf_counter()
@@ -40,9 +44,10 @@ def _run(arguments: argparse.Namespace) -> None:
             named = step.place if output is None else f"{step.place}: {output}"
             try:
                 if arguments.dry_run:
-                    plan = work.describe(step)
-                    if not arguments.quiet:
-                        print(f"{named}\n{plan}")
+                    outlook = work.plan(step)
+                    told.append({"step": step.place, **outlook_json(step, outlook)})
+                    if talks:
+                        print(f"{named}\n{outlook.text}")
                     continue
                 with bar(arguments) as progress:
                     result = work.run(step, progress=progress, cancel=arguments.cancel)
@@ -50,5 +55,8 @@ def _run(arguments: argparse.Namespace) -> None:
                 raise type(error)(f"{recipe.path}: {step.place}: {error}") from error
             for warning in getattr(result, "warnings", ()):
                 print(f"warning: {step.place}: {warning}", file=sys.stderr)
-            if not arguments.quiet:
+            told.append({"step": step.place, "operation": step.name, "result": as_json(result)})
+            if talks:
                 print(f"{named} in {time.perf_counter() - began:.1f} s")
+    if arguments.json:
+        print_json(told)

@@ -6,12 +6,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._json import tell
 from lsfm_core.cli._options import PrintSchema, add_request, add_resources, add_verb, apply, bar, by, index_or_name, numbers
 from lsfm_core.errors import InputError
+from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
     from lsfm_core.edits import AffineRequest, RemoveChannelRequest, RenameChannelRequest
-    from lsfm_core.ingest import IngestRequest
+    from lsfm_core.ingest import IngestReport, IngestRequest
     from lsfm_core.metadata import ImageMetadata
 
 __all__ = ["add_commands"]
@@ -136,8 +138,7 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         "--origin",
         type=numbers(3),
         metavar="R,A,S",
-        help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0); for minus signs write "
-        "--origin=-1,2,3",
+        help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0)",
     )
     write.add_argument(
         "--metadata", metavar="JSON", help="what else is known of the image, as dump-metadata writes it; options win over it"
@@ -200,12 +201,17 @@ def _write(arguments: argparse.Namespace) -> None:
         report = ingest_channel(_request(arguments), progress=progress, cancel=arguments.cancel)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if not arguments.quiet:
-        raw = report.raw_bytes / 1e6
-        what = f"{report.kind}, {by(report.space.shape)} {report.dtype}, {len(report.levels)} level(s)"
-        print(f"{report.path}: channel {report.channel!r}, {what}")
-        print(f"  {report.space.orientation.describe()}")
-        print(f"  {raw:.1f} MB -> {report.stored_bytes / 1e6:.1f} MB in {report.seconds:.1f} s ({raw / report.seconds:.0f} MB/s)")
+    tell(arguments, report, lambda: _words(report))
+
+
+def _words(report: IngestReport) -> str:
+    sizes = f"{size_text(report.raw_bytes)} -> {size_text(report.stored_bytes)}"
+    return (
+        f"{report.path}: channel {report.channel!r}, {report.kind}, {by(report.space.shape)} {report.dtype}, "
+        f"{len(report.levels)} level(s)\n"
+        f"  {report.space.orientation.describe()}\n"
+        f"  {sizes} in {report.seconds:.1f} s ({size_text(report.raw_bytes / report.seconds)}/s)"
+    )
 
 
 def _dump_metadata(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lsfm_core.errors import FormatError, LsfmError
 from lsfm_core.geometry import voxel_count
-from lsfm_core.progress import CancelToken, Progress, ProgressCallback
+from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.pyramid import block_mean, block_mode
 from lsfm_core.store import _paths
 from lsfm_core.store._chunks import shared_pool
@@ -87,7 +87,7 @@ class VerifyReport:
         """What was found, in words."""
         if self.defects:
             return f"{len(self.defects)} defect(s) found"
-        read = f"{self.chunks} chunks, {self.raw_bytes / 1e6:.1f} MB decoded"
+        read = f"{self.chunks} chunks, {size_text(self.raw_bytes)} decoded"
         checked = self.chunks - self.unchecked_chunks
         if not self.unchecked_chunks:
             return f"all well: {read}, every checksum right"
