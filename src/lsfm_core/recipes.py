@@ -293,9 +293,9 @@ class Work:
         try:
             plan = step.operation.plan(step.request, self._file_for(step))
         except LsfmError as error:
-            # An earlier step may have to change the file first, or to make what this one reads.
-            reasons = [other for other in changed if self._may_remove(other, step, error)]
-            reasons = reasons or [other for other in earlier if _makes_for(other, step)]
+            # An earlier step may have to make what this one reads, or to change the file first.
+            reasons = [other for other in earlier if _makes_for(other, step)]
+            reasons = reasons or [other for other in changed if self._may_remove(other, step, error)]
             if not reasons:
                 raise
             return Outlook(f"cannot be planned before {reasons[0].place} is done: {error}")

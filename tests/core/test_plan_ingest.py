@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsfm_core import IngestRequest, InputError, LsfmError, edit_lsfm, ingest_channel, open_lsfm, plan_ingest
+from lsfm_core import IngestRequest, LsfmError, edit_lsfm, ingest_channel, open_lsfm, plan_ingest
 from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.testing import write_series
 
@@ -88,11 +88,6 @@ def test_a_plan_fails_as_its_ingest_would(fields: dict[str, Any], request_of: Ca
         ingest_channel(request_of(**fields))
     assert type(planned.value) is type(tried.value)
     assert str(planned.value) == str(tried.value)
-
-
-def test_a_channel_is_not_written_into_an_xml(request_of: Callable[..., IngestRequest]) -> None:
-    with pytest.raises(InputError, match="give the HDF5 file"):
-        request_of(path="brain.xml")
 
 
 def test_the_checksum_of_a_channel_tells_its_content(request_of: Callable[..., IngestRequest], tmp_path: Path) -> None:
