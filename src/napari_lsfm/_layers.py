@@ -115,7 +115,12 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
     return levels if len(levels) > 1 else levels[0], keywords, channel.kind
 
 
-def volume_layer(volume: Volume, name: str, contrast_limits: tuple[float, float] | None = None) -> LayerData:
+def volume_layer(
+    volume: Volume,
+    name: str,
+    contrast_limits: tuple[float, float] | None = None,
+    table: LabelTable | None = None,
+) -> LayerData:
     """Layer tuple of an image in memory.
 
     Parameters
@@ -125,6 +130,8 @@ def volume_layer(volume: Volume, name: str, contrast_limits: tuple[float, float]
     name : str
     contrast_limits : tuple of 2 float, optional
         Of an image; napari chooses some where they are missing.
+    table : LabelTable, optional
+        Of labels: then they look as in their file. ``metadata["lsfm"]`` has the ``table``, and the ``ids`` as in `layer_tuple`.
     """
     # In the native frame the axes are the world's own, which RAS stands for here.
     frame = Orientation("RAS")
@@ -137,7 +144,13 @@ def volume_layer(volume: Volume, name: str, contrast_limits: tuple[float, float]
     }
     if volume.kind == "image" and contrast_limits is not None and contrast_limits[0] < contrast_limits[1]:
         keywords["contrast_limits"] = contrast_limits
-    return reorientation.apply(volume.array), keywords, volume.kind
+    data: Any = reorientation.apply(volume.array)
+    if volume.kind == "labels" and table:
+        ids, looks = label_looks(table, volume.array.dtype)
+        keywords |= looks
+        keywords["metadata"] = {"lsfm": {"kind": "labels", "table": table, "ids": ids}}
+        data = data if ids is None else Recoded(data, ids)
+    return data, keywords, volume.kind
 
 
 def _levels_along(own: Sequence[Level], native: Orientation) -> tuple[list[Any], Space, list[list[int]]]:

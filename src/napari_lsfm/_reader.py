@@ -40,7 +40,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData] | N
     Returns
     -------
     callable or None
-        `read_layers`, or None for everything else; never raises.
+        `read_layers`, or None for everything else; never raises. HDF5 that is damaged is accepted, for `read_layers` to say so.
     """
     try:
         paths = _as_paths(path)
@@ -88,11 +88,11 @@ def _is_readable(path: Path) -> bool:
         return False
     try:
         lsfm_core.open_lsfm(path, detached=True).close()
-    except lsfm_core.BusyError:
-        # It may well be ours: reading it will say who is in the way.
-        return True
-    except lsfm_core.LsfmError:
+    except lsfm_core.FormatError:
         return False
+    except lsfm_core.LsfmError:
+        # It may well be ours, but damaged or in use: reading it will say so.
+        return True
     return True
 
 

@@ -87,7 +87,7 @@ class Recoded(View):
 
     Parameters
     ----------
-    source : lazy array
+    source : array, lazy or not
     ids : array
         The id that each number stands for, 0 for 0. An id that is not listed becomes the number after the last one.
     """
@@ -99,7 +99,7 @@ class Recoded(View):
         self._order = np.argsort(ids)
         self._sorted = ids[self._order]
         self.shape = tuple(source.shape)
-        self.chunks = tuple(source.chunks)
+        self.chunks = tuple(getattr(source, "chunks", source.shape))
         self.dtype = np.dtype(np.uint16)
 
     def _select(self, items: Sequence[Any]) -> Recoded:

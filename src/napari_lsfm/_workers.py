@@ -245,7 +245,7 @@ class JobPanel(QWidget):
         self._text.setStyleSheet(style)
         self._text.setText(text)
         # Layouts around this one may take the height of a single line for it.
-        self._text.setMinimumHeight(self._text.heightForWidth(self.width()))
+        self._text.setMinimumHeight(max(0, self._text.heightForWidth(self.width())))
         self._text.setVisible(bool(text))
 
     def _show(self, stage: str, done: int, total: int) -> None:

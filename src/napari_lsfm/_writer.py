@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
     ProgressCallback = Callable[[str, int, int], None]
 
-__all__ = ["write_layers"]
+__all__ = ["NotSavedError", "write_layers"]
+
+
+class NotSavedError(LsfmError):
+    """Layers were not saved, for a reason that is a ValueError.
+
+    napari takes a ValueError of a writer for the lack of one, and would say only that.
+    """
 
 
 def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> list[str]:
@@ -60,28 +67,35 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
 
     Raises
     ------
-    InputError
+    NotSavedError
         If something of a layer would be lost, or has no place in a file; then nothing is written.
     LsfmError
         As `lsfm_core.ingest_channel`; then the file has none of the new channels.
     """
+    try:
+        _save(Path(path), layers)
+    except ValueError as error:
+        raise NotSavedError(str(error)) from error
+    return [str(path)]
+
+
+def _save(path: Path, layers: Sequence[LayerData]) -> None:
     world = _world_orientation(layers)
     channels = [_Channel.of(layer, world) for layer in layers]
     names = [channel.name for channel in channels]
-    if Path(path).exists():
+    if path.exists():
         with open_lsfm(path, detached=True) as file:
             names += list(file)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: there would be two channels {', '.join(map(repr, twice))}: rename the layer first")
-    work = partial(_write, Path(path), channels)
+    work = partial(_write, path, channels)
     if _has_window():
         from napari_lsfm._workers import wait_for
 
-        wait_for(work, f"Save {Path(path).name}")
+        wait_for(work, f"Save {path.name}")
     else:
         work()
-    return [str(path)]
 
 
 def _has_window() -> bool:
@@ -262,9 +276,12 @@ def _colormap(meta: Mapping[str, Any]) -> str | None:
 
 
 def _table(about: Mapping[str, Any]) -> LabelTable:
-    """The label table of the channel that a layer came from, if that is still there."""
+    """The label table that a layer brings, or that of the channel that it came from, if that is still there."""
     if about.get("kind") != "labels":
         return LabelTable()
+    if "table" in about:
+        table: LabelTable = about["table"]
+        return table
     try:
         with open_lsfm(about["path"], detached=True) as file:
             return LabelTable.from_json(file.label_table(about["channel"]))

@@ -35,6 +35,8 @@ from lsfm_core import (
 from lsfm_core.cli import main
 from napari_lsfm._widgets import _export
 from napari_lsfm._widgets._export import ExportWidget
+from napari_lsfm._widgets._facts import layers_of
+from napari_lsfm._writer import write_layers
 
 from .conftest import copy_as
 
@@ -54,7 +56,7 @@ def viewer(registered_viewer: napari.Viewer) -> napari.Viewer:
 @pytest.fixture(autouse=True)
 def _no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was measured yet."""
-    monkeypatch.setattr(_export, "_rates", {})
+    monkeypatch.setattr(_export, "_slowness", {})
 
 
 @pytest.fixture
@@ -133,7 +135,7 @@ def test_what_is_typed_is_exported_and_shown_in_place(
     type_into(form.output, str(output), qtbot)
     settle(form, qtbot)
     assert "54 x 135 x 51 voxels of 0.2 x 0.1 x 0.15 mm" in form.outlook.text()
-    assert "uint16, RAS" in form.outlook.text() and "of memory" in form.outlook.text() and "about" not in form.outlook.text()
+    assert "uint16, RAS" in form.outlook.text() and "of memory" in form.outlook.text() and "about 1 s" in form.outlook.text()
     assert "744 kB on disk before compression" in form.outlook.text()
     request = ExportRequest(path=registered_file, channel="autofluo", resolution_mm=(0.2, 0.1, 0.15))
     assert form.request() == request.model_copy(update={"output": output})
@@ -184,7 +186,7 @@ def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp
         settle(form, qtbot)
         assert not is_error(form) and form.go.isEnabled()
 
-    wrong(form.resolution, "0.1, x", "voxel size")
+    wrong(form.resolution, "0.1, x", "resolution", "3 numbers")
     wrong(form.resolution, "-1", "resolution", "positive")
     wrong(form.fill, "0.5", "fill", "uint16")
     wrong(form.memory, "0.1", "memory")
@@ -192,7 +194,7 @@ def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp
     wrong(form.output, str(tmp_path / "nowhere" / "brain.nii"), "nowhere")
     form.piece.what.value = "box"
     wrong(form.piece.corner.edits[1], "one", "corner", "one")
-    wrong(form.piece.extent.edits[2], "", "size")
+    wrong(form.piece.extent.edits[2], "", "size: still to be given: S")
     wrong(form.piece.corner.edits[0], "99", "outside")
     form.piece.what.value = "region"
     type_into(form.piece.regions, "TH; CA1", qtbot)
@@ -200,9 +202,28 @@ def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp
     settle(form, qtbot)
     wrong(form.piece.regions, "thalamusus", "thalamusus", "did you mean")
     wrong(form.piece.margin, "1.x", "margin")
+    wrong(form.piece.margin, "-1", "margin: input should be greater")
     form.piece.what.value = "grid"
     wrong(form.piece.overlap, "1", "overlap")
     wrong(form.piece.count.edits[0], "1.5", "whole numbers")
+
+
+def test_the_time_is_guessed_and_then_learned(form: ExportWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds() -> int:
+        settle(form, qtbot)
+        return int(form.outlook.text().rpartition("about ")[2].removesuffix(" s"))
+
+    copied = seconds()
+    type_into(form.resolution, "0.02", qtbot)
+    interpolated = seconds()
+    assert 1 <= copied < interpolated < 600
+    monkeypatch.setattr(_export, "_slowness", {("linear", ""): 5.0, ("copied", ".nii"): 100.0})
+    type_into(form.resolution, "0.0200", qtbot)
+    assert seconds() == pytest.approx(5 * interpolated, rel=0.2)
+    # What was measured of an export replaces it.
+    type_into(form.resolution, "0.1", qtbot)
+    export(form, qtbot)
+    assert _export._slowness["linear", ""] != 5.0
 
 
 @pytest.mark.bindings
@@ -343,6 +364,61 @@ def test_the_box_is_taken_from_the_view_and_from_a_shape(form: ExportWidget, vie
     corner, size = np.array(form.piece.corner.read("")), np.array(form.piece.extent.read(""))
     assert size[[0, 2]] == pytest.approx([canvas.width() / 200, canvas.height() / 200], abs=0.2)
     assert (corner + size / 2)[[0, 2]] == pytest.approx([5, 4], abs=0.1)
+
+
+def test_a_box_without_bounds_is_drawn_as_far_as_the_image_goes(
+    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path
+) -> None:
+    form.piece.what.value = "box"
+    for edit, text in zip(form.piece.corner.edits, ("-1e9", "-1e9", "-1e9"), strict=True):
+        type_into(edit, text, qtbot)
+    for edit in form.piece.extent.edits:
+        type_into(edit, "2e9", qtbot)
+    viewer.dims.set_point(0, 5)
+    settle(form, qtbot)
+    assert form.request().size_mm == (2e9,) * 3
+    layer = viewer.layers["export box"]
+    corners = np.array([layer.data_to_world(vertex) for vertex in layer.data[0]])
+    with open_lsfm(registered_file) as file:
+        extent = file["autofluo"].space.bounds.size_mm
+    assert (np.ptp(corners, axis=0)[1:] < 3.01 * max(extent)).all()
+    type_into(form.piece.corner.edits[0], "1e9", qtbot)
+    qtbot.waitUntil(lambda: "export box" not in viewer.layers)
+
+
+def test_a_file_that_is_closed_takes_its_box_along(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    form.piece.what.value = "box"
+    settle(form, qtbot)
+    viewer.layers.selection = {layer for layer in viewer.layers if layer.name != "export box"}
+    viewer.layers.remove_selected()
+    assert not viewer.layers
+    assert form.piece.from_view.isVisible() and not form.piece.from_view.isEnabled() and not form.piece.from_shape.isEnabled()
+    assert "Open a file" in form.outlook.text() and not form.go.isEnabled()
+
+
+def test_exported_regions_look_as_in_their_file(
+    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
+) -> None:
+    form.channel.value = "atlas"
+    export(form, qtbot)
+    stored, exported = viewer.layers["atlas"], viewer.layers["atlas [1]"]
+    assert form.panel.text.endswith("shown as layer 'atlas [1]'")
+    assert exported.features.equals(stored.features)
+    middle = np.array(exported.data.shape) // 2
+    world = exported.data_to_world(middle)
+    viewer.dims.set_point(range(3), world)
+    value, same = (layer.get_value(world, world=True) for layer in (exported, stored))
+    assert value == same and exported.get_status(world, world=True)["coordinates"].endswith(
+        stored.get_status(world, world=True)["coordinates"].rpartition("[")[2].rpartition("]")[2]
+    )
+    np.testing.assert_allclose(exported.get_color(value), stored.get_color(value))
+    # It shows no file, and is saved with its ids and names.
+    assert layers_of(viewer, registered_file) == [viewer.layers[name] for name in ("autofluo", "cfos", "atlas")]
+    write_layers(tmp_path / "copy.h5", [exported.as_layer_data_tuple()])
+    with open_lsfm(tmp_path / "copy.h5") as copy, open_lsfm(registered_file) as file:
+        (name,) = copy
+        assert copy.label_table(name) == file.label_table("atlas")
+        assert set(np.unique(copy[name].levels[0].data)) == set(np.unique(file["atlas"].levels[0].data))
 
 
 def test_a_chain_to_the_template(

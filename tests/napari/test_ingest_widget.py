@@ -21,7 +21,7 @@ from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication, QScrollArea
 
-from lsfm_core import CancelToken, IngestRequest, Orientation, ingest_channel, open_lsfm
+from lsfm_core import CancelToken, IngestRequest, Orientation, ingest_channel, open_lsfm, plan_ingest
 from lsfm_core.testing import write_series
 from napari_lsfm._widgets import _ingest
 from napari_lsfm._widgets._ingest import IngestWidget
@@ -86,6 +86,19 @@ def fill_in(qtbot: QtBot, form: IngestWidget, series: Path, target: Path, channe
     type_into(qtbot, form.channel, channel)
 
 
+def expect(qtbot: QtBot, form: IngestWidget, words: str) -> None:
+    """Wait until the form says something of what will come."""
+    qtbot.waitUntil(lambda: words in form.outlook.text(), timeout=TIMEOUT_MS)
+
+
+def drop(form: IngestWidget, *paths: Path) -> None:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    QApplication.sendEvent(form, QDragEnterEvent(QPoint(9, 9), Qt.DropAction.CopyAction, data, buttons, keys))
+    QApplication.sendEvent(form, QDropEvent(QPointF(9, 9), Qt.DropAction.CopyAction, data, buttons, keys))
+
+
 def ingest(qtbot: QtBot, form: IngestWidget) -> None:
     qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
     qtbot.mouseClick(form.go, Qt.MouseButton.LeftButton)
@@ -112,11 +125,16 @@ def test_series_into_a_new_file(qtbot: QtBot, viewer: Any, form: IngestWidget, s
     qtbot.waitUntil(lambda: form.thumbnail.image is not None, timeout=TIMEOUT_MS)
     assert "TIFF series, 30 planes" in form.facts.text() and "30 x 70 x 100 voxels" in form.facts.text()
     assert "voxel size not known" in form.facts.text() and "orientation not known" in form.facts.text()
-    assert form.outlook.text() == "Still to be given: voxel size, orientation, target file, name of the channel."
+    expect(qtbot, form, "Still to be given: voxel size, orientation, target file, name of the channel.")
     assert np.corrcoef(form.thumbnail.image.ravel(), small[15].ravel())[0, 1] > 0.98
     assert not form.go.isEnabled()
     fill_in(qtbot, form, series, target)
     qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    plan = plan_ingest(form.request())
+    assert form.outlook.text().startswith(f"Makes it's new.h5 with channel 'autofluo': {len(plan.levels)} level")
+    assert f"{plan.raw_bytes / 1e3:.0f} kB" in form.outlook.text()
+    assert f"{plan.memory.peak_bytes / 1e6:.0f} MB of memory" in form.outlook.text()
+    assert not form.doubts.isVisible()
     assert "1.5 x 2.8 x 4 mm" in form.facts.text()
     assert form.thumbnail.letters == ("L", "R", "S", "I")
     area = form.findChild(QScrollArea)
@@ -238,14 +256,15 @@ def test_copied_command_does_the_same(qtbot: QtBot, form: IngestWidget, series: 
 
 @pytest.mark.bindings
 def test_what_is_dropped_is_taken(form: IngestWidget, series: Path, tmp_path: Path) -> None:
-    for path in (series, tmp_path / "brain.h5"):
-        data = QMimeData()
-        data.setUrls([QUrl.fromLocalFile(str(path))])
-        buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
-        QApplication.sendEvent(form, QDragEnterEvent(QPoint(9, 9), Qt.DropAction.CopyAction, data, buttons, keys))
-        QApplication.sendEvent(form, QDropEvent(QPointF(9, 9), Qt.DropAction.CopyAction, data, buttons, keys))
+    planes = sorted(series.iterdir())[:2]
+    drop(form, *planes)
+    assert "2 files were dropped, and none was taken" in form.panel.text
+    assert not form.path.text()
+    drop(form, series, tmp_path / "brain.h5")
     assert form.path.text() == str(series)
     assert form.target.text() == str(tmp_path / "brain.h5")
+    drop(form, planes[0])
+    assert form.path.text() == str(planes[0])
 
 
 # --- what is wrong --------------------------------------------------------------------------------------------------------------
@@ -257,7 +276,7 @@ def test_gap_in_a_series_is_told_in_the_form(qtbot: QtBot, form: IngestWidget, s
     fill_in(qtbot, form, series, tmp_path / "brain.h5")
     qtbot.waitUntil(lambda: "1 plane(s) missing" in form.facts.text(), timeout=TIMEOUT_MS)
     assert "e5534b" in form.facts.styleSheet()
-    assert "cannot be used" in form.outlook.text()
+    expect(qtbot, form, "cannot be used")
     assert not form.go.isEnabled()
 
 
@@ -273,28 +292,60 @@ def test_wrong_fields_are_told_in_the_form(qtbot: QtBot, form: IngestWidget, ser
         (form.origin.edits[0], "1", "origin"),
         (form.memory, "much", "no number"),
         (form.memory, "-1", "memory: must be more than 0"),
+        (form.memory, "0.0001", "raise the memory"),
         (form.threads, "1.5", "no whole number"),
         (form.channel, "a/b", "channel"),
-        (form.channel, "autofluo", "has a channel 'autofluo' already"),
+        (form.channel, "autofluo", "channel 'autofluo' exists already"),
         (form.channel, "", "Still to be given: name of the channel"),
     ):
         before = field.text()
         type_into(qtbot, field, text)
-        assert message in form.outlook.text()
+        expect(qtbot, form, message)
         assert not form.go.isEnabled()
         type_into(qtbot, field, before)
-        assert form.go.isEnabled()
+        qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+        assert form.outlook.text().startswith(f"Adds channel 'second' to {specimen_file.name}: ")
     type_into(qtbot, form.channel, "autofluo")
     form.replace.setFocus()
     qtbot.keyClick(form.replace, Qt.Key.Key_Space)
-    assert "is replaced in" in form.outlook.text()
+    expect(qtbot, form, "Replaces channel 'autofluo' of")
     assert form.go.isEnabled() and form.request().replace
+    # What is no error, but should be looked at, stands there in orange.
+    type_into(qtbot, form.orientation.toward, "ail")
+    qtbot.waitUntil(form.doubts.isVisible, timeout=TIMEOUT_MS)
+    assert "mirror" in form.doubts.text() and "c77d0a" in form.doubts.styleSheet()
+    assert form.go.isEnabled()
 
 
-def test_what_the_core_refuses_is_told_in_the_form(qtbot: QtBot, form: IngestWidget, series: Path, tmp_path: Path) -> None:
-    fill_in(qtbot, form, series, tmp_path / "nowhere" / "brain.h5")
-    ingest(qtbot, form)
-    assert "there is no folder" in form.panel.text
+def test_a_wrong_target_is_told_beforehand(qtbot: QtBot, form: IngestWidget, series: Path, tmp_path: Path) -> None:
+    picture, folder, nowhere = tmp_path / "picture.png", tmp_path / "folder", tmp_path / "nowhere" / "brain.h5"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    folder.mkdir()
+    fill_in(qtbot, form, series, tmp_path / "brain.h5")
+    for target in (picture, folder, nowhere):
+        type_into(qtbot, form.target, str(tmp_path / "brain.h5"))
+        qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+        type_into(qtbot, form.target, str(target))
+        assert not form.go.isEnabled(), "not before it was looked at"
+        qtbot.waitUntil(lambda: "e5534b" in form.outlook.styleSheet(), timeout=TIMEOUT_MS)
+        assert not form.go.isEnabled()
+    assert "there is no folder" in form.outlook.text()
+    assert sorted(tmp_path.iterdir()) == [folder, picture]
+
+
+def test_typing_does_not_look_at_all_fields_at_every_key(
+    qtbot: QtBot, form: IngestWidget, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_in(qtbot, form, series, tmp_path / "brain.h5")
+    qtbot.waitUntil(form.go.isEnabled, timeout=TIMEOUT_MS)
+    looks: list[None] = []
+    show_facts = form._show_facts
+    monkeypatch.setattr(form, "_show_facts", lambda: (looks.append(None), show_facts()))
+    form.channel.setFocus()
+    for letter in 30 * "ab":
+        form.channel.insert(letter)
+    expect(qtbot, form, 30 * "ab")
+    assert len(looks) == 1
 
 
 # --- stopping -------------------------------------------------------------------------------------------------------------------

@@ -95,8 +95,6 @@ def test_refuses_what_is_not_ours_and_never_raises(tmp_path: Path, specimen_file
     foreign = tmp_path / "foreign.h5"
     with h5py.File(foreign, "w") as h5:
         h5["data"] = np.zeros(3)
-    cut = tmp_path / "cut.h5"
-    cut.write_bytes(specimen_file.read_bytes()[:2000])
     dangling = tmp_path / "dangling.h5"
     with h5py.File(dangling, "w") as h5:
         h5["s00"] = h5py.SoftLink("/nowhere")
@@ -104,10 +102,17 @@ def test_refuses_what_is_not_ours_and_never_raises(tmp_path: Path, specimen_file
     page.write_text("<html/>")
     tiff = tmp_path / "plane.tif"
     tifffile.imwrite(tiff, np.zeros((4, 4), np.uint8))
-    refused: list[Any] = [text, empty, foreign, cut, dangling, page, tiff, tmp_path, tmp_path / "missing.h5"]
+    refused: list[Any] = [text, empty, foreign, dangling, page, tiff, tmp_path, tmp_path / "missing.h5"]
     refused += [[specimen_file, text], [], "", "https://example.org/brain.h5", "nul\0.h5", None]
     for path in refused:
         assert get_reader(path) is None, path
+
+
+def test_damage_is_told_by_napari(tmp_path: Path, specimen_file: Path, npe2pm: Any) -> None:
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(specimen_file.read_bytes()[:2000])
+    with npe2pm.tmp_plugin(package="napari-lsfm"), pytest.raises(StorageError, match="truncated file"):
+        npe2.read([str(cut)], stack=False, plugin_name="napari-lsfm")
 
 
 def test_sniffing_leaves_the_file_closed(specimen_file: Path, tmp_path: Path) -> None:

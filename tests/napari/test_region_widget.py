@@ -336,6 +336,17 @@ def test_labels_without_a_table(
     assert "selected region" not in viewer.layers, "another file is shown"
 
 
+def test_without_a_file_there_is_nothing_to_export(form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    form.select({549})
+    form.margin.setText("-1")
+    assert form.summary.text().startswith("margin: input should be greater") and not form.go.isEnabled()
+    form.margin.setText("1e9")
+    settle(form, qtbot)
+    assert form.go.isEnabled() and viewer.layers["region box"].nshapes == 1, form.summary.text()
+    viewer.layers.clear()
+    assert not form.go.isEnabled() and "Open a file" in form.summary.text()
+
+
 def test_closing_the_form_leaves_nothing_in_the_viewer(form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
     layers, callbacks = list(viewer.layers), len(viewer.mouse_drag_callbacks)
     form.select({382})

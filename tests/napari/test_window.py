@@ -17,12 +17,15 @@ import pytest
 import tifffile
 from app_model.types import MenuItem
 from napari._app_model import get_app_model
+from napari.errors import MultipleReaderError
+from napari.settings import get_settings
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from lsfm_core import ChunkCache, InputError, open_lsfm
 from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
 from napari_lsfm._commands import show_field
+from napari_lsfm._writer import NotSavedError
 
 from .conftest import RAMP_MAX, VOXEL_SIZE_MM, Specimen
 
@@ -302,6 +305,7 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Export (LSFM)",
         "Information and log (LSFM)",
         "Show displacement field… (LSFM)",
+        "Always open .h5, .hdf5 and BigDataViewer .xml with LSFM (LSFM)",
     }
     assert menu_titles("napari/layers/segment") == {"Regions (LSFM)"}
     assert menu_titles("napari/file/samples") == {"Synthetic brain with regions (LSFM)"}
@@ -346,3 +350,22 @@ def test_file_open_and_save(
     run_command("napari.window.file.save_layers_dialog")
     with open_lsfm(target) as file:
         np.testing.assert_array_equal(file["autofluo"].levels[0].data, specimen.volume)
+    with pytest.raises(NotSavedError, match="two channels 'autofluo': rename the layer"):
+        run_command("napari.window.file.save_layers_dialog")
+
+
+def test_files_are_opened_without_a_question(
+    viewer: napari.Viewer, npe2pm: Any, specimen_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside napari's own reader, which claims HDF5 as well."""
+    monkeypatch.setattr(get_settings().plugins, "extension2reader", {"*.tif": "napari"})
+    with npe2pm.tmp_plugin(package="napari"):
+        with pytest.raises(MultipleReaderError):
+            viewer.open(specimen_file, plugin=None)
+        run_command("napari-lsfm.open_always")
+        for path in (specimen_file, specimen_file.with_suffix(".xml")):
+            # As from the command line, and as what is dropped on the window.
+            viewer.window._qt_viewer._qt_open([str(path)], stack=False)
+            assert [layer.metadata["lsfm"]["channel"] for layer in viewer.layers] == ["autofluo"]
+            viewer.layers.clear()
+    assert get_settings().plugins.extension2reader["*.tif"] == "napari", "what was chosen before stays"

@@ -44,7 +44,7 @@ def native_space(file: LsfmFile, channel: Channel, request: TransformRequest) ->
         return channel.space
     if request.orientation is None:
         raise InputError(
-            f"{file.path}: channel {channel.name!r} has no orientation recorded: give one (--orientation), three letters for "
+            f"{file.path}: channel {channel.name!r} has no orientation recorded: give one, three letters for "
             "planes, rows, columns, each the side toward which the index grows"
         )
     if channel.unit != "mm":

@@ -222,14 +222,10 @@ def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetada
     else:
         voxel_size = request.voxel_size_mm or (own.voxel_size_mm if own else source.voxel_size_mm)
         orientation = Orientation(request.orientation) if request.orientation else own.orientation if own else None
-        missing = [
-            name
-            for name, value in (("voxel size (--voxel-size)", voxel_size), ("orientation (--orientation)", orientation))
-            if not value
-        ]
+        missing = [name for name, value in (("voxel size", voxel_size), ("orientation", orientation)) if not value]
         if missing or voxel_size is None or orientation is None:
             raise InputError(
-                f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing, or --metadata"
+                f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing, or a metadata file"
             )
         space = Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)
         if own is not None:

@@ -63,16 +63,25 @@ class BoxLayer(QObject):
         """(2, 3) lower and upper corner, native mm."""
         return self._box
 
-    def show(self, lower: npt.ArrayLike, upper: npt.ArrayLike, voxel_size_mm: Sequence[float]) -> None:
-        """Draw the box; the first time this adds the layer.
+    def show(self, lower: npt.ArrayLike, upper: npt.ArrayLike, image: npt.ArrayLike, voxel_size_mm: Sequence[float]) -> None:
+        """Draw the box; the first time this adds the layer. What reaches far beyond the image is cut off: napari counts in voxels.
 
         Parameters
         ----------
         lower, upper : array (3,)
+        image : array (2, 3)
+            Lower and upper corner of the image.
         voxel_size_mm : sequence of 3 float
             Of the image, along the native axes: napari steps through planes by the smallest that any layer has.
         """
-        self._box = np.array([lower, upper], dtype=float)
+        edges = np.asarray(image, dtype=float)
+        margin = np.ptp(edges, axis=0)
+        box = np.clip(np.array([lower, upper], dtype=float), edges[0] - margin, edges[1] + margin)
+        if not (box[0] < box[1]).all():
+            # It lies out there as a whole.
+            self.hide()
+            return
+        self._box = box
         if self.layer is None:
             active = self._viewer.layers.selection.active
             self._layer = self._viewer.add_shapes(

@@ -27,11 +27,23 @@ from lsfm_core import (
     open_lsfm,
     plan_export,
 )
+from lsfm_core.transforms import Affine
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
 from napari_lsfm._widgets._chain import ChainEditor
-from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import Choice, Section, Text, beside, browse_button, numbers, one_or_three, stacked
+from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of, origin_of
+from napari_lsfm._widgets._fields import (
+    Choice,
+    Section,
+    Text,
+    beside,
+    browse_button,
+    byte_size,
+    in_words,
+    numbers,
+    one_or_three,
+    stacked,
+)
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._widgets._piece import PieceSection
@@ -45,7 +57,6 @@ __all__ = ["ExportWidget"]
 _DELAY_MS = 250
 #: Larger results stay on the disk.
 _MAX_SHOWN_BYTES = 10**9
-_COMPRESSED = (".nii.gz", ".nrrd", ".ome.zarr")
 _CODES = ("RAS", "LPS", "LAS", "PIR", "AIR")
 _DEFAULT = "default"
 _FORMATS = ".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy"
@@ -55,8 +66,13 @@ _INTERPOLATIONS = {
     "labels": ("nearest", "mode"),
     "vectors": ("linear",),
 }
-#: Bytes of result per second, measured since napari was started: for copies and for interpolation, and for each format.
-_rates: dict[tuple[bool, str], float] = {}
+#: Seconds on one core, as measured on a mouse brain: per GB that is read and decoded, written, and compressed in each format; per
+#: billion voxels of the result that are interpolated, or carried through a displacement field. Only roughly right elsewhere.
+_BEGIN_S, _READ_S, _WRITE_S, _FIELD_S = 0.1, 12.0, 3.0, 400.0
+_COMPRESS_S = {".nii.gz": 12.0, ".nrrd": 12.0, ".ome.zarr": 45.0}
+_METHOD_S = {"nearest": 30.0, "linear": 60.0, "mode": 600.0, "bspline": 2000.0}
+#: How much longer than that it took, since napari was started, for each way and format.
+_slowness: dict[tuple[str, str], float] = {}
 
 
 @dataclass(frozen=True)
@@ -71,15 +87,15 @@ class _Outlook:
     def text(self) -> str:
         plan = self.plan
         parts = "" if self.chunks is None else f" in {self.chunks} chunk{'s' if self.chunks > 1 else ''}"
-        where = {"": "in memory", **dict.fromkeys(_COMPRESSED, "on disk before compression")}.get(self.suffix, "on disk")
-        how = "copied" if plan.copy is not None else plan.method
-        text = (
+        where = {"": "in memory", **dict.fromkeys(_COMPRESS_S, "on disk before compression")}.get(self.suffix, "on disk")
+        how = _way(plan)
+        seconds = _guess_seconds(plan, self.suffix) * _slowness.get((how, self.suffix), 1)
+        return (
             f"{_by(plan.target.shape)} voxels{parts} of {_by(plan.target.voxel_size_mm)} mm\n"
             f"{plan.dtype}, {plan.target.orientation}, {how}, level {plan.level.index} is read\n"
-            f"{_size(plan.output_bytes)} {where}\nat most {_size(plan.peak_bytes)} of memory"
+            f"{byte_size(plan.output_bytes)} {where}\n"
+            f"at most {byte_size(plan.peak_bytes)} of memory, about {max(1, round(seconds))} s"
         )
-        rate = _rates.get((plan.copy is not None, self.suffix))
-        return text if rate is None else f"{text}, about {max(1, round(plan.output_bytes / rate))} s"
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,11 @@ class ExportWidget(Form):
         section.row("Level", self.level, "What is read; automatic: the coarsest that is as fine as the result")
         self.resolution = QLineEdit()
         self.resolution.setPlaceholderText("as stored")
-        section.row("Voxel size (mm)", self.resolution, "Of the result: one number, or three with commas; empty: that of the level")
+        section.row(
+            "Resolution (mm)",
+            self.resolution,
+            "Voxel size of the result: one number, or three with commas; empty: that of the level",
+        )
         self._image = section
         return section
 
@@ -250,16 +270,18 @@ class ExportWidget(Form):
     def _on_left(self) -> None:
         self._facts = None
         self._planner.forget()
+        self._box.hide()
+        self.piece.shapes.setEnabled(False)
         self.outlook.say("…")
         self._enable(ready=False)
 
     def _on_facts(self, facts: FileFacts) -> None:
         self._facts = facts
+        self.piece.shapes.setEnabled(True)
         self._is_filling = True
         self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
-        active = self._viewer.layers.selection.active
-        origin = active.metadata.get("lsfm", {}) if active is not None else {}
-        if origin.get("path") == str(facts.path):
+        origin = origin_of(self._viewer.layers.selection.active)
+        if origin is not None and origin["path"] == str(facts.path):
             self.channel.value = origin["channel"]
         self.piece.offer_labels(facts.of_kind("labels"))
         self._offer_reference(None)
@@ -349,7 +371,7 @@ class ExportWidget(Form):
             "channel": self.channel.value,
             "orientation": self.orientation.text().strip() or None if self._has_no_orientation else None,
             "level": self.level.value,
-            "resolution_mm": one_or_three(self.resolution.text(), "voxel size") if self.resolution.text().strip() else None,
+            "resolution_mm": one_or_three(self.resolution.text(), "resolution") if self.resolution.text().strip() else None,
             "transforms": self.chain.steps,
             "numeric_inverse": self.chain.numeric_inverse,
             "reference": self.reference.value,
@@ -376,7 +398,7 @@ class ExportWidget(Form):
             request = self.request()
         except LsfmError as error:
             self._planner.forget()
-            self._complain(str(error))
+            self._complain(in_words(error))
             return
         self.outlook.say("…")
         self._planner.ask(lambda cancel: _look_ahead(request, cancel))
@@ -416,8 +438,7 @@ class ExportWidget(Form):
     def _bounds(self) -> Any:
         """(2, 3) lower and upper corner of the image, native mm."""
         assert self._facts is not None
-        bounds = self._facts.frame(self.channel.value).place(self._facts.channels[self.channel.value].space).bounds
-        return np.array([bounds.lower_mm, bounds.upper_mm])
+        return self._facts.bounds(self.channel.value)
 
     def _middle(self) -> Any:
         """A box in the middle of the image, half as long."""
@@ -432,7 +453,7 @@ class ExportWidget(Form):
             except LsfmError:
                 return
             if np.isfinite([lower, upper]).all() and (lower < upper).all():
-                self._box.show(lower, upper, self._voxel_size())
+                self._box.show(lower, upper, self._bounds(), self._voxel_size())
         else:
             self._box.hide()
 
@@ -502,29 +523,31 @@ class ExportWidget(Form):
         try:
             request = self.request()
         except LsfmError as error:
-            self._complain(str(error))
+            self._complain(in_words(error))
             return
         show = self.show_result.isChecked() or request.output is None
         # What transforms lead to is turned as the image is; where an unrecorded orientation puts that, does not matter there.
         frame = self._facts.frame(request.channel) if request.transforms else self._frame()
-        limits = self._facts.channels[request.channel].display_range
+        looks = self._facts.channels[request.channel].display_range, self._facts.tables.get(request.channel)
         work = _export(request, show)
-        self.panel.run(work, f"Export {request.channel}", lambda done: self._on_done(request, done, frame, limits))
+        self.panel.run(work, f"Export {request.channel}", lambda done: self._on_done(request, done, frame, looks))
         self._enable(ready=self._is_ready)
 
-    def _on_done(self, request: ExportRequest, done: _Done, frame: Frame, limits: tuple[float, float] | None) -> str:
+    def _on_done(self, request: ExportRequest, done: _Done, frame: Frame, looks: tuple[Any, Any]) -> str:
+        """Show the result, which looks like the channel: with its display range, or its label table."""
         if done.volume is None:
             return done.said
         name = request.channel if request.output is None else request.output.name
         placed = Volume(done.volume.array, frame.place(done.volume.space), done.volume.kind)
-        data, keywords, kind = volume_layer(placed, name, limits)
+        data, keywords, kind = volume_layer(placed, name, *looks)
         if request.transforms:
             why = f"it lies in the space of {request.transforms[-1]}"
         elif self._viewer.layers and not layers_of(self._viewer, request.path):
             why = "this one shows something else"
         else:
-            getattr(self._viewer, f"add_{kind}")(data, **keywords)
-            return f"{done.said}; shown as layer {name!r}"
+            # napari gives it another name where there is one of that name already.
+            layer = getattr(self._viewer, f"add_{kind}")(data, **keywords)
+            return f"{done.said}; shown as layer {layer.name!r}"
         import napari
 
         other = napari.Viewer(title=f"{name} of {request.path.name}")
@@ -555,7 +578,9 @@ def _export(request: ExportRequest, show: bool) -> Callable[..., _Done]:
         result = export_channel(request, progress=progress, cancel=cancel)
         plan, volume = result.plan, result.volume
         _learn(request, plan, result.seconds)
-        said = f"{plan.channel if result.path is None else result.path.name}: {_size(plan.output_bytes)} in {result.seconds:.1f} s"
+        said = (
+            f"{plan.channel if result.path is None else result.path.name}: {byte_size(plan.output_bytes)} in {result.seconds:.1f} s"
+        )
         if show and volume is None and plan.output_bytes <= _MAX_SHOWN_BYTES:
             in_memory = request.model_copy(update={"output": None})
             try:
@@ -570,14 +595,28 @@ def _export(request: ExportRequest, show: bool) -> Callable[..., _Done]:
 
 
 def _learn(request: ExportRequest, plan: ExportPlan, seconds: float) -> None:
-    _rates[plan.copy is not None, _suffix(request)] = plan.output_bytes / max(seconds, 1e-3)
+    suffix = _suffix(request)
+    _slowness[_way(plan), suffix] = seconds / _guess_seconds(plan, suffix)
+
+
+def _way(plan: ExportPlan) -> str:
+    return "copied" if plan.copy is not None else plan.method
+
+
+def _guess_seconds(plan: ExportPlan, suffix: str) -> float:
+    """How long an export takes, before anything was measured."""
+    shared = plan.read_bytes * _READ_S + plan.output_bytes * _COMPRESS_S.get(suffix, 0)
+    if plan.copy is None:
+        fields = sum(not isinstance(transform, Affine) for transform in plan.chain.transforms)
+        shared += np.prod(plan.target.shape, dtype=float) * (_METHOD_S[plan.method] + fields * _FIELD_S)
+    return float(_BEGIN_S + 1e-9 * (shared / plan.threads + plan.output_bytes * _WRITE_S))
 
 
 def _suffix(request: ExportRequest) -> str:
     if request.output is None:
         return ""
     name = request.output.name.lower()
-    return next((suffix for suffix in _COMPRESSED if name.endswith(suffix)), ".nii.gz" if request.grid else Path(name).suffix)
+    return next((suffix for suffix in _COMPRESS_S if name.endswith(suffix)), ".nii.gz" if request.grid else Path(name).suffix)
 
 
 def _selected_points(viewer: Any, own: Any) -> Any:
@@ -595,8 +634,3 @@ def _joined(value: Any) -> str:
 
 def _by(values: Sequence[float]) -> str:
     return " x ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
-
-
-def _size(nbytes: int) -> str:
-    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if nbytes >= u or u == 1)
-    return f"{nbytes / unit:.3g} {name}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lsfm_core import Channel, LabelTable, Orientation, Space, open_lsfm
 
-__all__ = ["FileFacts", "Frame", "StoredTransform", "layers_of", "lsfm_paths"]
+__all__ = ["FileFacts", "Frame", "StoredTransform", "layers_of", "lsfm_paths", "origin_of"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -111,6 +111,11 @@ class FileFacts:
         exported = Space.from_orientation(own.space.shape, own.space.voxel_size_mm, Orientation(orientation))
         return Frame(exported.world_from_voxel @ own.space.voxel_from_world @ shown_from_native)
 
+    def bounds(self, channel: str) -> FloatArray:
+        """(2, 3) lower and upper corner of a channel in the native frame, mm."""
+        bounds = self.frame(channel).place(self.channels[channel].space).bounds
+        return np.array([bounds.lower_mm, bounds.upper_mm])
+
     def transforms(self, channel: str) -> Iterator[StoredTransform]:
         """All that can be part of a chain that begins at a channel; its own come first."""
         own = self.channels[channel]
@@ -123,9 +128,15 @@ class FileFacts:
                 yield from (StoredTransform(f"{other.name}/{name}", "affine", True) for name in other.affines)
 
 
+def origin_of(layer: Any) -> dict[str, Any] | None:
+    """What a layer that shows a channel of a file tells of it; None of all others, what was exported from a file among them."""
+    about: dict[str, Any] = {} if layer is None else layer.metadata.get("lsfm", {})
+    return about if "path" in about else None
+
+
 def layers_of(viewer: Any, path: Path, channel: str | None = None) -> list[Any]:
     """Layers that show a file, or one of its channels."""
-    found = [(layer, layer.metadata.get("lsfm")) for layer in viewer.layers]
+    found = [(layer, origin_of(layer)) for layer in viewer.layers]
     return [
         layer
         for layer, origin in found
@@ -135,9 +146,8 @@ def layers_of(viewer: Any, path: Path, channel: str | None = None) -> list[Any]:
 
 def lsfm_paths(viewer: Any) -> list[Path]:
     """The files that a viewer shows, that of the active layer first."""
-    active = viewer.layers.selection.active
-    layers = [layer for layer in (active, *viewer.layers) if layer is not None and "lsfm" in layer.metadata]
-    return list(dict.fromkeys(Path(layer.metadata["lsfm"]["path"]) for layer in layers))
+    origins = [origin_of(layer) for layer in (viewer.layers.selection.active, *viewer.layers)]
+    return list(dict.fromkeys(Path(origin["path"]) for origin in origins if origin is not None))
 
 
 def _box(matrix: FloatArray, lower: npt.ArrayLike, upper: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,8 +22,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from lsfm_core import InputError
-from napari_lsfm._workers import ERROR_STYLE
+from lsfm_core import InputError, LsfmError
+from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE
 
 __all__ = [
     "Choice",
@@ -32,6 +33,8 @@ __all__ = [
     "Text",
     "beside",
     "browse_button",
+    "byte_size",
+    "in_words",
     "numbers",
     "one_or_three",
     "optional",
@@ -107,6 +110,10 @@ class Text(QLabel):
     def say(self, text: str) -> None:
         """Show a message."""
         self._show(text, "")
+
+    def warn(self, text: str) -> None:
+        """Show what is to be looked at."""
+        self._show(text, WARNING_STYLE)
 
     def complain(self, text: str) -> None:
         """Show what is wrong."""
@@ -193,6 +200,7 @@ class NumbersEdit(QWidget):
     def __init__(self, axes: Sequence[str] = "RAS", values: Sequence[float] | None = None) -> None:
         super().__init__()
         self._edits = [QLineEdit() for _ in range(3)]
+        self._axes = axes
         for axis, edit in zip(axes, self._edits, strict=True):
             edit.setPlaceholderText(axis)
             edit.setAccessibleName(axis)
@@ -229,6 +237,9 @@ class NumbersEdit(QWidget):
         InputError
             If one is missing, or is none.
         """
+        missing = [axis for axis, text in zip(self._axes, self.texts, strict=True) if not text]
+        if missing:
+            raise InputError(f"{name}: still to be given: {', '.join(missing)}")
         r, a, s = numbers(",".join(self.texts), name, 3)
         return r, a, s
 
@@ -242,7 +253,8 @@ def numbers(text: str, name: str, *counts: int) -> tuple[float, ...]:
     """
     parts = text.split(",")
     if len(parts) not in counts or not all(part.strip() for part in parts):
-        raise InputError(f"{name}: expected {' or '.join(map(str, counts))} number(s), found {text!r}")
+        expected = " or ".join("one number" if count == 1 else f"{count} numbers with commas" for count in counts)
+        raise InputError(f"{name}: expected {expected}, found {repr(text) if text.strip() else 'nothing'}")
     values = []
     for part in parts:
         try:
@@ -260,6 +272,17 @@ def optional(text: str, name: str) -> float | None:
     InputError
     """
     return numbers(text, name, 1)[0] if text.strip() else None
+
+
+def in_words(error: LsfmError) -> str:
+    """What an error says, where it names fields of a request as forms do: ``margin``, not ``margin_mm``."""
+    return re.sub(r"(?<![^ ])([a-z_]+)_(mm|vox|bytes)(?=:)", lambda field: field[1].replace("_", " "), str(error))
+
+
+def byte_size(count: float) -> str:
+    """A number of bytes, in the unit in which it is read most easily."""
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if count >= u or u == 1)
+    return f"{count / unit:.3g} {name}"
 
 
 class _Stack(QWidget):

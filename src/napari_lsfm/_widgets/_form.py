@@ -11,7 +11,7 @@ from qtpy.QtCore import QEvent, QSize
 from qtpy.QtWidgets import QApplication, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import LsfmError, recipe_entry, request_command
-from napari_lsfm._widgets._fields import Scrolled
+from napari_lsfm._widgets._fields import Scrolled, in_words
 from napari_lsfm._workers import JobPanel
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class CopyButton(QPushButton):
         try:
             text = put(self._request())
         except LsfmError as error:
-            self._panel.complain(str(error))
+            self._panel.complain(in_words(error))
             return
         QApplication.clipboard().setText(text)
         self._panel.say(f"In the clipboard: {text}")

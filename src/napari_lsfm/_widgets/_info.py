@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QHeaderView, QLabel, QListWidget, QPushButton, QTableWidget, QTableWidgetItem
 
 from lsfm_core import FileInfo, LogRecord, VerifyReport, describe_file, open_lsfm, verify_file
-from napari_lsfm._widgets._facts import lsfm_paths
+from napari_lsfm._widgets._facts import lsfm_paths, origin_of
 from napari_lsfm._widgets._fields import Choice, Section, beside, stacked
 from napari_lsfm._widgets._form import Form
 from napari_lsfm._widgets._log import LogTable
@@ -68,6 +68,7 @@ class InfoWidget(Form):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
+        self._said_of: Path | None = None
         self._reader = Latest(self)
         self._reader.answered.connect(self._show)
         self._reader.failed.connect(self._complain)
@@ -127,8 +128,7 @@ class InfoWidget(Form):
         self.file.offer((path.name, path) for path in paths)
         for row, path in enumerate(paths):
             self.file.setItemData(row, str(path), Qt.ItemDataRole.ToolTipRole)
-        active = self._viewer.layers.selection.active
-        origin = active.metadata.get("lsfm") if active is not None else None
+        origin = origin_of(self._viewer.layers.selection.active)
         if origin is not None:
             self.file.blockSignals(True)
             self.file.value = Path(origin["path"])
@@ -138,6 +138,11 @@ class InfoWidget(Form):
     def _read(self, wanted: str | None = None) -> None:
         path = self.file.value
         self._enable()
+        if path != self._said_of and not self.panel.is_busy:
+            # What was found of another file would be taken for this one's.
+            self.defects.hide()
+            self.panel.say("")
+            self._said_of = path
         if path is None:
             self._reader.forget()
             self._clear("Open an LSFM file to see what is in it.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QLabel, QLineEdit, QPushButton, QWidget
 
@@ -19,6 +19,7 @@ from lsfm_core import (
     CancelledError,
     CancelToken,
     ImageMetadata,
+    IngestPlan,
     IngestReport,
     IngestRequest,
     InputError,
@@ -28,12 +29,13 @@ from lsfm_core import (
     ingest_channel,
     open_lsfm,
     open_source,
+    plan_ingest,
 )
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import read_layers
 from napari_lsfm._widgets._closed import ClosedFile
-from napari_lsfm._widgets._facts import layers_of, lsfm_paths
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, beside, numbers, stacked
+from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
+from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, Text, beside, byte_size, in_words, numbers, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters
 from napari_lsfm._widgets._picture import Grey, Picture, as_grey
@@ -46,10 +48,16 @@ if TYPE_CHECKING:
 __all__ = ["IngestWidget"]
 
 _DELAY_MS = 300
+_PAUSE_MS = 150
 _WIDTH = 420
 _THUMBNAIL = 130
 _HDF5 = "HDF5 files (*.h5 *.hdf5)"
 _TABLES = "Label tables (*.txt *.csv *.tsv *.label);;All files (*)"
+_MAKES = {
+    "file": "Makes {file} with channel {channel}:",
+    "channel": "Adds channel {channel} to {file}:",
+    "replacement": "Replaces channel {channel} of {file}:",
+}
 _MISSING_STYLE = "border: 1px solid #c77d0a;"
 
 
@@ -80,8 +88,6 @@ class IngestWidget(Form):
         self._own_size: list[str] = []
         self._own_code: str | None = None
         self._is_new = True
-        #: Channels of the target, with their kinds; None while they are not known.
-        self._channels: Mapping[str, str] | None = None
         self._retry: IngestRequest | None = None
         self._closed: ClosedFile | None = None
         self._describer = Latest(self, _DELAY_MS)
@@ -93,6 +99,12 @@ class IngestWidget(Form):
         self._looker = Latest(self, _DELAY_MS)
         self._looker.answered.connect(self._on_target)
         self._looker.failed.connect(self._on_no_target)
+        self._planner = Latest(self)
+        self._planner.answered.connect(self._on_plan)
+        self._planner.failed.connect(self._complain)
+        # Not at every key: to look at all fields takes longer than the next key.
+        self._soon = QTimer(self, singleShot=True, interval=_PAUSE_MS)
+        self._soon.timeout.connect(self._look_ahead)
         self._build()
         self._connect()
         self._on_layers()
@@ -105,15 +117,17 @@ class IngestWidget(Form):
         self.orientation = OrientationSection()
         image, voxels, target, storage = self._build_image(), self._build_voxels(), self._build_target(), self._build_storage()
         content = stacked(image, voxels, self.orientation, target, storage)
-        self.outlook = QLabel()
-        self.outlook.setWordWrap(True)
+        self.outlook = Text(least_lines=2)
         self.outlook.setAccessibleName("outlook")
         self.outlook.setToolTip("What will be written, what is still to be given, or what is wrong")
-        self.outlook.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.doubts = Text()
+        self.doubts.setAccessibleName("warnings")
+        self.doubts.setToolTip("What should be looked at before")
+        self.doubts.hide()
         self.copy = CopyButton("write", self._nameable_request, self.panel)
         self.go = QPushButton("Ingest")
         self.go.setToolTip("Write the channel; the form can be changed meanwhile")
-        self._lay_out(content, self.outlook, beside(self.copy, self.go))
+        self._lay_out(content, self.outlook, self.doubts, beside(self.copy, self.go))
 
     def _build_image(self) -> Section:
         section = self._image_section = Section("Image")
@@ -230,13 +244,21 @@ class IngestWidget(Form):
 
     def dropEvent(self, event: QDropEvent) -> None:  # noqa: N802
         """Take a file of ours as the target, everything else as the image."""
-        path = next(url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile())
-        if path.lower().endswith((".h5", ".hdf5")):
-            self.target.setText(path)
-        else:
-            self.origin_of_image.value = None
-            self.path.setText(path)
         event.acceptProposedAction()
+        paths = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
+        targets = [path for path in paths if path.lower().endswith((".h5", ".hdf5"))]
+        images = [path for path in paths if path not in targets]
+        if len(targets) > 1 or len(images) > 1:
+            self.panel.complain(
+                f"{len(paths)} files were dropped, and none was taken: drop one image and one target file at most. A series is "
+                "taken by its folder, or by a pattern such as img_*_C01.tif."
+            )
+            return
+        if targets:
+            self.target.setText(targets[0])
+        if images:
+            self.origin_of_image.value = None
+            self.path.setText(images[0])
 
     # --- the image ----------------------------------------------------------------------------------------------------------
 
@@ -272,6 +294,8 @@ class IngestWidget(Form):
         if layer is None and not text:
             return None
         image = text if layer is None else layer.data[0] if layer.multiscale else layer.data
+        # Regions under their own ids, if they are shown under other numbers.
+        image = getattr(image, "source", image)
         return _Image(
             text if layer is None else layer, image, int(channel) if channel.isdigit() else channel or None, self.kind.value
         )
@@ -308,6 +332,7 @@ class IngestWidget(Form):
             self._is_new = False
             self._take_over(metadata)
         self._painter.ask(lambda cancel: _middle_plane(asked, cancel))
+        self._show_facts()
         self._changed()
 
     def _take_over(self, metadata: ImageMetadata) -> None:
@@ -341,9 +366,9 @@ class IngestWidget(Form):
         shape = (metadata.shape.planes, metadata.shape.rows, metadata.shape.columns)
         voxels = np.prod(shape, dtype=float) * np.dtype(metadata.dtype).itemsize * (3 if self.kind.value == "vectors" else 1)
         lines = [
-            f"{metadata.format or 'image'}, {shape[0]} planes",
+            f"{metadata.format or 'image'}, {shape[0]} plane{'s' if shape[0] != 1 else ''}",
             f"{_by(shape)} voxels",
-            f"{metadata.dtype}, {_size(voxels)}",
+            f"{metadata.dtype}, {byte_size(voxels)}",
         ]
         try:
             size = self._voxel_size()
@@ -363,7 +388,6 @@ class IngestWidget(Form):
 
     def _look_at_target(self) -> None:
         path = self._target()
-        self._channels = None
         if path is None:
             self._looker.forget()
         else:
@@ -376,7 +400,6 @@ class IngestWidget(Form):
         return Path(text) if text else None
 
     def _on_target(self, channels: Mapping[str, str]) -> None:
-        self._channels = channels
         self.holds.setStyleSheet("")
         path = self._target()
         is_new = path is not None and not channels and not path.exists()
@@ -440,21 +463,29 @@ class IngestWidget(Form):
             "name of the channel": (not self.channel.text().strip(), (self.channel,)),
         }
         for is_missing, fields in missing.values():
+            style = _MISSING_STYLE if is_missing else ""
             for field in fields:
-                field.setStyleSheet(_MISSING_STYLE if is_missing else "")
+                if field.styleSheet() != style:
+                    field.setStyleSheet(style)
         return [name for name, (is_missing, _) in missing.items() if is_missing]
 
     def _has_axes(self) -> bool:
         return any(choice.value for choice in self.orientation.axes) or bool(self.orientation.origin.text())
 
     def _changed(self) -> None:
+        self.go.setEnabled(False)
+        self._planner.forget()
+        self._soon.start()
+
+    def _look_ahead(self) -> None:
+        """Say what is missing, or ask what the request will give."""
+        self.doubts.hide()
         missing = self._missing()
         self._show_facts()
         code = self.orientation.orientation
         self.thumbnail.show_letters(edge_letters(code, 0) if code is not None else ())
-        self.go.setEnabled(False)
         if missing:
-            self._say(f"Still to be given: {', '.join(missing)}.", WARNING_STYLE)
+            self.outlook.warn(f"Still to be given: {', '.join(missing)}.")
             return
         if self._complaint:
             self._complain("The image cannot be used: see above.")
@@ -462,25 +493,23 @@ class IngestWidget(Form):
         try:
             request = self.request()
         except LsfmError as error:
-            self._complain(str(error))
+            self._complain(in_words(error))
             return
-        if request.channel in (self._channels or ()) and not request.replace:
-            self._complain(
-                f"channel: {request.path.name} has a channel {request.channel!r} already: choose another name, or replace it"
-            )
-            return
-        verb = "is replaced in" if request.channel in (self._channels or ()) else "is added to"
-        self._say(
-            f"Channel {request.channel!r} {verb} {request.path.name}" + (", which is made." if not request.path.exists() else ".")
-        )
-        self.go.setEnabled(self._metadata is not None and not self.panel.is_busy)
+        self.outlook.say("…")
+        if self._metadata is not None:
+            self._planner.ask(lambda _: plan_ingest(request))
 
-    def _say(self, text: str, style: str = "") -> None:
-        self.outlook.setStyleSheet(style)
-        self.outlook.setText(text)
+    def _on_plan(self, plan: IngestPlan) -> None:
+        made = _MAKES[plan.makes].format(channel=repr(plan.channel), file=plan.path.name)
+        levels = f"{len(plan.levels)} level{'s' if len(plan.levels) > 1 else ''}"
+        memory = byte_size(plan.memory.peak_bytes)
+        self.outlook.say(f"{made} {levels}, {byte_size(plan.raw_bytes)} before compression, at most {memory} of memory.")
+        self.doubts.warn("\n".join(f"Warning: {warning}" for warning in plan.warnings))
+        self.doubts.setVisible(bool(plan.warnings))
+        self.go.setEnabled(not self.panel.is_busy)
 
     def _complain(self, text: str) -> None:
-        self._say(text, ERROR_STYLE)
+        self.outlook.complain(text)
         self.go.setEnabled(False)
 
     # --- doing it -----------------------------------------------------------------------------------------------------------
@@ -496,7 +525,7 @@ class IngestWidget(Form):
         try:
             request = self.request()
         except LsfmError as error:
-            self._complain(str(error))
+            self._complain(in_words(error))
             return
         self._run(request)
 
@@ -518,7 +547,7 @@ class IngestWidget(Form):
             # There is one of that name now: the next one needs another.
             self.channel.clear()
         raw, stored = report.raw_bytes, report.stored_bytes
-        said = [f"Channel {report.channel!r} written: {_size(raw)}, stored in {_size(stored)}, {report.seconds:.1f} s."]
+        said = [f"Channel {report.channel!r} written: {byte_size(raw)}, stored in {byte_size(stored)}, {report.seconds:.1f} s."]
         if report.kind == "vectors":
             said.append("Displacement fields are not shown.")
         if self._closed is not None:
@@ -618,7 +647,7 @@ def _kinds_in(path: Path) -> dict[str, str]:
 def _can_be_ingested(layer: Layer) -> bool:
     """Volumes that are not in a file of ours already; the layers of those are padded."""
     is_volume = type(layer).__name__ in ("Image", "Labels") and layer.ndim == 3 and not getattr(layer, "rgb", False)
-    return is_volume and "lsfm" not in layer.metadata
+    return is_volume and origin_of(layer) is None
 
 
 def _voxel_size_um(layer: Layer) -> list[float] | None:
@@ -677,8 +706,3 @@ def _missing(text: str) -> str:
 
 def _by(values: Any) -> str:
     return " x ".join(f"{value:.6g}" for value in values)
-
-
-def _size(count: float) -> str:
-    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u or u == 1e3)
-    return f"{count / unit:.1f} {name}"

@@ -38,7 +38,7 @@ from lsfm_core import (
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import Choice, Section, Text, beside, numbers, optional, stacked
+from napari_lsfm._widgets._fields import Choice, Section, Text, beside, in_words, numbers, optional, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._widgets._tree import RegionTree
@@ -194,6 +194,7 @@ class RegionWidget(Form):
         self._facts = None
         self._ids.clear()
         self._forget_look()
+        self.go.setEnabled(False)
         self.summary.say("…")
 
     def _on_facts(self, facts: FileFacts) -> None:
@@ -336,7 +337,7 @@ class RegionWidget(Form):
         except LsfmError as error:
             self._measurer.forget()
             self._forget_look()
-            (self._complain if self._ids else self.summary.say)(str(error))
+            (self._complain if self._ids else self.summary.say)(in_words(error))
             self.go.setEnabled(False)
             return
         assert self._facts is not None
@@ -363,7 +364,8 @@ class RegionWidget(Form):
         space = frame.place(measured.look.space)
         self._show_look(Volume(measured.look.array, space, "labels"))
         voxel = space.reoriented(space.reorientation_to(Orientation("RAS"))).voxel_size_mm
-        self._box.show(*frame.box_to_native(measured.lower_mm, measured.upper_mm), voxel)
+        box = frame.box_to_native(measured.lower_mm, measured.upper_mm)
+        self._box.show(*box, self._facts.bounds(self.labels.value), voxel)
 
     @property
     def _frame(self) -> Frame:
@@ -431,7 +433,7 @@ class RegionWidget(Form):
         try:
             request = self.request()
         except LsfmError as error:
-            self._complain(str(error))
+            self._complain(in_words(error))
             return
         assert request.region is not None
         dock, form = self._viewer.window.add_plugin_dock_widget("napari-lsfm", "Export", tabify=True)
