@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         BusyError,
         CancelledError,
         ChecksumError,
+        DamagedError,
         ExistsError,
         FormatError,
         InputError,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from lsfm_core.ingest import IngestPlan, IngestReport, IngestRequest, ingest_channel, plan_ingest
     from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, read_metadata
     from lsfm_core.preview import PreviewRequest, PreviewResult, preview_file
-    from lsfm_core.progress import CancelToken
+    from lsfm_core.progress import CancelToken, size_text
     from lsfm_core.provenance import LogRecord
     from lsfm_core.recipes import recipe_entry
     from lsfm_core.regions import Label, LabelTable, count_labels
@@ -98,9 +99,9 @@ _ROOMS = {
         "describe_edit",
     ),
     "errors": (
-        "BusyError", "CancelledError", "ChecksumError", "ExistsError", "FormatError", "InputError", "LsfmError",
-        "MemoryBudgetError", "MissingError", "OrientationError",
-        "SourceError", "StorageError", "UnknownChannelError", "UnknownRegionError",
+        "BusyError", "CancelledError", "ChecksumError", "DamagedError", "ExistsError", "FormatError", "InputError", "LsfmError",
+        "MemoryBudgetError", "MissingError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError",
+        "UnknownRegionError",
     ),
     "export": (
         "ExportPlan",
@@ -133,7 +134,7 @@ _ROOMS = {
     "ingest": ("IngestPlan", "IngestReport", "IngestRequest", "ingest_channel", "plan_ingest"),
     "metadata": ("ImageMetadata", "VoxelSize", "describe_image", "read_metadata"),
     "preview": ("PreviewRequest", "PreviewResult", "preview_file"),
-    "progress": ("CancelToken",),
+    "progress": ("CancelToken", "size_text"),
     "provenance": ("LogRecord",),
     "recipes": ("recipe_entry",),
     "regions": ("Label", "LabelTable", "count_labels"),
@@ -165,6 +166,7 @@ __all__ = [
     "Channel",
     "ChecksumError",
     "ChunkCache",
+    "DamagedError",
     "ExistsError",
     "ExportPlan",
     "ExportRequest",
@@ -239,6 +241,7 @@ __all__ = [
     "recipe_entry",
     "repack_file",
     "request_command",
+    "size_text",
     "transform_points",
     "verify_file",
     "write_xml",

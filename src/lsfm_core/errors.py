@@ -7,6 +7,7 @@
     │   └── UnknownRegionError  (KeyError)       no such region in the channel's label table
     ├── SourceError           (ValueError)       an input image is missing, damaged, or not what it claims
     ├── FormatError           (ValueError)       a file is not ours, not BigDataViewer's, or is broken
+    │   ├── DamagedError                         an HDF5 file is cut short or broken
     │   └── ChecksumError                        stored data do not match their checksum
     ├── ExistsError           (FileExistsError)  a channel or an output is there already
     ├── StorageError          (OSError)          reading or writing failed: disk full, no permission
@@ -55,6 +56,10 @@ class SourceError(LsfmError, ValueError):
 
 class FormatError(LsfmError, ValueError):
     """A file is neither ours nor BigDataViewer's, or its structure is broken."""
+
+
+class DamagedError(FormatError):
+    """An HDF5 file that is cut short or broken, so that nobody can tell whose it is."""
 
 
 class ChecksumError(FormatError):

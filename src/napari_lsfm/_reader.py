@@ -88,11 +88,9 @@ def _is_readable(path: Path) -> bool:
         return False
     try:
         lsfm_core.open_lsfm(path, detached=True).close()
-    except lsfm_core.FormatError:
-        return False
-    except lsfm_core.LsfmError:
-        # It may well be ours, but damaged or in use: reading it will say so.
-        return True
+    except lsfm_core.LsfmError as error:
+        # One that is damaged, or in use, may well be ours: reading it will say what is wrong.
+        return isinstance(error, lsfm_core.DamagedError) or not isinstance(error, lsfm_core.FormatError)
     return True
 
 

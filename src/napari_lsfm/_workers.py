@@ -15,7 +15,7 @@ from napari.utils import progress as activity
 from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from lsfm_core import CancelledError, CancelToken, LsfmError
+from lsfm_core import CancelledError, CancelToken, LsfmError, size_text
 
 __all__ = ["ERROR_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "wait_for"]
 
@@ -331,19 +331,18 @@ class _Rate:
         self._marks: list[tuple[float, int]] = []
 
     def describe(self, stage: str, done: int, total: int) -> str:
-        """``1.2 of 3.4 GB, 400 MB/s, 5 s left``."""
+        """``1.2 GB of 3.4 GB, 400 MB/s, 5 s left``."""
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._marks = stage, []
         self._marks.append((now, done))
         while now - self._marks[0][0] > _SMOOTHING_S and len(self._marks) > 2:
             self._marks.pop(0)
-        unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if total >= u or u == 1)
-        text = f"{done / unit:.1f} of {total / unit:.1f} {name}"
+        text = f"{size_text(done)} of {size_text(total)}"
         first, before = self._marks[0]
         if now > first and done > before:
             rate = (done - before) / (now - first)
-            text += f", {rate / 1e6:.0f} MB/s, {_duration((total - done) / rate)} left"
+            text += f", {size_text(rate)}/s, {_duration((total - done) / rate)} left"
         return text
 
 

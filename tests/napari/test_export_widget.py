@@ -202,7 +202,7 @@ def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp
     settle(form, qtbot)
     wrong(form.piece.regions, "thalamusus", "thalamusus", "did you mean")
     wrong(form.piece.margin, "1.x", "margin")
-    wrong(form.piece.margin, "-1", "margin: input should be greater")
+    wrong(form.piece.margin, "-1", "margin: must be at least 0")
     form.piece.what.value = "grid"
     wrong(form.piece.overlap, "1", "overlap")
     wrong(form.piece.count.edits[0], "1.5", "whole numbers")

@@ -21,7 +21,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QTextDocumentFragment
 from qtpy.QtWidgets import QApplication, QLineEdit, QPushButton, QScrollArea
 
-from lsfm_core import ExportRequest, edit_lsfm, export_channel, open_lsfm, verify_file
+from lsfm_core import ExportRequest, edit_lsfm, export_channel, open_lsfm, size_text, verify_file
 from lsfm_core.cli import main
 from napari_lsfm._reader import read_layers
 from napari_lsfm._widgets import _info
@@ -143,7 +143,7 @@ def test_facts_of_the_active_layer(
     with open_lsfm(path) as file:
         for shown, level in zip(levels(panel), file["autofluo"].levels, strict=True):
             assert shown[0] == " x ".join(map(str, level.shape))
-            assert shown[5] == f"{level.stored_bytes / 1e6:.1f}"
+            assert shown[5] == size_text(level.stored_bytes)
         assert f"{len(file['autofluo'].sources)} file(s)" in panel.channel_facts.text()
     panel.channel.setFocus()
     qtbot.keyClicks(panel.channel, "other")

@@ -17,7 +17,7 @@ import tifffile
 from napari.components import ViewerModel
 from napari.layers import Layer
 
-from lsfm_core import BusyError, ChunkCache, MemoryBudgetError, Orientation, Space, StorageError, edit_lsfm
+from lsfm_core import BusyError, ChunkCache, DamagedError, MemoryBudgetError, Orientation, Space, StorageError, edit_lsfm
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import get_reader, read_layers
 
@@ -111,7 +111,7 @@ def test_refuses_what_is_not_ours_and_never_raises(tmp_path: Path, specimen_file
 def test_damage_is_told_by_napari(tmp_path: Path, specimen_file: Path, npe2pm: Any) -> None:
     cut = tmp_path / "cut.h5"
     cut.write_bytes(specimen_file.read_bytes()[:2000])
-    with npe2pm.tmp_plugin(package="napari-lsfm"), pytest.raises(StorageError, match="truncated file"):
+    with npe2pm.tmp_plugin(package="napari-lsfm"), pytest.raises(DamagedError, match="truncated file"):
         npe2.read([str(cut)], stack=False, plugin_name="napari-lsfm")
 
 

@@ -339,7 +339,7 @@ def test_labels_without_a_table(
 def test_without_a_file_there_is_nothing_to_export(form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
     form.select({549})
     form.margin.setText("-1")
-    assert form.summary.text().startswith("margin: input should be greater") and not form.go.isEnabled()
+    assert form.summary.text().startswith("margin: must be at least 0") and not form.go.isEnabled()
     form.margin.setText("1e9")
     settle(form, qtbot)
     assert form.go.isEnabled() and viewer.layers["region box"].nshapes == 1, form.summary.text()

@@ -17,7 +17,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import BusyError, FormatError, InputError, MissingError, StorageError, UnknownChannelError, check_file
+from lsfm_core.errors import (
+    BusyError,
+    DamagedError,
+    FormatError,
+    InputError,
+    MissingError,
+    StorageError,
+    UnknownChannelError,
+    check_file,
+)
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
@@ -552,7 +561,7 @@ def open_lsfm(
     Raises
     ------
     FormatError
-        If it is no HDF5 file or a damaged one, or has neither our structure nor BigDataViewer's.
+        If it is no HDF5 file, or has neither our structure nor BigDataViewer's; `DamagedError` if it cannot be read as HDF5.
     StorageError
         If it cannot be read. `MissingError` if it is not there, `BusyError` if a writer is at work.
     """
@@ -583,7 +592,7 @@ def open_lsfm(
             raise BusyError(f"{target}: is being repacked: try again when it is done") from error
         if getattr(error, "errno", None):
             raise StorageError(f"{target}: cannot be opened as HDF5: {error}") from error
-        raise FormatError(f"{target}: cannot be opened as HDF5: the file is damaged: {error}") from error
+        raise DamagedError(f"{target}: cannot be opened as HDF5: the file is damaged: {error}") from error
     if not known:
         file.close()
         raise FormatError(

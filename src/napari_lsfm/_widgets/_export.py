@@ -26,6 +26,7 @@ from lsfm_core import (
     lay_out_chunks,
     open_lsfm,
     plan_export,
+    size_text,
 )
 from lsfm_core.transforms import Affine
 from napari_lsfm._layers import volume_layer
@@ -38,7 +39,6 @@ from napari_lsfm._widgets._fields import (
     Text,
     beside,
     browse_button,
-    byte_size,
     in_words,
     numbers,
     one_or_three,
@@ -93,8 +93,8 @@ class _Outlook:
         return (
             f"{_by(plan.target.shape)} voxels{parts} of {_by(plan.target.voxel_size_mm)} mm\n"
             f"{plan.dtype}, {plan.target.orientation}, {how}, level {plan.level.index} is read\n"
-            f"{byte_size(plan.output_bytes)} {where}\n"
-            f"at most {byte_size(plan.peak_bytes)} of memory, about {max(1, round(seconds))} s"
+            f"{size_text(plan.output_bytes)} {where}\n"
+            f"at most {size_text(plan.peak_bytes)} of memory, about {max(1, round(seconds))} s"
         )
 
 
@@ -579,7 +579,7 @@ def _export(request: ExportRequest, show: bool) -> Callable[..., _Done]:
         plan, volume = result.plan, result.volume
         _learn(request, plan, result.seconds)
         said = (
-            f"{plan.channel if result.path is None else result.path.name}: {byte_size(plan.output_bytes)} in {result.seconds:.1f} s"
+            f"{plan.channel if result.path is None else result.path.name}: {size_text(plan.output_bytes)} in {result.seconds:.1f} s"
         )
         if show and volume is None and plan.output_bytes <= _MAX_SHOWN_BYTES:
             in_memory = request.model_copy(update={"output": None})

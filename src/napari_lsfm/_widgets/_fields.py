@@ -33,7 +33,6 @@ __all__ = [
     "Text",
     "beside",
     "browse_button",
-    "byte_size",
     "in_words",
     "numbers",
     "one_or_three",
@@ -277,12 +276,6 @@ def optional(text: str, name: str) -> float | None:
 def in_words(error: LsfmError) -> str:
     """What an error says, where it names fields of a request as forms do: ``margin``, not ``margin_mm``."""
     return re.sub(r"(?<![^ ])([a-z_]+)_(mm|vox|bytes)(?=:)", lambda field: field[1].replace("_", " "), str(error))
-
-
-def byte_size(count: float) -> str:
-    """A number of bytes, in the unit in which it is read most easily."""
-    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if count >= u or u == 1)
-    return f"{count / unit:.3g} {name}"
 
 
 class _Stack(QWidget):

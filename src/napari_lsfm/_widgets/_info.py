@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QHeaderView, QLabel, QListWidget, QPushButton, QTableWidget, QTableWidgetItem
 
-from lsfm_core import FileInfo, LogRecord, VerifyReport, describe_file, open_lsfm, verify_file
+from lsfm_core import FileInfo, LogRecord, VerifyReport, describe_file, open_lsfm, size_text, verify_file
 from napari_lsfm._widgets._facts import lsfm_paths, origin_of
 from napari_lsfm._widgets._fields import Choice, Section, beside, stacked
 from napari_lsfm._widgets._form import Form
@@ -178,7 +178,7 @@ class InfoWidget(Form):
         self.channel.value = channel.name if channel is not None else None
         self.channel.blockSignals(False)
         self.file_facts.setStyleSheet("")
-        size = f"{len(look.channels)} channel(s), {info.bytes / 1e6:.1f} MB"
+        size = f"{len(look.channels)} channel(s), {size_text(info.bytes)}"
         facts = [("folder", str(look.path.parent)), ("size", size), ("XML", info.xml.words)]
         self.file_facts.setText(_table(facts, info.warnings))
         self.file_notes.show_notes((look.path, None), info.metadata)

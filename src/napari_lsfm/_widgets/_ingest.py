@@ -30,12 +30,13 @@ from lsfm_core import (
     open_lsfm,
     open_source,
     plan_ingest,
+    size_text,
 )
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import read_layers
 from napari_lsfm._widgets._closed import ClosedFile
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, Text, beside, byte_size, in_words, numbers, stacked
+from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, Text, beside, in_words, numbers, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters
 from napari_lsfm._widgets._picture import Grey, Picture, as_grey
@@ -368,7 +369,7 @@ class IngestWidget(Form):
         lines = [
             f"{metadata.format or 'image'}, {shape[0]} plane{'s' if shape[0] != 1 else ''}",
             f"{_by(shape)} voxels",
-            f"{metadata.dtype}, {byte_size(voxels)}",
+            f"{metadata.dtype}, {size_text(voxels)}",
         ]
         try:
             size = self._voxel_size()
@@ -502,8 +503,8 @@ class IngestWidget(Form):
     def _on_plan(self, plan: IngestPlan) -> None:
         made = _MAKES[plan.makes].format(channel=repr(plan.channel), file=plan.path.name)
         levels = f"{len(plan.levels)} level{'s' if len(plan.levels) > 1 else ''}"
-        memory = byte_size(plan.memory.peak_bytes)
-        self.outlook.say(f"{made} {levels}, {byte_size(plan.raw_bytes)} before compression, at most {memory} of memory.")
+        memory = size_text(plan.memory.peak_bytes)
+        self.outlook.say(f"{made} {levels}, {size_text(plan.raw_bytes)} before compression, at most {memory} of memory.")
         self.doubts.warn("\n".join(f"Warning: {warning}" for warning in plan.warnings))
         self.doubts.setVisible(bool(plan.warnings))
         self.go.setEnabled(not self.panel.is_busy)
@@ -547,7 +548,7 @@ class IngestWidget(Form):
             # There is one of that name now: the next one needs another.
             self.channel.clear()
         raw, stored = report.raw_bytes, report.stored_bytes
-        said = [f"Channel {report.channel!r} written: {byte_size(raw)}, stored in {byte_size(stored)}, {report.seconds:.1f} s."]
+        said = [f"Channel {report.channel!r} written: {size_text(raw)}, stored in {size_text(stored)}, {report.seconds:.1f} s."]
         if report.kind == "vectors":
             said.append("Displacement fields are not shown.")
         if self._closed is not None:

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from lsfm_core import LogRecord, command_line
+from lsfm_core import LogRecord, command_line, size_text
 from napari_lsfm._widgets._fields import Text, beside
 
 __all__ = ["LogTable"]
@@ -102,4 +102,4 @@ def _lines(record: LogRecord) -> Iterator[str]:
         yield record.message
     yield record.command or "asked for by Python"
     if record.output is not None:
-        yield f"made {record.output.path} ({record.output.size / 1e6:.1f} MB)"
+        yield f"made {record.output.path} ({size_text(record.output.size)})"
