@@ -359,6 +359,7 @@ def test_files_are_opened_without_a_question(
 ) -> None:
     """Beside napari's own reader, which claims HDF5 as well."""
     monkeypatch.setattr(get_settings().plugins, "extension2reader", {"*.tif": "napari"})
+    monkeypatch.setattr("napari._qt.qt_viewer.handle_gui_reading", lambda *_, **__: pytest.fail("napari asks"))
     with npe2pm.tmp_plugin(package="napari"):
         with pytest.raises(MultipleReaderError):
             viewer.open(specimen_file, plugin=None)
