@@ -14,6 +14,7 @@ from typing import Any
 
 import napari
 import nibabel
+import npy2bdv
 import numpy as np
 import pytest
 import yaml
@@ -267,6 +268,35 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 @pytest.mark.bindings
+def test_the_timepoint_that_is_seen_is_exported(viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 999, (11, 40, 50), np.uint16)
+    path = tmp_path / "movie.h5"
+    writer = npy2bdv.BdvWriter(str(path))
+    for time in (1, 2, 4):
+        writer.append_view(image + time, time=time, voxel_size_xyz=(2, 3, 4), voxel_units="um")
+    writer.write_xml()
+    writer.close()
+    viewer.layers.clear()
+    viewer.open(path, plugin="napari-lsfm")
+    viewer.dims.set_point(0, 2)
+    form = open_form(viewer, qtbot)
+    assert form.timepoint.isVisible() and form.timepoint.values == [1, 2, 4] and form.timepoint.value == 2
+    form.timepoint.setFocus()
+    qtbot.keyClicks(form.timepoint, "4")
+    type_into(form.orientation, "AIR", qtbot)
+    form.piece.what.value = "box"
+    click(form.piece.from_view, qtbot)
+    type_into(form.output, str(tmp_path / "last.nii"), qtbot)
+    settle(form, qtbot)
+    assert not is_error(form), form.outlook.text()
+    assert "export box" in viewer.layers
+    form.piece.what.value = "whole"
+    # vispy keeps the buffers of the box's shapes in use when they are deleted, so that software GL dies of the next image.
+    form.show_result.setChecked(False)
+    export(form, qtbot)
+    assert_same_image(tmp_path / "last.nii", ExportRequest(path=path, channel=form.channel.value, orientation="AIR", timepoint=4))
+
+
 def test_closing_the_window_stops_the_work(
     form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
 ) -> None:

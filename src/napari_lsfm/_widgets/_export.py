@@ -59,6 +59,8 @@ _DELAY_MS = 250
 _MAX_SHOWN_BYTES = 10**9
 _CODES = ("RAS", "LPS", "LAS", "PIR", "AIR")
 _DEFAULT = "default"
+#: Of space; before them a viewer may have time.
+_AXES = 3
 _FORMATS = ".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy"
 _FILTER = "Images (*.nii *.nii.gz *.nrrd *.mha *.tif *.ome.tif *.ome.zarr *.npy);;All files (*)"
 _INTERPOLATIONS = {
@@ -158,6 +160,8 @@ class ExportWidget(Form):
             "The file does not record how the specimen lay: three letters for planes, rows and columns, each the side toward which "
             "they are counted",
         )
+        self.timepoint = Choice()
+        section.row("Timepoint", self.timepoint, "Which one to export; at first the one that is seen")
         self.level = Choice()
         section.row("Level", self.level, "What is read; automatic: the coarsest that is as fine as the result")
         self.resolution = QLineEdit()
@@ -231,7 +235,7 @@ class ExportWidget(Form):
         self.piece.changed.connect(self._changed)
         self.chain.changed.connect(self._on_chain)
         self.output_orientation.editTextChanged.connect(self._changed)
-        for choice in (self.level, self.reference, self.interpolation):
+        for choice in (self.timepoint, self.level, self.reference, self.interpolation):
             choice.chosen.connect(self._changed)
         for edit in self._edits:
             edit.textChanged.connect(self._changed)
@@ -294,6 +298,7 @@ class ExportWidget(Form):
 
     def _show_request(self, request: ExportRequest) -> None:
         self.orientation.setText(request.orientation or "")
+        self.timepoint.value = request.timepoint
         self.level.value = request.level
         self.resolution.setText(_joined(request.resolution_mm))
         self.chain.set_steps(request.transforms, request.numeric_inverse)
@@ -319,6 +324,10 @@ class ExportWidget(Form):
         self.interpolation.offer([(f"default ({kinds[0]})", None), *((kind, kind) for kind in kinds)])
         self.chain.set_facts(self._facts, channel.name)
         self._image.show_row(self.orientation, channel.orientation is None)
+        self.timepoint.offer((str(time), time) for time in channel.timepoints)
+        if self._viewer.dims.ndim > _AXES:
+            self.timepoint.value = round(self._viewer.dims.point[-_AXES - 1])
+        self._image.show_row(self.timepoint, self.timepoint.count() > 1)
         self._is_filling = was_filling
         self._on_chain()
 
@@ -370,6 +379,7 @@ class ExportWidget(Form):
             "path": self._facts.path,
             "channel": self.channel.value,
             "orientation": self.orientation.text().strip() or None if self._has_no_orientation else None,
+            "timepoint": self.timepoint.value if self.timepoint.count() > 1 else None,
             "level": self.level.value,
             "resolution_mm": one_or_three(self.resolution.text(), "resolution") if self.resolution.text().strip() else None,
             "transforms": self.chain.steps,
