@@ -42,12 +42,12 @@ test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real win
 	$(HEADING) 'npe2 validate'
 	@.venv-napari/bin/npe2 validate napari-lsfm --imports
 	$(HEADING) 'pytest tests/napari'
-	@QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-napari/bin/pytest tests/napari
+	@QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -n auto
 
 .PHONY: test-pyside
 test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the other Qt binding
 	$(HEADING) 'pytest tests/napari -m bindings, under PySide6'
-	@QT_API=pyside6 QT_QPA_PLATFORM=xcb xvfb-run -a -s '-screen 0 1600x1000x24' .venv-napari/bin/pytest tests/napari -m bindings
+	@QT_API=pyside6 QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -m bindings -n auto
 
 .PHONY: soak
 soak: .venv/ready ## kill writers 200 times, and look at what they leave

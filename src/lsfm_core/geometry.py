@@ -39,6 +39,8 @@ _MM_PER = {
     25.4: ("in", "inch", "inche"),
 }
 _MM_BY_NAME = {name: mm for mm, names in _MM_PER.items() for name in names}
+#: Along an axis; far beyond any image, and still exact as a float.
+_MOST_VOXELS = 2.0**53
 _AXIS_NAME = ("planes", "rows", "columns")
 #: ITK's world differs from NIfTI's by the sign of the first two axes; the matrix is its own inverse.
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -462,7 +464,10 @@ def check_voxel_size(values: Sequence[float], name: str = "voxel size") -> Tripl
 def _counts(extent_mm: npt.NDArray[np.float64], resolution_mm: npt.ArrayLike) -> FloatArray:
     """How many voxels an extent gets, per axis."""
     # Nine decimals first: 7.75 / 0.1 is 77.50000000000001, and a half must not depend on such dust.
-    counts: FloatArray = np.maximum(1, np.rint(np.round(extent_mm / np.asarray(resolution_mm), 9)))
+    with np.errstate(over="ignore"):
+        counts: FloatArray = np.maximum(1, np.rint(np.round(extent_mm / np.asarray(resolution_mm), 9)))
+    if not (counts < _MOST_VOXELS).all():
+        raise InputError("the result would have more voxels along an axis than can be counted: give a coarser resolution, or less")
     return counts
 
 

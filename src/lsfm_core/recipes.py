@@ -372,9 +372,26 @@ def read_recipe(path: Path) -> Recipe:
             steps.append(_read_step(number, item, file))
         except InputError as error:
             defects.append(str(error))
+    defects += _collisions(steps)
     if defects:
         raise InputError(f"{path}: " + "; ".join(defects))
     return Recipe(path, None if file is None else Path(file), tuple(steps))
+
+
+def _collisions(steps: Iterable[Step]) -> Iterator[str]:
+    """Steps that cannot be done since others before them have made what they make."""
+    # Channels by their names, files by their paths.
+    made: dict[object, str] = {}
+    for step in steps:
+        request = step.request
+        if step.name in ("remove-channel", "rename-channel"):
+            made.pop(request.channel, None)
+        field = {"write": "channel", "rename-channel": "new_name"}.get(step.name, "output")
+        new = getattr(request, field, None)
+        if new in made and not getattr(request, "overwrite", getattr(request, "replace", False)):
+            yield f"{step.place}: {field}: {made[new]} makes {str(new)!r} already: choose another name, or replace it"
+        if new is not None:
+            made[new] = step.place
 
 
 def _read_step(number: int, item: object, file: str | None) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from lsfm_core import (
     AddMetadataRequest,
     AffineRequest,
     IngestRequest,
+    InputError,
     LsfmError,
     RemoveChannelRequest,
     RemoveMetadataRequest,
@@ -156,10 +158,14 @@ REFUSED = {
     "add-metadata brain.h5 --channel b specimen=8": 3,
     "remove-metadata brain.h5 other": 3,
     "repack brain.h5 --output brain.xml": 1,
+    "export brain.h5 --channel a --resolution 1e-300 --output x.nii": 3,
+    "export brain.h5 --channel a --origin=-1,1,1 --size 1e300,1,1 --output x.nii": 3,
     "repack brain.h5 --output chunks/none/x.h5": 1,
     "transform-points cells.csv --file brain.h5 --channel a --output cells.csv": 1,
     "transform-points cells.csv --file brain.h5 --channel a --columns p,q,r --output x.csv": 3,
     "merge planes --output whole.npy": 3,
+    "merge chunks --output chunks/chunk_00_00_00.nii.gz --overwrite": 3,
+    "export brain.h5 --channel a --reference warp.nrrd --output warp.nrrd --overwrite": 3,
     "preview brain.h5 --labels-channel a --output x.png": 3,
     "preview brain.h5 --channel b --output x.html": 3,
 }
@@ -332,6 +338,29 @@ def test_what_no_earlier_step_brings_about_is_an_error(
     else:
         assert "cannot be planned before step 1" in shown.out
         assert main(["run", "recipe.yaml"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "complaint"),
+    [
+        (
+            "- export: {channel: a, output: x.nii}\n- export: {channel: a, level: 0, output: x.nii}",
+            "step 2 (export): output: step 1",
+        ),
+        ("- write: {channel: b, image: planes}\n- write: {channel: b, image: planes}", "step 2 (write): channel: step 1 (write)"),
+        ("- write: {channel: b, image: planes}\n- rename-channel: {channel: a, new_name: b}", "step 2 (rename-channel): new_name"),
+        ("- write: {channel: b, image: planes}\n- write: {channel: b, image: planes, replace: true}", ""),
+        ("- write: {channel: b, image: planes}\n- remove-channel: {channel: b}\n- write: {channel: b, image: planes}", ""),
+        ("- export: {channel: a, output: x.nii}\n- export: {channel: a, output: x.nii, overwrite: true}", ""),
+    ],
+)
+def test_steps_that_make_the_same_are_told_beforehand(steps: str, complaint: str, study: Path) -> None:
+    Path("twice.yaml").write_text(f"file: brain.h5\nsteps:\n{steps}\n")
+    if complaint:
+        with pytest.raises(InputError, match=re.escape(complaint)):
+            read_recipe(Path("twice.yaml"))
+    else:
+        read_recipe(Path("twice.yaml"))
 
 
 def test_a_step_that_fails_ends_it_and_what_was_done_stays(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -370,7 +370,7 @@ def test_a_file_without_orientation_needs_one(tmp_path: Path) -> None:
     writer.append_view(turned(plates(), "AIR"), channel=0, voxel_size_xyz=(200, 150, 100), voxel_units="um")
     writer.write_xml()
     writer.close()
-    with pytest.raises(InputError, match="--orientation"):
+    with pytest.raises(InputError, match="no orientation recorded"):
         look(path)
     result = look(path, orientation="AIR", size=200)
     assert result.layout is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,17 @@ from typing import Any
 
 # Where both bindings are installed, qtpy and pytest-qt would each choose for themselves.
 os.environ["PYTEST_QT_API"] = os.environ.setdefault("QT_API", "pyqt6")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Windows of several processes on one screen would take each other's focus.
+    _reader, _writer = os.pipe()
+    _screen = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(_writer), "-screen", "0", "1600x1000x24", "-nolisten", "tcp"],
+        pass_fds=[_writer],
+        stderr=subprocess.DEVNULL,
+    )
+    atexit.register(_screen.wait)
+    atexit.register(_screen.terminate)  # the last that is registered comes first
+    os.environ["DISPLAY"] = f":{os.read(_reader, 16).decode().strip()}"
 
 import h5py
 import napari

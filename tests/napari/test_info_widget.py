@@ -334,7 +334,7 @@ def test_the_log_is_read_and_run_again(
 
 def test_what_was_said_of_a_file_goes_with_it(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path) -> None:
     click(panel.verify, qtbot)
-    qtbot.waitUntil(lambda: "all well" in panel.panel.text, timeout=20_000)
+    qtbot.waitUntil(lambda: "all well" in panel.panel.text and not panel.panel.is_busy, timeout=20_000)
     viewer.layers.clear()
     assert not panel.panel.text and "Open an LSFM file" in panel.file_facts.text()
 

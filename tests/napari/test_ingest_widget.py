@@ -293,6 +293,7 @@ def test_wrong_fields_are_told_in_the_form(qtbot: QtBot, form: IngestWidget, ser
         (form.memory, "much", "no number"),
         (form.memory, "-1", "memory: must be more than 0"),
         (form.memory, "0.0001", "raise the memory"),
+        (form.memory, "1e400", "no number to count with"),
         (form.threads, "1.5", "no whole number"),
         (form.channel, "a/b", "channel"),
         (form.channel, "autofluo", "channel 'autofluo' exists already"),

@@ -91,4 +91,5 @@ def _xml(arguments: argparse.Namespace) -> None:
 
     request = _xml_request(arguments)
     xml = write_xml(request.path, overwrite=request.overwrite)
-    tell(arguments, {"path": xml}, lambda: describe_xml(request))
+    text = describe_xml(request)
+    tell(arguments, {"path": xml, "text": text.splitlines()}, lambda: text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from lsfm_core.errors import InputError, StorageError
 from lsfm_core.formats import new_files
 from lsfm_core.progress import size_text
 
-__all__ = ["check_room", "new_files_in_folder", "numbered"]
+__all__ = ["check_not_read", "check_room", "new_files_in_folder", "numbered"]
 
 _NUMBER = re.compile(r"%(?:0?\d)?d")
 _FOREIGN = re.compile(r"%(?!(?:0?\d)?d)")
@@ -54,6 +54,17 @@ def new_files_in_folder(paths: Sequence[Path], overwrite: bool) -> Iterator[list
         for path in made:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+
+def check_not_read(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that is read as well, even where it may be overwritten.
+
+    Raises
+    ------
+    InputError
+    """
+    if output.exists() and any(path.exists() and path.samefile(output) for path in inputs):
+        raise InputError(f"output: {output} is read for this as well, and would be lost: choose another name")
 
 
 def check_room(path: Path, nbytes: int) -> None:

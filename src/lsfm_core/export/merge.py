@@ -18,6 +18,7 @@ from pydantic import Field
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
+from lsfm_core.export._files import check_not_read
 from lsfm_core.export.chunks import MANIFEST, MANIFEST_FORMAT, MANIFEST_VERSION
 from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, check_output, open_sink, open_source
 from lsfm_core.geometry import Shape3, Space, voxel_count
@@ -160,6 +161,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     pieces = _pieces(path, facts, request.results or path.parent)
     if request.relabel and kind != "labels":
         raise InputError("relabel: only labels are numbered; say that the results are labels (--kind labels)")
+    check_not_read(request.output, [path, *(piece.file for piece in pieces)])
     first = pieces[0].load(kind)
     dtype = np.dtype(np.uint32) if request.relabel else first.dtype
     image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts["name"])

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError, MemoryBudgetError
-from lsfm_core.export._names import native_space, open_chain, reference_space
+from lsfm_core.export._files import check_not_read
+from lsfm_core.export._names import named_files, native_space, open_chain, reference_space
 from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export.request import ExportRequest, Method, three
 from lsfm_core.formats import OutputImage, check_output
@@ -203,6 +204,9 @@ def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False, c
         beforehand of the output: `ExistsError`, `StorageError`.
     """
     plan = _decide(file, request, cancel)
+    if request.output is not None:
+        names = [step.name for step in request.transforms] + ([request.reference] if request.reference is not None else [])
+        check_not_read(request.output, named_files(file, names))
     if request.output is not None and request.grid is None:
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
     return _with_memory(plan, request.memory_bytes, keeps_result=keep or (request.output is None and request.grid is None))

@@ -87,6 +87,8 @@ def open_source(
                 f"{type(image).__name__}: is neither a path nor an array: wrap functions and iterators in PlaneFunction"
             )
         _check_channel(source, channel)
+    elif not os.fspath(image):
+        raise InputError("image: is empty: name a file or folder")
     else:
         source = _open_path(Path(image), channel, kind)
     if source.components != (3 if kind == "vectors" else 1):

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import ExistsError, FormatError, InputError, LsfmError, MissingError, StorageError
+from lsfm_core.errors import ExistsError, FormatError, InputError, LsfmError, MissingError, StorageError, check_file
 from lsfm_core.geometry import Shape3, Space
 from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
@@ -472,7 +472,7 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
 def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEditor]:
     check_folder(target)
     if not (resume and _journal.checkpoint_path(target).exists()):
-        recover_lsfm(target)
+        _journal.give_up(target)
         if target.exists():
             open_lsfm(target).close()
     raw = _journal.JournaledFile(target, resume=resume)
@@ -524,9 +524,15 @@ def recover_lsfm(path: str | os.PathLike[str]) -> bool:
     ------
     BusyError
         If the change is still going on.
+    MissingError
+        If there is no such file, nor anything that an interrupted change has left.
     StorageError
     """
-    return _journal.give_up(target_path(path))
+    target = target_path(path)
+    found = _journal.give_up(target)
+    if not found:
+        check_file(target)
+    return found
 
 
 def check_channel_name(name: str, what: str = "channel") -> None:

@@ -91,8 +91,8 @@ class VerifyReport:
         checked = self.chunks - self.unchecked_chunks
         if not self.unchecked_chunks:
             return f"all well: {read}, every checksum right"
-        right = f"the checksums of {checked} are right, {self.unchecked_chunks} have" if checked else "they have"
-        return f"nothing wrong found: {read}; {right} none, and were only decoded"
+        right = f"the checksums of {checked} are right, {self.unchecked_chunks} have none" if checked else "none has a checksum"
+        return f"nothing wrong found: {read}; {right}, so that all that is known is that they can be decoded"
 
 
 def verify_file(

@@ -388,7 +388,7 @@ class ExportWidget(Form):
             "output_orientation": None if orientation in ("", _DEFAULT) else orientation,
             "interpolation": self.interpolation.value,
             "antialias": self.antialias.isChecked(),
-            "fill": numbers(self.fill.text(), "fill value", 1)[0],
+            "fill": numbers(self.fill.text(), "fill value", 1, finite=False)[0],
             "output": self.output.text().strip() or None,
             "overwrite": self.overwrite.isChecked(),
             "memory_bytes": round(numbers(self.memory.text(), "memory", 1)[0] * 1e9),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 from typing import Any
 
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer, Signal
@@ -243,8 +244,8 @@ class NumbersEdit(QWidget):
         return r, a, s
 
 
-def numbers(text: str, name: str, *counts: int) -> tuple[float, ...]:
-    """Numbers that are separated by commas; as many as one of `counts`.
+def numbers(text: str, name: str, *counts: int, finite: bool = True) -> tuple[float, ...]:
+    """Numbers that are separated by commas; as many as one of `counts`, and none that is infinite or NaN unless that is allowed.
 
     Raises
     ------
@@ -260,6 +261,8 @@ def numbers(text: str, name: str, *counts: int) -> tuple[float, ...]:
             values.append(float(part))
         except ValueError:
             raise InputError(f"{name}: {part.strip()!r} is no number") from None
+        if finite and not isfinite(values[-1]):
+            raise InputError(f"{name}: {part.strip()!r} is no number to count with")
     return tuple(values)
 
 

@@ -247,7 +247,7 @@ class IngestWidget(Form):
         """Take a file of ours as the target, everything else as the image."""
         event.acceptProposedAction()
         paths = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
-        targets = [path for path in paths if path.lower().endswith((".h5", ".hdf5"))]
+        targets = [path for path in paths if path.lower().endswith((".h5", ".hdf5", ".xml"))]
         images = [path for path in paths if path not in targets]
         if len(targets) > 1 or len(images) > 1:
             self.panel.complain(
