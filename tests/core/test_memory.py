@@ -16,7 +16,8 @@ import zarr
 from isal import igzip_threaded
 
 BUDGET = 300_000_000
-ALLOWED = BUDGET + 300_000_000
+#: Below the least budget, what libraries take besides weighs most.
+ALLOWED = BUDGET + 100_000_000
 
 
 def _noise(*shape: int) -> np.ndarray:
@@ -99,7 +100,7 @@ def test_ingest_keeps_its_budget(name: str, tmp_path: Path, peak_memory: Callabl
         export = ["export", path, "--channel", "x", "--output", output, "--memory", BUDGET, "--overwrite"]
         assert peak_memory(*export) < ALLOWED
         assert output.stat().st_size > 4 * BUDGET
-        assert peak_memory(*export, "--resolution", "0.006", "--level", "0") < ALLOWED
+        assert peak_memory(*export, "--resolution", "0.01", "--level", "0") < ALLOWED
     # Half of a run's temporary folders would stay on the disk otherwise.
     shutil.rmtree(folder)
     for file in (path, *tmp_path.glob("*.nii")):

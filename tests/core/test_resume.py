@@ -147,7 +147,7 @@ def test_kill_9_and_go_on(existing: bool, request_of: Callable[..., IngestReques
         ingest_channel(request_of(channel="first", resume=False))
     script = f"from lsfm_core import *; ingest_channel(IngestRequest.model_validate_json({request.model_dump_json()!r}))"
     dice = random.Random(existing)
-    for _ in range(30):
+    for _ in range(20):
         child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
         time.sleep(dice.uniform(0.2, 0.6))
         child.send_signal(signal.SIGKILL)
