@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +133,9 @@ def reference_space(file: LsfmFile, reference: str) -> Space:
     return source.space.reoriented(Reorientation((2, 1, 0), (False, False, False)))
 
 
-def named_files(file: LsfmFile, names: Iterable[str]) -> list[Path]:
-    """Those of a request's transforms and references that are files of their own, and not stored in this one."""
+def named_files(file: LsfmFile, request: TransformRequest, reference: str | None) -> list[Path]:
+    """Those of a request's transforms and its reference that are files of their own, and not stored in this one."""
+    names = [step.name for step in request.transforms] + ([reference] if reference is not None else [])
     stored = {*file, *(affine for channel in file.channels.values() for affine in channel.affines)}
     stored |= {f"{channel.name}/{affine}" for channel in file.channels.values() for affine in channel.affines}
     return [Path(name) for name in dict.fromkeys(names) if name not in stored and Path(name).exists()]

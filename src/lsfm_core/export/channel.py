@@ -163,9 +163,8 @@ def opened(request: TransformRequest, file: LsfmFile | None, stack: ExitStack) -
 
 def inputs_of(file: LsfmFile, request: TransformRequest, reference: str | None) -> list[LoggedFile]:
     """What a request reads, for the log."""
-    names = [step.name for step in request.transforms] + ([reference] if reference is not None else [])
     own = LoggedFile(path=str(request.path), size=file.path.stat().st_size)
-    return [own, *(logged_files(path, [path]) for path in named_files(file, names))]
+    return [own, *(logged_files(path, [path]) for path in named_files(file, request, reference))]
 
 
 def read_volume(plan: ExportPlan, progress: Progress) -> Volume:

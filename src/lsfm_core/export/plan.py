@@ -205,8 +205,7 @@ def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False, c
     """
     plan = _decide(file, request, cancel)
     if request.output is not None:
-        names = [step.name for step in request.transforms] + ([request.reference] if request.reference is not None else [])
-        check_not_read(request.output, named_files(file, names))
+        check_not_read(request.output, named_files(file, request, request.reference))
     if request.output is not None and request.grid is None:
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
     return _with_memory(plan, request.memory_bytes, keeps_result=keep or (request.output is None and request.grid is None))
