@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal, Self, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
+from lsfm_core.durable import new_file
 from lsfm_core.errors import InputError, SourceError, check_file
-from lsfm_core.formats import Source, new_file, open_source
+from lsfm_core.formats import Source, open_source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size
 from lsfm_core.pyramid import Kind
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from lsfm_core import BusyError, ChecksumError, ChunkCache, LazyLevel, StorageError, open_lsfm
+from lsfm_core.durable._journal import journal_path, recover
 from lsfm_core.store import edit_lsfm
-from lsfm_core.store._journal import journal_path, recover
 from lsfm_core.testing import write_series
 
 Volume = np.ndarray[Any, np.dtype[np.uint16]]

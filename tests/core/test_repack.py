@@ -47,7 +47,8 @@ from lsfm_core import (
     write_xml,
 )
 from lsfm_core.cli import main
-from lsfm_core.store import _disk, _journal, edit_lsfm, repack
+from lsfm_core.durable import _disk, _journal
+from lsfm_core.store import edit_lsfm, repack
 from lsfm_core.testing import write_series
 
 Ingester = Callable[..., Any]

@@ -27,9 +27,9 @@ from lsfm_core import (
     open_lsfm,
 )
 from lsfm_core.cli import main
+from lsfm_core.durable._journal import _Journal, checkpoint_path
 from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.records import FileRecord
-from lsfm_core.store._journal import _Journal, checkpoint_path
 from lsfm_core.testing import write_series
 
 from .test_ingest import assert_levels

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from lsfm_core import StorageError, open_lsfm
+from lsfm_core.durable._journal import JournaledFile, journal_path, recover
 from lsfm_core.store import edit_lsfm, verify_file
-from lsfm_core.store._journal import JournaledFile, journal_path, recover
 from lsfm_core.testing import write_series
 
 
@@ -136,10 +136,11 @@ def test_the_xml_goes_with_the_change(
     path = tmp_path / "brain.h5"
     ingest_series(write_series(tmp_path / "first", volume), path=path, channel="first")
     before = files(tmp_path)
-    step = "os.replace" if committed else "_journal.JournaledFile.commit"
+    step = "os.replace" if committed else "durable.JournaledFile.commit"
     script = f"""
 import os, sys
-from lsfm_core.store import _journal, edit, edit_lsfm
+from lsfm_core import durable
+from lsfm_core.store import edit, edit_lsfm
 with edit_lsfm(sys.argv[1]) as editor:
     editor.rename_channel("first", "renamed")
     really = os.replace

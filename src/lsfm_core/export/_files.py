@@ -1,18 +1,16 @@
-"""Many output files at once: their names, and all of them or none."""
+"""Many output files at once: their names, and what forbids them."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lsfm_core.errors import InputError, StorageError
-from lsfm_core.formats import new_files
 from lsfm_core.progress import size_text
 
-__all__ = ["check_not_read", "check_room", "new_files_in_folder", "numbered"]
+__all__ = ["check_not_read", "check_room", "numbered"]
 
 _NUMBER = re.compile(r"%(?:0?\d)?d")
 _FOREIGN = re.compile(r"%(?!(?:0?\d)?d)")
@@ -31,29 +29,6 @@ def numbered(pattern: Path, numbers: Sequence[int]) -> Path:
         raise InputError(f"{pattern}: expected {len(numbers)} number(s) in the name, each written %d or %04d, and no other %")
     values = iter(numbers)
     return pattern.with_name(_NUMBER.sub(lambda match: match[0] % next(values), name))
-
-
-@contextmanager
-def new_files_in_folder(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
-    """As `lsfm_core.formats.new_files`, in a folder that is made, with those it is in, and removed again if nothing comes of it.
-
-    Raises
-    ------
-    ExistsError, StorageError
-    """
-    folder = paths[0].parent
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        try:
-            folder.mkdir(exist_ok=True, parents=True)
-        except OSError as error:
-            raise StorageError(f"{folder}: no folder of that name can be made: {error.strerror}") from error
-        with new_files(paths, overwrite) as partials:
-            yield partials
-    finally:
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
 
 
 def check_not_read(output: Path, inputs: Iterable[Path]) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lsfm_core.durable import new_files_in_folder
 from lsfm_core.errors import InputError
 from lsfm_core.export._blocks import iter_slabs
-from lsfm_core.export._files import new_files_in_folder, numbered
+from lsfm_core.export._files import numbered
 from lsfm_core.export.channel import open_logged, open_planned, read_volume, write_volume
 from lsfm_core.export.plan import ExportPlan, chunk_voxels
 from lsfm_core.export.request import ExportRequest

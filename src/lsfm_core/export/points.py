@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_serializer, field_validator, model_validator
 
+from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._csv import PointTable, write_csv
 from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
@@ -25,7 +26,6 @@ from lsfm_core.export._region import label_level
 from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
-from lsfm_core.formats import check_new, new_files
 from lsfm_core.geometry import Space
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from lsfm_core.durable import new_files_in_folder
 from lsfm_core.errors import InputError
-from lsfm_core.export._files import check_room, new_files_in_folder, numbered
+from lsfm_core.export._files import check_room, numbered
 from lsfm_core.export.channel import open_logged, open_planned, read_volume
 from lsfm_core.export.plan import ExportPlan, plan_pieces
 from lsfm_core.export.request import ExportRequest

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core.durable import check_new, new_file, new_files
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.formats._channels import pick_channel
 from lsfm_core.formats._convert import converted
-from lsfm_core.formats._output import check_new, new_file, new_files
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats._source import Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
@@ -28,11 +28,8 @@ __all__ = [
     "PlaneFunction",
     "Sink",
     "Source",
-    "check_new",
     "check_output",
     "check_plane",
-    "new_file",
-    "new_files",
     "open_sink",
     "open_source",
     "output_axis",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.formats import check_new, new_file
+from lsfm_core.durable import check_new, new_file
 from lsfm_core.preview._planes import extent
 from lsfm_core.preview.page import render_page
 from lsfm_core.preview.picture import Layout, Picture, check_labels, draw_picture

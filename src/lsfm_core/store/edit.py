@@ -15,12 +15,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core import durable
 from lsfm_core.errors import ExistsError, FormatError, InputError, LsfmError, MissingError, StorageError, check_file
 from lsfm_core.geometry import Shape3, Space
 from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _disk, _journal, _metadata, _paths
+from lsfm_core.store import _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import parse_xml
@@ -37,7 +38,7 @@ _BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "
 class LsfmEditor(LsfmFile):
     """One file, open for changes; get it from `edit_lsfm`."""
 
-    def __init__(self, path: Path, h5: h5py.File, raw: _journal.JournaledFile, draft: Draft) -> None:
+    def __init__(self, path: Path, h5: h5py.File, raw: durable.JournaledFile, draft: Draft) -> None:
         super().__init__(path, h5, ChunkCache(0), None)
         self._raw = raw
         self._draft = draft
@@ -471,12 +472,12 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
 @contextmanager
 def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEditor]:
     check_folder(target)
-    if not (resume and _journal.checkpoint_path(target).exists()):
-        _journal.give_up(target)
+    if not (resume and durable.checkpoint_path(target).exists()):
+        durable.give_up(target)
         if target.exists():
             open_lsfm(target).close()
-    raw = _journal.JournaledFile(target, resume=resume)
-    xml_partial = _journal.xml_partial_path(target)
+    raw = durable.JournaledFile(target, resume=resume)
+    xml_partial = durable.xml_partial_path(target)
     try:
         h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
         try:
@@ -491,7 +492,7 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
                     merged = merge_log(h5, target, draft.record())
             h5.flush()
             previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
-            _disk.write_file(xml_partial, editor.render_xml(previous))
+            durable.write_file(xml_partial, editor.render_xml(previous))
         except BaseException:
             raw.detach()
             raise
@@ -529,7 +530,7 @@ def recover_lsfm(path: str | os.PathLike[str]) -> bool:
     StorageError
     """
     target = target_path(path)
-    found = _journal.give_up(target)
+    found = durable.give_up(target)
     if not found:
         check_file(target)
     return found
@@ -660,7 +661,7 @@ def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     with recorded(Path(path), "xml", {"path": str(path), "overwrite": overwrite}), open_lsfm(path) as file:
         xml, previous = file.xml_path, previous_xml(file, overwrite)
         try:
-            _disk.write_file(xml, file.render_xml(previous))
+            durable.write_file(xml, file.render_xml(previous))
         except OSError as error:
             raise StorageError(f"{xml}: cannot be written: {error.strerror}") from error
     return xml

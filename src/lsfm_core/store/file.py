@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core.durable import DatasetReader, DetachedFile, recover
 from lsfm_core.errors import (
     BusyError,
     DamagedError,
@@ -31,9 +32,8 @@ from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _journal, _metadata, _paths
+from lsfm_core.store import _metadata, _paths
 from lsfm_core.store._log import read_log
-from lsfm_core.store._snapshot import DatasetReader, DetachedFile
 from lsfm_core.store._xml import View, parse_xml, render_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
@@ -526,7 +526,7 @@ class LsfmFile:
         world_from_voxel: npt.NDArray[np.float64],
         dtype: npt.DTypeLike | None = None,
     ) -> Level:
-        access = DatasetReader(self._open_file, cells) if isinstance(self._open_file, DetachedFile) else None
+        access = DatasetReader(self._open_file, cells, _identity) if isinstance(self._open_file, DetachedFile) else None
         data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
@@ -570,7 +570,7 @@ def open_lsfm(
         target = _hdf5_of_xml(target)
     check_file(path if target == Path(path) else target)
     try:
-        _journal.recover(target)
+        recover(target)
     except BusyError:
         if not detached:
             raise
@@ -636,6 +636,13 @@ def _hdf5_of_xml(path: Path) -> Path:
     if not target.is_file():
         raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
     return target
+
+
+def _identity(dataset: h5py.Dataset) -> tuple[Any, ...]:
+    """Different for another dataset that stands, under the same name, where this one stood."""
+    owner = _paths.channel_of(dataset.name)
+    written = dataset.file[owner].attrs.get(_paths.UUID) if owner else None
+    return written, h5py.h5o.get_info(dataset.id).addr, dataset.shape, dataset.dtype, dataset.chunks
 
 
 def _display_range(group: h5py.Group) -> tuple[float, float] | None:

@@ -24,11 +24,12 @@ import numpy.typing as npt
 from isal import isal_zlib
 from pydantic import Field, PositiveInt
 
+from lsfm_core import durable
 from lsfm_core._request import Request
 from lsfm_core.errors import ChecksumError, ExistsError, FormatError, LsfmError, MemoryBudgetError, StorageError
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import recorded
-from lsfm_core.store import _disk, _journal, _paths
+from lsfm_core.store import _paths
 from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, default_threads
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
@@ -165,14 +166,14 @@ def _places_of(request: RepackRequest) -> tuple[Path, Path, Path, bool]:
 def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: CancelToken | None) -> RepackReport:
     began = time.monotonic()
     source, xml, target, in_place = _places_of(request)
-    new_xml = None if in_place else _journal.xml_partial_path(target)
+    new_xml = None if in_place else durable.xml_partial_path(target)
     try:
-        with _journal.replacing(target.resolve() if in_place else target) as place, _opened(source, locked=in_place) as h5:
+        with durable.replacing(target.resolve() if in_place else target) as place, _opened(source, locked=in_place) as h5:
             file = LsfmFile(source, h5, ChunkCache(0), None)
             plan = _Plan(file, request, target)
             _make(plan, place, request, progress, cancel)
             if new_xml is not None:
-                _disk.write_file(new_xml, _xml_of_copy(file, xml, target.name))
+                durable.write_file(new_xml, _xml_of_copy(file, xml, target.name))
             report = plan.report(target, place.stat().st_size, began)
         if new_xml is not None:
             os.replace(new_xml, target.with_suffix(".xml"))
@@ -451,7 +452,7 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
     with ThreadPoolExecutor(threads, thread_name_prefix="lsfm-repack") as pool:
         run = partial(_in_order, pool, 2 * threads, request.memory_bytes // 2)
         cache = ChunkCache(request.memory_bytes // 2)
-        raw = _disk.RawFile(open(place, "w+b", buffering=0), place)  # noqa: SIM115
+        raw = durable.RawFile(open(place, "w+b", buffering=0), place)  # noqa: SIM115
         try:
             advance = Progress("repack", total, progress, cancel).advance
             known = _write(plan, raw, cache, run, advance)
@@ -468,7 +469,7 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
 
 
 def _write(
-    plan: _Plan, raw: _disk.RawFile, cache: ChunkCache, run: Any, advance: Callable[[int], None]
+    plan: _Plan, raw: durable.RawFile, cache: ChunkCache, run: Any, advance: Callable[[int], None]
 ) -> dict[int, npt.NDArray[np.uint32]]:
     """Fill a new file; returns by what the chunks of each dataset are known."""
     known = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lsfm_core.errors import ExistsError, LsfmError, MissingError, StorageError
 
-__all__ = ["check_new", "new_file", "new_files"]
+__all__ = ["check_new", "new_file", "new_files", "new_files_in_folder"]
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -69,6 +69,29 @@ def new_files(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
     finally:
         for partial in partials:
             _remove(partial)
+
+
+@contextmanager
+def new_files_in_folder(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
+    """As `new_files`, in a folder that is made, with those it is in, and removed again if nothing comes of it.
+
+    Raises
+    ------
+    ExistsError, StorageError
+    """
+    folder = paths[0].parent
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(exist_ok=True, parents=True)
+        except OSError as error:
+            raise StorageError(f"{folder}: no folder of that name can be made: {error.strerror}") from error
+        with new_files(paths, overwrite) as partials:
+            yield partials
+    finally:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def _hidden(path: Path, what: str) -> Path:

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import h5py
 
+from lsfm_core.durable import _disk, _journal
 from lsfm_core.errors import BusyError, StorageError
-from lsfm_core.store import _disk, _journal, _paths
 
 __all__ = ["DatasetReader", "DetachedFile", "Snapshot"]
 
@@ -166,13 +166,22 @@ class DetachedFile:
 
 
 class DatasetReader:
-    """A dataset of a `DetachedFile`, that is looked up again when the file has been changed."""
+    """A dataset of a `DetachedFile`, that is looked up again when the file has been changed.
 
-    def __init__(self, file: DetachedFile, dataset: h5py.Dataset) -> None:
+    Parameters
+    ----------
+    file : DetachedFile
+    dataset : h5py.Dataset
+    identity : callable
+        Takes a dataset; what it gives is different for another one that stands where this one stood.
+    """
+
+    def __init__(self, file: DetachedFile, dataset: h5py.Dataset, identity: Callable[[h5py.Dataset], object]) -> None:
         self._file = file
         self._dataset = dataset
         self._name: str = dataset.name
-        self._identity = _identity(dataset)
+        self._identify = identity
+        self._identity = identity(dataset)
 
     def __call__(self, work: Callable[[h5py.Dataset], Result]) -> Result:
         """Do `work` on the dataset, and anew on that of the changed file if it changes meanwhile.
@@ -196,7 +205,7 @@ class DatasetReader:
             h5 = self._file.h5
             try:
                 dataset = h5[self._name]
-                fate = "" if _identity(dataset) == self._identity else "replaced"
+                fate = "" if self._identify(dataset) == self._identity else "replaced"
             except Exception as error:
                 if h5 != self._file.h5:
                     continue  # it was changed once more meanwhile
@@ -206,13 +215,6 @@ class DatasetReader:
             if fate:
                 raise StorageError(f"{self._file.path}: {self._name} was {fate} since it was opened: open the file again")
             return dataset
-
-
-def _identity(dataset: h5py.Dataset) -> tuple[Any, ...]:
-    """Different for another dataset that stands, under the same name, where this one stood."""
-    owner = _paths.channel_of(dataset.name)
-    written = dataset.file[owner].attrs.get(_paths.UUID) if owner else None
-    return written, h5py.h5o.get_info(dataset.id).addr, dataset.shape, dataset.dtype, dataset.chunks
 
 
 @atexit.register

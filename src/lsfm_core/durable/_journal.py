@@ -31,8 +31,8 @@ from pathlib import Path
 
 from isal import isal_zlib
 
+from lsfm_core.durable._disk import CAN_LOCK, Generation, RawFile, generation, lock, sync_directory, write_all
 from lsfm_core.errors import BusyError, StorageError
-from lsfm_core.store._disk import CAN_LOCK, Generation, RawFile, generation, lock, sync_directory, write_all
 
 __all__ = [
     "JournaledFile", "UndoLog", "checkpoint_path", "give_up", "journal_path", "partial_path", "recover", "replacing",

@@ -1,0 +1,35 @@
+"""A file, a set of files or a folder that commits or rolls back, whatever happens meanwhile; knows nothing of what is in it."""
+
+from lsfm_core.durable._disk import RawFile, write_file
+from lsfm_core.durable._journal import (
+    JournaledFile,
+    checkpoint_path,
+    give_up,
+    journal_path,
+    partial_path,
+    recover,
+    replacing,
+    xml_partial_path,
+)
+from lsfm_core.durable._outputs import check_new, new_file, new_files, new_files_in_folder
+from lsfm_core.durable._snapshot import DatasetReader, DetachedFile, Snapshot
+
+__all__ = [
+    "DatasetReader",
+    "DetachedFile",
+    "JournaledFile",
+    "RawFile",
+    "Snapshot",
+    "check_new",
+    "checkpoint_path",
+    "give_up",
+    "journal_path",
+    "new_file",
+    "new_files",
+    "new_files_in_folder",
+    "partial_path",
+    "recover",
+    "replacing",
+    "write_file",
+    "xml_partial_path",
+]
