@@ -6,14 +6,17 @@ import csv
 import io
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from lsfm_core.errors import InputError, SourceError, UnknownRegionError, check_file
+from lsfm_core.errors import InputError, SourceError, UnknownRegionError
+from lsfm_core.tables import read_text, separator_of, whole_number
 
 __all__ = ["Label", "LabelTable", "read_label_table"]
 
@@ -24,7 +27,13 @@ _ID = ("id", "label", "index", "idx", "structure_id")
 _NAME = ("name", "structure_name", "region", "safe_name")
 _ACRONYM = ("acronym", "abbreviation", "abbrev")
 _PARENT = ("parent_structure_id", "parent_id", "parent")
-_COLOUR = ("color_hex_triplet", "colour", "color", "rgb_triplet")
+_PATH = ("structure_id_path", "id_path")
+_COLOUR = ("color_hex_triplet", "rgb_triplet", "colour", "color", "hex", "rgb")
+_RGB = (("r", "g", "b"), ("red", "green", "blue"))
+#: Characters of a structure that an error shows.
+_SHOWN = 100
+
+Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,10 @@ class LabelTable(Mapping[int, Label]):
 
     @classmethod
     def read(cls, path: Path) -> LabelTable:
-        """Read an ITK-SNAP label description, the Allen structure tree, or another CSV with id and name.
+        """Read an ITK-SNAP label description, a CSV with id and name, or JSON: BrainGlobe's structures, Allen's structure graph.
 
-        A CSV may have columns for acronym, colour (hex triplet) or r, g, b, and parent. Separators: comma, semicolon, tab.
+        Beside id and name there may be acronym, colour (hex, a list, or r, g, b) and parent (its id, or the path of ids from the
+        top). Separators of a CSV: comma, semicolon, tab. In JSON, structures are listed, or nested as each other's children.
 
         Raises
         ------
@@ -83,25 +93,19 @@ class LabelTable(Mapping[int, Label]):
         MissingError
             If there is no such file.
         """
-        check_file(path)
-        try:
-            text = path.read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"{path}: cannot be read as a label table: {error}") from error
+        text = read_text(path)
+        defects: list[str] = []
         lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
         if not lines:
             raise SourceError(f"{path}: holds no label")
-        defects: list[str] = []
-        if _ITKSNAP_LINE.match(lines[0]):
+        if lines[0].lstrip()[:1] in ("[", "{"):
+            labels = list(_read_json(path, text, defects))
+        elif _ITKSNAP_LINE.match(lines[0]):
             labels = list(_read_itksnap(lines, defects))
         else:
             labels = list(_read_csv(path, "\n".join(lines), defects))
-        ids = [label.id for label in labels]
-        defects += (
-            [f"id {key} is listed twice" for key in sorted({key for key in ids if ids.count(key) > 1})]
-            if len(set(ids)) < len(ids)
-            else []
-        )
+        twice = [key for key, times in Counter(label.id for label in labels).items() if times > 1]
+        defects += [f"id {key} is listed twice" for key in sorted(twice)]
         defects += [f"a region is a part of itself: {' -> '.join(map(str, circle))}" for circle in _circles(labels)]
         if defects:
             more = f" (and {len(defects) - 10} more)" if len(defects) > 10 else ""
@@ -326,36 +330,121 @@ def _read_itksnap(lines: list[str], defects: list[str]) -> Iterator[Label]:
 
 
 def _read_csv(path: Path, text: str, defects: list[str]) -> Iterator[Label]:
-    header = text.splitlines()[0]
-    separator = max(",;\t", key=header.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
-    columns = {name.strip().lower(): name for name in reader.fieldnames or () if name}
-
-    def column(names: tuple[str, ...]) -> str | None:
-        return next((columns[name] for name in names if name in columns), None)
-
-    id_column, name_column = column(_ID), column(_NAME)
-    if id_column is None or name_column is None:
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator_of(text.splitlines()[0]))
+    columns = [name.strip().lower() for name in reader.fieldnames or () if name]
+    if not {*_ID} & {*columns} or not {*_NAME} & {*columns}:
         raise SourceError(f"{path}: no label table: expected columns id and name, found {', '.join(columns) or 'none'}")
-    acronym, parent, colour = column(_ACRONYM), column(_PARENT), column(_COLOUR)
     for number, row in enumerate(reader, 2):
+        cells = [cell for cell in row.values() if isinstance(cell, str)]
+        # Spreadsheets leave rows of nothing but separators.
+        if not any(cell.strip() for cell in cells):
+            continue
         try:
-            rgb = _colour(row[colour]) if colour else None
-            if rgb is None and {"r", "g", "b"} <= set(columns):
-                rgb = (int(row[columns["r"]]), int(row[columns["g"]]), int(row[columns["b"]]))
-            yield Label(
-                int(row[id_column]),
-                row[name_column].strip(),
-                (row[acronym] or "").strip() or None if acronym else None,
-                rgb,
-                int(float(row[parent])) if parent and row[parent] else None,
-            )
-        except (ValueError, TypeError, AttributeError):
-            defects.append(f"line {number} is no label: {separator.join(v for v in row.values() if isinstance(v, str))!r}")
+            if None in row:
+                raise ValueError("more cells than columns")
+            yield _label({key.strip().lower(): cell for key, cell in row.items() if key})
+        except (ValueError, TypeError):
+            defects.append(f"line {number} is no label: {reader.reader.dialect.delimiter.join(cells)!r}")
 
 
-def _colour(text: str | None) -> tuple[int, int, int] | None:
-    if not text:
+def _read_json(path: Path, text: str, defects: list[str]) -> Iterator[Label]:
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SourceError(f"{path}: begins as JSON, and is none: {error}") from error
+    found = False
+    for number, (row, parent) in enumerate(_structures(content, None), 1):
+        found = True
+        try:
+            yield _label(row, parent)
+        except (ValueError, TypeError):
+            shown = {key: value for key, value in row.items() if not isinstance(value, (list, dict))}
+            defects.append(f"structure {number} is no label: {json.dumps(shown, default=str)[:_SHOWN]}")
+    if not found:
+        raise SourceError(f"{path}: no label table: expected structures with id and name, found none")
+
+
+def _structures(content: Any, parent: int | None) -> Iterator[tuple[dict[str, Any], int | None]]:
+    """What has an id and a name in JSON, with the id of what it is nested in, if it is."""
+    # Not by recursion: a file from elsewhere may be nested deeper than Python goes.
+    stack = [(content, parent)]
+    while stack:
+        item, above = stack.pop()
+        inner: list[Any] = []
+        if isinstance(item, list):
+            inner = item
+        elif isinstance(item, dict):
+            row = {str(key).strip().lower(): value for key, value in item.items()}
+            if any(key in row for key in _ID) and any(key in row for key in _NAME):
+                yield row, above
+                inner = [row.get("children")]
+                with suppress(ValueError, TypeError):
+                    above = whole_number(_first(row, _ID))
+            else:
+                # A table by ids, or whatever Allen's interface wraps its answers into.
+                inner = [{"id": key, **v} if str(key).isdigit() and isinstance(v, dict) else v for key, v in item.items()]
+        stack += [(part, above) for part in reversed(inner) if isinstance(part, (list, dict))]
+
+
+def _first(row: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """What stands under the first of some names that the row has."""
+    return next((row[name] for name in names if name in row), None)
+
+
+def _label(row: Mapping[str, Any], parent: int | None = None) -> Label:
+    """A row, by its names in small letters; raises ValueError or TypeError if it is none."""
+    key, name = whole_number(_first(row, _ID)), _first(row, _NAME)
+    if key is None or name is None:
+        raise ValueError("neither id nor name may be missing")
+    above = whole_number(_first(row, _PARENT))
+    if above is None:
+        above = parent
+    if above is None:
+        path = _path(_first(row, _PATH))
+        # Paths end in the structure itself.
+        path = path[:-1] if path[-1:] == [key] else path
+        above = path[-1] if path else None
+    acronym = str(_first(row, _ACRONYM) or "").strip()
+    # That a region is a part of nothing is written as 0 or -1 as well.
+    return Label(key, str(name).strip(), acronym or None, _colour(row), None if above is None or above <= 0 else above)
+
+
+def _path(value: Any) -> list[int]:
+    """Ids from the top of the tree down: a list, or a text such as ``/997/8/``."""
+    items = value if isinstance(value, list) else re.findall(r"\d+(?:\.0*)?(?![\d.])", str(value or ""))
+    return [key for key in map(whole_number, items) if key is not None]
+
+
+def _colour(row: Mapping[str, Any]) -> Rgb | None:
+    """A colour as six hexadecimal digits, three numbers in a list or a text, or r, g, b in places of their own."""
+    value = _first(row, _COLOUR)
+    if isinstance(value, str) and not value.strip():
+        value = None
+    if value is None:
+        for names in _RGB:
+            parts = [row.get(name) for name in names]
+            if all(part not in (None, "") for part in parts):
+                return _rgb(parts)
         return None
-    value = bytes.fromhex(text.strip().lstrip("#").zfill(6))
-    return value[0], value[1], value[2]
+    if isinstance(value, (list, tuple)):
+        return _rgb(value)
+    text = str(value).strip()
+    if re.fullmatch(r"(?:#|0[xX])?[0-9a-fA-F]{1,6}", text):
+        # What a spreadsheet took for a number has lost its leading zeros.
+        r, g, b = bytes.fromhex(re.sub(r"^(#|0[xX])", "", text).zfill(6))
+        return r, g, b
+    return _rgb(re.findall(r"[-+.\deE]+", re.sub(r"^\w+\(", "", text.strip("[]() "))))
+
+
+def _rgb(parts: Sequence[Any]) -> Rgb:
+    if len(parts) not in (3, 4):
+        raise ValueError(f"{parts} is no colour")
+    texts = [str(part).strip().replace(",", ".") for part in parts[:3]]
+    values = [float(text) for text in texts]
+    # Colours from 0 to 1 have a point in them.
+    if max(values) <= 1 and any("." in text for text in texts):
+        values = [round(255 * value) for value in values]
+    r, g, b = map(whole_number, map(str, values))
+    if r is None or g is None or b is None or not all(0 <= v <= 255 for v in (r, g, b)):
+        raise ValueError(f"{parts} is no colour")
+    return r, g, b
