@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         RemoveChannelRequest,
         RemoveMetadataRequest,
         RenameChannelRequest,
+        SetSpaceRequest,
         apply_edit,
         describe_edit,
     )
@@ -95,6 +96,7 @@ _ROOMS = {
         "RemoveChannelRequest",
         "RemoveMetadataRequest",
         "RenameChannelRequest",
+        "SetSpaceRequest",
         "apply_edit",
         "describe_edit",
     ),
@@ -202,6 +204,7 @@ __all__ = [
     "RenameChannelRequest",
     "RepackReport",
     "RepackRequest",
+    "SetSpaceRequest",
     "SlicesRequest",
     "Source",
     "SourceError",

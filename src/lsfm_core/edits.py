@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from lsfm_core._request import Request
+from lsfm_core.errors import InputError
 from lsfm_core.provenance import logged_files, recorded
+from lsfm_core.spaces import UNKNOWN, StoredTransform, known_spaces, resolve_space, stored_transform
 from lsfm_core.store import (
     LsfmEditor,
     LsfmFile,
+    Sides,
     check_channel_name,
     check_key,
     check_new_affine,
@@ -39,6 +42,7 @@ __all__ = [
     "RemoveChannelRequest",
     "RemoveMetadataRequest",
     "RenameChannelRequest",
+    "SetSpaceRequest",
     "XmlRequest",
     "apply_edit",
     "describe_edit",
@@ -97,6 +101,10 @@ class AffineRequest(Edit):
         space to the image.
     replace : bool
         Whether an affine of that name gives way.
+    from_space : str, optional
+        The space toward the image, on its inner side: a name, or a channel that lives there. Default: that of the channel.
+    to_space : str, optional
+        The space toward the output, on its outer side. Default: not known.
     """
 
     operation = "write-affine"
@@ -105,6 +113,8 @@ class AffineRequest(Edit):
     name: str
     affine: Path | tuple[_Row, _Row, _Row, _Row]
     replace: bool = False
+    from_space: str | None = None
+    to_space: str | None = None
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -116,12 +126,18 @@ class AffineRequest(Edit):
         return (
             f"channel {self.channel!r} gets affine {self.name!r}{old}\n"
             f"  {self._read().describe()}\n"
-            "  it maps a point of the output space to the image, as ITK and ANTs write it"
+            "  it maps a point of the output space to the image, as ITK and ANTs write it\n"
+            f"  it leads {_way(file, self._sides(file), file[self.channel].space_name)}"
         )
 
     def make(self, editor: LsfmEditor) -> None:
         affine = self._read()
+        sides = self._sides(editor)
         editor.write_affine(self.channel, self.name, affine.matrix, affine.to_itk(), self.replace)
+        editor.set_sides(self.channel, self.name, sides)
+
+    def _sides(self, file: LsfmFile) -> Sides:
+        return Sides(*(None if text is None else resolve_space(file, text) for text in (self.from_space, self.to_space)))
 
     def _read(self) -> Affine:
         return Affine.read(self.affine) if isinstance(self.affine, Path) else Affine(np.array(self.affine))
@@ -169,6 +185,74 @@ class RenameChannelRequest(Edit):
 
     def make(self, editor: LsfmEditor) -> None:
         editor.rename_channel(self.channel, self.new_name)
+
+
+class SetSpaceRequest(Edit):
+    """The space in which a channel lives, or those that a transform joins.
+
+    A space is told by its name, or by that of a channel which lives in it; ``"?"`` takes back what is recorded.
+
+    Attributes
+    ----------
+    channel : str, optional
+    space : str, optional
+        In which the channel lives; of a displacement field that of its outer side, where its grid lies.
+    transform : str, optional
+        An affine (``channel/name`` where several channels have one of that name), or a displacement field; instead of a channel.
+    from_space : str, optional
+        The space toward the image, on the transform's inner side. Default: as it is.
+    to_space : str, optional
+        The space toward the output, on its outer side. Default: as it is.
+    """
+
+    operation = "set-space"
+
+    channel: str | None = None
+    space: str | None = None
+    transform: str | None = None
+    from_space: str | None = None
+    to_space: str | None = None
+
+    @model_validator(mode="after")
+    def _check_what(self) -> SetSpaceRequest:
+        sides = (self.from_space, self.to_space)
+        if (self.channel is None) == (self.transform is None):
+            raise InputError("set-space: name either a channel, with its space, or a transform, with the spaces that it joins")
+        if self.channel is not None and (self.space is None or sides != (None, None)):
+            raise InputError("set-space: a channel has one space (--space); a transform (--transform) has those that it joins")
+        if self.transform is not None and (self.space is not None or sides == (None, None)):
+            raise InputError("set-space: a transform joins two spaces: name one of them, or both (--from, --to)")
+        return self
+
+    def describe(self, file: LsfmFile) -> str:
+        if self.channel is not None:
+            name = file[self.channel].name
+            space = None if self.space is None else resolve_space(file, self.space, new_channel=name)
+            own = " (an image without a record lives in its own)" if space is None and file[name].kind == "image" else ""
+            return f"channel {name!r} lives in {_known(file, space)}{own}"
+        found, sides = self._transform(file)
+        return f"transform {self.transform!r} leads {_way(file, sides, file[found.channel].space_name if found.affine else None)}"
+
+    def make(self, editor: LsfmEditor) -> None:
+        if self.channel is not None and self.space is not None:
+            channel = editor[self.channel]
+            space = resolve_space(editor, self.space, new_channel=channel.name)
+            editor.set_space(channel.name, space, channel.inner_space)
+            return
+        found, sides = self._transform(editor)
+        if found.affine is None:
+            editor.set_space(found.channel, sides.outer, sides.inner)
+        else:
+            editor.set_sides(found.channel, found.affine, sides)
+
+    def _transform(self, file: LsfmFile) -> tuple[StoredTransform, Sides]:
+        """What is meant, and the sides that it gets."""
+        name = self.transform or ""
+        found = stored_transform(file, name)
+        if found is None:
+            raise InputError(f"{file.path}: transform {name!r}: no affine or displacement field of that name is stored")
+        given = zip((self.from_space, self.to_space), found.sides, strict=True)
+        return found, Sides(*(old if text is None else resolve_space(file, text) for text, old in given))
 
 
 class AddMetadataRequest(Edit):
@@ -298,6 +382,18 @@ def describe_xml(request: XmlRequest) -> str:
         size = "" if view.voxel_size_mm is None else f", voxels of {' x '.join(f'{v:.6g}' for v in view.voxel_size_mm)} mm"
         lines.append(f"  {view.setup}: {view.name}, {' x '.join(map(str, view.shape))}{size}")
     return "\n".join(lines)
+
+
+def _way(file: LsfmFile, sides: Sides, default: str | None) -> str:
+    inner = default if sides.inner is None else sides.inner
+    return f"from {_known(file, inner)} to {_known(file, sides.outer)}"
+
+
+def _known(file: LsfmFile, space: str | None) -> str:
+    """A space in words; of a name that was mistyped it is seen that it is new."""
+    if space is None:
+        return f"{UNKNOWN} (not known)"
+    return f"space {space!r}" + ("" if space in known_spaces(file) else ", a name that is new in this file")
 
 
 def _owner(channel: str | None) -> str:

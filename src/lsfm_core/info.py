@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind
 from lsfm_core.regions import LabelTable
-from lsfm_core.store import Channel, Level, LsfmFile, compare_xml
+from lsfm_core.spaces import UNKNOWN, set_space_command
+from lsfm_core.store import Channel, Level, LsfmFile, Sides, compare_xml
 
 __all__ = [
     "AffineInfo", "ChannelInfo", "ExtentInfo", "FileInfo", "LabelsInfo", "LevelInfo", "SourcesInfo", "XmlInfo", "describe_file",
@@ -66,6 +67,10 @@ class AffineInfo(_Part):
     """Maps a point of the output space to the image's, RAS mm."""
     words: str
     """What it does."""
+    from_space: str | None
+    """The space on its inner side, toward the image; null where that is not known."""
+    to_space: str | None
+    """The space on its outer side, toward the output."""
 
 
 class LabelsInfo(_Part):
@@ -119,6 +124,10 @@ class ChannelInfo(_Part):
     dtype: str
     unit: str
     """Of lengths: mm, or pixel where the file gives no length."""
+    space: str | None
+    """Name of the space that it lives in, of vectors that of the outer side; null where it is not known."""
+    from_space: str | None
+    """For vectors: the space on the inner side, toward the image."""
     axcodes: str | None
     """For planes, rows, columns the side toward which the index grows; null where it is not recorded how the specimen lay."""
     origin_letters: str | None
@@ -168,6 +177,8 @@ class ChannelInfo(_Part):
             box = self.extent
             sides = (f"{name} {low:.3f}..{high:.3f}" for name, low, high in zip("RAS", box.lower, box.upper, strict=True))
             yield "extent", f"{_by(f'{v:.3f}' for v in box.size)} mm (R, A, S): {_by(sides)}"
+        if self.kind != "vectors":
+            yield "space", self.space or "not recorded"
         if len(self.timepoints) > 1:
             yield "timepoints", ", ".join(map(str, self.timepoints))
         if self.sources is not None:
@@ -177,9 +188,9 @@ class ChannelInfo(_Part):
             for source in sources.files or ():
                 yield "", f"{source.crc32:08x}  {source.size:>12}  {source.name}"
         for affine in self.affines:
-            yield "affine", f"{affine.name}: {affine.words}"
+            yield "affine", f"{affine.name}: {affine.words}; {_sides(affine.from_space, affine.to_space)}"
         if self.field is not None:
-            yield "field", self.field
+            yield "field", f"{self.field}; {_sides(self.from_space, self.space)}"
             yield "inverse", self.inverse or "none"
         if self.labels is not None:
             ontology = "with" if self.labels.has_ontology else "without"
@@ -278,11 +289,14 @@ def _xml(file: LsfmFile) -> XmlInfo:
 
 def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:
     orientation, box = channel.orientation, channel.space.bounds
+    sides = file.field_sides(channel.name) if channel.kind == "vectors" else Sides(None, channel.space_name)
     return ChannelInfo(
         name=channel.name,
         kind=channel.kind,
         dtype=str(channel.dtype),
         unit=channel.unit,
+        space=sides.outer,
+        from_space=sides.inner,
         axcodes=orientation.axcodes if orientation else None,
         origin_letters=orientation.origin_letters if orientation else None,
         orientation=orientation.describe() if orientation else None,
@@ -301,7 +315,11 @@ def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:
         acquisition=file.acquisition(channel.name),
         sources=_sources(channel, sources),
         written_by=channel.written_by,
-        warnings=(*channel.remarks, *([orientation.doubt] if orientation and orientation.doubt else [])),
+        warnings=(
+            *channel.remarks,
+            *([orientation.doubt] if orientation and orientation.doubt else []),
+            *([_unknown_space(file, channel)] if channel.kind == "labels" and channel.space_name is None else []),
+        ),
     )
 
 
@@ -317,8 +335,21 @@ def _level(level: Level) -> LevelInfo:
 
 
 def _affine(file: LsfmFile, channel: Channel, name: str) -> AffineInfo:
-    affine = file.affine(channel.name, name)
-    return AffineInfo(name=name, matrix=affine.matrix.tolist(), words=affine.describe())
+    affine, sides = file.affine(channel.name, name), file.affine_sides(channel.name, name)
+    return AffineInfo(
+        name=name, matrix=affine.matrix.tolist(), words=affine.describe(), from_space=sides.inner, to_space=sides.outer
+    )
+
+
+def _sides(inner: str | None, outer: str | None) -> str:
+    return f"from {inner or UNKNOWN} to {outer or UNKNOWN}"
+
+
+def _unknown_space(file: LsfmFile, channel: Channel) -> str:
+    return (
+        "the space that these labels lie in is not recorded, so it cannot be known whether they fit what is cut out by them; "
+        f"{set_space_command(file, channel=channel.name, space='NAME')} records it"
+    )
 
 
 def _field(channel: Channel) -> str | None:

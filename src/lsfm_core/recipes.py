@@ -24,6 +24,7 @@ from lsfm_core.edits import (
     RemoveChannelRequest,
     RemoveMetadataRequest,
     RenameChannelRequest,
+    SetSpaceRequest,
     XmlRequest,
     apply_edit,
     describe_edit,
@@ -148,6 +149,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "rename-channel": _edit(RenameChannelRequest),
     "add-metadata": _edit(AddMetadataRequest),
     "remove-metadata": _edit(RemoveMetadataRequest),
+    "set-space": _edit(SetSpaceRequest),
     "repack": Operation(
         RepackRequest,
         lambda request, _, progress, cancel: repack_file(request, progress=progress, cancel=cancel),

@@ -39,11 +39,16 @@ def everything(tmp_path: Path) -> Path:
     (tmp_path / "labels.csv").write_text("id,name,parent,color\n1,Whole,,\n2,Part,1,0A141E\n")
     request = {"path": path, "voxel_size_mm": (0.05, 0.04, 0.03), "orientation": "AIR"}
     ingest_channel(IngestRequest(**request, channel="autofluo", image=str(series)))
-    ingest_channel(IngestRequest(**request, channel="atlas", image=str(series), kind="labels", labels=tmp_path / "labels.csv"))
-    for name, inverse in (("inverse_warp", None), ("warp", "inverse_warp")):
+    ingest_channel(
+        IngestRequest(
+            **request, channel="atlas", image=str(series), kind="labels", labels=tmp_path / "labels.csv", space="autofluo"
+        )
+    )
+    sides = {"space": "template", "from_space": "aligned"}
+    for name, inverse in (("inverse_warp", {}), ("warp", {"inverse_of": "inverse_warp", **sides})):
         source = ArraySource(np.zeros((4, 4, 4, 3), np.float32), vectors=True)
         source.space = Space.from_orientation((4, 4, 4), (0.1, 0.1, 0.1), Orientation("SAR"))
-        ingest_channel(IngestRequest(path=path, channel=name, kind="vectors", image=source, inverse_of=inverse))
+        ingest_channel(IngestRequest(path=path, channel=name, kind="vectors", image=source, **inverse))
     with edit_lsfm(path) as editor:
         affine = Affine(np.array([[2.0, 0, 0, 1], [0, 1, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]))
         editor.write_affine("autofluo", "to_template", affine.matrix, affine.to_itk(), False)
@@ -113,14 +118,26 @@ def test_the_table_tells_of_everything(everything: Path) -> None:
         "objective: 4x",
         "3 file(s)",
         "2 entries, 1 with colour, with ontology",
+        "space        native of autofluo",
+        "(1.000, 2.000, 3.000) mm R, A, S; from native of autofluo to ?",
         "adds a displacement",
+        "to the input space; from aligned to template",
+        "to the input space; from template to aligned",
         "inverse      inverse_warp",
     ):
         assert line in text
     assert "warning" not in text
     only = run("info", everything, "--channel", "atlas")
     assert "\natlas: labels" in only
-    assert "autofluo" not in only
+    assert "\nautofluo:" not in only
+
+
+def test_labels_whose_space_is_not_known_are_warned_of(everything: Path) -> None:
+    assert main(["set-space", str(everything), "--channel", "atlas", "--space", "?", "--quiet"]) == 0
+    text = run("info", everything)
+    assert "space        not recorded" in text
+    (warning,) = (line for line in text.splitlines() if "warning" in line)
+    assert f"lsfm-core set-space {everything} --channel atlas --space NAME" in warning
 
 
 def test_lsfmpys_faults_are_warned_of(legacy_file: Path, tmp_path: Path) -> None:

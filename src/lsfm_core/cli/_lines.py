@@ -29,7 +29,7 @@ _OPTIONS = {
         "ontology": "--ontology", "inverse_of": "--inverse-of", "replace": "--replace", "resume": "--resume",
         "uint16_as_int16": "--uint16-as-int16", "voxel_size_mm": "--voxel-size", "orientation": "--orientation",
         "origin_mm": "--origin", "metadata": "--metadata", "memory_bytes": "--memory", "threads": "--threads",
-        "compression": "--compression-level",
+        "compression": "--compression-level", "space": "--space", "from_space": "--from",
     },
     "export": {
         "channel": "--channel", "output": "--output", "level": "--level", "timepoint": "--timepoint",
@@ -38,7 +38,13 @@ _OPTIONS = {
         "origin_mm": "--origin", "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory",
         "threads": "--threads", "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",
     },
-    "write-affine": {"channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite"},
+    "write-affine": {
+        "channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite", "from_space": "--from",
+        "to_space": "--to",
+    },
+    "set-space": {
+        "channel": "--channel", "space": "--space", "transform": "--transform", "from_space": "--from", "to_space": "--to",
+    },
     "rename-channel": {"channel": "--channel", "new_name": "--to"},
     "remove-channel": {"channel": "--channel"},
     "add-metadata": {"channel": "--channel", "overwrite": "--overwrite"},

@@ -12,7 +12,7 @@ from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
-    from lsfm_core.edits import AffineRequest, RemoveChannelRequest, RenameChannelRequest
+    from lsfm_core.edits import AffineRequest, RemoveChannelRequest, RenameChannelRequest, SetSpaceRequest
     from lsfm_core.ingest import IngestReport, IngestRequest
     from lsfm_core.metadata import ImageMetadata
 
@@ -47,6 +47,12 @@ def add_commands(verbs: Any) -> None:
     write.add_argument(
         "--inverse-of", metavar="NAME", help="for vectors: the channel that holds the inverse of this displacement field"
     )
+    write.add_argument(
+        "--space", "--to", dest="space", metavar="SPACE",
+        help="the space that it lies in: a name, or a channel that lives there (default: for images its own, else not known); of "
+        "vectors the space toward the output (--to)",
+    )  # fmt: skip
+    write.add_argument("--from", dest="from_space", metavar="SPACE", help="for vectors: the space toward the image")
 
     field = add_verb(
         verbs, "write-field", _write, "put a displacement field into a file, with its inverse declared",
@@ -54,6 +60,11 @@ def add_commands(verbs: Any) -> None:
     )  # fmt: skip
     _add_write_options(field)
     field.add_argument("--inverse-of", metavar="NAME", help="the channel that holds the inverse of this field")
+    field.add_argument(
+        "--to", "--space", dest="space", metavar="SPACE",
+        help="the space toward the output, where the field's grid lies: a name, or a channel that lives there (default: not known)",
+    )  # fmt: skip
+    field.add_argument("--from", dest="from_space", metavar="SPACE", help="the space toward the image (default: not known)")
     field.set_defaults(kind="vectors", labels=None, ontology=None)
 
     dump = add_verb(
@@ -81,8 +92,29 @@ def add_commands(verbs: Any) -> None:
     affine.add_argument(
         "--affine", required=True, metavar="FILE", help="ITK file (.txt .tfm .mat .xfm .h5) or 4 x 4 text matrix in RAS mm"
     )
+    affine.add_argument(
+        "--from", dest="from_space", metavar="SPACE",
+        help="the space toward the image: a name, or a channel that lives there (default: that of the channel)",
+    )  # fmt: skip
+    affine.add_argument(
+        "--to", dest="to_space", metavar="SPACE", help="the space toward the output, in the same way (default: not known)"
+    )
     affine.add_argument("--overwrite", "--replace", dest="replace", action="store_true", help="replace an affine of that name")
     add_request(affine, _affine_request)
+
+    space = add_verb(
+        verbs, "set-space", apply, "record the space that a channel lives in, or those that a transform joins",
+        "lsfm-core set-space brain.h5 --channel atlas --space autofluo",
+    )  # fmt: skip
+    space.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    space.add_argument("--channel", metavar="NAME", help="the channel")
+    space.add_argument(
+        "--space", metavar="SPACE", help="the space that it lives in: a name, or another channel that lives there; ?: not known"
+    )
+    space.add_argument("--transform", metavar="NAME", help="or the transform: an affine, or a displacement field")
+    space.add_argument("--from", dest="from_space", metavar="SPACE", help="the space toward the image")
+    space.add_argument("--to", dest="to_space", metavar="SPACE", help="the space toward the output")
+    add_request(space, _space_request)
 
     remove = add_verb(
         verbs, "remove-channel", apply, "remove a channel",
@@ -181,6 +213,8 @@ def _request(arguments: argparse.Namespace) -> IngestRequest:
         labels=arguments.labels,
         ontology=arguments.ontology,
         inverse_of=arguments.inverse_of,
+        space=arguments.space,
+        from_space=arguments.from_space,
         replace=arguments.replace,
         resume=arguments.resume,
         uint16_as_int16=arguments.uint16_as_int16,
@@ -201,16 +235,17 @@ def _write(arguments: argparse.Namespace) -> None:
         report = ingest_channel(_request(arguments), progress=progress, cancel=arguments.cancel)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    tell(arguments, report, lambda: _words(report))
+    tell(arguments, report, lambda: _words(report, arguments.space is not None or arguments.from_space is not None))
 
 
-def _words(report: IngestReport) -> str:
+def _words(report: IngestReport, with_space: bool) -> str:
+    space = f"  {report.in_space}\n" if with_space else ""
     sizes = f"{size_text(report.raw_bytes)} -> {size_text(report.stored_bytes)}"
     return (
         f"{report.path}: channel {report.channel!r}, {report.kind}, {by(report.space.shape)} {report.dtype}, "
         f"{len(report.levels)} level(s)\n"
         f"  {report.space.orientation.describe()}\n"
-        f"  {sizes} in {report.seconds:.1f} s ({size_text(report.raw_bytes / report.seconds)}/s)"
+        f"{space}  {sizes} in {report.seconds:.1f} s ({size_text(report.raw_bytes / report.seconds)}/s)"
     )
 
 
@@ -273,6 +308,21 @@ def _affine_request(arguments: argparse.Namespace) -> AffineRequest:
         name=arguments.name,
         affine=arguments.affine,
         replace=arguments.replace,
+        from_space=arguments.from_space,
+        to_space=arguments.to_space,
+    )
+
+
+def _space_request(arguments: argparse.Namespace) -> SetSpaceRequest:
+    from lsfm_core.edits import SetSpaceRequest
+
+    return SetSpaceRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        space=arguments.space,
+        transform=arguments.transform,
+        from_space=arguments.from_space,
+        to_space=arguments.to_space,
     )
 
 

@@ -16,13 +16,13 @@ from isal import isal_zlib
 
 from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.ingest._slabs import DIGESTS, IngestState, PyramidWriter, digest_of
-from lsfm_core.ingest.plan import IngestPlan, check_target, planned
+from lsfm_core.ingest.plan import IngestPlan, check_target, planned, space_words
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import LoggedFile, logged_files, recorded
 from lsfm_core.pyramid import Kind, LevelPlan, reducer
 from lsfm_core.records import FileRecord
-from lsfm_core.store import LsfmEditor, edit_lsfm, target_path
+from lsfm_core.store import LsfmEditor, Sides, edit_lsfm, target_path
 from lsfm_core.transforms import DisplacementField
 
 __all__ = ["IngestReport", "ingest_channel"]
@@ -49,6 +49,8 @@ class IngestReport:
         What was read, as the log has it.
     written : LoggedFile
         Size and checksum of the channel, as the log has them.
+    sides : Sides
+        The space that it lies in, which is the outer one, and of a displacement field the inner one; None where not known.
     """
 
     path: Path
@@ -63,6 +65,12 @@ class IngestReport:
     warnings: tuple[str, ...]
     inputs: tuple[LoggedFile, ...]
     written: LoggedFile
+    sides: Sides
+
+    @property
+    def in_space(self) -> str:
+        """Where it lies, by the names of spaces."""
+        return space_words(self.kind, self.sides)
 
 
 def ingest_channel(
@@ -82,7 +90,7 @@ def ingest_channel(
         record = stack.enter_context(recorded(path, "write", request))
         source, plan = stack.enter_context(planned(request))
         editor = stack.enter_context(edit_lsfm(path, resume=request.resume))
-        plan = check_target(plan, editor, replace_channel=request.replace)
+        plan = check_target(plan, editor, request)
         warnings = [*plan.warnings]
         fingerprint = _fingerprint(request, plan)
         if editor.note is not None:
@@ -118,6 +126,7 @@ def ingest_channel(
             editor.set_acquisition(request.channel, json.dumps(plan.acquisition))
         if table is not None:
             editor.set_label_table(request.channel, table)
+        editor.set_space(request.channel, plan.sides.outer, plan.sides.inner)
         if plan.inverse_of is not None:
             editor.set_partners(request.channel, plan.inverse_of)
         if plan.kind == "vectors":
@@ -147,6 +156,7 @@ def ingest_channel(
         warnings=tuple(warnings),
         inputs=tuple(record.inputs),
         written=written,
+        sides=plan.sides,
     )
 
 
@@ -162,6 +172,7 @@ def _fingerprint(request: IngestRequest, plan: IngestPlan) -> str:
         plan.dtype.str,
         plan.space.world_from_voxel.tolist(),
         plan.acquisition,
+        plan.sides,
         [asdict(level) for level in plan.levels],
     ]
     return json.dumps(facts)

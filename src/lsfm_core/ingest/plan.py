@@ -19,9 +19,10 @@ from lsfm_core.metadata import ImageMetadata, plain_json, read_metadata
 from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
 from lsfm_core.regions import LabelTable, read_label_table
-from lsfm_core.store import LsfmFile, check_folder, check_new_channel, default_threads, open_lsfm, target_path
+from lsfm_core.spaces import UNKNOWN, resolve_space
+from lsfm_core.store import LsfmFile, Sides, check_folder, check_new_channel, default_threads, open_lsfm, own_space, target_path
 
-__all__ = ["IngestPlan", "check_target", "plan_ingest", "planned"]
+__all__ = ["IngestPlan", "check_target", "plan_ingest", "planned", "space_words"]
 
 Makes = Literal["file", "channel", "replacement"]
 _MAKES: dict[Makes, str] = {
@@ -64,6 +65,8 @@ class IngestPlan:
         What is known of it, as JSON can hold it.
     warnings : tuple of str
         What the user should look at.
+    sides : Sides
+        The space that it lies in, which is the outer one, and of a displacement field the inner one; None where not known.
     """
 
     path: Path
@@ -83,6 +86,7 @@ class IngestPlan:
     inverse_of: str | None
     acquisition: dict[str, Any]
     warnings: tuple[str, ...]
+    sides: Sides
 
     @property
     def voxel_bytes(self) -> int:
@@ -112,6 +116,7 @@ class IngestPlan:
             ),
             *([f"labels  {len(self.labels)} are explained"] if self.labels is not None else []),
             *([f"inverse of channel {self.inverse_of!r}"] if self.inverse_of is not None else []),
+            f"space   {space_words(self.kind, self.sides)}",
             f"size    {size_text(self.raw_bytes)} uncompressed",
             f"memory  at most {size_text(self.memory.peak_bytes)}",
             *(f"warning {warning}" for warning in self.warnings),
@@ -130,9 +135,9 @@ def plan_ingest(request: IngestRequest) -> IngestPlan:
     with planned(request) as (_, plan):
         if not plan.path.exists():
             check_folder(plan.path)
-            return check_target(plan, None, replace_channel=request.replace)
+            return check_target(plan, None, request)
         with open_lsfm(plan.path, detached=True) as file:
-            return check_target(plan, file, replace_channel=request.replace)
+            return check_target(plan, file, request)
 
 
 @contextmanager
@@ -170,13 +175,14 @@ def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
                 inverse_of=request.inverse_of,
                 acquisition={**plain_json(source.facts.get("acquisition", {})), **told},
                 warnings=(*warnings, *doubts),
+                sides=_sides(request, None),
             ),
         )
     finally:
         source.close()
 
 
-def check_target(plan: IngestPlan, file: LsfmFile | None, *, replace_channel: bool) -> IngestPlan:
+def check_target(plan: IngestPlan, file: LsfmFile | None, request: IngestRequest) -> IngestPlan:
     """The plan for the file that is there, or None.
 
     Raises
@@ -184,19 +190,50 @@ def check_target(plan: IngestPlan, file: LsfmFile | None, *, replace_channel: bo
     ExistsError, UnknownChannelError, InputError
     """
     partner = plan.inverse_of
+    plan = replace(plan, sides=_sides(request, file))
     if file is None:
         if partner is not None:
             raise UnknownChannelError(f"{plan.path}: no channel {partner!r}; it has: none")
         return plan
     if partner is not None and file[partner].kind != "vectors":
         raise InputError(f"{plan.path}: channel {partner!r} is no displacement field, so it has no inverse")
-    check_new_channel(file, plan.channel, replace_channel)
+    if partner is not None:
+        _check_partner(plan, partner, file.field_sides(partner))
+    check_new_channel(file, plan.channel, request.replace)
     if plan.channel not in file:
         return replace(plan, makes="channel")
     warnings, times = plan.warnings, file[plan.channel].timepoints
     if len(times) > 1:
         warnings = (*warnings, f"channel {plan.channel!r} has {len(times)} timepoints: all of them give way to one image")
     return replace(plan, makes="replacement", warnings=warnings)
+
+
+def space_words(kind: Kind, sides: Sides) -> str:
+    """Where a channel lies, by the names of spaces."""
+    if kind == "vectors":
+        return f"leads {_from_to(sides)}"
+    return "not known" if sides.outer is None else f"lies in {sides.outer!r}"
+
+
+def _sides(request: IngestRequest, file: LsfmFile | None) -> Sides:
+    """The spaces that a request names."""
+    names = (request.from_space, request.space)
+    inner, outer = (None if text is None else resolve_space(file, text, new_channel=request.channel) for text in names)
+    return Sides(inner, own_space(request.channel) if outer is None and request.kind == "image" else outer)
+
+
+def _check_partner(plan: IngestPlan, partner: str, sides: Sides) -> None:
+    for given, known in zip(plan.sides, sides.swapped(), strict=True):
+        if None not in (given, known) and given != known:
+            raise InputError(
+                f"{plan.path}: channel {plan.channel!r} is said to lead {_from_to(plan.sides)}, and its inverse {partner!r} is "
+                f"recorded to lead {_from_to(sides)}: correct one of them (--from, --to; set-space --transform {partner})"
+            )
+
+
+def _from_to(sides: Sides) -> str:
+    inner, outer = (UNKNOWN if name is None else repr(name) for name in sides)
+    return f"from {inner} to {outer}"
 
 
 def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetadata | None) -> tuple[Space, list[str]]:

@@ -52,6 +52,11 @@ class IngestRequest(Request):
         by acronym. Without `labels` it is the label table itself.
     inverse_of : str, optional
         For vectors: the channel that holds the inverse of this displacement field.
+    space : str, optional
+        The space that it lies in: a name, or a channel of the file that lives there; of vectors the space toward the output, where
+        the field's grid lies. Default: for an image its own, else not known.
+    from_space : str, optional
+        For vectors: the space toward the image, to which the field maps points. Default: not known.
     replace : bool
         Whether a channel of that name gives way.
     resume : bool
@@ -81,6 +86,8 @@ class IngestRequest(Request):
     labels: Path | None = None
     ontology: Path | None = None
     inverse_of: str | None = None
+    space: str | None = None
+    from_space: str | None = None
     replace: bool = False
     resume: bool = False
     checkpoint_seconds: float = Field(default=30.0, gt=0)
@@ -125,4 +132,6 @@ class IngestRequest(Request):
                 raise InputError(f"{name}: only a channel of kind labels has a label table, not {self.kind}")
         if self.inverse_of is not None and self.kind != "vectors":
             raise InputError(f"inverse_of: only a channel of kind vectors can be the inverse of another, not {self.kind}")
+        if self.from_space is not None and self.kind != "vectors":
+            raise InputError(f"from_space: only a channel of kind vectors leads from one space to another, not {self.kind}")
         return self

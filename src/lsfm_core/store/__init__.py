@@ -16,7 +16,7 @@ from lsfm_core.store.edit import (
     recover_lsfm,
     write_xml,
 )
-from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm, target_path
+from lsfm_core.store.file import Channel, Level, LsfmFile, Sides, open_lsfm, own_space, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
 from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file
@@ -32,6 +32,7 @@ __all__ = [
     "LsfmFile",
     "RepackReport",
     "RepackRequest",
+    "Sides",
     "VerifyReport",
     "check_channel_name",
     "check_folder",
@@ -43,6 +44,7 @@ __all__ = [
     "default_threads",
     "edit_lsfm",
     "open_lsfm",
+    "own_space",
     "parse_xml",
     "plan_repack",
     "previous_xml",

@@ -39,6 +39,10 @@ DISPLAY_RANGE = "display_range"
 COLORMAP = "colormap"
 NON_FINITE = "non_finite_voxels"
 PARTNER = "inverse"
+# The space that a channel lives in. Of a displacement field, and of an affine (there on its dataset), the spaces on both sides.
+SPACE = "space"
+INNER = "from"
+OUTER = "to"
 WRITER = "written_by"
 UUID = "uuid"
 # Attributes of /LSFM/<channel>/IMAGE/<L>

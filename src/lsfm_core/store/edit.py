@@ -25,7 +25,7 @@ from lsfm_core.store import _metadata, _paths
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, open_lsfm, target_path
+from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, Sides, open_lsfm, own_space, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = ["LIBVER", "ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm", "write_xml"]
@@ -160,6 +160,8 @@ class LsfmEditor(LsfmFile):
         """
         self._note("remove-channel", channel=name)
         self._remove(self[name])
+        # What lies in its space must not seem to lie in that of another image which is given its name later.
+        self._rename_space(own_space(name), f"{own_space(name)}, removed")
 
     def _remove(self, channel: Channel) -> None:
         if channel.setup is not None:
@@ -192,7 +194,7 @@ class LsfmEditor(LsfmFile):
             group.attrs[_paths.SETUP] = channel.setup
             if channel.setup is not None:
                 self._new_names[channel.setup] = new_name
-            self._forget()
+            self._rename_space(own_space(name), own_space(new_name))
             return
         self.h5.move(_paths.channel(name), _paths.channel(new_name))
         if channel.setup is not None:
@@ -200,7 +202,7 @@ class LsfmEditor(LsfmFile):
             self._link_levels(new_name, channel.timepoints[0], channel.setup, len(channel.levels))
         if channel.partner is not None and channel.partner in self:
             self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER] = new_name
-        self._forget()
+        self._rename_space(own_space(name), own_space(new_name))
 
     def set_partners(self, first: str, second: str) -> None:
         """Record that two displacement fields are each other's inverse.
@@ -336,6 +338,46 @@ class LsfmEditor(LsfmFile):
         for path, values in parts.items():
             group.pop(path, None)
             group[path] = np.asarray(values, dtype=np.float64)
+        self._forget()
+
+    def set_space(self, channel: str, space: str | None, inner: str | None = None) -> None:
+        """Record the space that a channel lives in.
+
+        Parameters
+        ----------
+        channel : str
+        space : str or None
+            Its name, of a displacement field that of its outer side; None: not known, or, of an image, its own.
+        inner : str, optional
+            Of a displacement field: its inner side; None: not known.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        self._note("set-space", channel=channel, space=space, from_space=inner)
+        _record(self._group_of(channel).attrs, {_paths.SPACE: space, _paths.INNER: inner})
+        self._forget()
+
+    def set_sides(self, channel: str, affine: str, sides: Sides) -> None:
+        """Record the spaces that an affine of a channel joins; None for its inner one: the channel's.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        self._note("set-space", transform=f"{channel}/{affine}", from_space=sides.inner, to_space=sides.outer)
+        attributes = self.h5[_paths.affine(self[channel].name, affine)].attrs
+        _record(attributes, {_paths.INNER: sides.inner, _paths.OUTER: sides.outer})
+
+    def _rename_space(self, old: str, new: str) -> None:
+        """Let every record of a space have its new name."""
+        for group in self.h5.get(_paths.LSFM, {}).values():
+            affines = [node for node in group.get(_paths.AFFINES, {}).values() if isinstance(node, h5py.Dataset)]
+            for node in (group, *affines):
+                for key in (_paths.SPACE, _paths.INNER, _paths.OUTER):
+                    if node.attrs.get(key) == old:
+                        node.attrs[key] = new
         self._forget()
 
     def _add(self, name: str) -> None:
@@ -665,6 +707,15 @@ def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         except OSError as error:
             raise StorageError(f"{xml}: cannot be written: {error.strerror}") from error
     return xml
+
+
+def _record(attributes: h5py.AttributeManager, values: dict[str, str | None]) -> None:
+    """Set those that have a value, and leave no other."""
+    for key, value in values.items():
+        if value is not None:
+            attributes[key] = value
+        elif key in attributes:
+            del attributes[key]
 
 
 def _owner(channel: str | None) -> str:

@@ -11,7 +11,7 @@ from itertools import chain, count
 from math import inf
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import h5py
 import numpy as np
@@ -38,11 +38,34 @@ from lsfm_core.store._xml import View, parse_xml, render_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
 
-__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "open_lsfm", "target_path"]
+__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "Sides", "open_lsfm", "own_space", "target_path"]
 
 FORMAT_VERSION = 1
 # SimpleITK's pixel ids, which lsfmpy recorded: how the bits of its int16 data sets are meant.
 _LEGACY_DTYPES = {0: "i1", 1: "u1", 2: "i2", 3: "u2", 4: "i4", 5: "u4", 6: "i8", 7: "u8", 8: "f4", 9: "f8"}
+
+
+class Sides(NamedTuple):
+    """The names of the spaces that a transform joins; None where one is not known.
+
+    It maps a point of the outer space to the inner one, as ITK's files do, and so carries an image from the inner to the outer one.
+
+    Attributes
+    ----------
+    inner, outer : str or None
+    """
+
+    inner: str | None
+    outer: str | None
+
+    def swapped(self) -> Sides:
+        """Those of the inverse."""
+        return Sides(self.outer, self.inner)
+
+
+def own_space(channel: str) -> str:
+    """The name of the space that an image lives in which shares it with nothing else."""
+    return f"native of {channel}"
 
 
 @dataclass(frozen=True)
@@ -115,6 +138,11 @@ class Channel:
         Whether it is a setup of another program's, with nothing in our part of the file but what users gave to it.
     colormap : str or None
         For a first look: a name that viewers know, or ``#rrggbb``.
+    space_name : str or None
+        Of the space that it lives in: an image's own (`own_space`) unless another is recorded; None where that is not known. Of a
+        displacement field the outer side, on which its grid lies.
+    inner_space : str or None
+        Of a displacement field: the inner side, as far as it is recorded.
     """
 
     name: str
@@ -131,6 +159,8 @@ class Channel:
     timepoints: tuple[int, ...] = (0,)
     foreign: bool = False
     colormap: str | None = None
+    space_name: str | None = None
+    inner_space: str | None = None
     _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -307,6 +337,29 @@ class LsfmFile:
         parts = [group[f"{part}/{name}"][()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
         return Affine.from_itk(parts[0], parts[1], name=name)
 
+    def affine_sides(self, channel: str, name: str) -> Sides:
+        """The spaces that an affine of a channel joins; its inner one is the channel's, unless another is recorded.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        attributes = self.h5[_paths.affine(self[channel].name, name)].attrs
+        return Sides(attributes.get(_paths.INNER, self[channel].space_name), attributes.get(_paths.OUTER))
+
+    def field_sides(self, name: str) -> Sides:
+        """The spaces that a displacement field joins; what is not recorded of it, its inverse tells.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        field = self[name]
+        partner = self.channels.get(field.partner or "")
+        if partner is None:
+            return Sides(field.inner_space, field.space_name)
+        return Sides(field.inner_space or partner.space_name, field.space_name or partner.inner_space)
+
     def log(self) -> tuple[LogRecord, ...]:
         """What was done with the file, exports included, by time; see docs/provenance.md."""
         return read_log(self.h5, self.path)
@@ -389,6 +442,8 @@ class LsfmFile:
             remarks=(),
             timepoints=self._timepoints_of(setup),
             colormap=group.attrs.get(_paths.COLORMAP),
+            space_name=self._space_name(name, group.attrs[_paths.KIND]),
+            inner_space=group.attrs.get(_paths.INNER),
             _sources=group.get(_paths.SOURCES),
         )
 
@@ -416,9 +471,10 @@ class LsfmFile:
         view = self._xml_views().get(setup) if setup is not None else None
         if view is not None and view.shape[0] < levels[0].shape[0]:
             remarks.append(f"the XML says {view.shape[0]} planes, the file has {levels[0].shape[0]}: the last ones are padding")
+        kind: Kind = "labels" if labels else "vectors" if vectors else "image"
         return Channel(
             name=name,
-            kind="labels" if labels else "vectors" if vectors else "image",
+            kind=kind,
             levels=tuple(levels),
             orientation=None,
             unit="mm",
@@ -428,6 +484,8 @@ class LsfmFile:
             affines=self._affine_names(self.h5[_paths.channel(name)]),
             written_by="lsfmpy",
             remarks=tuple(remarks),
+            space_name=self._space_name(name, kind),
+            inner_space=self.h5[_paths.channel(name)].attrs.get(_paths.INNER),
         )
 
     def _read_views(self, ours: Mapping[str, Channel]) -> dict[str, Channel]:
@@ -476,6 +534,7 @@ class LsfmFile:
                 timepoints=timepoints,
                 foreign=True,
                 colormap=None if group is None else group.attrs.get(_paths.COLORMAP),
+                space_name=self._space_name(name, "image"),
             )
         return channels
 
@@ -510,6 +569,11 @@ class LsfmFile:
             if isinstance(link, h5py.SoftLink) and link.path == cells:
                 return setup
         return None
+
+    def _space_name(self, name: str, kind: Kind) -> str | None:
+        group = self.h5.get(_paths.channel(name))
+        recorded: str | None = None if group is None else group.attrs.get(_paths.SPACE)
+        return own_space(name) if recorded is None and kind == "image" else recorded
 
     def _affine_names(self, group: h5py.Group) -> tuple[str, ...]:
         affines = group.get(_paths.AFFINES, {})
