@@ -321,9 +321,11 @@ def test_counts_add_up_and_follow_the_tree(brain_data: Path, tmp_path: Path, car
     path = tmp_path / "counts.csv"
     result = carry(cells, transforms=CHAIN[:1], labels_channel="atlas", labels_in="output", counts=path)
     assert result.region_ids is not None and result.counts is not None and result.counts_path == path
-    assert path.read_text().startswith(
-        "region_id,acronym,name,count,count_with_descendants,volume_mm3,density_per_mm3\n0,,no region,"
+    measures = (
+        "count,count_with_descendants,volume_mm3,volume_with_descendants_mm3,density_per_mm3,density_with_descendants_per_mm3"
     )
+    sides = ",".join(f"{side}_{name}" for side in ("left", "right") for name in measures.split(","))
+    assert path.read_text().startswith(f"region_id,acronym,name,{measures},{sides}\n0,,no region,")
     rows = {int(row["region_id"]): row for row in rows_of(path)}
     assert list(rows) == sorted(rows) == [row.id for row in result.counts]
     assert sum(int(row["count"]) for row in rows.values()) == len(cells)
@@ -356,6 +358,50 @@ def test_counts_add_up_and_follow_the_tree(brain_data: Path, tmp_path: Path, car
     assert rows[0]["volume_mm3"] == "" and result.counts[0].volume_mm3 is None
 
 
+def test_counts_of_regions_with_their_parts_and_by_side(
+    brain_data: Path, tmp_path: Path, carry: Carry, allen_parts: Callable[[str], set[int]]
+) -> None:
+    rng = np.random.default_rng(8)
+    anywhere = rng.uniform(0, [10.8, 13.5, 7.7], (20_000, 3))
+    path = tmp_path / "counts.csv"
+    carry(anywhere, channel="autofluo", source="native-mm", labels_channel="atlas", counts=path, midline_mm=5.23)
+    image = nib.load(brain_data / "annotation_in_structural_100um.nii.gz")
+    voxels, under = np.asarray(image.dataobj), annotation_under(brain_data, anywhere)
+    right_of = np.einsum("ijkl,l->ijk", np.stack(np.indices(voxels.shape), -1), image.affine[0, :3]) + image.affine[0, 3]
+    rows = {row["acronym"]: row for row in rows_of(path)}
+    for acronym in ("Isocortex", "CA1", "TH", "root"):
+        parts = list(allen_parts(acronym))
+        for side, chosen, there in (
+            ("", anywhere[:, 0] > -9, right_of > -9),
+            ("left_", anywhere[:, 0] < 5.23, right_of < 5.23),
+            ("right_", anywhere[:, 0] >= 5.23, right_of >= 5.23),
+        ):
+            own = [int(rows[acronym]["region_id"])]
+            for ids, infix in ((own, ""), (parts, "_with_descendants")):
+                count = np.count_nonzero(np.isin(under[chosen], ids))
+                volume = np.count_nonzero(np.isin(voxels[there], ids)) * 1e-3
+                assert int(rows[acronym][f"{side}count{infix}"]) == count
+                assert float(rows[acronym][f"{side}volume{infix}_mm3"]) == pytest.approx(volume, rel=1e-6)
+                density = rows[acronym][f"{side}density{infix}_per_mm3"]
+                assert float(density) == pytest.approx(count / volume, rel=1e-6) if volume else density == ""
+    cortex = rows["Isocortex"]
+    assert float(cortex["volume_mm3"]) == 0 and float(cortex["volume_with_descendants_mm3"]) > 50
+    # The median of all labelled voxels, where nobody says.
+    carry(anywhere, channel="autofluo", source="native-mm", labels_channel="atlas", counts=path, overwrite=True)
+    middle = np.median(right_of[voxels != 0])
+    left = np.count_nonzero(np.isin(voxels[right_of < middle - 1e-9], list(allen_parts("root")))) * 1e-3
+    assert float({row["acronym"]: row for row in rows_of(path)}["root"]["left_volume_with_descendants_mm3"]) == pytest.approx(left)
+
+
+def test_labels_without_a_label_have_no_sides(tmp_path: Path) -> None:
+    path, counts = tmp_path / "labels.h5", tmp_path / "counts.csv"
+    empty = np.zeros((2, 3, 4), np.uint8)
+    fields = {"path": path, "channel": "l", "voxel_size_mm": (1, 1, 1), "orientation": "SAR", "kind": "labels"}
+    ingest_channel(IngestRequest(**fields, image=empty))
+    transform_points(PointsRequest(path=path, channel="l", points=[[0, 0, 0]], labels_channel="l", counts=counts))
+    assert counts.read_text() == "region_id,acronym,name,count,volume_mm3,density_per_mm3\n0,,no region,1,,\n"
+
+
 def test_without_a_tree_nothing_is_counted_along_it(tmp_path: Path) -> None:
     path, counts, output = tmp_path / "labels.h5", tmp_path / "counts.csv", tmp_path / "out.csv"
     fields = {"path": path, "channel": "l", "voxel_size_mm": (1, 1, 1), "orientation": "SAR"}
@@ -366,7 +412,9 @@ def test_without_a_tree_nothing_is_counted_along_it(tmp_path: Path) -> None:
     request = PointsRequest(path=path, channel="l", points=points, labels_channel="l", counts=counts, output=output)
     transform_points(request)
     assert counts.read_text() == (
-        "region_id,acronym,name,count,volume_mm3,density_per_mm3\n0,,no region,1,,\n5,,Five,1,2,0.5\n70000,,,1,1,1\n"
+        "region_id,acronym,name,count,volume_mm3,density_per_mm3,left_count,left_volume_mm3,left_density_per_mm3,right_count,"
+        "right_volume_mm3,right_density_per_mm3\n"
+        "0,,no region,1,,,0,,,1,,\n5,,Five,1,2,0.5,0,0,,1,2,0.5\n70000,,,1,1,1,1,1,1,0,0,\n"
     )
     assert [line.split(",")[3:] for line in output.read_text().splitlines()[1:]] == [["5", "Five"], ["70000", ""], ["0", ""]]
 
@@ -440,6 +488,85 @@ def test_columns_are_known_by_their_names(
     np.testing.assert_allclose(carry(file, **fields).points, [[values[k] for k in order]], atol=1e-9)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("quotes", ["", '"'])
+def test_tables_of_spreadsheets(tmp_path: Path, carry: Carry, encoding: str, quotes: str) -> None:
+    text = f"Größe;z;{quotes}y{quotes};x;0,1\n1,50;12,5;{quotes}3{quotes};4,25;007\n\n1e5;1,0E1;2;3;=1+1\n"
+    file = write_cells(tmp_path / "cells.csv", text, encoding)
+    result = carry(file, target="native-voxel", output=tmp_path / "out.csv")
+    np.testing.assert_allclose(result.points, [[12.5, 3, 4.25], [10, 2, 3]], atol=1e-9)
+    # Other columns are nobody's business, and the new ones are numbers for the same program.
+    assert (tmp_path / "out.csv").read_text("utf-8") == (
+        f"Größe;z;{quotes}y{quotes};x;0,1;z_vox;y_vox;x_vox\n"
+        f"1,50;12,5;{quotes}3{quotes};4,25;007;12,500000;3,000000;4,250000\n1e5;1,0E1;2;3;=1+1;10,000000;2,000000;3,000000\n"
+    )
+
+
+def test_brainmapper_s_table_is_known(tmp_path: Path, carry: Carry) -> None:
+    names = [f"coordinate_{space}_axis_{axis}" for space in ("raw", "atlas") for axis in range(3)]
+    header = ",".join([*names, "structure_name", "hemisphere"])
+    file = write_cells(tmp_path / "all_points.csv", f'{header}\n10,20,30,1,2,3,"Field CA1, left",left\n')
+    result = carry(file, target="native-voxel", output=tmp_path / "out.csv")
+    np.testing.assert_allclose(result.points, [[10, 20, 30]], atol=1e-9)
+    assert rows_of(tmp_path / "out.csv")[0]["structure_name"] == "Field CA1, left"
+
+
+def markers(types: dict[int, list[tuple[float, float, float]]], properties: str = "") -> str:
+    def places(points: list[tuple[float, float, float]]) -> str:
+        return "".join(f"<Marker><MarkerX>{x}</MarkerX><MarkerY>{y}</MarkerY><MarkerZ>{z}</MarkerZ></Marker>" for z, y, x in points)
+
+    kinds = "".join(f"<Marker_Type><Type>{kind}</Type>{places(points)}</Marker_Type>" for kind, points in types.items())
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<CellCounter_Marker_File><Image_Properties><Image_Filename>placeholder.tif'
+        f"</Image_Filename>{properties}</Image_Properties><Marker_Data><Current_Type>1</Current_Type>{kinds}</Marker_Data>"
+        "</CellCounter_Marker_File>"
+    )
+
+
+def test_cells_of_cellfinder(tmp_path: Path, carry: Carry, cells: Points) -> None:
+    some = [tuple(row) for row in cells[:300].tolist()]
+    file = write_cells(tmp_path / "cells.xml", markers({1: some[:100], 2: some[100:]}))
+    result = carry(file, target="native-mm", output=tmp_path / "out.csv", labels_channel="atlas")
+    np.testing.assert_allclose(result.points, signal_mm(cells[100:300]), atol=1e-9)
+    assert "left out: 100 of type 1 (no cells)" in result.warnings[0]
+    rows = rows_of(tmp_path / "out.csv")
+    assert list(rows[0]) == ["z", "y", "x", "type", "R_mm", "A_mm", "S_mm", "region_id", "region"]
+    assert [[float(row[name]) for name in "zyx"] for row in rows] == cells[100:300].tolist() and rows[0]["type"] == "2"
+    both = carry(file, target="native-voxel", marker_type=(1, 2), output=tmp_path / "again.xml")
+    np.testing.assert_allclose(both.points, cells[:300], atol=1e-9)
+    assert not both.warnings
+    again = carry(tmp_path / "again.xml", target="native-voxel")
+    np.testing.assert_allclose(again.points, np.rint(cells[:300]), atol=1e-9)
+
+
+def test_planes_of_imagej_s_cell_counter_are_counted_from_1(tmp_path: Path, carry: Carry) -> None:
+    scale = "<X_Calibration>1.0</X_Calibration>"
+    file = write_cells(tmp_path / "CellCounter.xml", markers({1: [], 2: [], 3: [(1, 5, 6)], 4: [(9, 9, 9)]}, scale))
+    with pytest.raises(InputError, match=r"markers 1 of type 3, 1 of type 4: say which are meant \(--marker-type\)"):
+        carry(file, target="native-voxel")
+    result = carry(file, target="native-voxel", marker_type=(3,))
+    np.testing.assert_allclose(result.points, [[0, 5, 6]], atol=1e-9)
+    assert any("counts planes from 1" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (markers({1: [(1, 2, 3)]}), r"no marker of type 2, but 1 of type 1: say which"),
+        (markers({2: [(1, 2, 3)]}).replace("<MarkerY>2", "<MarkerY>b"), r"marker 1: MarkerY is 'b', not a finite"),
+        (markers({2: [(1, 2, 3)]}).replace("<MarkerZ>1</MarkerZ>", ""), r"marker 1: MarkerZ is '', not"),
+        ("<SpimData/>", r"expected <CellCounter_Marker_File>, found <SpimData>"),
+        ("<CellCounter_Marker_File>", r"cells.xml: cannot be read as cellfinder's XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><CellCounter_Marker_File>&b;</CellCounter_Marker_File>', r"cannot be read"),
+    ],
+)
+def test_bad_markers_are_refused(tmp_path: Path, carry: Carry, text: str, message: str) -> None:
+    file = write_cells(tmp_path / "cells.xml", text)
+    with pytest.raises((InputError, SourceError), match=message):
+        carry(file, output=tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_columns_can_be_named(tmp_path: Path, carry: Carry) -> None:
     file = write_cells(tmp_path / "cells.csv", "x,y,z,Cell Z\n1,2,3,4\n")
     result = carry(file, columns=("cell z", "y", "x"), target="native-voxel")
@@ -471,7 +598,9 @@ def test_arrays_get_a_table_of_the_new_columns(tmp_path: Path, carry: Carry) -> 
         ("z,y,x\n1,2,3\n1,b,3\n", r"cells.csv: line 3: y is 'b', not a finite number: correct"),
         ("z,y,x\n1,nan,inf\n", r"line 2: y is 'nan', x is 'inf', not a finite"),
         ("z,y,x\n1,,3\n", r"line 2: y is '', not"),
-        ("z;y;x\n1;2,5;3\n", r"line 2: y is '2,5', not"),
+        ("z;y;x\n1;2,5,5;3\n", r"line 2: y is '2,5,5', not"),
+        ("z;y;x\n1;2,5;3\n1;2.5;3\n", r"some coordinates have decimal points, others decimal commas"),
+        ("index,axis-0,axis-1,axis-2,axis-3\n0,1,2,3,4\n", r"more than three axes: .*say which three are meant \(--columns\)"),
         ("z,y,x\n1,2\n1,2,3,4\n", r"line 2: 2 cells, but the header has 3; line 3: 4 cells, but"),
         ('z,y,x,n\n1,2,3,"a\nb"\n1,b,3,\n', r"line 4: y is 'b'"),
         (
@@ -491,8 +620,8 @@ def test_bad_tables_are_refused_by_line(tmp_path: Path, carry: Carry, text: str,
 def test_unreadable_tables_are_refused(tmp_path: Path, carry: Carry) -> None:
     with pytest.raises(MissingError, match=r"none.csv: no such file"):
         carry(tmp_path / "none.csv")
-    with pytest.raises(SourceError, match=r"cells.csv: cannot be read as a CSV file in UTF-8"):
-        carry(write_cells(tmp_path / "cells.csv", "z,y,x\n1,2,3\n", "utf-16"))
+    with pytest.raises(SourceError, match=r"cells.csv: is no text file: it holds zero bytes"):
+        carry(write_cells(tmp_path / "cells.csv", "z,y,x\n1,2,3\n", "utf-16-le"))
     with pytest.raises(SourceError, match=r"cells.csv: cannot be read .*: field larger than"):
         # A quotation mark that is never closed.
         carry(write_cells(tmp_path / "cells.csv", 'z,y,x\n"1,2,3\n' + "1,2,3\n" * 30_000))
@@ -510,6 +639,10 @@ def test_unreadable_tables_are_refused(tmp_path: Path, carry: Carry) -> None:
         ({"source": "native-mm", "level": 1}, InputError, "level: only matters"),
         ({"level": 7}, InputError, "'cfos' has no level 7; it has levels 0 to 0"),
         ({"counts": True}, InputError, "counts: needs the channel"),
+        ({"midline_mm": 5}, InputError, "midline: only counts"),
+        ({"marker_type": (2,)}, InputError, "marker_type: only an XML file"),
+        ({"points": "cells.xml", "source": "native-mm"}, InputError, "cells.xml is native-voxel"),
+        ({"output": "out.xml"}, InputError, "out.xml: XML holds native-voxel positions"),
         ({"columns": ("a", "b", "c")}, InputError, "columns: only a CSV file has them"),
         ({"points": [[1, 2]]}, InputError, r"expected an array \(n, 3\), found one of shape \(1, 2\)"),
         ({"points": [["a", "b", "c"]]}, InputError, "neither the path of a CSV file nor an array"),

@@ -24,7 +24,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core transform-points cells.csv --file brain.h5 --channel cfos --transform signal_to_structural "
         "--transform structural_to_template --transform warp --to output-mm --output cells_in_template.csv",
     )  # fmt: skip
-    points.add_argument("points", metavar="CSV", help="the points, one a line; the first line names the columns")
+    points.add_argument("points", metavar="POINTS", help="CSV, one point a line below the columns' names, or cellfinder's XML")
     points.add_argument("--file", required=True, metavar="H5", help="the HDF5 file, or its BigDataViewer XML")
     points.add_argument("--channel", required=True, metavar="NAME", help="the channel whose space is the native one")
     add_transforms(points)
@@ -46,6 +46,13 @@ def add_commands(verbs: Any) -> None:
         metavar="A,B,C",
         help="the columns that hold the positions, in the order of their space (default: by their names)",
     )
+    points.add_argument(
+        "--marker-type",
+        action="append",
+        type=int,
+        metavar="N",
+        help="of cellfinder's XML: which markers are meant (default 2, the cells); repeat it for several",
+    )
     points.add_argument("--level", type=int, metavar="L", help="pyramid level whose voxels native-voxel counts (default 0)")
     points.add_argument("--reference", metavar="NAME|FILE", help="for output-voxel: the channel or image whose voxels are meant")
     points.add_argument("--labels-channel", metavar="NAME", help="add the region of each point, as this channel tells it")
@@ -56,8 +63,13 @@ def add_commands(verbs: Any) -> None:
         help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
         "transform, on the outer side of that one",
     )
-    points.add_argument("--output", required=True, metavar="CSV", help="the input's columns, the new positions, the regions")
-    points.add_argument("--counts", metavar="CSV", help="how many points are in each region")
+    points.add_argument(
+        "--output", required=True, metavar="CSV", help="the input's columns, the new positions, the regions; or .xml for cellfinder"
+    )
+    points.add_argument("--counts", metavar="CSV", help="points, volume and density of each region, by itself and with its parts")
+    points.add_argument(
+        "--midline", type=float, metavar="MM", help="R between left and right in the counts (default: from the labels)"
+    )
     points.add_argument("--overwrite", action="store_true", help="replace the outputs if they exist")
     add_request(points, _request)
     add_resources(points)
@@ -74,6 +86,7 @@ def _request(arguments: argparse.Namespace) -> PointsRequest:
         numeric_inverse=arguments.numeric_inverse,
         points=arguments.points,
         columns=arguments.columns,
+        marker_type=arguments.marker_type,
         source=arguments.source,
         target=arguments.target,
         level=arguments.level,
@@ -81,6 +94,7 @@ def _request(arguments: argparse.Namespace) -> PointsRequest:
         labels_channel=arguments.labels_channel,
         labels_in=arguments.labels_in,
         output=arguments.output,
+        midline_mm=arguments.midline,
         counts=arguments.counts,
         overwrite=arguments.overwrite,
         memory_bytes=arguments.memory,

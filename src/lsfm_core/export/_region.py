@@ -18,7 +18,7 @@ from lsfm_core.regions import Hemisphere, LabelSet, LabelTable, RegionVoxels, lo
 from lsfm_core.store import Channel, Level, LsfmFile
 from lsfm_core.transforms import TransformChain
 
-__all__ = ["RegionMask", "find_region", "label_level"]
+__all__ = ["RegionMask", "find_midline", "find_region", "label_level"]
 
 #: The midline is sought in the finest level that has no more voxels than this, else in the coarsest one.
 _MIDLINE_VOXELS = 2**21
@@ -111,12 +111,7 @@ def find_region(
     ids = table.select(selection.select, selection.include_descendants)
     side = None
     if selection.side is not None:
-        middle = selection.midline_mm
-        if middle is None:
-            # A coarse voxel is as wide as what the sides may then be out of balance.
-            small = (item for item in channel.levels if voxel_count(item.shape) <= _MIDLINE_VOXELS)
-            chosen = next(small, channel.levels[-1])
-            middle = midline_mm(chosen.data, space.level(chosen.factors, chosen.shape[:3]))
+        middle = selection.midline_mm if selection.midline_mm is not None else find_midline(channel, space)
         side = Hemisphere(selection.side, middle, space)
     found = locate_region(level.data, ids, keep=side, table=table, cancel=cancel)
     names = ", ".join(str(table.get(int(s), s)) if str(s).isdigit() else str(table.find(s)) for s in selection.select)
@@ -130,6 +125,20 @@ def find_region(
     else:
         box = space.crop(found.starts, found.stops).bounds
     return RegionMask(level, space, found, LabelSet(ids), side, chain, box, text)
+
+
+def find_midline(channel: Channel, space: Space) -> float:
+    """R of the plane between the hemispheres, from a labels channel whose level 0 has this space.
+
+    Raises
+    ------
+    InputError
+        If no voxel has a label.
+    """
+    # A coarse voxel is as wide as what the sides may then be out of balance.
+    small = (item for item in channel.levels if voxel_count(item.shape) <= _MIDLINE_VOXELS)
+    chosen = next(small, channel.levels[-1])
+    return midline_mm(chosen.data, space.level(chosen.factors, chosen.shape[:3]))
 
 
 def label_level(file: LsfmFile, channel: Channel, request: TransformRequest) -> tuple[Level, Space]:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -20,27 +20,35 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
-from lsfm_core.export._csv import PointTable, write_csv
+from lsfm_core.export._csv import PointTable, quoted, write_rows
+from lsfm_core.export._markers import MarkerTable, write_markers
 from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
-from lsfm_core.export._region import label_level
+from lsfm_core.export._region import find_midline, label_level
 from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
 from lsfm_core.geometry import Space
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
-from lsfm_core.regions import Label, LabelTable, count_labels
+from lsfm_core.regions import Hemisphere, Label, LabelTable, count_sides
 from lsfm_core.store import LsfmFile, default_threads
 from lsfm_core.transforms import InverseField, TransformChain
 
-__all__ = ["PointsRequest", "PointsResult", "RegionCount", "describe_points", "transform_points"]
+__all__ = ["PointsRequest", "PointsResult", "RegionCount", "RegionMeasures", "describe_points", "transform_points"]
 
 FloatArray = npt.NDArray[np.float64]
+_Table = PointTable | MarkerTable
 Place = Literal["native-voxel", "native-mm", "output-mm", "output-voxel"]
 
 #: What three columns may be called; those that we write come after those of others, and x, y, z, which can mean either, last.
 _COLUMNS: dict[Place, tuple[tuple[str, str, str], ...]] = {
-    "native-voxel": (("z", "y", "x"), ("axis-0", "axis-1", "axis-2"), ("0", "1", "2"), ("z_vox", "y_vox", "x_vox")),
+    "native-voxel": (
+        ("z", "y", "x"),
+        ("axis-0", "axis-1", "axis-2"),
+        ("0", "1", "2"),
+        ("coordinate_raw_axis_0", "coordinate_raw_axis_1", "coordinate_raw_axis_2"),
+        ("z_vox", "y_vox", "x_vox"),
+    ),
     "native-mm": (("R", "A", "S"), ("R_mm", "A_mm", "S_mm"), ("x", "y", "z")),
     "output-mm": (("R", "A", "S"), ("R_mm", "A_mm", "S_mm"), ("x", "y", "z")),
     "output-voxel": (("i", "j", "k"), ("i_vox", "j_vox", "k_vox")),
@@ -53,7 +61,17 @@ _ADDED: dict[Place, tuple[str, str, str]] = {
 }
 _OPERATION = "transform-points"
 _TABLES = (".csv", ".tsv", ".txt")
+_MARKERS = ".xml"
 _OTHER = {"native": "output", "output": "native"}
+#: Of a region, of its left and of its right.
+_MEASURES = (
+    "count",
+    "count_with_descendants",
+    "volume_mm3",
+    "volume_with_descendants_mm3",
+    "density_per_mm3",
+    "density_with_descendants_per_mm3",
+)
 #: 1 nm, and a millionth of a voxel.
 _DECIMALS = 6
 #: A point on the face between two voxels belongs to the one with the larger index, whatever the rounding. Voxels.
@@ -76,9 +94,11 @@ class PointsRequest(TransformRequest):
     Attributes
     ----------
     points : path or array-like (n, 3)
-        A CSV file, or the positions themselves.
+        A CSV file, the XML of cellfinder or of ImageJ's Cell Counter, or the positions themselves.
     columns : tuple of 3 str, optional
         The columns of the CSV file that hold the positions, in the order above. Default: by their names, see docs/points.md.
+    marker_type : tuple of int, optional
+        Which markers of an XML file are meant. Default: 2, cellfinder's cells.
     source, target : {"native-voxel", "native-mm", "output-mm", "output-voxel"}
         What the positions are, and what they become.
     level : int, optional
@@ -89,24 +109,30 @@ class PointsRequest(TransformRequest):
         The channel that tells the region of each point.
     labels_in : str
         The space the labels live in: as in `RegionSelection`.
+    midline_mm : float, optional
+        R of the plane between the sides that counts are told by, in the world of the labels. Default: the median of all labelled
+        voxels.
     counts : Path or True, optional
         A CSV file for the counts per region; True: count for the result only.
     output : Path, optional
-        A CSV file with the columns of the input, the positions in the target, and the regions.
+        A CSV file with the columns of the input, the positions in the target, and the regions; or, of voxels of the channel, the
+        XML that cellfinder reads.
     overwrite : bool
         Whether `output` and `counts` may be replaced.
 
-    The names of both end in .csv, .tsv or .txt.
+    The names of both end in .csv, .tsv or .txt, or, of `output`, in .xml.
     """
 
     points: Any
     columns: tuple[str, str, str] | None = None
+    marker_type: tuple[int, ...] | None = None
     source: Place = "native-voxel"
     target: Place = "output-mm"
     level: int | None = Field(default=None, ge=0)
     reference: str | None = None
     labels_channel: str | None = None
     labels_in: str = "native"
+    midline_mm: float | None = Field(default=None, allow_inf_nan=False)
     counts: Path | Literal[True] | None = None
     output: Path | None = None
     overwrite: bool = False
@@ -150,8 +176,16 @@ class PointsRequest(TransformRequest):
             raise InputError("counts: needs the channel that tells the regions (labels_channel)")
         if self.labels_channel is None and self.labels_in != "native":
             raise InputError("labels_in: tells where labels live: give their channel as well (labels_channel), or leave it out")
+        if self.midline_mm is not None and self.counts is None:
+            raise InputError("midline: only counts are told by side: ask for them as well, or leave it out")
+        if self.marker_type is not None and not is_markers(self.points):
+            raise InputError("marker_type: only an XML file of markers has types: leave it out")
+        if is_markers(self.points) and (self.source != "native-voxel" or self.columns is not None):
+            raise InputError(f"points: {self.points} is native-voxel: planes, rows and columns, of which none need to be named")
+        if is_markers(self.output) and self.target != "native-voxel":
+            raise InputError(f"output {self.output}: XML holds native-voxel positions: ask for these, or name a CSV file")
         for name, path in (("output", self.output), ("counts", self.counts)):
-            if isinstance(path, Path) and path.suffix.lower() not in _TABLES:
+            if isinstance(path, Path) and path.suffix.lower() not in (*_TABLES, *([_MARKERS] if name == "output" else [])):
                 raise InputError(f"{name} {path}: is written as CSV: choose a name that ends in {', '.join(_TABLES)}")
         tables = [path.resolve() for path in (self.points, self.output) if isinstance(path, Path)]
         if isinstance(self.counts, Path) and self.counts.resolve() in tables:
@@ -159,9 +193,46 @@ class PointsRequest(TransformRequest):
         return self
 
 
-@dataclass(frozen=True)
-class RegionCount:
-    """How many points are in a region.
+def is_markers(path: Any) -> TypeGuard[Path]:
+    """Whether a path is that of an XML file."""
+    return isinstance(path, Path) and path.suffix.lower() == _MARKERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionMeasures:
+    """Points of a region, and its size: its own, where the label is its id, and with those of all its parts.
+
+    Attributes
+    ----------
+    count : int
+    count_with_descendants : int or None
+        None if the label table has no tree.
+    volume_mm3 : float or None
+        Of the voxels with this id; None for 0.
+    volume_with_descendants_mm3 : float or None
+    """
+
+    count: int
+    count_with_descendants: int | None
+    volume_mm3: float | None
+    volume_with_descendants_mm3: float | None
+
+    @property
+    def density_per_mm3(self) -> float | None:
+        """Points per mm3 of the region's own voxels; None if it has none."""
+        return self.count / self.volume_mm3 if self.volume_mm3 else None
+
+    @property
+    def density_with_descendants_per_mm3(self) -> float | None:
+        """Points per mm3 of the region with all its parts; None if these have no voxels."""
+        if self.count_with_descendants is None or not self.volume_with_descendants_mm3:
+            return None
+        return self.count_with_descendants / self.volume_with_descendants_mm3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionCount(RegionMeasures):
+    """How many points are in a region, and on which side of it.
 
     Attributes
     ----------
@@ -169,25 +240,15 @@ class RegionCount:
         0 stands for all points in no region: outside of the labels' image, or where the label is 0.
     acronym, name : str
         "" if not known.
-    count : int
-        Points where the label is this id.
-    count_with_descendants : int or None
-        With those of all its parts; None if the label table has no tree.
-    volume_mm3 : float or None
-        Of the voxels with this id; None for 0.
+    left, right : RegionMeasures or None
+        Of one side alone; None if there is no midline, since nothing has a label.
     """
 
     id: int
     acronym: str
     name: str
-    count: int
-    count_with_descendants: int | None
-    volume_mm3: float | None
-
-    @property
-    def density_per_mm3(self) -> float | None:
-        """Points per mm3 of the region's own voxels; None if it has none."""
-        return self.count / self.volume_mm3 if self.volume_mm3 else None
+    left: RegionMeasures | None
+    right: RegionMeasures | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,7 +340,7 @@ def _carry(
         stage.advance(given.nbytes)
         points = way.to_target(at_mm)
         outside = len(points) - int(np.count_nonzero(_voxels(way.native, at_mm["native"])[1]))
-        warnings = [*way.remarks]
+        warnings = [*(table.remarks if table is not None else ()), *way.remarks]
         # Points found in the image are in it; those from elsewhere need not be.
         if outside > (0 if request.source.startswith("native") else len(points) / 2):
             warnings.append(
@@ -288,24 +349,28 @@ def _carry(
             )
         ids = counts = None
         if labels is not None:
-            ids = labels.under(way.to_labels(at_mm), spare // 2, progress, cancel)
+            in_labels = way.to_labels(at_mm)
+            ids = labels.under(in_labels, spare // 2, progress, cancel)
             if len(ids) and not ids.any():
                 warnings.append(
                     f"no point is in a region of channel {labels.channel.name!r}: do its labels lie in the space that labels_in "
                     f"names ({request.labels_in})?"
                 )
             if request.counts is not None:
-                counts = labels.count(ids, progress, cancel)
+                counts = labels.count(ids, in_labels, request.midline_mm, progress, cancel)
 
     with new_files(paths, request.overwrite) as partials:
         partial = dict(zip(paths, partials, strict=True))
-        if request.output is not None:
+        if is_markers(request.output):
+            write_markers(partial[request.output], points)
+        elif request.output is not None:
             names = _added(request.target, labels is not None)
-            cells = _cells(points, ids, {} if labels is None else labels.names)
+            separator, decimal = (",", ".") if table is None else (table.separator, table.decimal)
+            rows = _cells(points, ids, {} if labels is None else labels.names, separator, decimal)
             if table is not None:
-                table.write(partial[request.output], names, cells)
+                table.write(partial[request.output], names, rows)
             else:
-                write_csv(partial[request.output], names, cells)
+                write_rows(partial[request.output], [",".join(names)], rows)
         if counts_path is not None and counts is not None:
             _write_counts(partial[counts_path], counts)
     seconds = time.perf_counter() - began
@@ -331,7 +396,7 @@ def describe_points(file: LsfmFile, request: PointsRequest) -> str:
     return "\n".join(lines)
 
 
-def _prepared(file: LsfmFile, request: PointsRequest) -> tuple[_Way, _Labels | None, PointTable | None, FloatArray, int]:
+def _prepared(file: LsfmFile, request: PointsRequest) -> tuple[_Way, _Labels | None, _Table | None, FloatArray, int]:
     """The way, the labels if there are any, the table and its positions (n, 3), and what is left of the memory beside them."""
     for path in _outputs(request):
         check_new(path, request.overwrite)
@@ -443,6 +508,7 @@ class _Labels:
         self.channel = file[name]
         self._level, self._space = label_level(file, self.channel, request)
         self._table = LabelTable.from_json(file.label_table(name))
+        self._has_tree = any(label.parent is not None for label in self._table.values())
         self._threads = request.threads or default_threads()
         self.names = {key: label.acronym or label.name for key, label in self._table.items() if key != 0}
 
@@ -475,32 +541,72 @@ class _Labels:
         return ids
 
     def count(
-        self, ids: npt.NDArray[Any], progress: ProgressCallback | None, cancel: CancelToken | None
+        self,
+        ids: npt.NDArray[Any],
+        points_mm: FloatArray,
+        midline: float | None,
+        progress: ProgressCallback | None,
+        cancel: CancelToken | None,
     ) -> tuple[RegionCount, ...]:
-        """How many points have each id; reads all labels, for the regions' volumes."""
-        points = dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True)), strict=True))
-        voxels = count_labels(self._level.data, progress=progress, cancel=cancel)
-        has_tree = any(label.parent is not None for label in self._table.values())
+        """How many points have each id, and how large its region is; reads all labels, for the volumes.
+
+        A point is on the left if its R is below the midline, and a voxel if that of its centre is.
+        """
+        has_labels = midline is not None
+        if midline is None:
+            try:
+                midline, has_labels = find_midline(self.channel, self._space), True
+            except InputError:  # there is no label at all, and so no side
+                midline = 0.0
+        voxels, left_voxels = count_sides(
+            self._level.data, Hemisphere("left", midline, self._space), progress=progress, cancel=cancel
+        )
+        is_left = points_mm[:, 0] < midline - _FACE_SLACK
+        points, left_points = _numbers(ids), _numbers(ids[is_left])
+        sides: list[tuple[dict[int, int], dict[int, int]]] = [(points, voxels)]
+        if has_labels:
+            sides += [(left_points, left_voxels), (_less(points, left_points), _less(voxels, left_voxels))]
         counts = []
         for key in sorted({0, *self._table, *voxels}):
-            own = points.get(key, 0)
+            parts = self._table.descendants(key) if key and self._has_tree else None
+            whole, *halves = (self._measures(key, parts, *side) for side in sides)
+            left, right = halves or (None, None)
             label = self._table.get(key, Label(key, ""))
-            parts = sum(points.get(part, 0) for part in self._table.descendants(key)) if key else own
-            volume = voxels.get(key, 0) * self._space.voxel_volume_mm3 if key else None
             acronym, name = (label.acronym or "", label.name) if key else ("", "no region")
-            counts.append(RegionCount(key, acronym, name, own, parts if has_tree else None, volume))
+            counts.append(RegionCount(id=key, acronym=acronym, name=name, left=left, right=right, **asdict(whole)))
         return tuple(counts)
+
+    def _measures(self, key: int, parts: Sequence[int] | None, points: dict[int, int], voxels: dict[int, int]) -> RegionMeasures:
+        own = points.get(key, 0)
+        with_parts, volume, volume_with_parts = (own if self._has_tree else None), None, None
+        if key:
+            volume = voxels.get(key, 0) * self._space.voxel_volume_mm3
+        if parts is not None:
+            with_parts = sum(points.get(part, 0) for part in parts)
+            volume_with_parts = sum(voxels.get(part, 0) for part in parts) * self._space.voxel_volume_mm3
+        return RegionMeasures(
+            count=own, count_with_descendants=with_parts, volume_mm3=volume, volume_with_descendants_mm3=volume_with_parts
+        )
+
+
+def _numbers(ids: npt.NDArray[Any]) -> dict[int, int]:
+    """How often each id is there."""
+    return dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True)), strict=True))
+
+
+def _less(all_of: dict[int, int], some: dict[int, int]) -> dict[int, int]:
+    return {key: count - some.get(key, 0) for key, count in all_of.items()}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------------------
 
 
-def _read(request: PointsRequest, with_regions: bool) -> tuple[PointTable | None, FloatArray]:
+def _read(request: PointsRequest, with_regions: bool) -> tuple[_Table | None, FloatArray]:
     """The table of the points, if there is one, and the positions (n, 3) in the source."""
     if not isinstance(request.points, Path):
         return None, request.points
-    table = PointTable(request.points)
-    if request.output is not None:
+    table: _Table = MarkerTable(request.points, request.marker_type) if is_markers(request.points) else PointTable(request.points)
+    if request.output is not None and not is_markers(request.output):
         present = {name.strip().casefold() for name in table.header}
         taken = [name for name in _added(request.target, with_regions) if name.casefold() in present]
         if taken:
@@ -525,25 +631,33 @@ def _added(target: Place, with_regions: bool) -> list[str]:
     return [*_ADDED[target], *(("region_id", "region") if with_regions else ())]
 
 
-def _cells(points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, str]) -> Iterator[list[str]]:
-    """Those columns, row by row."""
+def _cells(points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, str], separator: str, decimal: str) -> Iterator[str]:
+    """Those columns, row by row, separated."""
+    form = separator.join([f"%.{_DECIMALS}f"] * 3) + "\n"
     for start in range(0, len(points), _ROWS_AT_ONCE):
         # Zero is added because a rounded -0.0000001 would be written as -0.
-        rows = (np.round(points[start : start + _ROWS_AT_ONCE], _DECIMALS) + 0.0).tolist()
-        keys = [None] * len(rows) if ids is None else ids[start : start + _ROWS_AT_ONCE].tolist()
-        for row, key in zip(rows, keys, strict=True):
-            region = [] if key is None else [str(key), names.get(key, "")]
-            yield [*(f"{value:.{_DECIMALS}f}" for value in row), *region]
+        values = np.round(points[start : start + _ROWS_AT_ONCE], _DECIMALS) + 0.0
+        text = (form * len(values)) % tuple(values.ravel().tolist())
+        rows = (text if decimal == "." else text.replace(".", decimal)).splitlines()
+        if ids is not None:
+            keys, places = np.unique(ids[start : start + _ROWS_AT_ONCE], return_inverse=True)
+            ends = [f"{separator}{key}{separator}{quoted(names.get(key, ''), separator)}" for key in keys.tolist()]
+            rows = [row + ends[place] for row, place in zip(rows, places.tolist(), strict=True)]
+        yield from rows
 
 
 def _write_counts(path: Path, counts: Sequence[RegionCount]) -> None:
-    has_tree = any(row.count_with_descendants is not None for row in counts)
-    header = ["region_id", "acronym", "name", "count", *(["count_with_descendants"] if has_tree else []), "volume_mm3"]
-    write_csv(path, [*header, "density_per_mm3"], (_counted(row, has_tree) for row in counts))
+    measures = [name for name in _MEASURES if any(getattr(row, name) is not None for row in counts) or "descendants" not in name]
+    sides = [side for side in ("left", "right") if any(getattr(row, side) is not None for row in counts)]
+    header = ["region_id", "acronym", "name", *measures, *(f"{side}_{name}" for side in sides for name in measures)]
+    rows = []
+    for row in counts:
+        parts = [row, *(getattr(row, side) for side in sides)]
+        numbers = (_number(getattr(part, name)) for part in parts for name in measures)
+        rows.append(",".join([str(row.id), quoted(row.acronym, ","), quoted(row.name, ","), *numbers]))
+    write_rows(path, [",".join(header)], rows)
 
 
-def _counted(row: RegionCount, has_tree: bool) -> list[str]:
-    numbers = [row.count, *([row.count_with_descendants] if has_tree else [])]
+def _number(value: float | None) -> str:
     # Many images keep their voxel size in float32, of whose digits no more mean something.
-    measures = ("" if value is None else f"{value:.7g}" for value in (row.volume_mm3, row.density_per_mm3))
-    return [str(row.id), row.acronym, row.name, *map(str, numbers), *measures]
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.7g}"

@@ -1,7 +1,16 @@
 """Regions: what the ids of a labels channel mean, and where they lie."""
 
 from lsfm_core.regions.table import Label, LabelTable, read_label_table
-from lsfm_core.regions.voxels import Hemisphere, LabelSet, RegionVoxels, count_labels, locate_region, midline_mm, surface_points
+from lsfm_core.regions.voxels import (
+    Hemisphere,
+    LabelSet,
+    RegionVoxels,
+    count_labels,
+    count_sides,
+    locate_region,
+    midline_mm,
+    surface_points,
+)
 
 __all__ = [
     "Hemisphere",
@@ -10,6 +19,7 @@ __all__ = [
     "LabelTable",
     "RegionVoxels",
     "count_labels",
+    "count_sides",
     "locate_region",
     "midline_mm",
     "read_label_table",

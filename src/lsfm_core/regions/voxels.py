@@ -26,6 +26,7 @@ __all__ = [
     "LabelSet",
     "RegionVoxels",
     "count_labels",
+    "count_sides",
     "locate_region",
     "midline_mm",
     "surface_points",
@@ -243,25 +244,15 @@ def count_labels(
 
     Times `Space.voxel_volume_mm3` they are volumes.
     """
-    counts: Counter[int] = Counter()
-    report = Progress("count", _nbytes(labels, (0, 0, 0), labels.shape), progress, cancel)
-    for starts, stops in _blocks(labels, (0, 0, 0), _shape(labels)):
-        block = _read(labels, _box(starts, stops))
-        if block.min() >= 0 and block.max() < _TABLE_IDS:
-            # Several times as fast as to sort them.
-            numbers = np.bincount(block.ravel().astype(np.intp))
-            ids = np.flatnonzero(numbers)
-            numbers = numbers[ids]
-        else:
-            # Regions are large: there are far fewer runs of an id than voxels to be sorted.
-            flat = block.ravel()
-            runs = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-            ids, places = np.unique(flat[runs], return_inverse=True)
-            numbers = np.zeros(len(ids), np.int64)
-            np.add.at(numbers, places, np.diff(runs, append=flat.size))
-        counts.update(dict(zip(ids.tolist(), numbers.tolist(), strict=True)))
-        report.advance(_nbytes(labels, starts, stops))
-    return dict(sorted(counts.items()))
+    return dict(sorted(_tally(labels, None, progress, cancel)[0].items()))
+
+
+def count_sides(
+    labels: LabelArray, left: Hemisphere, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+) -> tuple[dict[int, int], dict[int, int]]:
+    """As `count_labels`, of all voxels and of those on one side; each chunk is read once."""
+    everywhere, there = _tally(labels, left, progress, cancel)
+    return dict(sorted(everywhere.items())), dict(sorted(there.items()))
 
 
 def midline_mm(labels: LabelArray, space: Space) -> float:
@@ -288,6 +279,39 @@ def midline_mm(labels: LabelArray, space: Space) -> float:
     if not labelled.any():
         raise InputError("the labels are all 0, so they do not tell where the midline is: give its R in mm")
     return float(np.median(np.broadcast_to(_right_mm(space, box), labelled.shape)[labelled]))
+
+
+def _tally(
+    labels: LabelArray, side: Hemisphere | None, progress: ProgressCallback | None, cancel: CancelToken | None
+) -> tuple[Counter[int], Counter[int]]:
+    """Voxels of every id: of all, and of those on a side, if there is one."""
+    counts: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
+    report = Progress("count", _nbytes(labels, (0, 0, 0), labels.shape), progress, cancel)
+    for starts, stops in _blocks(labels, (0, 0, 0), _shape(labels)):
+        block = _read(labels, _box(starts, stops))
+        counts[0].update(_numbers(block.ravel()))
+        if side is not None:
+            counts[1].update(_numbers(block[np.broadcast_to(side.mask(starts, stops), block.shape)]))
+        report.advance(_nbytes(labels, starts, stops))
+    return counts
+
+
+def _numbers(flat: Array) -> dict[int, int]:
+    """How often each id is in an array of one axis."""
+    if not flat.size:
+        return {}
+    if flat.min() >= 0 and flat.max() < _TABLE_IDS:
+        # Several times as fast as to sort them.
+        numbers = np.bincount(flat.astype(np.intp))
+        ids = np.flatnonzero(numbers)
+        numbers = numbers[ids]
+    else:
+        # Regions are large: there are far fewer runs of an id than voxels to be sorted.
+        runs = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+        ids, places = np.unique(flat[runs], return_inverse=True)
+        numbers = np.zeros(len(ids), np.int64)
+        np.add.at(numbers, places, np.diff(runs, append=flat.size))
+    return dict(zip(ids.tolist(), numbers.tolist(), strict=True))
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------------------
