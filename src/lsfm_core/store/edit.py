@@ -22,6 +22,7 @@ from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _metadata, _paths
+from lsfm_core.store._broken import changes_structure, changing, reading
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import parse_xml
@@ -48,6 +49,7 @@ class LsfmEditor(LsfmFile):
         """What was noted at the checkpoint from which an interrupted change goes on; None if it begins."""
         return self._raw.note
 
+    @changes_structure
     def checkpoint(self, note: bytes) -> None:
         """Make what is written so far a place from which an interrupted change can be resumed.
 
@@ -63,10 +65,12 @@ class LsfmEditor(LsfmFile):
         self.h5.flush()
         self._raw.checkpoint(note)
 
+    @changes_structure
     def resume_channel(self, name: str) -> ChannelWriter:
         """The writer of the channel that was being written at the checkpoint."""
         return ChannelWriter(self, name, self.h5[_paths.INCOMPLETE])
 
+    @changes_structure
     def create_channel(
         self,
         name: str,
@@ -151,6 +155,7 @@ class LsfmEditor(LsfmFile):
             )
         return ChannelWriter(self, name, group)
 
+    @changes_structure
     def remove_channel(self, name: str) -> None:
         """Remove a channel; its space in the file is not given back.
 
@@ -176,6 +181,7 @@ class LsfmEditor(LsfmFile):
         self.h5.require_group(_paths.LSFM).pop(channel.name, None)
         self._forget()
 
+    @changes_structure
     def rename_channel(self, name: str, new_name: str) -> None:
         """Give a channel another name.
 
@@ -204,6 +210,7 @@ class LsfmEditor(LsfmFile):
             self.h5[_paths.channel(channel.partner)].attrs[_paths.PARTNER] = new_name
         self._rename_space(own_space(name), own_space(new_name))
 
+    @changes_structure
     def set_partners(self, first: str, second: str) -> None:
         """Record that two displacement fields are each other's inverse.
 
@@ -220,6 +227,7 @@ class LsfmEditor(LsfmFile):
             self.h5[_paths.channel(name)].attrs[_paths.PARTNER] = other
         self._forget()
 
+    @changes_structure
     def set_label_table(self, name: str, text: str) -> None:
         """Keep a label table, as JSON text, with a labels channel.
 
@@ -235,6 +243,7 @@ class LsfmEditor(LsfmFile):
         self.h5.pop(_paths.labels(name), None)
         self.h5[_paths.labels(name)] = text
 
+    @changes_structure
     def set_acquisition(self, name: str, text: str) -> None:
         """Keep what is known of a channel's acquisition, as the text of a JSON object.
 
@@ -247,6 +256,7 @@ class LsfmEditor(LsfmFile):
         group.pop(_paths.ACQUISITION, None)
         group[_paths.ACQUISITION] = text
 
+    @changes_structure
     def set_look(self, name: str, *, display_range: tuple[float, float] | None = None, colormap: str | None = None) -> None:
         """Keep how a viewer should show a channel at first.
 
@@ -269,6 +279,7 @@ class LsfmEditor(LsfmFile):
             attributes[_paths.COLORMAP] = colormap
         self._forget()
 
+    @changes_structure
     def set_metadata(self, key: str, value: Any, *, channel: str | None = None, overwrite: bool = False) -> None:
         """Note something of a channel, or of the whole file; it stays when the channel is renamed or replaced.
 
@@ -293,6 +304,7 @@ class LsfmEditor(LsfmFile):
             self._group_of(channel)
         _metadata.put(self.h5.require_group(_paths.metadata(channel)), key, plain)
 
+    @changes_structure
     def remove_metadata(self, key: str, *, channel: str | None = None) -> None:
         """Remove what was noted under a key.
 
@@ -306,6 +318,7 @@ class LsfmEditor(LsfmFile):
         self._note("remove-metadata", channel=channel, key=key)
         _metadata.remove(self.h5[_paths.metadata(channel)], key)
 
+    @changes_structure
     def write_affine(
         self,
         channel: str,
@@ -447,20 +460,28 @@ class ChannelWriter:
         self._cells = [image[str(index)][_paths.CELLS] for index in range(len(image))]
         self._codecs = [codec for codec in map(ChunkCodec.of, self._cells) if codec is not None]
 
+    @property
+    def path(self) -> Path:
+        """The file that gets the channel."""
+        return self._editor.path
+
     def codec(self, level: int) -> ChunkCodec:
         """Codec of a level; encoding is safe in any thread."""
         return self._codecs[level]
 
+    @changes_structure
     def write_chunk(self, level: int, start: Shape3, data: bytes) -> None:
         """Store an encoded chunk whose first voxel is `start`; only from the thread that opened the file."""
         dataset = self._cells[level]
         dataset.id.write_direct_chunk(start + (0,) * (dataset.ndim - 3), data)
 
+    @changes_structure
     def level(self, index: int) -> LazyLevel:
         """What is written of a level."""
         dtype = self._group.attrs[_paths.DATA_TYPE]
         return LazyLevel.of(self._cells[index], cache=ChunkCache(0), dtype=dtype)
 
+    @changes_structure
     def finish(self, *, percentiles: Sequence[float], non_finite: int, sources: Sequence[FileRecord]) -> None:
         """Record what is known only at the end, and let the channel appear.
 
@@ -521,20 +542,22 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
     raw = durable.JournaledFile(target, resume=resume)
     xml_partial = durable.xml_partial_path(target)
     try:
-        h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
+        with changing(target):
+            h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
         try:
             editor = LsfmEditor(target, h5, raw, draft)
             draft.open(target)
             yield editor
-            h5.flush()
-            merged: list[Path] | None = [] if not raw.touched else None
-            # What goes wrong here is no reason to fail; that the disk is full, `raw.check` tells.
-            with suppress(Exception):
-                if raw.touched:
-                    merged = merge_log(h5, target, draft.record())
-            h5.flush()
-            previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
-            durable.write_file(xml_partial, editor.render_xml(previous))
+            with changing(target):
+                h5.flush()
+                merged: list[Path] | None = [] if not raw.touched else None
+                # What goes wrong here is no reason to fail; that the disk is full, `raw.check` tells.
+                with suppress(Exception):
+                    if raw.touched:
+                        merged = merge_log(h5, target, draft.record())
+                h5.flush()
+                previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
+                durable.write_file(xml_partial, editor.render_xml(previous))
         except BaseException:
             raw.detach()
             raise
@@ -611,7 +634,9 @@ def check_new_channel(file: LsfmFile, name: str, replace: bool | None = None) ->
     if name in file and not replace:
         more = "" if replace is None else ", or replace it"
         raise ExistsError(f"{file.path}: channel {name!r} exists already: choose another name{more}")
-    if name not in file and _paths.channel(name) in file.h5:
+    with reading(file.path):
+        is_taken = name not in file and _paths.channel(name) in file.h5
+    if is_taken:
         raise ExistsError(
             f"{file.path}: {_paths.channel(name)} holds what was given to a channel that has no voxels any more: take another name"
         )

@@ -33,6 +33,7 @@ from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _metadata, _paths
+from lsfm_core.store._broken import reading, reads_structure
 from lsfm_core.store._log import read_log
 from lsfm_core.store._xml import View, parse_xml, render_xml
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
@@ -166,9 +167,10 @@ class Channel:
     @cached_property
     def sources(self) -> tuple[FileRecord, ...]:
         """The files that it was made from; thousands for a series, so they are read when first asked for."""
-        return (
-            () if self._sources is None else tuple(FileRecord(name.decode(), *rest) for name, *rest in self._sources[()].tolist())
-        )
+        if self._sources is None:
+            return ()
+        with reading(self._sources.file.filename, f"the sources of channel {self.name!r} cannot be read"):
+            return tuple(FileRecord(name.decode(), *rest) for name, *rest in self._sources[()].tolist())
 
     @property
     def space(self) -> Space:
@@ -214,6 +216,7 @@ class LsfmFile:
         self._open_file.close()
 
     @cached_property
+    @reads_structure
     def channels(self) -> Mapping[str, Channel]:
         """All channels by name.
 
@@ -222,15 +225,12 @@ class LsfmFile:
         FormatError
             If the file's structure is broken; names the place.
         """
-        try:
-            groups = self.h5.get(_paths.LSFM, {})
-            ours = {name: self._read_channel(name) for name in groups if f"{name}/{_paths.IMAGE}" in groups}
-            found = ours | self._read_views(ours)
-            # In the order in which they were written; those that BigDataViewer does not show come last.
-            ages = {name: (inf if channel.setup is None else channel.setup, name) for name, channel in found.items()}
-            return MappingProxyType({name: found[name] for name in sorted(found, key=ages.__getitem__)})
-        except (KeyError, OSError, TypeError, IndexError) as error:
-            raise FormatError(f"{self.path}: its structure is broken: {error}") from error
+        groups = self.h5.get(_paths.LSFM, {})
+        ours = {name: self._read_channel(name) for name in groups if f"{name}/{_paths.IMAGE}" in groups}
+        found = ours | self._read_views(ours)
+        # In the order in which they were written; those that BigDataViewer does not show come last.
+        ages = {name: (inf if channel.setup is None else channel.setup, name) for name, channel in found.items()}
+        return MappingProxyType({name: found[name] for name in sorted(found, key=ages.__getitem__)})
 
     def __getitem__(self, name: str) -> Channel:
         if name not in self.channels:
@@ -252,6 +252,7 @@ class LsfmFile:
         """Where BigDataViewer's XML stands: beside the file, with its stem."""
         return self.path.with_suffix(".xml")
 
+    @reads_structure
     def levels_at(self, name: str, timepoint: int) -> tuple[Level, ...]:
         """The pyramid of a channel at one of its timepoints, which lies where that of the first lies.
 
@@ -273,6 +274,7 @@ class LsfmFile:
         return levels
 
     @property
+    @reads_structure
     def remarks(self) -> tuple[str, ...]:
         """What is odd about the file as a whole, in sentences; a channel has remarks of its own."""
         found = []
@@ -283,6 +285,7 @@ class LsfmFile:
             found.append(f"{_paths.LEGACY_CHANNELS_COUNT} says {count} channels, there are {len(self)}: lsfmpy counted wrongly")
         return tuple(found)
 
+    @reads_structure
     def label_table(self, name: str) -> str | None:
         """The label table of a channel as JSON text (`lsfm_core.regions.LabelTable.from_json` reads it), or None.
 
@@ -295,6 +298,7 @@ class LsfmFile:
         text: str = self.h5[_paths.labels(name)].asstr()[()]
         return text
 
+    @reads_structure
     def acquisition(self, name: str) -> dict[str, Any]:
         """What is known of a channel's acquisition (objective, exposure, …), as the image's format or the user told it.
 
@@ -315,12 +319,11 @@ class LsfmFile:
         UnknownChannelError
         FormatError
         """
-        group = self.h5.get(_paths.metadata(None if channel is None else self[channel].name))
-        try:
-            return MappingProxyType(_metadata.read(group))
-        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            raise FormatError(f"{self.path}: its metadata cannot be read: {error}") from error
+        path = _paths.metadata(None if channel is None else self[channel].name)
+        with reading(self.path, "its metadata cannot be read"):
+            return MappingProxyType(_metadata.read(self.h5.get(path)))
 
+    @reads_structure
     def affine(self, channel: str, name: str) -> Affine:
         """An affine that is stored with a channel.
 
@@ -337,6 +340,7 @@ class LsfmFile:
         parts = [group[f"{part}/{name}"][()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
         return Affine.from_itk(parts[0], parts[1], name=name)
 
+    @reads_structure
     def affine_sides(self, channel: str, name: str) -> Sides:
         """The spaces that an affine of a channel joins; its inner one is the channel's, unless another is recorded.
 
@@ -347,6 +351,7 @@ class LsfmFile:
         attributes = self.h5[_paths.affine(self[channel].name, name)].attrs
         return Sides(attributes.get(_paths.INNER, self[channel].space_name), attributes.get(_paths.OUTER))
 
+    @reads_structure
     def field_sides(self, name: str) -> Sides:
         """The spaces that a displacement field joins; what is not recorded of it, its inverse tells.
 
@@ -360,6 +365,7 @@ class LsfmFile:
             return Sides(field.inner_space, field.space_name)
         return Sides(field.inner_space or partner.space_name, field.space_name or partner.inner_space)
 
+    @reads_structure
     def log(self) -> tuple[LogRecord, ...]:
         """What was done with the file, exports included, by time; see docs/provenance.md."""
         return read_log(self.h5, self.path)
@@ -401,11 +407,13 @@ class LsfmFile:
         return render_xml(name, views, previous, others=others, gone=self._gone, names=self._new_names)
 
     @property
+    @reads_structure
     def setups(self) -> set[int]:
         """BigDataViewer's setups, also those that no channel shows since they have no voxels."""
         return {setup for setup in map(_paths.setup_index, self.h5) if setup is not None}
 
     @property
+    @reads_structure
     def first_timepoint(self) -> int:
         """BigDataViewer's number of the file's first timepoint, at which our channels stand."""
         return min((t for t in map(_paths.timepoint_index, self.h5) if t is not None), default=0)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import count, product
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -20,12 +20,14 @@ import numpy.typing as npt
 
 from lsfm_core.errors import ChecksumError, MemoryBudgetError
 from lsfm_core.store._ahead import ReadAhead
+from lsfm_core.store._broken import reading
 from lsfm_core.store._chunks import ChunkCodec, share_out
 
 __all__ = ["ChunkCache", "LazyLevel"]
 
 Array = npt.NDArray[Any]
 Index = int | slice | Any
+Result = TypeVar("Result")
 #: Does work on a dataset, and gives what comes of it.
 Access = Callable[[Callable[[h5py.Dataset], Any]], Any]
 
@@ -98,8 +100,7 @@ class _Store:
     def __init__(
         self, dataset: h5py.Dataset, dtype: np.dtype[Any], cache: ChunkCache, max_read_bytes: int | None, access: Access
     ) -> None:
-        #: Does work on the dataset.
-        self.access = access
+        self._access = access
         self.codec = ChunkCodec.of(dataset)
         self.has_checksums: bool = dataset.fletcher32
         self.dtype = dtype
@@ -112,6 +113,12 @@ class _Store:
         self.name = f"{dataset.file.filename}:{dataset.name}"
         # Not id(): Python gives it to the next object, and a shared cache would show one file's chunks in another.
         self._key = (next(_STORE_NUMBERS),)
+
+    def access(self, work: Callable[[h5py.Dataset], Result]) -> Result:
+        """Do work on the dataset."""
+        with reading(self.name, "its voxels cannot be read"):
+            result: Result = self._access(work)
+            return result
 
     def cached(self, index: tuple[int, ...]) -> Array | None:
         """Decoded chunk of a chunk index, if the cache has it."""

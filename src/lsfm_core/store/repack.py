@@ -30,6 +30,7 @@ from lsfm_core.errors import ChecksumError, ExistsError, FormatError, LsfmError,
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import recorded
 from lsfm_core.store import _paths
+from lsfm_core.store._broken import changing
 from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, default_threads
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
@@ -133,7 +134,7 @@ def repack_file(
     MemoryBudgetError
         If a chunk is too large for the memory given.
     """
-    with recorded(request.path, "repack", request):
+    with recorded(request.path, "repack", request), changing(request.path):
         return _repack(request, progress, cancel)
 
 
@@ -147,7 +148,7 @@ def plan_repack(request: RepackRequest) -> RepackReport:
     """
     began = time.monotonic()
     source, _, target, _ = _places_of(request)
-    with _opened(source) as h5:
+    with changing(source), _opened(source) as h5:
         plan = _Plan(LsfmFile(source, h5, ChunkCache(0), None), request, target)
     return plan.report(target, plan.need_bytes, began)
 

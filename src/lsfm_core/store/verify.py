@@ -16,6 +16,7 @@ from lsfm_core.geometry import voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.pyramid import block_mean, block_mode
 from lsfm_core.store import _paths
+from lsfm_core.store._broken import reading
 from lsfm_core.store._chunks import shared_pool
 from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
@@ -153,36 +154,51 @@ def structure_defects(file: LsfmFile, channels: list[Channel]) -> Iterator[Defec
     if _paths.INCOMPLETE in h5:
         yield Defect("holds the remains of a channel that was never completed")
     for channel in channels:
-        first = channel.levels[0]
-        for level in channel.levels:
-            sizes = [n / f for n, f in zip(first.shape[:3], level.factors, strict=True)]
-            expected = tuple(int(-(-size // 1)) for size in sizes)
-            # Others may leave out the last voxels, where they fill no whole block.
-            whole = tuple(max(1, int(size)) for size in sizes)
-            if level.shape[:3] != expected and not (channel.foreign and level.shape[:3] == whole):
-                yield Defect(f"has shape {level.shape[:3]}, expected {expected} by its factors", channel.name, level.index)
-            if not level.space.same_grid(first.space.level(level.factors, level.shape[:3])):
-                yield Defect("its affine does not follow from level 0 and its factors", channel.name, level.index)
+        yield from _pyramid_defects(channel)
         if channel.setup is None:
             continue
-        root = h5.get(_paths.setup(channel.setup), {})
-        for name, wanted in (
-            (_paths.RESOLUTIONS, [level.factors for level in channel.levels]),
-            (_paths.SUBDIVISIONS, [level.data.chunks for level in channel.levels]),
-        ):
-            if name not in root or not np.array_equal(root[name][()][:, ::-1], wanted):
-                yield Defect(f"BigDataViewer's {_paths.setup(channel.setup)}/{name} does not say what the levels are", channel.name)
-        for timepoint in channel.timepoints:
-            for level in channel.levels:
-                link = f"{_paths.view_level(timepoint, channel.setup, level.index)}/{_paths.CELLS}"
-                cells = h5.get(link)
-                if not isinstance(cells, h5py.Dataset):
-                    message = f"BigDataViewer's {link} leads nowhere"
-                elif cells.shape != level.shape:
-                    message = f"has shape {cells.shape}, at timepoint {channel.timepoints[0]} it is {level.shape}"
-                else:
-                    continue
-                yield Defect(message, channel.name, level.index, timepoint=_when(channel, timepoint))
+        try:
+            with reading(file.path, f"BigDataViewer's setup {channel.setup} is broken"):
+                defects = list(_setup_defects(h5, channel, channel.setup))
+        except FormatError as error:
+            defects = [Defect(str(error), channel.name)]
+        yield from defects
+
+
+def _pyramid_defects(channel: Channel) -> Iterator[Defect]:
+    """Where levels do not follow from level 0."""
+    first = channel.levels[0]
+    for level in channel.levels:
+        sizes = [n / f for n, f in zip(first.shape[:3], level.factors, strict=True)]
+        expected = tuple(int(-(-size // 1)) for size in sizes)
+        # Others may leave out the last voxels, where they fill no whole block.
+        whole = tuple(max(1, int(size)) for size in sizes)
+        if level.shape[:3] != expected and not (channel.foreign and level.shape[:3] == whole):
+            yield Defect(f"has shape {level.shape[:3]}, expected {expected} by its factors", channel.name, level.index)
+        if not level.space.same_grid(first.space.level(level.factors, level.shape[:3])):
+            yield Defect("its affine does not follow from level 0 and its factors", channel.name, level.index)
+
+
+def _setup_defects(h5: h5py.File, channel: Channel, setup: int) -> Iterator[Defect]:
+    """Where BigDataViewer's part of the file does not say what the channel is."""
+    root = h5.get(_paths.setup(setup), {})
+    for name, wanted in (
+        (_paths.RESOLUTIONS, [level.factors for level in channel.levels]),
+        (_paths.SUBDIVISIONS, [level.data.chunks for level in channel.levels]),
+    ):
+        if name not in root or not np.array_equal(root[name][()][:, ::-1], wanted):
+            yield Defect(f"BigDataViewer's {_paths.setup(setup)}/{name} does not say what the levels are", channel.name)
+    for timepoint in channel.timepoints:
+        for level in channel.levels:
+            link = f"{_paths.view_level(timepoint, setup, level.index)}/{_paths.CELLS}"
+            cells = h5.get(link)
+            if not isinstance(cells, h5py.Dataset):
+                message = f"BigDataViewer's {link} leads nowhere"
+            elif cells.shape != level.shape:
+                message = f"has shape {cells.shape}, at timepoint {channel.timepoints[0]} it is {level.shape}"
+            else:
+                continue
+            yield Defect(message, channel.name, level.index, timepoint=_when(channel, timepoint))
 
 
 def compare_xml(file: LsfmFile) -> Iterator[Defect]:
