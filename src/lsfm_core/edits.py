@@ -345,7 +345,7 @@ def apply_edit(edit: Edit) -> EditReport:
     """
     with open_lsfm(edit.path) as file:
         path = file.path
-    with recorded(path, edit.operation, edit) as record, edit_lsfm(path) as editor:
+    with recorded(path, edit.operation, edit) as record, edit_lsfm(edit.path) as editor:
         text = edit.describe(editor)
         record.inputs += [logged_files(name, [name]) for name in edit.inputs]
         edit.make(editor)

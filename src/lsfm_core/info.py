@@ -106,6 +106,9 @@ class XmlInfo(_Part):
     """BigDataViewer's XML beside the file."""
 
     name: str
+    path: str
+    named: bool
+    """Whether the file was opened by it; else it is the one beside the file, with its stem."""
     state: Literal["present", "missing", "disagrees"]
     defects: tuple[str, ...]
     """What it does not say as the file has it."""
@@ -113,7 +116,8 @@ class XmlInfo(_Part):
     @property
     def words(self) -> str:
         """Its name, and what is wrong with it."""
-        return {"present": self.name, "missing": "none", "disagrees": f"{self.name}, which disagrees with the file"}[self.state]
+        name = f"{self.path}, by which the file was opened" if self.named else self.name
+        return {"present": name, "missing": "none", "disagrees": f"{name}, which disagrees with the file"}[self.state]
 
 
 class ChannelInfo(_Part):
@@ -284,7 +288,8 @@ def _xml(file: LsfmFile) -> XmlInfo:
         state: Literal["present", "missing", "disagrees"] = "missing"
     else:
         state = "disagrees" if defects else "present"
-    return XmlInfo(name=file.xml_path.name, state=state, defects=defects)
+    named = file.named_xml is not None and file.named_xml.resolve() != file.path.with_suffix(".xml").resolve()
+    return XmlInfo(name=file.xml_path.name, path=str(file.xml_path), named=named, state=state, defects=defects)
 
 
 def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:

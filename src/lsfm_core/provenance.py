@@ -129,6 +129,7 @@ class LogRecord(BaseModel):
     command: str | None = None
     request: dict[str, Any] = {}
     folder: str = ""
+    xml: str | None = None
     user: str = ""
     host: str = ""
     versions: dict[str, str] = {}
@@ -146,6 +147,8 @@ class Draft:
         Of the HDF5 file that the record belongs to.
     opened : bool
         Whether it has been found to be one of those that have a log.
+    xml : str or None
+        The XML by which the file was named, from the file's folder.
     settled : bool
         Whether nothing is left to record: it stands in the file itself, or nothing has happened.
     inputs : list of LoggedFile
@@ -157,6 +160,7 @@ class Draft:
     def __init__(self, path: Path, operation: str, request: BaseModel | Mapping[str, Any] | None) -> None:
         self.path = _resolved(path)
         self.opened = False
+        self.xml: str | None = None
         self.settled = False
         self.inputs: list[LoggedFile] = []
         self.output: LoggedFile | None = None
@@ -168,10 +172,12 @@ class Draft:
         # The folder, before somebody changes it.
         self._folder = _folder()
 
-    def open(self, path: Path) -> None:
+    def open(self, path: Path, xml: Path | None = None) -> None:
         """Tell that the file is open, and which it is, should the request have named its XML."""
         self.path = _resolved(path)
         self.opened = True
+        if xml is not None:
+            self.xml = Path(os.path.relpath(_resolved(xml), self.path.parent)).as_posix()
 
     def record(self, error: BaseException | None = None) -> LogRecord:
         """The record as of now: the operation is done, or `error` ends it."""
@@ -193,6 +199,7 @@ class Draft:
             command=_COMMAND.get(),
             request=fields,
             folder=self._folder,
+            xml=self.xml,
             user=_user(),
             host=_host(),
             versions=dict(current_versions()),

@@ -6,6 +6,7 @@ that only read share one open file; one that changes it finds it closed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -426,6 +427,11 @@ def _read_step(number: int, item: object, file: str | None) -> Step:
     return Step(place, name, operation, request)
 
 
+def recorded_path(record: LogRecord, path: Path) -> Path:
+    """The name by which the file was opened for what a record tells of, as it is now: that of an XML, or the HDF5 file's."""
+    return path if record.xml is None else Path(os.path.normpath(path.parent / record.xml))
+
+
 def recorded_steps(record: LogRecord, path: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> tuple[Step, ...]:
     """The steps that do again what a record tells of.
 
@@ -450,7 +456,7 @@ def recorded_steps(record: LogRecord, path: Path, changes: Mapping[str, Any] = M
         operation = OPERATIONS.get(name)
         if operation is None:
             raise InputError(f"{name}: is no operation that a recipe can ask for")
-        own = {"path": path} if operation.has_file else {}
+        own = {"path": recorded_path(record, path)} if operation.has_file else {}
         other = {key: value for key, value in changes.items() if key in operation.request.model_fields}
         steps.append(Step(name, name, operation, operation.request(**{**own, **fields, **other})))
     return tuple(steps)

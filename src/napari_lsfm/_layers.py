@@ -75,15 +75,16 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
     Returns
     -------
     data, keywords, layer type
-        As napari takes them. ``metadata["lsfm"]`` names the ``path``, the ``channel``, its ``kind``, the ``axcodes`` of the
-        layer's axes (None where the file does not record how the specimen lay), the ``box`` of stored voxels among those that are
-        shown (first and last + 1 along each axis), and of labels that are shown under other numbers the ``ids`` that these stand
-        for.
+        As napari takes them. ``metadata["lsfm"]`` names the ``path`` by which the file was opened, the ``xml`` if that was
+        BigDataViewer's, the ``channel``, its ``kind``, the ``axcodes`` of the layer's axes (None where the file does not record
+        how the specimen lay), the ``box`` of stored voxels among those that are shown (first and last + 1 along each axis), and
+        of labels that are shown under other numbers the ``ids`` that these stand for.
     """
     native = native_frame(file, channel)
     levels, space, box = _levels_along(channel.levels, native)
     about: dict[str, Any] = {
-        "path": str(file.path),
+        "path": str(file.opened_as),
+        "xml": None if file.named_xml is None else str(file.named_xml),
         "channel": channel.name,
         "kind": channel.kind,
         "axcodes": None if channel.orientation is None else native.axcodes,

@@ -117,13 +117,14 @@ def _command_lines(number: int, record: LogRecord, path: Path) -> Iterator[str]:
 
 
 def _replay(arguments: argparse.Namespace) -> None:
-    from lsfm_core.recipes import Work, recorded_steps
+    from lsfm_core.recipes import Work, recorded_path, recorded_steps
     from lsfm_core.store import open_lsfm
 
     with open_lsfm(arguments.file) as file:
         path = file.path.resolve()
         number, record = _pick(file, arguments.record)
     what = f"{arguments.file}: record {number} ({record.operation})"
+    path = recorded_path(record, path)
     if record.outcome != "done":
         raise InputError(f"{what}: {record.outcome}: only what was done can be replayed")
     try:

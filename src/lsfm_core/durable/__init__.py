@@ -7,8 +7,10 @@ from lsfm_core.durable._journal import (
     give_up,
     journal_path,
     partial_path,
+    place_xml,
     recover,
     replacing,
+    waiting_xml,
     xml_partial_path,
 )
 from lsfm_core.durable._outputs import check_new, new_file, new_files, new_files_in_folder
@@ -28,8 +30,10 @@ __all__ = [
     "new_files",
     "new_files_in_folder",
     "partial_path",
+    "place_xml",
     "recover",
     "replacing",
+    "waiting_xml",
     "write_file",
     "xml_partial_path",
 ]

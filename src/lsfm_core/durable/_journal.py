@@ -28,15 +28,16 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from isal import isal_zlib
 
-from lsfm_core.durable._disk import CAN_LOCK, Generation, RawFile, generation, lock, sync_directory, write_all
+from lsfm_core.durable._disk import CAN_LOCK, Generation, RawFile, generation, lock, sync_directory, write_all, write_file
 from lsfm_core.errors import BusyError, StorageError
 
 __all__ = [
-    "JournaledFile", "UndoLog", "checkpoint_path", "give_up", "journal_path", "partial_path", "recover", "replacing",
-    "xml_partial_path",
+    "JournaledFile", "UndoLog", "checkpoint_path", "give_up", "journal_path", "partial_path", "place_xml", "recover", "replacing",
+    "waiting_xml", "xml_partial_path",
 ]  # fmt: skip
 
 _MAGIC = b"LSFMJRN1"
@@ -44,6 +45,8 @@ _HEADER = struct.Struct("<8sQII")
 _RECORD = struct.Struct("<QII")
 _CHANGED = struct.Struct("<q")
 _PAGE = 4096
+#: Begins the comment at the end of a waiting XML that tells where it belongs, from the HDF5 file's folder.
+_PLACE = "<!--lsfm-core: for "
 
 
 def journal_path(path: Path) -> Path:
@@ -64,6 +67,34 @@ def partial_path(path: Path) -> Path:
 def xml_partial_path(path: Path) -> Path:
     """Where the XML of a file waits for the change that it goes with."""
     return partial_path(path.with_suffix(".xml"))
+
+
+def waiting_xml(data: bytes, path: Path, xml: Path) -> bytes:
+    """What waits at `xml_partial_path` of `path` for an XML that need not have the file's stem: it says itself where it belongs."""
+    if xml == path.with_suffix(".xml"):
+        return data
+    place = quote(Path(os.path.relpath(xml, path.parent)).as_posix())
+    return data.rstrip() + f"\n{_PLACE}{place}-->\n".encode("ascii")
+
+
+def place_xml(path: Path) -> None:
+    """Let the XML that waits for a change of `path`, now committed, take its place.
+
+    Raises
+    ------
+    OSError
+        Also if somebody has done it meanwhile.
+    """
+    partial = xml_partial_path(path)
+    data, _, last = partial.read_bytes().rstrip().rpartition(b"\n")
+    if not (last.startswith(_PLACE.encode()) and last.endswith(b"-->")):
+        os.replace(partial, path.with_suffix(".xml"))
+        return
+    xml = path.parent / unquote(last[len(_PLACE) : -3].decode("ascii", "replace"))
+    # Written by nobody but us it is the one that was read before; whatever else it may name stays as it is.
+    if xml.suffix.lower() == ".xml" and xml.is_file() and b"<SpimData" in xml.read_bytes()[:4096]:
+        write_file(xml, data + b"\n")
+    partial.unlink()
 
 
 class _Journal:
@@ -462,7 +493,7 @@ def _settle_xml(path: Path) -> None:
         with suppress(OSError, BusyError, StorageError), open(path, "r+b", buffering=0) as file:
             lock(file, path)
             if not journal_path(path).exists():
-                os.replace(partial, path.with_suffix(".xml"))
+                place_xml(path)
 
 
 def _restore(file: io.FileIO, journal: Path) -> None:

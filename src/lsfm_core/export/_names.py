@@ -47,8 +47,11 @@ def native_space(file: LsfmFile, channel: Channel, request: TransformRequest) ->
             "planes, rows, columns, each the side toward which the index grows"
         )
     if channel.unit != "mm":
-        raise InputError(f"{file.path}: channel {channel.name!r} has no voxel size in a unit of length: ingest it anew with one")
-    return Space.from_orientation(channel.space.shape, channel.space.voxel_size_mm, Orientation(request.orientation))
+        raise InputError(
+            f"{file.path}: channel {channel.name!r} has no voxel size in a unit of length: give --voxel-size P,R,C, the edges of a "
+            "voxel along planes, rows and columns in mm"
+        )
+    return channel.oriented(Orientation(request.orientation))
 
 
 def open_chain(file: LsfmFile, request: TransformRequest) -> TransformChain:

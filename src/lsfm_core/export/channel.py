@@ -147,7 +147,7 @@ def open_logged(
         else:
             draft = stack.enter_context(recorded(request.path, operation, request))
         file, plan = stack.enter_context(open_planned(request, axis=axis, file=file, keep=keep))
-        draft.open(file.path)
+        draft.open(file.path, file.named_xml)
         draft.inputs = inputs_of(file, request, request.reference)
         yield file, plan, draft
 

@@ -328,7 +328,7 @@ def _carry(
     paths = _outputs(request)
     with ExitStack() as stack:
         file = opened(request, file, stack)
-        record.open(file.path)
+        record.open(file.path, file.named_xml)
         record.inputs = inputs_of(file, request, request.reference)
         if isinstance(request.points, Path):
             record.inputs.append(logged_files(request.points, [request.points]))

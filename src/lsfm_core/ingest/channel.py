@@ -89,7 +89,7 @@ def ingest_channel(
         path = target_path(request.path)
         record = stack.enter_context(recorded(path, "write", request))
         source, plan = stack.enter_context(planned(request))
-        editor = stack.enter_context(edit_lsfm(path, resume=request.resume))
+        editor = stack.enter_context(edit_lsfm(request.path, resume=request.resume))
         plan = check_target(plan, editor, request)
         warnings = [*plan.warnings]
         fingerprint = _fingerprint(request, plan)

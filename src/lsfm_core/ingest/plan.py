@@ -136,7 +136,7 @@ def plan_ingest(request: IngestRequest) -> IngestPlan:
         if not plan.path.exists():
             check_folder(plan.path)
             return check_target(plan, None, request)
-        with open_lsfm(plan.path, detached=True) as file:
+        with open_lsfm(request.path, detached=True) as file:
             return check_target(plan, file, request)
 
 

@@ -7,7 +7,7 @@ references, and no white space around numbers.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -19,8 +19,9 @@ from defusedxml.common import DefusedXmlException
 
 from lsfm_core.errors import FormatError
 from lsfm_core.geometry import Shape3, Triple, mm_per
+from lsfm_core.xml_text import decode_xml
 
-__all__ = ["BdvXml", "View", "parse_xml", "renamed_xml", "render_xml"]
+__all__ = ["BdvXml", "View", "parse_xml", "renamed_xml", "render_xml", "with_voxel_size"]
 
 _ATTRIBUTES = ("illumination", "channel", "tile", "angle")
 #: A registration may stretch an image by so much, and its unit is still known by the voxels' size.
@@ -46,6 +47,8 @@ class View:
         Whether timepoints are registered differently.
     placed : bool
         False where the voxel size does not tell the unit of the registration, so that `world_from_voxel` is the voxel size alone.
+    registered : bool
+        Whether the XML has a registration of it.
     """
 
     setup: int
@@ -56,14 +59,24 @@ class View:
     timepoints: tuple[int, ...] = (0,)
     moves: bool = False
     placed: bool = True
+    registered: bool = True
 
 
 @dataclass(frozen=True)
 class BdvXml:
-    """What we understand of a BigDataViewer XML file."""
+    """What we understand of a BigDataViewer XML file.
+
+    Attributes
+    ----------
+    hdf5 : str
+        The HDF5 file, as it is written there.
+    base : str
+        The folder from which that is meant, itself meant from the XML's; "" where the HDF5 file's path is absolute.
+    """
 
     hdf5: str
     views: tuple[View, ...] = field(default_factory=tuple)
+    base: str = ""
 
 
 def parse_xml(data: bytes, name: str) -> BdvXml:
@@ -82,12 +95,13 @@ def parse_xml(data: bytes, name: str) -> BdvXml:
         views = tuple(_parse_view(setup, root) for setup in root.iterfind("SequenceDescription/ViewSetups/ViewSetup"))
     except ValueError as error:
         raise FormatError(f"{name}: {error}") from error
-    return BdvXml((hdf5.text or "").strip(), views)
+    base = "" if hdf5.get("type") == "absolute" else (root.findtext("BasePath") or "").strip()
+    return BdvXml((hdf5.text or "").strip(), views, base)
 
 
 def _parse(data: bytes, name: str) -> Element:
     try:
-        root: Element = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
+        root: Element = defusedxml.ElementTree.fromstring(decode_xml(data), forbid_dtd=True)
     except (ElementTree.ParseError, DefusedXmlException, ValueError) as error:
         raise FormatError(f"{name}: not readable as XML: {error}") from error
     if root.tag != "SpimData":
@@ -106,7 +120,9 @@ def _parse_view(setup: Element, root: Element) -> View:
         _parse_registration(item, index)
         for item in root.iterfind("ViewRegistrations/ViewRegistration")
         if item.get("setup") == str(index)
-    ] or [np.eye(4)]
+    ]
+    registered = bool(registrations)
+    registrations = registrations or [np.eye(4)]
     world: npt.NDArray[np.float64] | None = registrations[0]
     size_mm, edges = None, np.ones(3)
     if mm is not None and len(voxel) == 3 and min(voxel) > 0:
@@ -121,7 +137,18 @@ def _parse_view(setup: Element, root: Element) -> View:
         world_from_voxel=(np.diag([*edges, 1.0]) if world is None else world)[:, [2, 1, 0, 3]],
         moves=not all(np.allclose(other, registrations[0]) for other in registrations),
         placed=world is not None,
+        registered=registered,
     )
+
+
+def with_voxel_size(view: View, voxel_size_mm: Triple) -> View:
+    """A view whose XML gives no unit of length, with voxels of this size (planes, rows, columns); any other as it is."""
+    if view.voxel_size_mm is not None:
+        return view
+    xyz = [2, 1, 0, 3]
+    world = _in_mm(view.world_from_voxel[:, xyz], np.array(voxel_size_mm[::-1]), 1.0)
+    placed = np.diag([*voxel_size_mm[::-1], 1.0]) if world is None else world
+    return replace(view, voxel_size_mm=voxel_size_mm, world_from_voxel=placed[:, xyz], placed=world is not None)
 
 
 def _in_mm(world_from_xyz: npt.NDArray[np.float64], voxel: npt.NDArray[np.float64], mm: float) -> npt.NDArray[np.float64] | None:
@@ -322,6 +349,9 @@ def renamed_xml(data: bytes, name: str, hdf5: str) -> bytes:
     root = _parse(data, name)
     for element in root.iterfind("SequenceDescription/ImageLoader/hdf5"):
         element.text = hdf5
+        element.set("type", "relative")
+    for element in root.iterfind("BasePath"):
+        element.text = "."
         element.set("type", "relative")
     return _serialized(root)
 

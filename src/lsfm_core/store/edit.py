@@ -26,7 +26,7 @@ from lsfm_core.store._broken import changes_structure, changing, reading
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, Sides, open_lsfm, own_space, target_path
+from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, Sides, named_xml, open_lsfm, own_space, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = ["LIBVER", "ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm", "write_xml"]
@@ -39,10 +39,11 @@ _BDV_TYPES = frozenset({"uint8", "int8", "uint16", "int16", "uint32", "int32", "
 class LsfmEditor(LsfmFile):
     """One file, open for changes; get it from `edit_lsfm`."""
 
-    def __init__(self, path: Path, h5: h5py.File, raw: durable.JournaledFile, draft: Draft) -> None:
-        super().__init__(path, h5, ChunkCache(0), None)
+    def __init__(self, path: Path, h5: h5py.File, raw: durable.JournaledFile, draft: Draft, xml: Path | None) -> None:
+        super().__init__(path, h5, ChunkCache(0), None, xml)
         self._raw = raw
         self._draft = draft
+        self._replaced: dict[str, Space] = {}
 
     @property
     def note(self) -> bytes | None:
@@ -399,6 +400,7 @@ class LsfmEditor(LsfmFile):
         setup, timepoint = None, self.first_timepoint
         if name in self:
             setup, timepoint = self[name].setup, self[name].timepoints[0]
+            self._replaced[name] = self[name].space
             # What users gave to the channel stays with its name; what is known of the old image goes with it.
             for part in (_paths.AFFINES, _paths.METADATA):
                 if f"{_paths.channel(name)}/{part}" in self.h5:
@@ -423,6 +425,10 @@ class LsfmEditor(LsfmFile):
             self._link_levels(name, timepoint, setup, count)
             self.h5.attrs[_paths.SETUPS_COUNT] = 1 + max(self.setups)
         self._forget()
+        old = self._replaced.pop(name, None)
+        if old is not None and setup is not None and not old.same_grid(self[name].space):
+            # The XML's registration was that of the old image.
+            self._gone.add(setup)
 
     def _group_of(self, name: str) -> h5py.Group:
         """The group of a channel, made where it is another program's setup to which nobody has given anything yet."""
@@ -509,11 +515,12 @@ class ChannelWriter:
 def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator[LsfmEditor]:
     """Change a file, or make one: all changes happen when the block ends well, none if it raises or the process dies.
 
-    The BigDataViewer XML beside the file is made anew.
+    The BigDataViewer XML beside the file is made anew; or the XML by which the file was named.
 
     Parameters
     ----------
     path : path
+        ``.h5``, or an ``.xml`` that is there.
     resume : bool
         Keep the way to the latest checkpoint if the block is left early, and go on from one that was left; else whatever an
         interrupted change has left is rolled back.
@@ -528,12 +535,12 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
         If writing fails, for example on a full disk; the file is as it was before.
     """
     target = target_path(path)
-    with joined(target) as draft, _transaction(target, resume, draft) as editor:
+    with joined(target) as draft, _transaction(target, resume, draft, named_xml(path)) as editor:
         yield editor
 
 
 @contextmanager
-def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEditor]:
+def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> Iterator[LsfmEditor]:
     check_folder(target)
     if not (resume and durable.checkpoint_path(target).exists()):
         durable.give_up(target)
@@ -545,8 +552,8 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
         with changing(target):
             h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
         try:
-            editor = LsfmEditor(target, h5, raw, draft)
-            draft.open(target)
+            editor = LsfmEditor(target, h5, raw, draft, xml)
+            draft.open(target, xml)
             yield editor
             with changing(target):
                 h5.flush()
@@ -557,7 +564,7 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
                         merged = merge_log(h5, target, draft.record())
                 h5.flush()
                 previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
-                durable.write_file(xml_partial, editor.render_xml(previous))
+                durable.write_file(xml_partial, durable.waiting_xml(editor.render_xml(previous), target, editor.xml_path))
         except BaseException:
             raw.detach()
             raise
@@ -575,7 +582,7 @@ def _transaction(target: Path, resume: bool, draft: Draft) -> Iterator[LsfmEdito
         draft.settled = True
         drop_merged(target, merged)
     with suppress(FileNotFoundError):  # somebody who opened the file meanwhile has done it
-        os.replace(xml_partial, editor.xml_path)
+        durable.place_xml(target)
 
 
 def recover_lsfm(path: str | os.PathLike[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, count
 from math import inf
@@ -28,18 +28,18 @@ from lsfm_core.errors import (
     UnknownChannelError,
     check_file,
 )
-from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.geometry import Orientation, Space, Triple, check_voxel_size
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _metadata, _paths
 from lsfm_core.store._broken import reading, reads_structure
 from lsfm_core.store._log import read_log
-from lsfm_core.store._xml import View, parse_xml, render_xml
+from lsfm_core.store._xml import View, parse_xml, render_xml, with_voxel_size
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
 
-__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "Sides", "open_lsfm", "own_space", "target_path"]
+__all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "Sides", "named_xml", "open_lsfm", "own_space", "target_path"]
 
 FORMAT_VERSION = 1
 # SimpleITK's pixel ids, which lsfmpy recorded: how the bits of its int16 data sets are meant.
@@ -163,6 +163,8 @@ class Channel:
     space_name: str | None = None
     inner_space: str | None = None
     _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
+    # Of the file's first setup of others: all of them get a world of R, A and S together.
+    _first: Space | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def sources(self) -> tuple[FileRecord, ...]:
@@ -182,6 +184,27 @@ class Channel:
         """Type of a voxel."""
         return self.levels[0].dtype
 
+    def oriented(self, orientation: Orientation) -> Space:
+        """Space of level 0 in the world of R, A and S, for a channel that does not record how it lies.
+
+        BigDataViewer's registrations keep their meaning: what they move, turn or scale is moved, turned or scaled, and several
+        setups of a file keep their places to each other. An image that is not moved has its first voxel in R, A and S at 0.
+
+        Parameters
+        ----------
+        orientation : Orientation
+            Of planes, rows and columns; where a registration turns the image, of BigDataViewer's axes z, y and x.
+        """
+        first = self._first
+        if first is None:
+            return Space.from_orientation(self.space.shape, self.space.voxel_size_mm, orientation)
+        unmoved = Space.from_orientation(first.shape, first.voxel_size_mm, orientation)
+        # BigDataViewer's x, y and z are the axes of columns, rows and planes.
+        ras_from_bdv = np.eye(4)
+        ras_from_bdv[:3, :3] = orientation.direction[:, ::-1]
+        ras_from_bdv[:3, 3] = unmoved.world_from_voxel[:3, 3]
+        return Space(self.space.shape, ras_from_bdv @ self.space.world_from_voxel)
+
 
 class LsfmFile:
     """One file, open for reading; get it from `open_lsfm`.
@@ -189,13 +212,18 @@ class LsfmFile:
     Works as a mapping from channel names, in the order in which they were written, and as a context manager.
     """
 
-    def __init__(self, path: Path, h5: h5py.File | DetachedFile, cache: ChunkCache, max_read_bytes: int | None) -> None:
+    def __init__(
+        self, path: Path, h5: h5py.File | DetachedFile, cache: ChunkCache, max_read_bytes: int | None, xml: Path | None = None
+    ) -> None:
         self.path = path
+        #: BigDataViewer's XML by which the file was opened: it tells where setups lie. None if the HDF5 file was named.
+        self.named_xml = xml
         self._open_file = h5
         #: Decoded chunks of all levels.
         self.cache = cache
         self._max_read_bytes = max_read_bytes
         self._heeds_xml = True
+        self._voxel_size_mm: Triple | None = None
         # What a change does to the setups of others, for the XML: those that are removed, and new names.
         self._gone: set[int] = set()
         self._new_names: dict[int, str] = {}
@@ -249,8 +277,33 @@ class LsfmFile:
 
     @property
     def xml_path(self) -> Path:
-        """Where BigDataViewer's XML stands: beside the file, with its stem."""
-        return self.path.with_suffix(".xml")
+        """Where BigDataViewer's XML stands: the one by which the file was opened, else beside the file, with its stem."""
+        return self.named_xml or self.path.with_suffix(".xml")
+
+    @property
+    def opened_as(self) -> Path:
+        """The name by which the file opens like this again: that of its XML, if it was opened by one."""
+        return self.named_xml or self.path
+
+    def with_voxel_size(self, voxel_size_mm: Triple) -> LsfmFile:
+        """The same open file, whose channels without a unit of length have voxels of this size.
+
+        Parameters
+        ----------
+        voxel_size_mm : tuple of 3 float
+            Of level 0, along planes, rows and columns.
+
+        Raises
+        ------
+        InputError
+            If all channels have a size of their own.
+        """
+        if not any(channel.unit != "mm" for channel in self.channels.values()):
+            raise InputError(f"{self.path}: its channels have voxel sizes in a unit of length: leave --voxel-size out")
+        other = LsfmFile(self.path, self._open_file, self.cache, self._max_read_bytes, self.named_xml)
+        other._heeds_xml = self._heeds_xml
+        other._voxel_size_mm = check_voxel_size(voxel_size_mm)
+        return other
 
     @reads_structure
     def levels_at(self, name: str, timepoint: int) -> tuple[Level, ...]:
@@ -403,7 +456,7 @@ class LsfmFile:
             if c.setup is not None
         ]
         others = self.setups.difference(c.setup for c in self.channels.values() if not c.foreign)
-        name = hdf5 or self.path.name
+        name = hdf5 or Path(os.path.relpath(self.path, self.xml_path.parent)).as_posix()
         return render_xml(name, views, previous, others=others, gone=self._gone, names=self._new_names)
 
     @property
@@ -436,24 +489,43 @@ class LsfmFile:
             affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
             levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
         setup = int(group.attrs[_paths.SETUP])
+        levels, remarks = self._placed_by_xml(setup, levels)
         return Channel(
             name=name,
             kind=group.attrs[_paths.KIND],
             levels=tuple(levels),
-            orientation=Orientation(group.attrs[_paths.AXCODES]),
+            orientation=levels[0].space.orientation if remarks else Orientation(group.attrs[_paths.AXCODES]),
             unit=group.attrs[_paths.UNIT],
             display_range=_display_range(group),
             setup=setup if setup >= 0 else None,
             partner=group.attrs.get(_paths.PARTNER),
             affines=self._affine_names(group),
             written_by=group.attrs[_paths.WRITER],
-            remarks=(),
+            remarks=remarks,
             timepoints=self._timepoints_of(setup),
             colormap=group.attrs.get(_paths.COLORMAP),
             space_name=self._space_name(name, group.attrs[_paths.KIND]),
             inner_space=group.attrs.get(_paths.INNER),
             _sources=group.get(_paths.SOURCES),
         )
+
+    def _placed_by_xml(self, setup: int, levels: list[Level]) -> tuple[list[Level], tuple[str, ...]]:
+        """Levels of a channel of ours, where the XML by which the file was opened puts them; and a remark if that is elsewhere."""
+        view = None if self.named_xml is None else self._xml_views().get(setup)
+        own = levels[0].space
+        if self.named_xml is None or view is None or not (view.registered and view.placed) or view.voxel_size_mm is None:
+            return levels, ()
+        if view.shape != own.shape:
+            return levels, ()
+        # Somebody has aligned or calibrated it since it was written.
+        space = Space(own.shape, view.world_from_voxel)
+        if space.same_grid(own):
+            return levels, ()
+        moved = [
+            replace(level, space=Space(level.space.shape, space.level(level.factors, level.space.shape).world_from_voxel))
+            for level in levels
+        ]
+        return moved, (f"placed by the registration in {self.named_xml.name}, which is not the one that was recorded with it",)
 
     def _read_legacy(self, name: str) -> Channel:
         """A channel of lsfmpy 0.1.0: voxel sizes, but no orientation; uint16 kept in int16."""
@@ -505,9 +577,12 @@ class LsfmFile:
         groups = {n: g for n, g in self.h5.get(_paths.LSFM, {}).items() if n not in ours and isinstance(g, h5py.Group)}
         names = {int(group.attrs[_paths.SETUP]): name for name, group in groups.items() if _paths.SETUP in group.attrs}
         taken = {*ours, *names.values()}
-        channels = {}
+        channels: dict[str, Channel] = {}
+        first: Space | None = None
         for setup in setups:
             view = views.get(setup)
+            if self._voxel_size_mm is not None:
+                view = with_voxel_size(view or View(setup, "", (1, 1, 1), None, np.eye(4)[:, [2, 1, 0, 3]]), self._voxel_size_mm)
             timepoints = self._timepoints_of(setup)
             # Of the world's axes, which are BigDataViewer's, planes lie along the third.
             affine = np.eye(4)[[2, 1, 0, 3]] if view is None else view.world_from_voxel
@@ -515,8 +590,9 @@ class LsfmFile:
             if not levels:
                 continue
             name = names.get(setup)
+            first = first or levels[0].space
             if name is None:
-                wanted = [] if view is None else [view.name]
+                wanted = [] if view is None or not view.name else [view.name]
                 name = next(n for n in chain(wanted, _other_names(setup)) if n not in taken)
             taken.add(name)
             group = groups.get(name)
@@ -543,6 +619,7 @@ class LsfmFile:
                 foreign=True,
                 colormap=None if group is None else group.attrs.get(_paths.COLORMAP),
                 space_name=self._space_name(name, "image"),
+                _first=first,
             )
         return channels
 
@@ -621,7 +698,8 @@ def open_lsfm(
     Parameters
     ----------
     path : path
-        ``.h5``, or the BigDataViewer ``.xml`` beside it.
+        ``.h5``, or a BigDataViewer ``.xml`` that leads to it: then registrations, voxel sizes and names are those of this XML, and
+        otherwise those of the one beside the file that has its stem.
     cache : ChunkCache, optional
         To share decoded chunks, and their limit in bytes, between files.
     max_read_bytes : int, optional
@@ -637,9 +715,9 @@ def open_lsfm(
     StorageError
         If it cannot be read. `MissingError` if it is not there, `BusyError` if a writer is at work.
     """
-    target = Path(path)
-    if target.suffix.lower() == ".xml":
-        target = _hdf5_of_xml(target)
+    target, xml = Path(path), named_xml(path)
+    if xml is not None:
+        target = _hdf5_of_xml(xml)
     check_file(path if target == Path(path) else target)
     try:
         recover(target)
@@ -650,7 +728,7 @@ def open_lsfm(
         raise FormatError(f"{target}: not an HDF5 file")
     try:
         opened = DetachedFile(target) if detached else h5py.File(target, "r")
-        file = LsfmFile(target, opened, cache or ChunkCache(), max_read_bytes)
+        file = LsfmFile(target, opened, cache or ChunkCache(), max_read_bytes, xml)
         known = _paths.LSFM in file.h5 or any(
             isinstance(file.h5.get(_paths.setup(setup)), h5py.Group) and _paths.RESOLUTIONS in file.h5[_paths.setup(setup)]
             for setup in file.setups
@@ -698,15 +776,26 @@ def target_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def named_xml(path: str | os.PathLike[str]) -> Path | None:
+    """The BigDataViewer XML that a name under which a file is opened stands for, or None."""
+    return Path(path) if Path(path).suffix.lower() == ".xml" else None
+
+
 def _hdf5_of_xml(path: Path) -> Path:
     check_file(path)
-    hdf5 = parse_xml(path.read_bytes(), str(path)).hdf5
-    target = path.parent / hdf5
+    content = parse_xml(path.read_bytes(), str(path))
+    # Programs on Windows write its separators. Without this, a name that has a backslash in it.
+    spellings = dict.fromkeys(Path(content.base, content.hdf5).as_posix().replace(*pair) for pair in (("", ""), ("\\", "/")))
+    places = [Path(os.path.normpath(path.parent / spelling)) for spelling in spellings]
+    target = next((place for place in places if place.is_file()), places[-1])
     # An XML from a stranger must not make us open files elsewhere.
     if not target.resolve().is_relative_to(path.parent.resolve()):
-        raise FormatError(f"{path}: its HDF5 file {hdf5} lies outside its folder: open the HDF5 file itself")
+        raise FormatError(
+            f"{path}: its HDF5 file {content.hdf5} lies outside its folder: open the HDF5 file itself, or copy the XML to "
+            'that one\'s folder, with its name alone in <hdf5 type="relative">'
+        )
     if not target.is_file():
-        raise MissingError(f"{path}: its HDF5 file {hdf5} is missing")
+        raise MissingError(f"{path}: its HDF5 file {content.hdf5} is missing")
     return target
 
 

@@ -108,7 +108,7 @@ class FileFacts:
         shown_from_native[:3, :3] = (first.orientation or first.space.orientation).direction
         if own.orientation is not None or orientation is None:
             return Frame(shown_from_native)
-        exported = Space.from_orientation(own.space.shape, own.space.voxel_size_mm, Orientation(orientation))
+        exported = own.oriented(Orientation(orientation))
         return Frame(exported.world_from_voxel @ own.space.voxel_from_world @ shown_from_native)
 
     def bounds(self, channel: str) -> FloatArray:
