@@ -456,6 +456,8 @@ REQUESTS: dict[str, Callable[[Path], Any]] = {
     ),
     "grid": lambda path: ExportRequest(path=path, channel="signal", output="c", grid=(0, 0, 0), size_mm=0.5, overlap_mm=0.1),
     "slices": lambda path: SlicesRequest(path=path, channel="signal", output="%d.png", axis=2, start=-4, step=2, roi=(1, 2, 3, 4)),
+    "look": lambda path: SlicesRequest(path=path, channel="signal", output="%d.png", as_stored=True, contrast=(-1.5, 20)),
+    "full": lambda path: SlicesRequest(path=path, channel="signal", output="%d.png", contrast="full"),
     "write": lambda path: request(path, "b", "planes").model_copy(update={"origin_mm": (-1.0, 0.0, 2.5), "compression": 3}),
 }
 
@@ -463,7 +465,7 @@ REQUESTS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("name", REQUESTS)
 def test_requests_become_command_lines(name: str, tmp_path: Path) -> None:
     asked = REQUESTS[name](tmp_path / "my brain.h5")
-    operation = {"slices": "export-slices", "write": "write"}.get(name, "export")
+    operation = {"slices": "export-slices", "look": "export-slices", "full": "export-slices", "write": "write"}.get(name, "export")
     record = LogRecord(name="n", time=datetime.now(UTC), operation=operation, request=asked.model_dump(mode="json"))
     line = command_line(record, "unused")
     assert line is not None

@@ -37,6 +37,7 @@ _OPTIONS = {
         "interpolation": "--interpolation", "fill": "--fill", "numeric_inverse": "--numeric-inverse", "reference": "--reference",
         "origin_mm": "--origin", "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory",
         "threads": "--threads", "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",
+        "as_stored": "--as-stored", "contrast": "--contrast",
     },
     "write-affine": {
         "channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite", "from_space": "--from",

@@ -48,13 +48,33 @@ def add_commands(verbs: Any) -> None:
     _add_image_options(slices)
     add_request(slices, _slices_request)
     slices.add_argument(
-        "--axis", type=int, choices=range(3), default=0, help="axis of the output that planes are across (default 0)"
+        "--axis",
+        type=int,
+        choices=range(3),
+        default=0,
+        help="axis of the output that planes are across; in RAS 0: sagittal, 1: coronal, 2: horizontal (default 0)",
     )
     slices.add_argument(
         "--range", type=_range, default=(None, None, None), metavar="START,STOP,STEP", help="which planes; None or nothing: all"
     )
     slices.add_argument(
-        "--roi", type=_roi, metavar="OX,OY,SX,SY", help="first column, first row, columns and rows to keep, in pixels"
+        "--roi",
+        type=_roi,
+        metavar="OX,OY,SX,SY",
+        help="first column, first row, columns and rows to keep of each picture",
+    )
+    slices.add_argument(
+        "--as-stored",
+        action="store_true",
+        help="the planes as the output has them, its axes as rows and columns (default: as anatomists hold them: superior up, in "
+        "horizontal planes anterior; left at the left, in sagittal planes posterior)",
+    )
+    slices.add_argument(
+        "--contrast",
+        type=_contrast,
+        metavar="LOW,HIGH|full",
+        help="values that PNG, in 8 bits, shows black and white; full: all of the type (default: the channel's display range). "
+        "TIFF keeps values; labels get their colours",
     )
     output = slices.add_argument("--output", required=True, metavar="PATTERN", help="such as 'slices/s_%%04d.tif' or .png")
     _add_interactive(slices, output)
@@ -211,7 +231,16 @@ def _slices_request(arguments: argparse.Namespace) -> SlicesRequest:
     from lsfm_core.export import SlicesRequest
 
     start, stop, step = arguments.range
-    return SlicesRequest(**_fields(arguments), axis=arguments.axis, start=start, stop=stop, step=step, roi=arguments.roi)
+    return SlicesRequest(
+        **_fields(arguments),
+        axis=arguments.axis,
+        start=start,
+        stop=stop,
+        step=step,
+        as_stored=arguments.as_stored,
+        roi=arguments.roi,
+        contrast=arguments.contrast,
+    )
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -289,6 +318,10 @@ def _range(text: str) -> tuple[int | None, int | None, int | None]:
         raise argparse.ArgumentTypeError(f"expected START,STOP,STEP, each a whole number or None, found {text!r}")
     start, stop, step = [int(part) if part not in ("", "None") else None for part in parts] + [None] * (3 - len(parts))
     return start, stop, step
+
+
+def _contrast(text: str) -> Any:
+    return text if text == "full" else numbers(2)(text)
 
 
 def _roi(text: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_c
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
-from lsfm_core.export.slices import SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
+from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.volume import Volume
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "RegionCount",
     "RegionMask",
     "RegionSelection",
+    "SlicesPlan",
     "SlicesRequest",
     "SlicesResult",
     "TransformRequest",

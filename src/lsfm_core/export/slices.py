@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import Field, model_validator
 from lsfm_core.durable import new_files_in_folder
 from lsfm_core.errors import InputError
 from lsfm_core.export._files import check_room, numbered
+from lsfm_core.export._look import Contrast, Shades, View, shades_for, view_of
 from lsfm_core.export.channel import open_logged, open_planned, read_volume
 from lsfm_core.export.plan import ExportPlan, plan_pieces
 from lsfm_core.export.request import ExportRequest
@@ -23,7 +25,7 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import LoggedFile, logged_files
 from lsfm_core.store import LsfmFile
 
-__all__ = ["SlicesRequest", "SlicesResult", "export_slices", "iter_slices", "plan_slices"]
+__all__ = ["SlicesPlan", "SlicesRequest", "SlicesResult", "export_slices", "iter_slices", "plan_slices"]
 
 Array = npt.NDArray[Any]
 
@@ -37,8 +39,14 @@ class SlicesRequest(ExportRequest):
         Array axis of the result that the planes are across: 0, 1 or 2.
     start, stop, step : int, optional
         Which planes, as in a Python slice. Default: all.
+    as_stored : bool
+        Give the planes of the result as they are: the first of the other two axes as rows. Else they are held as anatomists do it:
+        superior up, in horizontal planes anterior; left at the left, in sagittal planes posterior.
     roi : tuple of 4 int, optional
-        ox, oy, sx, sy: first column, first row, columns and rows of the planes that are kept.
+        ox, oy, sx, sy: first column, first row, columns and rows of the planes that are kept, as they are held.
+    contrast : "full" or tuple of 2 float, optional
+        For PNG, which gets 8 bits: the values that become black and white; or all that the type can hold. Default: the channel's
+        display range. TIFF keeps values, and labels get the colours of their table.
     output : Path, optional
         ``slices/s_%04d.tif`` or ``.png``; the number is the plane's index. Without it, use `iter_slices`.
     """
@@ -47,15 +55,53 @@ class SlicesRequest(ExportRequest):
     start: int | None = None
     stop: int | None = None
     step: int | None = Field(default=None, ge=1)
+    as_stored: bool = False
     roi: tuple[int, int, int, int] | None = None
+    contrast: Contrast = None
 
     @model_validator(mode="after")
     def _check_slices(self) -> SlicesRequest:
         if self.grid is not None:
             raise InputError("grid: planes are not made of chunks")
+        if isinstance(self.contrast, tuple) and not 0 < self.contrast[1] - self.contrast[0] < inf:
+            raise InputError(f"contrast: expected two numbers, of which the first is less, or full, found {self.contrast}")
+        if self.contrast is not None and not _is_png(self.output):
+            raise InputError("contrast: only PNG files get shades: TIFF keeps the values, leave it out")
         if self.roi is not None and (min(self.roi[:2]) < 0 or min(self.roi[2:]) < 1):
             raise InputError(f"roi: expected ox, oy (0 or more) and sx, sy (1 or more) in pixels, found {self.roi}")
         return self
+
+
+@dataclass(frozen=True)
+class SlicesPlan:
+    """What an export of slices will do.
+
+    Attributes
+    ----------
+    whole : ExportPlan
+        Of what planes are taken of.
+    indices : range
+        Of the planes.
+    rows, columns : range
+        Of the pictures, as far as they are kept.
+    view : View
+        How planes are held.
+    shades : Shades or None
+        What values become; None where they stay.
+    """
+
+    whole: ExportPlan
+    indices: range
+    rows: range
+    columns: range
+    view: View
+    shades: Shades | None
+
+    def describe(self) -> str:
+        """The plan in words, one fact per line."""
+        values = "as they are" if self.shades is None else self.shades.text
+        size = f"{len(self.columns)} x {len(self.rows)} pixels"
+        return f"{self.whole.describe()}\nplanes  {len(self.indices)} of {size}\nview    {self.view.text}\nvalues  {values}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +110,7 @@ class SlicesResult:
 
     Attributes
     ----------
-    plan : ExportPlan
-        Of the whole.
+    plan : SlicesPlan
     paths : tuple of Path
     shape : tuple of 2 int
         Rows and columns of each plane.
@@ -74,26 +119,22 @@ class SlicesResult:
         Size and checksum of the planes, as the log has them.
     """
 
-    plan: ExportPlan
+    plan: SlicesPlan
     paths: tuple[Path, ...]
     shape: tuple[int, int]
     seconds: float
     written: LoggedFile
 
 
-def plan_slices(file: LsfmFile, request: SlicesRequest) -> ExportPlan:
-    """The plan of the whole that planes are taken of.
+def plan_slices(file: LsfmFile, request: SlicesRequest) -> SlicesPlan:
+    """Decide everything about an export of slices.
 
     Raises
     ------
     LsfmError
         As `lsfm_core.export.plan_export`; also if there are no such planes, or their files cannot be named so.
     """
-    plan = plan_pieces(file, request, request.axis)
-    indices, *_ = _selection(plan, request)
-    if request.output is not None:
-        _names(plan, request.output, indices)
-    return plan
+    return _planned(file, request, plan_pieces(file, request, request.axis))
 
 
 def iter_slices(
@@ -105,14 +146,14 @@ def iter_slices(
 ) -> Iterator[tuple[int, Array]]:
     """Planes one by one, each with its index along the axis; made as they are asked for.
 
-    A plane across axis 0 has axis 1 as rows and axis 2 as columns, and so on; components, if there are any, come last.
+    They are held as the request says; components, if there are any, come last.
 
     Raises
     ------
     LsfmError
     """
-    with open_planned(request, axis=request.axis, file=file) as (_, plan):
-        yield from _planes(plan, request, progress, cancel)
+    with open_planned(request, axis=request.axis, file=file) as (opened, plan):
+        yield from _planes(_planned(opened, request, plan), request.axis, progress, cancel)
 
 
 def export_slices(
@@ -132,54 +173,76 @@ def export_slices(
     began = time.perf_counter()
     if request.output is None:
         raise InputError("slices: name the files (slices/s_%04d.tif), or use iter_slices to have the planes one by one")
-    with open_logged("export-slices", request, axis=request.axis, file=file) as (_, plan, record):
-        indices, rows, columns = _selection(plan, request)
-        paths = _names(plan, request.output, indices)
-        across = [size for axis, size in enumerate(plan.target.voxel_size_mm) if axis != request.axis]
+    with open_logged("export-slices", request, axis=request.axis, file=file) as (opened, whole, record):
+        plan = _planned(opened, request, whole)
+        paths = _names(plan, request.output)
+        first, second = (size for axis, size in enumerate(whole.target.voxel_size_mm) if axis != request.axis)
+        shape = len(plan.rows), len(plan.columns)
         with new_files_in_folder(paths, request.overwrite) as partials:
-            check_room(request.output, len(paths) * len(rows) * len(columns) * plan.dtype.itemsize * plan.components)
-            for partial, (_, plane) in zip(partials, _planes(plan, request, progress, cancel), strict=True):
-                write_plane(partial, plane, pixel_size_mm=(across[0], across[1]), overwrite=False)
+            check_room(request.output, len(paths) * shape[0] * shape[1] * whole.dtype.itemsize * whole.components)
+            for partial, (_, plane) in zip(partials, _planes(plan, request.axis, progress, cancel), strict=True):
+                pixels = plane if plan.shades is None else plan.shades.picture(plane)
+                write_plane(partial, pixels, pixel_size_mm=plan.view.turned((first, second)), overwrite=False)
         record.output = written = logged_files(request.output, paths)
-    return SlicesResult(plan, tuple(paths), (len(rows), len(columns)), time.perf_counter() - began, written)
+    return SlicesResult(plan, tuple(paths), shape, time.perf_counter() - began, written)
 
 
 def _planes(
-    plan: ExportPlan, request: SlicesRequest, progress: ProgressCallback | None, cancel: CancelToken | None
+    plan: SlicesPlan, axis: int, progress: ProgressCallback | None, cancel: CancelToken | None
 ) -> Iterator[tuple[int, Array]]:
-    indices, rows, columns = _selection(plan, request)
-    report = Progress("slices", len(indices) * len(rows) * len(columns) * plan.dtype.itemsize * plan.components, progress, cancel)
+    whole, indices = plan.whole, plan.indices
+    pixels = len(indices) * len(plan.rows) * len(plan.columns)
+    report = Progress("slices", pixels * whole.dtype.itemsize * whole.components, progress, cancel)
+    shape = [size for index, size in enumerate(whole.target.shape) if index != axis]
+    rows, columns = plan.view.plane_ranges(plan.rows, plan.columns, plan.view.turned((shape[0], shape[1])))
     low, high = [rows.start, columns.start], [rows.stop, columns.stop]
-    low.insert(request.axis, 0)
-    high.insert(request.axis, 0)
-    for slab in plan.slabs:
+    low.insert(axis, 0)
+    high.insert(axis, 0)
+    for slab in whole.slabs:
         # Planes of one slab lie in the same chunks: with few left out between them they are made together.
         wanted = [index for index in indices if slab[0] <= index < slab[1]]
         if not wanted:
             continue
         groups = [range(wanted[0], wanted[-1] + 1)] if indices.step <= 2 else [range(index, index + 1) for index in wanted]
         for group in groups:
-            low[request.axis], high[request.axis] = group.start, group.stop
-            planes = np.moveaxis(read_volume(plan.crop(low, high), report).array, request.axis, 0)
+            low[axis], high[axis] = group.start, group.stop
+            planes = np.moveaxis(read_volume(whole.crop(low, high), report).array, axis, 0)
             for index, plane in zip(group, planes, strict=True):
                 if index in indices:
-                    yield index, plane
+                    yield index, plan.view.picture(plane)
                     report.advance(0)
 
 
-def _names(plan: ExportPlan, pattern: Path, indices: range) -> list[Path]:
-    check_plane(pattern, plan.dtype)
-    paths = [numbered(pattern, [index]) for index in indices]
+def _planned(file: LsfmFile, request: SlicesRequest, whole: ExportPlan) -> SlicesPlan:
+    view = view_of(whole.target.orientation, request.axis, request.as_stored)
+    indices, rows, columns = _selection(whole, request, view)
+    # Vectors have no shades: the format refuses their type.
+    shades = shades_for(file, whole, request.contrast) if _is_png(request.output) and whole.kind != "vectors" else None
+    plan = SlicesPlan(whole, indices, rows, columns, view, shades)
+    if request.output is not None:
+        _names(plan, request.output)
+    return plan
+
+
+def _is_png(path: Path | None) -> bool:
+    return path is not None and path.suffix.lower() == ".png"
+
+
+def _names(plan: SlicesPlan, pattern: Path) -> list[Path]:
+    shaded = plan.shades is not None and (plan.shades.limits is not None or plan.shades.table is not None)
+    check_plane(pattern, np.dtype(np.uint8) if shaded else plan.whole.dtype)
+    paths = [numbered(pattern, [index]) for index in plan.indices]
     if len(set(paths)) < len(paths):
         raise InputError(f"{pattern}: gives several planes the same name")
     return paths
 
 
-def _selection(plan: ExportPlan, request: SlicesRequest) -> tuple[range, range, range]:
-    """Indices of the planes, and of their rows and columns."""
+def _selection(plan: ExportPlan, request: SlicesRequest, view: View) -> tuple[range, range, range]:
+    """Indices of the planes, and of the rows and columns of their pictures."""
     shape = list(plan.target.shape)
     indices = range(shape.pop(request.axis))[slice(request.start, request.stop, request.step)]
-    rows, columns = range(shape[0]), range(shape[1])
+    height, width = view.turned((shape[0], shape[1]))
+    rows, columns = range(height), range(width)
     if not indices:
         raise InputError(
             f"{plan.name}: no plane is in the range {request.start}, {request.stop}, {request.step}: axis {request.axis} has "

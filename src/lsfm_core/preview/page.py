@@ -15,11 +15,11 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.preview.picture import draw_picture, rgb_of
+from lsfm_core.preview.picture import draw_picture
 from lsfm_core.preview.request import PreviewRequest
 from lsfm_core.progress import size_text
 from lsfm_core.provenance import LogRecord
-from lsfm_core.regions import LabelTable
+from lsfm_core.regions import LabelTable, rgb_of
 from lsfm_core.store import Channel, LsfmFile
 
 __all__ = ["render_page"]

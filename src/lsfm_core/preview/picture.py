@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,13 @@ from lsfm_core.errors import InputError
 from lsfm_core.geometry import Triple
 from lsfm_core.preview._planes import View, extent, read_values, read_views
 from lsfm_core.preview.request import PreviewRequest
-from lsfm_core.regions import LabelTable
+from lsfm_core.regions import LabelTable, rgb_of
 from lsfm_core.store import Channel, LsfmFile
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["Layout", "Panel", "Picture", "ScaleBar", "Text", "check_labels", "draw_picture", "rgb_of"]
+__all__ = ["Layout", "Panel", "Picture", "ScaleBar", "Text", "check_labels", "draw_picture"]
 
 Array = npt.NDArray[Any]
 Rgb = tuple[int, int, int]
@@ -33,7 +32,6 @@ _MUTED: Rgb = (150, 158, 168)
 _VIEWS = (("sagittal", "from the right"), ("coronal", "from behind"), ("horizontal", "from above"))
 # Part of each outline's colour; the rest is the image below.
 _OUTLINE = 0.85
-_DARKEST_REGION = 0.35
 _SEPARATOR = "  ·  "
 
 
@@ -210,16 +208,6 @@ def _outlined(image: npt.NDArray[np.uint8], labels: Array, table: LabelTable) ->
         owner[here] = np.where(differs & (owner[here] == 0), labels[there], owner[here])
     mixed = image * (1 - _OUTLINE) + _filled(owner, table) * _OUTLINE
     return np.where(edge[:, :, None], mixed.astype(np.uint8), image)
-
-
-def rgb_of(key: int, table: LabelTable) -> Rgb:
-    """The table's colour, or one of our own for each id."""
-    label = table.get(key)
-    if label is not None and label.rgb is not None:
-        return label.rgb
-    # Steps of the golden ratio never come back to a hue.
-    r, g, b = colorsys.hsv_to_rgb(key * 0.6180339887 % 1, 0.55, _DARKEST_REGION + (1 - _DARKEST_REGION) * (key * 0.7548 % 1))
-    return round(r * 255), round(g * 255), round(b * 255)
 
 
 # --- layout ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Regions: what the ids of a labels channel mean, and where they lie."""
 
-from lsfm_core.regions.table import Label, LabelTable, read_label_table
+from lsfm_core.regions.table import Label, LabelTable, read_label_table, rgb_of
 from lsfm_core.regions.voxels import (
     Hemisphere,
     LabelSet,
@@ -23,5 +23,6 @@ __all__ = [
     "locate_region",
     "midline_mm",
     "read_label_table",
+    "rgb_of",
     "surface_points",
 ]

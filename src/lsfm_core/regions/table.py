@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import csv
 import io
 import json
@@ -18,7 +19,7 @@ from typing import Any
 from lsfm_core.errors import InputError, SourceError, UnknownRegionError
 from lsfm_core.tables import read_text, separator_of, whole_number
 
-__all__ = ["Label", "LabelTable", "read_label_table"]
+__all__ = ["Label", "LabelTable", "read_label_table", "rgb_of"]
 
 _ITKSNAP_LINE = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([\d.]+)\s+(\d+)\s+(\d+)\s+\"(.*)\"\s*$")
 _NAME_WITH_ACRONYM = re.compile(r"(.*\S)\s*\(([^()]+)\)$")
@@ -30,6 +31,7 @@ _PARENT = ("parent_structure_id", "parent_id", "parent")
 _PATH = ("structure_id_path", "id_path")
 _COLOUR = ("color_hex_triplet", "rgb_triplet", "colour", "color", "hex", "rgb")
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
+_DARKEST_REGION = 0.35
 #: Characters of a structure that an error shows.
 _SHOWN = 100
 
@@ -254,6 +256,16 @@ def read_label_table(labels: Path | None, ontology: Path | None) -> tuple[LabelT
         warnings.append(f"{len(orphans)} region(s) are part of a region that is not listed, and now stand at the top: {listing}")
     tops = {label.id for label in orphans}
     return LabelTable(replace(label, parent=None) if label.id in tops else label for label in table.values()), warnings
+
+
+def rgb_of(key: int, table: LabelTable) -> tuple[int, int, int]:
+    """The table's colour, or one of our own for each id."""
+    label = table.get(key)
+    if label is not None and label.rgb is not None:
+        return label.rgb
+    # Steps of the golden ratio never come back to a hue.
+    r, g, b = colorsys.hsv_to_rgb(key * 0.6180339887 % 1, 0.55, _DARKEST_REGION + (1 - _DARKEST_REGION) * (key * 0.7548 % 1))
+    return round(r * 255), round(g * 255), round(b * 255)
 
 
 def _joined(labels: LabelTable, ontology: LabelTable) -> tuple[LabelTable, list[str]]:
