@@ -9,6 +9,7 @@ right. Every sign, flip and letter of the project is decided in this module.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -29,16 +30,23 @@ Shape3 = tuple[int, int, int]
 _DIRECTION = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 _WORD = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
-_MM_PER = {
-    1e3: ("m", "meter", "metre"),
-    10.0: ("cm", "centimeter", "centimetre"),
-    1.0: ("mm", "millimeter", "millimetre"),
-    1e-3: ("um", "µm", "micron", "micrometer", "micrometre"),
-    1e-6: ("nm", "nanometer", "nanometre"),
-    1e-7: ("å", "angstrom", "ångström"),
-    25.4: ("in", "inch", "inche"),
-}
-_MM_BY_NAME = {name: mm for mm, names in _MM_PER.items() for name in names}
+# Metres by what stands before "m" and before "meter"; one letter may mean two things, by its case.
+_PREFIXES = {
+    "Y": ("yotta", 1e24), "Z": ("zetta", 1e21), "E": ("exa", 1e18), "P": ("peta", 1e15), "T": ("tera", 1e12), "G": ("giga", 1e9),
+    "M": ("mega", 1e6), "k": ("kilo", 1e3), "h": ("hecto", 1e2), "da": ("deca", 10.0), "": ("", 1.0), "d": ("deci", 0.1),
+    "c": ("centi", 1e-2), "m": ("milli", 1e-3), "µ": ("micro", 1e-6), "n": ("nano", 1e-9), "p": ("pico", 1e-12),
+    "f": ("femto", 1e-15), "a": ("atto", 1e-18), "z": ("zepto", 1e-21), "y": ("yocto", 1e-24),
+}  # fmt: skip
+_MM_BY_SYMBOL = {f"{symbol}m": 1e3 * factor for symbol, (_, factor) in _PREFIXES.items()}
+_MM_BY_WORD = {
+    **{f"{word}{metre}": 1e3 * factor for word, factor in _PREFIXES.values() for metre in ("meter", "metre")},
+    **dict.fromkeys(("um", "micron", "mum", "mcm"), 0.001), "mm": 1.0, "cm": 10.0, "m": 1e3, "nm": 1e-6, "µm": 1e-3, "dm": 100.0,
+    **dict.fromkeys(("å", "angstrom", "ångström", "ångstrom"), 1e-07),
+    **dict.fromkeys(("in", "inch", "inche", '"'), 25.4), **dict.fromkeys(("thou", "mil"), 0.0254), "li": 25.4 / 12,
+    **dict.fromkeys(("pt", "point"), 25.4 / 72), **dict.fromkeys(("ft", "foot", "feet"), 304.8),
+    **dict.fromkeys(("yd", "yard"), 914.4), **dict.fromkeys(("mi", "mile"), 1609344.0),
+    "ua": 1.495978707e14, "ly": 9.4607304725808e18, **dict.fromkeys(("pc", "parsec"), 3.085677581491367e+19),
+}  # fmt: skip
 #: Along an axis; far beyond any image, and still exact as a float.
 _MOST_VOXELS = 2.0**53
 _AXIS_NAME = ("planes", "rows", "columns")
@@ -472,10 +480,14 @@ def _counts(extent_mm: npt.NDArray[np.float64], resolution_mm: npt.ArrayLike) ->
 
 
 def mm_per(unit: object) -> float | None:
-    """Millimetres in a unit of length, by any of its usual names; None for what is no such name (``pixel``)."""
-    # ImageJ escapes the micro sign, and there are two of them in Unicode.
-    name = str(unit).strip().lower().replace("\\u00b5", "µ").replace("\u03bc", "µ")
-    return _MM_BY_NAME.get(name, _MM_BY_NAME.get(name.removesuffix("s")))
+    """Millimetres in a unit of length, by any of its usual names, OME's and NGFF's; None for what is no such name (``pixel``)."""
+    # ImageJ escapes the micro sign, there are two of them in Unicode, and UTF-8's is often read byte by byte.
+    name = re.sub(r"\\u00b5|\u03bc|\xc2\xb5|\xce\xbc", "µ", str(unit).strip(" \t\r\n\0."), flags=re.IGNORECASE)
+    name = name.replace("\u212b", "å").replace("A\u030a", "å")
+    if name in _MM_BY_SYMBOL:
+        return _MM_BY_SYMBOL[name]
+    name = name.lower()
+    return _MM_BY_WORD.get(name, _MM_BY_WORD.get(name.removesuffix("s")))
 
 
 def voxel_count(shape: Sequence[int]) -> int:

@@ -237,10 +237,36 @@ def test_ome_channels_and_sizes(axes: str, tmp_path: Path) -> None:
         assert source.voxel_size_mm == pytest.approx((0.002, 0.0007, 0.00065))
         assert source.facts["channel_names"] == ["auto", "cfos", "auto"]
         assert source.facts["channel"] == "cfos"
+    with closing(open_source(path, channel=2)) as source:
+        # Its name is another one's, too.
+        assert source.facts["channel"] == 2
     with pytest.raises(InputError, match="0 'auto', 1 'cfos', 2 'auto'"):
         open_source(path)
     with pytest.raises(InputError, match="more than one channel 'auto'"):
         open_source(path, channel="auto")
+
+
+@pytest.mark.parametrize("asked", ["561", 561, "name:561", "1", 1, "index:1"])
+def test_channels_named_by_their_wavelength(asked: int | str, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 65536, (2, 3, 13, 17), dtype=np.uint16)
+    path = ome(tmp_path / "a.ome.tif", data, "CZYX", Channel={"Name": ["488", "561"]})
+    np.testing.assert_array_equal(load(path, channel=asked), data[1])
+    with closing(open_source(path, channel=asked)) as source:
+        np.testing.assert_array_equal(load(path, channel=source.facts["channel"]), data[1])
+
+
+def test_numbers_that_are_a_name_and_an_index(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 65536, (3, 3, 13, 17), dtype=np.uint16)
+    path = ome(tmp_path / "a.ome.tif", data, "CZYX", Channel={"Name": ["1", "0", "2"]})
+    for channel in (0, "0"):
+        with pytest.raises(
+            InputError, match=r"channel '0' is the name of its channel 1, and the index of the one named '1': say name:0 or"
+        ):
+            open_source(path, channel=channel)
+    for asked, expected in (("name:0", 1), ("index:0", 0), ("2", 2), (2, 2)):
+        np.testing.assert_array_equal(load(path, channel=asked), data[expected])
+        with closing(open_source(path, channel=asked)) as source:
+            np.testing.assert_array_equal(load(path, channel=source.facts["channel"]), data[expected])
 
 
 def test_ome_with_one_channel_and_compression(small: Array, tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ __all__ = [
     "apply",
     "bar",
     "by",
-    "index_or_name",
     "memory",
     "numbers",
     "outlook_json",
@@ -187,11 +186,6 @@ class PrintSchema(argparse.Action):
         schema = getattr(importlib.import_module(f"lsfm_core.{self._module}"), self._function)()
         print(json.dumps(schema, indent=2))
         parser.exit()
-
-
-def index_or_name(text: str | None) -> int | str | None:
-    """A number where the text is one."""
-    return int(text) if text is not None and text.isdigit() else text
 
 
 def numbers(*counts: int) -> Callable[[str], Any]:

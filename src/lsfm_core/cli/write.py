@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
-from lsfm_core.cli._options import PrintSchema, add_request, add_resources, add_verb, apply, bar, by, index_or_name, numbers
+from lsfm_core.cli._options import PrintSchema, add_request, add_resources, add_verb, apply, bar, by, numbers
 from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
 
@@ -72,7 +72,9 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core dump-metadata planes/ --ask --output meta.json",
     )  # fmt: skip
     dump.add_argument("image", metavar="IMAGE", help="as write takes it")
-    dump.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its index or name")
+    dump.add_argument(
+        "--image-channel", metavar="C", help="which channel of an image that has several: its name, or else its index"
+    )
     dump.add_argument("--kind", choices=("image", "labels", "vectors"), help="what the voxels are (default image)")
     dump.add_argument("--like", metavar="JSON", help="take what the image does not tell from the metadata of another one")
     dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
@@ -149,7 +151,9 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         help="TIFF series (a folder, one of its files, a quoted glob, or a pattern such as img_%%04d.tif), TIFF stack, OME-TIFF, "
         "NIfTI, NRRD, MHA or Zarr",
     )
-    write.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its index or name")
+    write.add_argument(
+        "--image-channel", metavar="C", help="which channel of an image that has several: its name, or else its index"
+    )
     write.add_argument(
         "--voxel-size", type=numbers(3), metavar="P,R,C", help="millimetres, for planes, rows, columns, if the image does not tell"
     )
@@ -208,7 +212,7 @@ def _request(arguments: argparse.Namespace) -> IngestRequest:
         path=arguments.file,
         channel=arguments.channel,
         image=arguments.image,
-        image_channel=index_or_name(arguments.image_channel),
+        image_channel=arguments.image_channel,
         kind=arguments.kind,
         labels=arguments.labels,
         ontology=arguments.ontology,
@@ -256,7 +260,7 @@ def _dump_metadata(arguments: argparse.Namespace) -> None:
 
     metadata = describe_image(
         arguments.image,
-        channel=index_or_name(arguments.image_channel),
+        channel=arguments.image_channel,
         kind=arguments.kind,
         like=read_metadata(Path(arguments.like)) if arguments.like is not None else None,
     )

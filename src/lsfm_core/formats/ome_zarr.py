@@ -19,7 +19,7 @@ import numpy.typing as npt
 import zarr
 
 from lsfm_core.errors import InputError, LsfmError, SourceError
-from lsfm_core.formats._channels import check_one_timepoint, pick_channel
+from lsfm_core.formats._channels import channel_key, check_one_timepoint, pick_channel
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats.arrays import ArraySource
@@ -94,14 +94,14 @@ def _open_image(path: Path, group: zarr.Group, ome: Mapping[str, Any], channel: 
     picked = False
     for axis, kind in enumerate(kinds[:-3]):
         if kind == "time":
-            check_one_timepoint(str(path), array.shape[axis])
+            check_one_timepoint(str(path), array.shape[axis], array.shape[-3])
         elif kind == "channel":
             labels = [str(entry.get("label", "")) for entry in ome.get("omero", {}).get("channels", ())]
             names = (labels + [""] * array.shape[axis])[: array.shape[axis]]
             prefix[axis] = pick_channel(str(path), names, channel)
             picked = True
             if len(names) > 1:
-                facts |= {"channel": names[prefix[axis]] or prefix[axis], "channel_names": names}
+                facts |= {"channel": channel_key(names, prefix[axis]), "channel_names": names}
         elif array.shape[axis] != 1:
             raise SourceError(f"{path}: has an axis of type {kind!r}: only time, channel and space are known")
     if channel is not None and not picked:

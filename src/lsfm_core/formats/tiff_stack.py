@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tifffile import TiffFile, TiffPage
 
 from lsfm_core.errors import InputError, SourceError
-from lsfm_core.formats._channels import check_one_timepoint, pick_channel
+from lsfm_core.formats._channels import channel_key, check_one_timepoint, pick_channel
 from lsfm_core.formats._files import Checksum, bytes_of, companion
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._ome import OmeImage, metadata_file, parse_ome
@@ -252,7 +252,7 @@ def _describe_imagej(
             f"{path}: its ImageJ metadata tell of {images} planes ({channels} channels, {slices} slices, {frames} frames), the "
             f"file has {count} pages: it is cut short or damaged"
         )
-    check_one_timepoint(str(path), frames)
+    check_one_timepoint(str(path), frames, slices)
     # ImageJ writes files beyond 4 GB with a single page: the other planes follow without.
     places = _contiguous(path, first, images) if count == 1 else [_Place(path, index) for index in range(images)]
     labels = metadata.get("Labels") if channels > 1 else None
@@ -268,7 +268,7 @@ def _describe_imagej(
         "acquisition": {key: value for key, value in scalars.items() if not isinstance(value, float) or math.isfinite(value)},
     }
     if channels > 1:
-        facts |= {"channel": names[picked] or picked, "channel_names": names}
+        facts |= {"channel": channel_key(names, picked), "channel_names": names}
     return _Volume(places[picked::channels], _imagej_voxel_size(first, metadata), facts)
 
 
@@ -324,7 +324,7 @@ def _describe_ome(path: Path, tiff: TiffFile, xml: str, count: int, channel: int
     image = parse_ome(str(path), xml)
     if count == 1 and image.sizes["Z"] * image.sizes["C"] * image.sizes["T"] == 1:
         return None
-    check_one_timepoint(str(path), image.sizes["T"])
+    check_one_timepoint(str(path), image.sizes["T"], image.sizes["Z"])
     picked = pick_channel(str(path), image.channel_names, channel)
     first = _page(path, tiff, 0)
     wanted = (image.sizes["Y"], image.sizes["X"])
@@ -335,7 +335,7 @@ def _describe_ome(path: Path, tiff: TiffFile, xml: str, count: int, channel: int
         )
     facts: dict[str, Any] = {"format": "OME-TIFF", "acquisition": image.acquisition}
     if image.sizes["C"] > 1:
-        facts |= {"channel": image.channel_names[picked] or picked, "channel_names": list(image.channel_names)}
+        facts |= {"channel": channel_key(image.channel_names, picked), "channel_names": list(image.channel_names)}
     return _Volume(_ome_places(path, image, tiff, count, picked), image.voxel_size_mm, facts)
 
 

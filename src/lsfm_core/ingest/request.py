@@ -34,7 +34,7 @@ class IngestRequest(Request):
         What `lsfm_core.formats.open_source` takes: a TIFF series or stack, OME-TIFF, NIfTI, NRRD, MHA, Zarr, or in Python any array
         or a function that gives planes.
     image_channel : int or str, optional
-        Which channel of an image that has several.
+        Which channel of an image that has several: its name, or else its index; ``name:1`` and ``index:1`` where 1 could be either.
     kind : {"image", "labels", "vectors"}
     voxel_size_mm : tuple of 3 float, optional
         Planes, rows, columns.
@@ -105,6 +105,12 @@ class IngestRequest(Request):
     @classmethod
     def _check_voxel_size(cls, value: Triple | None) -> Triple | None:
         return None if value is None else check_voxel_size(value)
+
+    @field_validator("image_channel")
+    @classmethod
+    def _check_image_channel(cls, value: int | str | None) -> str | None:
+        # A number may be a name, whether it was typed as a text or not.
+        return None if value is None else str(value)
 
     @field_validator("image")
     @classmethod

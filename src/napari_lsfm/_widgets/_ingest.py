@@ -297,9 +297,7 @@ class IngestWidget(Form):
         image = text if layer is None else layer.data[0] if layer.multiscale else layer.data
         # Regions under their own ids, if they are shown under other numbers.
         image = getattr(image, "source", image)
-        return _Image(
-            text if layer is None else layer, image, int(channel) if channel.isdigit() else channel or None, self.kind.value
-        )
+        return _Image(text if layer is None else layer, image, channel or None, self.kind.value)
 
     def _describe(self) -> None:
         asked = self._image()
