@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lsfm_core.cli import command_line, request_command
+    from lsfm_core.confinement import allow_outside
     from lsfm_core.edits import (
         AddMetadataRequest,
         AffineRequest,
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
 # the package takes no time.
 _ROOMS = {
     "cli": ("command_line", "request_command"),
+    "confinement": ("allow_outside",),
     "edits": (
         "AddMetadataRequest",
         "AffineRequest",
@@ -217,6 +219,7 @@ __all__ = [
     "VerifyReport",
     "Volume",
     "VoxelSize",
+    "allow_outside",
     "apply_edit",
     "command_line",
     "count_labels",

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from lsfm_core import IngestRequest, ingest_channel
+from lsfm_core import (
+    FormatError,
+    IngestRequest,
+    MissingError,
+    SourceError,
+    allow_outside,
+    ingest_channel,
+    open_lsfm,
+    open_source,
+)
 from lsfm_core.cli import main
 
 #: Mutated files, and where the numbers that they are made from begin; a soak asks for more.
@@ -103,3 +115,151 @@ def test_files_with_bytes_exchanged_at_random_raise_errors_of_ours_only(whole_fi
         [sys.executable, "-c", _USE, *map(str, mutants)], capture_output=True, text=True, check=False, timeout=60 + 10 * MUTANTS
     )
     assert (done.stdout, done.returncode) == ("", 0), done.stderr[-3000:]
+
+
+# --- somebody else's files ----------------------------------------------------------------------------------------------------
+
+SHAPE = (8, 10, 12)
+SECRET = np.arange(960, dtype=np.uint16).reshape(SHAPE)
+Maker = Callable[[h5py.Group, Path], None]
+
+
+def _raw_storage(group: h5py.Group, folder: Path) -> None:
+    SECRET.tofile(folder / "secret.bin")
+    group.create_dataset("cells", SHAPE, "uint16", external=[(str(folder / "secret.bin"), 0, SECRET.nbytes)])
+
+
+def _virtual(group: h5py.Group, folder: Path) -> None:
+    layout = h5py.VirtualLayout(SHAPE, "uint16")
+    layout[...] = h5py.VirtualSource(str(_secret_file(folder)), "x", SHAPE)
+    group.create_virtual_dataset("cells", layout)
+
+
+def _virtual_numbered(group: h5py.Group, folder: Path) -> None:
+    # Of any number of files: h5py's own layouts cannot say so.
+    with h5py.File(folder / "secret0.h5", "w") as file:
+        file["x"] = SECRET
+    space = h5py.h5s.create_simple(SHAPE, (h5py.h5s.UNLIMITED, *SHAPE[1:]))
+    block = space.copy()
+    block.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), (SHAPE[0], 1, 1), SHAPE)
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_virtual(block, f"{folder}/secret%b.h5".encode(), b"x", h5py.h5s.create_simple(SHAPE))
+    h5py.h5d.create(group.id, b"cells", h5py.h5t.NATIVE_UINT16, space, layout)
+
+
+def _virtual_of_virtual(group: h5py.Group, folder: Path) -> None:
+    beside = Path(group.file.filename).with_name("beside.h5")
+    with h5py.File(beside, "w") as file:
+        _virtual(file.create_group("g"), folder)
+    layout = h5py.VirtualLayout(SHAPE, "uint16")
+    layout[...] = h5py.VirtualSource(beside.name, "g/cells", SHAPE)
+    group.create_virtual_dataset("cells", layout)
+
+
+def _external_link(group: h5py.Group, folder: Path) -> None:
+    group["cells"] = h5py.ExternalLink(str(_secret_file(folder)), "x")
+
+
+def _link_to_a_link(group: h5py.Group, folder: Path) -> None:
+    beside = Path(group.file.filename).with_name("beside.h5")
+    beside.symlink_to(_secret_file(folder))
+    group["cells"] = h5py.ExternalLink(beside.name, "x")
+
+
+def _secret_file(folder: Path) -> Path:
+    path = folder / "secret.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = SECRET
+    return path
+
+
+MAKERS = [_raw_storage, _virtual, _virtual_numbered, _virtual_of_virtual, _external_link, _link_to_a_link]
+
+
+def _data_set(folder: Path, make: Maker, elsewhere: Path) -> Path:
+    """A BigDataViewer file whose voxels `make` puts there."""
+    folder.mkdir(exist_ok=True)
+    elsewhere.mkdir(exist_ok=True)
+    path = folder / "dataset.h5"
+    with h5py.File(path, "w") as file:
+        file["s00/resolutions"] = np.ones((1, 3))
+        file["s00/subdivisions"] = np.full((1, 3), 8, np.int32)
+        file["s00"].attrs["dataType"] = "uint16"
+        make(file.create_group("t00000/s00/0"), elsewhere)
+    return path
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "arguments", [["info"], ["verify"], ["repack", "--output", "{}/copy.h5"], ["export-slices", "--channel", "setup 0"]]
+)
+def test_what_lies_outside_of_the_data_sets_folder_is_refused(
+    make: Maker, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _data_set(tmp_path / "data", make, tmp_path / "elsewhere")
+    verb, *options = [argument.format(tmp_path) for argument in arguments]
+    if verb == "export-slices":
+        options += ["--axis", "0", "--range", "0,8", "--orientation", "AIR", "--output", str(tmp_path / "s_%d.tif")]
+    assert main([verb, str(path), *options]) in (3, 4)
+    said = capsys.readouterr()
+    assert re.search(
+        r"elsewhere/secret.* outside of the folder of the data set|beside\.h5.* outside of the folder", said.out + said.err
+    )
+    assert not list(tmp_path.glob("*.*"))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_lies_outside_is_read_where_that_is_meant(make: Maker, tmp_path: Path) -> None:
+    path = _data_set(tmp_path / "data", make, tmp_path / "elsewhere")
+    with allow_outside(), open_lsfm(path) as file:
+        np.testing.assert_array_equal(file["setup 0"].levels[0][...], SECRET)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_lies_beside_the_data_set_is_read(make: Maker, tmp_path: Path) -> None:
+    if make is _raw_storage:
+        pytest.skip("HDF5 takes its name from the working directory")
+    path = _data_set(tmp_path / "data", make, tmp_path / "data" / "raw")
+    with open_lsfm(path) as file:
+        np.testing.assert_array_equal(file["setup 0"].levels[0][...], SECRET)
+
+
+def test_a_virtual_dataset_without_its_source_is_no_black_image(tmp_path: Path) -> None:
+    path = _data_set(tmp_path / "data", _virtual, tmp_path / "data" / "raw")
+    (tmp_path / "data" / "raw" / "secret.h5").unlink()
+    with open_lsfm(path) as file, pytest.raises(MissingError, match=r"secret\.h5, which is missing"):
+        file.channels  # noqa: B018
+
+
+def test_detached_data_of_a_header_that_are_a_link_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    SECRET.tofile(tmp_path / "secret.raw")
+    (tmp_path / "data" / "image.raw").symlink_to(tmp_path / "secret.raw")
+    (tmp_path / "data" / "image.mhd").write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 12 10 8\nElementType = MET_USHORT\nElementDataFile = image.raw\n"
+    )
+    with pytest.raises(SourceError, match=r"image\.raw: is a link to .*secret\.raw, outside of the folder"):
+        open_source(tmp_path / "data" / "image.mhd")
+    with allow_outside():
+        open_source(tmp_path / "data" / "image.mhd").close()
+
+
+# --- sizes that no memory holds -----------------------------------------------------------------------------------------------
+
+
+def test_a_level_of_unbelievable_size_is_no_work_to_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def huge(group: h5py.Group, _: Path) -> None:
+        group.create_dataset("cells", (2**40, 2**20, 8), "uint16", chunks=(64, 64, 8))
+
+    path = _data_set(tmp_path / "data", huge, tmp_path)
+    assert main(["info", str(path)]) == 0
+    assert "1099511627776 x 1048576 x 8" in capsys.readouterr().out
+    assert main(["verify", str(path)]) == 4  # there is no XML
+
+
+def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
+    def circle(group: h5py.Group, _: Path) -> None:
+        group["cells"] = h5py.SoftLink(f"{group.name}/cells")
+
+    with open_lsfm(_data_set(tmp_path / "data", circle, tmp_path)) as file, pytest.raises(FormatError, match="too many links"):
+        file.channels  # noqa: B018

@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = show_plan
     # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    from lsfm_core.confinement import allow_outside
     from lsfm_core.provenance import running
 
     arguments.cancel, arguments.stops_itself = CancelToken(), False
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.done, arguments.step = [], None
     interrupted = threading.Event()
     try:
-        with _interruptible(arguments, interrupted), running(given):
+        confinement = allow_outside() if getattr(arguments, "allow_outside", False) else nullcontext()
+        with _interruptible(arguments, interrupted), running(given), confinement:
             code = command(arguments)
             sys.stdout.flush()
     except BrokenPipeError:

@@ -92,6 +92,11 @@ def add_verb(
     parser.set_defaults(command=command)
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="open files outside of a data set's folder that it names or links to; only for data whose makers you know",
+    )
     return parser
 
 

@@ -12,10 +12,21 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip_lib, igzip_threaded, isal_zlib
 
+from lsfm_core.confinement import is_inside
 from lsfm_core.errors import SourceError
 from lsfm_core.records import FileRecord
 
-__all__ = ["MAX_DEFLATE_RATIO", "Checksum", "DataFile", "Inflater", "bytes_of", "companion", "gzip_stream", "read_head"]
+__all__ = [
+    "MAX_DEFLATE_RATIO",
+    "Checksum",
+    "DataFile",
+    "Inflater",
+    "bytes_of",
+    "check_inside",
+    "companion",
+    "gzip_stream",
+    "read_head",
+]
 
 #: Deflate cannot do better than 1032:1; a header that needs more than this tells a lie.
 MAX_DEFLATE_RATIO = 1100
@@ -270,4 +281,19 @@ def companion(header: Path, name: str) -> Path:
     path = header.parent / name
     if not path.is_file():
         raise SourceError(f"{header}: names the file {name!r}, which is not there: put it into {header.parent}")
+    check_inside(path, header)
     return path
+
+
+def check_inside(path: Path, owner: Path) -> None:
+    """Refuse a file whose name leads out of the folder of the image that it belongs to, by symbolic links.
+
+    Raises
+    ------
+    SourceError
+    """
+    if not is_inside(path, owner):
+        raise SourceError(
+            f"{path}: is a link to {path.resolve()}, outside of the folder of its image: copy it there, or allow it with "
+            "--allow-outside"
+        )

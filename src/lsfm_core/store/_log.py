@@ -13,6 +13,7 @@ import numpy as np
 
 from lsfm_core.provenance import LogRecord, side_folder, side_records
 from lsfm_core.store import _paths
+from lsfm_core.store._elsewhere import inside
 
 __all__ = ["drop_merged", "merge_log", "read_log"]
 
@@ -25,7 +26,7 @@ _LEGACY_COMMAND = re.compile(r"^cmdline=(.*\S)", re.MULTILINE)
 
 def read_log(h5: h5py.File, path: Path) -> tuple[LogRecord, ...]:
     """All records, inside and beside the file, by time."""
-    found = {record.name: record for record in _stored(h5)}
+    found = {record.name: record for record in _stored(h5, path)}
     found |= {record.name: record for record, _ in side_records(path).values()}
     return tuple(sorted(found.values(), key=lambda record: (record.time, record.name)))
 
@@ -66,14 +67,14 @@ def _put(group: h5py.Group, name: str, text: str) -> None:
     node.write(h5py.h5s.ALL, h5py.h5s.ALL, np.asarray(data), mtype=kind)
 
 
-def _stored(h5: h5py.File) -> Iterator[LogRecord]:
+def _stored(h5: h5py.File, path: Path) -> Iterator[LogRecord]:
     group = h5.get(_paths.LOG)
     if not isinstance(group, h5py.Group):
         return
     for name, node in group.items():
         if not isinstance(node, h5py.Dataset) or node.shape != () or node.dtype.kind not in "SO":
             continue
-        text = node[()]
+        text = inside(node, path)[()]
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
         legacy = _LEGACY_NAME.match(name)
         if legacy is None:

@@ -7,12 +7,14 @@ attribute lies in the file's heap, and can be of any length.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import h5py
 
 from lsfm_core.errors import InputError
 from lsfm_core.store import _paths
+from lsfm_core.store._elsewhere import inside
 
 __all__ = ["check", "put", "read", "remove"]
 
@@ -20,10 +22,12 @@ __all__ = ["check", "put", "read", "remove"]
 _LONGEST_KEY = 255
 
 
-def read(group: h5py.Group | None) -> dict[str, Any]:
-    """All pairs, in order of keys; none where there is no group."""
+def read(group: h5py.Group | None, path: Path) -> dict[str, Any]:
+    """All pairs of a group of the file at `path`, in order of keys; none where there is no group."""
     if group is None:
         return {}
+    if _paths.METADATA_JSON in group:
+        inside(group[_paths.METADATA_JSON], path)
     return dict(sorted({**_objects(group), **{key: _plain(value) for key, value in group.attrs.items()}}.items()))
 
 

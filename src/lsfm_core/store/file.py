@@ -34,6 +34,7 @@ from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _metadata, _paths
 from lsfm_core.store._broken import reading, reads_structure
+from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._log import read_log
 from lsfm_core.store._xml import View, parse_xml, render_xml, with_voxel_size
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
@@ -348,7 +349,7 @@ class LsfmFile:
         """
         if _paths.labels(self[name].name) not in self.h5:
             return None
-        text: str = self.h5[_paths.labels(name)].asstr()[()]
+        text: str = inside(self.h5[_paths.labels(name)], self.path).asstr()[()]
         return text
 
     @reads_structure
@@ -361,7 +362,7 @@ class LsfmFile:
         """
         if _paths.acquisition(self[name].name) not in self.h5:
             return {}
-        facts: dict[str, Any] = json.loads(self.h5[_paths.acquisition(name)].asstr()[()])
+        facts: dict[str, Any] = json.loads(inside(self.h5[_paths.acquisition(name)], self.path).asstr()[()])
         return facts
 
     def metadata(self, channel: str | None = None) -> Mapping[str, Any]:
@@ -374,7 +375,7 @@ class LsfmFile:
         """
         path = _paths.metadata(None if channel is None else self[channel].name)
         with reading(self.path, "its metadata cannot be read"):
-            return MappingProxyType(_metadata.read(self.h5.get(path)))
+            return MappingProxyType(_metadata.read(self.h5.get(path), self.path))
 
     @reads_structure
     def affine(self, channel: str, name: str) -> Affine:
@@ -390,7 +391,7 @@ class LsfmFile:
             known = ", ".join(self[channel].affines) or "none"
             raise InputError(f"{self.path}: channel {channel!r} has no affine {name!r}; it has: {known}")
         group = self.h5[f"{_paths.channel(channel)}/{_paths.AFFINES}"]
-        parts = [group[f"{part}/{name}"][()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
+        parts = [inside(group[f"{part}/{name}"], self.path)[()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
         return Affine.from_itk(parts[0], parts[1], name=name)
 
     @reads_structure
@@ -506,7 +507,7 @@ class LsfmFile:
             colormap=group.attrs.get(_paths.COLORMAP),
             space_name=self._space_name(name, group.attrs[_paths.KIND]),
             inner_space=group.attrs.get(_paths.INNER),
-            _sources=group.get(_paths.SOURCES),
+            _sources=inside(group[_paths.SOURCES], self.path) if _paths.SOURCES in group else None,
         )
 
     def _placed_by_xml(self, setup: int, levels: list[Level]) -> tuple[list[Level], tuple[str, ...]]:
@@ -676,7 +677,9 @@ class LsfmFile:
         dtype: npt.DTypeLike | None = None,
     ) -> Level:
         access = DatasetReader(self._open_file, cells, _identity) if isinstance(self._open_file, DetachedFile) else None
-        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
+        data = LazyLevel.of(
+            inside(cells, self.path), cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access
+        )
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from lsfm_core.errors import ChecksumError, MemoryBudgetError
 from lsfm_core.store._ahead import ReadAhead
 from lsfm_core.store._broken import reading
-from lsfm_core.store._chunks import ChunkCodec, share_out
+from lsfm_core.store._chunks import ChunkCodec, Grid, share_out
 
 __all__ = ["ChunkCache", "LazyLevel"]
 
@@ -348,16 +348,16 @@ class LazyLevel:
         """Whether the chunks of the level carry a checksum each."""
         return self._store.has_checksums
 
-    def is_stored(self, index: tuple[int, ...]) -> bool:
-        """Whether the chunk of an element of the whole level was ever written (else it reads as the fill value)."""
+    def written_chunks(self) -> npt.NDArray[np.int64] | None:
+        """Numbers, in array order, of the chunks of the whole level that were ever written; the others read as the fill value.
 
-        def ask(dataset: h5py.Dataset) -> bool:
-            if dataset.chunks is None or dataset.is_virtual:
-                return True
-            offset = tuple(i // c * c for i, c in zip(index, dataset.chunks, strict=True))
-            return dataset.id.get_chunk_info_by_coord(offset).byte_offset is not None
+        None where the level has no chunks of its own; walks the whole index.
+        """
 
-        return bool(self._store.access(ask))
+        def ask(dataset: h5py.Dataset) -> npt.NDArray[np.int64] | None:
+            return None if dataset.chunks is None or dataset.is_virtual else Grid(dataset.shape, dataset.chunks).written(dataset)
+
+        return self._store.access(ask)
 
     def to_dask(self) -> Any:
         """This view as a dask array with one block per chunk (needs dask)."""

@@ -32,6 +32,7 @@ from lsfm_core.provenance import recorded
 from lsfm_core.store import _paths
 from lsfm_core.store._broken import changing
 from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, default_threads
+from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
 from lsfm_core.store.edit import LIBVER
@@ -354,6 +355,7 @@ class _Plan:
         for where, node in self.nodes.items():
             if not isinstance(node, h5py.Dataset):
                 continue
+            inside(node, file.path)
             codecs = _codecs(node, request, where in voxels)
             if codecs is None:
                 self.need_bytes += int(node.id.get_storage_size())

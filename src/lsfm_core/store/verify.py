@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import chain, filterfalse, islice, pairwise, product
+from math import prod
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,7 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_tex
 from lsfm_core.pyramid import block_mean, block_mode
 from lsfm_core.store import _paths
 from lsfm_core.store._broken import reading
-from lsfm_core.store._chunks import shared_pool
+from lsfm_core.store._chunks import Grid, shared_pool
 from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
@@ -26,6 +27,8 @@ __all__ = ["Defect", "VerifyReport", "box_text", "compare_xml", "structure_defec
 
 #: Level-0 voxels that are compared at once.
 _BLOCK_VOXELS = 2**23
+#: Of one level, that are listed.
+_MOST_DEFECTS = 1000
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def verify_file(
         try:
             channels = list(file.channels.values())
         except FormatError as error:
-            return VerifyReport(file.path, 0, 0, (Defect(str(error)),))
+            return VerifyReport(file.path, 0, 0, (Defect(str(error).removeprefix(f"{file.path}: ")),))
         defects = [*structure_defects(file, channels), *compare_xml(file)]
         views = [(channel, time, file.levels_at(channel.name, time)) for channel in channels for time in channel.timepoints]
         passes = sum(level.data.nbytes for _, _, pyramid in views for level in pyramid)
@@ -161,7 +164,7 @@ def structure_defects(file: LsfmFile, channels: list[Channel]) -> Iterator[Defec
             with reading(file.path, f"BigDataViewer's setup {channel.setup} is broken"):
                 defects = list(_setup_defects(h5, channel, channel.setup))
         except FormatError as error:
-            defects = [Defect(str(error), channel.name)]
+            defects = [Defect(str(error).removeprefix(f"{file.path}: "), channel.name)]
         yield from defects
 
 
@@ -234,26 +237,44 @@ def _when(channel: Channel, timepoint: int) -> int | None:
 
 
 def _chunks(channel: Channel, level: Level, timepoint: int | None) -> Iterator[Defect | None]:
-    """For each chunk of a level, what is wrong with it, or None."""
+    """For each chunk of a level, what is wrong with it, or None; a damaged level is given up after `_MOST_DEFECTS`."""
     shape, chunks = level.shape, level.data.chunks
-    grid = list(product(*[range(0, n, c) for n, c in zip(shape, chunks, strict=True)]))
-    ours = channel.written_by.startswith("lsfm-core")
+    grid = Grid(shape, chunks)
+    written = level.data.written_chunks()
+    numbers: Iterable[int] = range(prod(grid.counts)) if written is None else written.tolist()
 
-    def check(start: tuple[int, ...]) -> Defect | None:
-        stop = tuple(min(a + c, n) for a, c, n in zip(start, chunks, shape, strict=True))
+    def check(number: int) -> Defect | None:
+        start, stop = grid.box(number)
         try:
-            if ours and not level.data.is_stored(start):
-                return Defect("was never written", channel.name, level.index, start, stop, timepoint)
             level.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read(cached=False)
         except (LsfmError, OSError) as error:
             # The cause, where there is one: the defect names the place in its own words.
             return Defect(str(error.__cause__ or error), channel.name, level.index, start, stop, timepoint)
         return None
 
-    # A slice of the grid at a time, so that a file of millions of chunks is not queued at once.
-    pool = shared_pool()
-    for first in range(0, len(grid), 256):
-        yield from pool.map(check, grid[first : first + 256])
+    def missing() -> Iterator[Defect]:
+        """Chunks that we wrote, and that are not there."""
+        there = set(written.tolist()) if written is not None else set()
+        for number in filterfalse(there.__contains__, range(prod(grid.counts))):
+            yield Defect("was never written", channel.name, level.index, *grid.box(number), timepoint)
+
+    # A slice at a time, so that a file of millions of chunks is not queued at once.
+    found = chain.from_iterable(shared_pool().map(check, batch) for batch in _batches(numbers, 256))
+    if written is not None and channel.written_by.startswith("lsfm-core") and len(written) < prod(grid.counts):
+        found = chain(found, missing())
+    defects = 0
+    for defect in found:
+        defects += defect is not None
+        if defects > _MOST_DEFECTS:
+            yield Defect("has more defects, which are not listed", channel.name, level.index, timepoint=timepoint)
+            return
+        yield defect
+
+
+def _batches(numbers: Iterable[int], size: int) -> Iterator[list[int]]:
+    rest = iter(numbers)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def _against_finer(channel: Channel, finer: Level, level: Level, timepoint: int | None) -> Iterator[Defect]:

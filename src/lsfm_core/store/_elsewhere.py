@@ -1,0 +1,81 @@
+"""Datasets whose values lie in other files: external links, external raw storage, virtual datasets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from lsfm_core.confinement import is_inside
+from lsfm_core.errors import FormatError, MissingError
+
+__all__ = ["inside"]
+
+#: Virtual datasets of virtual datasets of …
+_DEEPEST = 8
+#: HDF5's place for the number of a block in a source's name.
+_BLOCK_NUMBER = re.compile(r"%\d*b")
+
+
+def inside(dataset: h5py.Dataset, path: Path, depth: int = 0) -> h5py.Dataset:
+    """The dataset, unless it would give what lies outside of the folder of the file through which it was reached.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    path : Path
+        The file that was opened.
+
+    Raises
+    ------
+    FormatError
+        If some of its values lie in a file elsewhere.
+    MissingError
+        If they lie in a file that is not there, for which HDF5 would give fill values.
+    """
+    # Of a file that is read through Python, HDF5 knows no name.
+    own = path if dataset.file.driver == "fileobj" else Path(dataset.file.filename)
+    if not is_inside(own, path):
+        raise _refusal(path, dataset, own, "links to")
+    for name, _, _ in dataset.external or ():
+        # HDF5 takes these from the working directory.
+        if not is_inside(name, path):
+            raise _refusal(path, dataset, Path(name), "keeps its values in")
+    if not dataset.is_virtual:
+        return dataset
+    if depth > _DEEPEST:
+        raise FormatError(f"{path}: {dataset.name} is made of virtual datasets that lead to each other more than {_DEEPEST} times")
+    for source in dataset.virtual_sources():
+        for file in _files(own, source.file_name):
+            if not is_inside(file, path):
+                raise _refusal(path, dataset, file, "takes its values from")
+            if file.is_file() and file.samefile(own) and _BLOCK_NUMBER.search(source.dset_name) is None:
+                if source.dset_name in dataset.file:
+                    inside(dataset.file[source.dset_name], path, depth + 1)
+                continue
+            if not file.is_file():
+                raise MissingError(f"{path}: {dataset.name} takes its values from {file}, which is missing")
+            with h5py.File(file, "r") as other:
+                if source.dset_name in other:
+                    inside(other[source.dset_name], path, depth + 1)
+    return dataset
+
+
+def _files(own: Path, name: str) -> Iterator[Path]:
+    """The files that a virtual dataset's source can mean: HDF5 looks in the folder of the dataset's own file first."""
+    if name == ".":
+        yield own
+    elif _BLOCK_NUMBER.search(name) is None:
+        yield own.parent / name
+    else:
+        place = own.parent / name
+        yield from sorted(place.parent.glob(_BLOCK_NUMBER.sub("*", place.name))) or [place]
+
+
+def _refusal(path: Path, dataset: h5py.Dataset, file: Path, verb: str) -> FormatError:
+    return FormatError(
+        f"{path}: {dataset.name} {verb} {file}, outside of the folder of the data set: move it there, or allow it with "
+        "--allow-outside"
+    )
