@@ -253,7 +253,7 @@ def describe_image(
     ------
     InputError, SourceError
     """
-    source = open_source(image, channel=channel, kind=kind or "image")
+    source = open_source(image, channel=channel, kind=kind or "image", judge=False)
     try:
         own = _from_source(source, str(image) if isinstance(image, (str, os.PathLike)) else source.name, kind)
     except ValidationError as error:

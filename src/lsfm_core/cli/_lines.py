@@ -30,6 +30,7 @@ _OPTIONS = {
         "uint16_as_int16": "--uint16-as-int16", "voxel_size_mm": "--voxel-size", "orientation": "--orientation",
         "origin_mm": "--origin", "metadata": "--metadata", "memory_bytes": "--memory", "threads": "--threads",
         "compression": "--compression-level", "space": "--space", "from_space": "--from",
+        "field_convention": "--field-convention",
     },
     "export": {
         "channel": "--channel", "output": "--output", "level": "--level", "timepoint": "--timepoint",
@@ -38,6 +39,7 @@ _OPTIONS = {
         "origin_mm": "--origin", "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory",
         "threads": "--threads", "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",
         "as_stored": "--as-stored", "contrast": "--contrast",
+        "field_convention": "--field-convention",
     },
     "write-affine": {
         "channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite", "from_space": "--from",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Parser",
     "PrintSchema",
+    "add_field_convention",
     "add_request",
     "add_resources",
     "add_transforms",
@@ -177,6 +178,17 @@ def add_transforms(parser: Any) -> None:
         default=[],
         metavar="NAME",
         help="a displacement field that may be inverted numerically",
+    )
+    add_field_convention(parser, "of a displacement field that is named by its path")
+
+
+def add_field_convention(parser: Any, which: str) -> None:
+    """What vectors mean, of one kind of fields."""
+    parser.add_argument(
+        "--field-convention",
+        choices=("lps-displacement", "ras-displacement", "lps-position", "ras-position", "grid-position"),
+        help=f"what the vectors {which} are, if its file does not say or says otherwise: displacements or absolute positions, mm "
+        "along L, P, S or R, A, S; or positions along the axes of the grid from its first voxel",
     )
 
 

@@ -210,6 +210,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
         "fill": arguments.fill,
         "transforms": tuple(arguments.transforms),
         "numeric_inverse": tuple(arguments.numeric_inverse),
+        "field_convention": arguments.field_convention,
         "reference": arguments.reference,
         "origin_mm": arguments.origin,
         "size_mm": arguments.size,

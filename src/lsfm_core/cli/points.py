@@ -84,6 +84,7 @@ def _request(arguments: argparse.Namespace) -> PointsRequest:
         orientation=arguments.orientation,
         transforms=arguments.transforms,
         numeric_inverse=arguments.numeric_inverse,
+        field_convention=arguments.field_convention,
         points=arguments.points,
         columns=arguments.columns,
         marker_type=arguments.marker_type,

@@ -7,7 +7,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
-from lsfm_core.cli._options import PrintSchema, add_request, add_resources, add_verb, apply, bar, by, numbers
+from lsfm_core.cli._options import (
+    PrintSchema,
+    add_field_convention,
+    add_request,
+    add_resources,
+    add_verb,
+    apply,
+    bar,
+    by,
+    numbers,
+)
 from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
 
@@ -47,6 +57,7 @@ def add_commands(verbs: Any) -> None:
     write.add_argument(
         "--inverse-of", metavar="NAME", help="for vectors: the channel that holds the inverse of this displacement field"
     )
+    add_field_convention(write, "of a displacement field (--kind vectors)")
     write.add_argument(
         "--space", "--to", dest="space", metavar="SPACE",
         help="the space that it lies in: a name, or a channel that lives there (default: for images its own, else not known); of "
@@ -60,6 +71,7 @@ def add_commands(verbs: Any) -> None:
     )  # fmt: skip
     _add_write_options(field)
     field.add_argument("--inverse-of", metavar="NAME", help="the channel that holds the inverse of this field")
+    add_field_convention(field, "of the field")
     field.add_argument(
         "--to", "--space", dest="space", metavar="SPACE",
         help="the space toward the output, where the field's grid lies: a name, or a channel that lives there (default: not known)",
@@ -217,6 +229,7 @@ def _request(arguments: argparse.Namespace) -> IngestRequest:
         labels=arguments.labels,
         ontology=arguments.ontology,
         inverse_of=arguments.inverse_of,
+        field_convention=arguments.field_convention,
         space=arguments.space,
         from_space=arguments.from_space,
         replace=arguments.replace,

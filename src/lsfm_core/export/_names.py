@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.export.request import TransformRequest, TransformStep
-from lsfm_core.formats import open_source
+from lsfm_core.formats import FieldConvention, is_field, open_source
 from lsfm_core.geometry import Orientation, Reorientation, Space
 from lsfm_core.store import Channel, LsfmFile
 from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
@@ -21,7 +21,6 @@ __all__ = ["chains_around", "named_files", "native_space", "open_chain", "refere
 
 Array = npt.NDArray[Any]
 
-_IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 #: Fields from files that are larger than this are unpacked into a temporary file.
 _IN_MEMORY_BYTES = 64 * 2**20
 
@@ -129,7 +128,7 @@ def reference_space(file: LsfmFile, reference: str) -> Space:
         source = open_source(reference)
     except SourceError:
         # A displacement field can be a reference as well.
-        source = open_source(reference, kind="vectors")
+        source = open_source(reference, kind="vectors", judge=False)
     source.close()
     if source.space is None:
         raise InputError(f"reference {reference}: does not tell where its voxels are: use a NIfTI, NRRD or MetaImage file")
@@ -171,8 +170,8 @@ def _find(file: LsfmFile, request: TransformRequest, step: TransformStep) -> lis
                 )
             )
         )
-    if path.name.lower().endswith(_IMAGES):
-        return [_field_file(path, may_invert)]
+    if is_field(path):
+        return [_field_file(path, may_invert, request.field_convention)]
     return read_transforms(path)
 
 
@@ -190,11 +189,14 @@ def _stored_field(file: LsfmFile, name: str, may_invert: bool) -> DisplacementFi
     return DisplacementField(channel.space, channel.levels[0].data, name=name, partner=partner, may_invert=may_invert)
 
 
-def _field_file(path: Path, may_invert: bool) -> DisplacementField:
-    source = open_source(path, kind="vectors")
+def _field_file(path: Path, may_invert: bool, convention: FieldConvention | None) -> DisplacementField:
+    source = open_source(path, kind="vectors", field_convention=convention)
     try:
         if source.space is None:
-            raise InputError(f"{path}: does not tell where its voxels are, so it cannot be used as a displacement field")
+            raise InputError(
+                f"{path}: does not tell where its voxels are, so it cannot be used as a displacement field: put it into the file "
+                "with its voxel size and orientation first (write-field --voxel-size --orientation), and name its channel"
+            )
         vectors = _Spill((*source.shape, 3), source.dtype)
         plane = np.empty((*source.shape[1:], 3), source.dtype)
         for index in range(source.shape[0]):
@@ -202,7 +204,8 @@ def _field_file(path: Path, may_invert: bool) -> DisplacementField:
             vectors.append(plane)
     finally:
         source.close()
-    return DisplacementField(source.space, vectors, name=str(path), may_invert=may_invert)
+    note = str(source.facts.get("acquisition", {}).get("vectors", ""))
+    return DisplacementField(source.space, vectors, name=str(path), may_invert=may_invert, note=note)
 
 
 class _Spill:

@@ -262,7 +262,7 @@ def _load(path: Path, kind: Kind) -> Array:
         except (OSError, ValueError) as error:
             raise SourceError(f"{path}: cannot be read: {error}") from error
         return array
-    source = open_source(path, kind=kind)
+    source = open_source(path, kind=kind, judge=False)
     try:
         planes = np.empty(source.shape + ((source.components,) if source.components > 1 else ()), source.dtype)
         for index, plane in enumerate(planes):

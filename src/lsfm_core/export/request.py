@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError
-from lsfm_core.formats import OUTPUT_SUFFIXES
+from lsfm_core.formats import OUTPUT_SUFFIXES, FieldConvention
 from lsfm_core.geometry import Orientation, Triple, check_voxel_size
 
 __all__ = ["ExportRequest", "Method", "RegionSelection", "TransformRequest", "TransformStep"]
@@ -88,6 +88,8 @@ class TransformRequest(Request):
         From the image outward: the first is nearest to the image, the last to the output. Texts are read by `TransformStep.parse`.
     numeric_inverse : tuple of str
         Displacement fields without a partner that may be inverted numerically.
+    field_convention : {"lps-displacement", "ras-displacement", "lps-position", "ras-position", "grid-position"}, optional
+        What the vectors of fields mean whose files are among the transforms, as in `IngestRequest`. Default: what they say.
     memory_bytes : int
         Bound of the process' resident size.
     threads : int, optional
@@ -99,6 +101,7 @@ class TransformRequest(Request):
     orientation: str | None = None
     transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps, json_schema_input_type=_Steps)] = ()
     numeric_inverse: tuple[str, ...] = ()
+    field_convention: FieldConvention | None = None
     memory_bytes: int = Field(default=2 * 10**9, gt=0)
     threads: int | None = Field(default=None, gt=0)
 

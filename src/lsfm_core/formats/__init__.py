@@ -16,6 +16,7 @@ from lsfm_core.durable import check_new, new_file, new_files
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.formats._channels import pick_channel
 from lsfm_core.formats._convert import converted
+from lsfm_core.formats._field import FieldConvention, FieldSource, field_source
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats._source import Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
@@ -24,12 +25,14 @@ from lsfm_core.pyramid import Kind
 
 __all__ = [
     "OUTPUT_SUFFIXES",
+    "FieldConvention",
     "OutputImage",
     "PlaneFunction",
     "Sink",
     "Source",
     "check_output",
     "check_plane",
+    "is_field",
     "open_sink",
     "open_source",
     "output_axis",
@@ -50,7 +53,12 @@ _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
 def open_source(
-    image: str | os.PathLike[str] | ArrayLike | Source, *, channel: int | str | None = None, kind: Kind = "image"
+    image: str | os.PathLike[str] | ArrayLike | Source,
+    *,
+    channel: int | str | None = None,
+    kind: Kind = "image",
+    field_convention: FieldConvention | None = None,
+    judge: bool = True,
 ) -> Source:
     """Open an image for ingest.
 
@@ -64,6 +72,10 @@ def open_source(
     kind : {"image", "labels", "vectors"}
         Labels must be whole numbers; floats are taken if they are, and become uint32. Vectors are displacement fields; whatever the
         file's convention, they are delivered as RAS mm, in the order R, A, S.
+    field_convention : FieldConvention, optional
+        For vectors: what they mean; wins over what the file says. Default: what its header tells, checked against its numbers.
+    judge : bool
+        Whether vectors of unknown meaning are refused; who wants only their grid takes them as they are.
 
     Raises
     ------
@@ -91,6 +103,12 @@ def open_source(
     if source.components != (3 if kind == "vectors" else 1):
         source.close()
         raise SourceError(f"{source.name}: has {source.components} component(s) per voxel, which does not fit kind {kind}")
+    if kind == "vectors" and source.words is not None:
+        source = field_source(
+            source, source.words, field_convention, lambda: _open_path(Path(str(image)), channel, kind), judge=judge
+        )
+    elif kind == "vectors" and field_convention is not None:
+        source = FieldSource(source, field_convention)
     return converted(source, kind)
 
 
@@ -110,7 +128,15 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
         _check_channel(source, channel)
         return source
     if kind == "vectors":
-        raise InputError(f"{path}: displacement fields are read from NIfTI, NRRD and MetaImage files, and from arrays")
+        from lsfm_core.formats.brainreg import brainreg_files, open_brainreg
+
+        files = None if is_zarr else brainreg_files(path)
+        if files is not None:
+            return open_brainreg(files)
+        raise InputError(
+            f"{path}: displacement fields are read from NIfTI, NRRD and MetaImage files, from brainreg's "
+            "deformation_field_0..2.tiff, and from arrays"
+        )
     if is_zarr:
         from lsfm_core.formats.ome_zarr import open_zarr
 
@@ -118,6 +144,13 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
     from lsfm_core.formats.tiff_stack import open_tiff
 
     return open_tiff(path, channel)
+
+
+def is_field(path: Path) -> bool:
+    """Whether the name is that of a file which can hold a displacement field."""
+    from lsfm_core.formats.brainreg import brainreg_files
+
+    return path.name.lower().endswith(_NIFTI + _NRRD + _META) or brainreg_files(path) is not None
 
 
 def _is_zarr(path: Path) -> bool:

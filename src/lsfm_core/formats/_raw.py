@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
+from lsfm_core.formats._field import FieldWords
 from lsfm_core.formats._files import MAX_DEFLATE_RATIO, DataFile, Inflater, bytes_of
 from lsfm_core.formats._sink import OutputImage, Sink
 from lsfm_core.formats._source import Source
@@ -66,8 +67,8 @@ class RawSource(Source):
         As in `Source`.
     scaling : tuple of 2 float, optional
         Slope and intercept: values become ``slope * stored + intercept``, as float32 (float64 if stored so).
-    vector_frame : str
-        Where the file's vector components point; they are delivered along R, A, S.
+    words : FieldWords, optional
+        What the file says of its vectors, which are delivered as they are stored.
 
     Raises
     ------
@@ -84,7 +85,7 @@ class RawSource(Source):
         voxel_size_mm: Triple | None,
         facts: Mapping[str, Any],
         scaling: tuple[float, float] | None = None,
-        vector_frame: str = "RAS",
+        words: FieldWords | None = None,
     ) -> None:
         self.name = str(header)
         self.shape = layout.shape
@@ -95,7 +96,7 @@ class RawSource(Source):
         self.facts = facts
         self._layout = layout
         self._scaling = scaling
-        self._opposite = _opposite(vector_frame) if layout.components == 3 else ()
+        self.words = words
         if layout.stored.kind not in "uif" or layout.stored.itemsize > 8:
             raise SourceError(
                 f"{header}: has voxels of type {layout.stored}: only integers and floats of up to 64 bits can be used"
@@ -121,9 +122,6 @@ class RawSource(Source):
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
         for part in range(self._parts):
             self._read_part(part, index, out if self._parts == 1 else out[..., part])
-        for component in self._opposite:
-            # Not a product: that would stumble over NaN.
-            np.negative(out[..., component], out=out[..., component])
 
     def file_records(self) -> Sequence[FileRecord]:
         records = [self._file.record()]

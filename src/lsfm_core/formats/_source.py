@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.geometry import Shape3, Space, Triple
 from lsfm_core.records import FileRecord
+
+if TYPE_CHECKING:
+    from lsfm_core.formats._field import FieldWords
 
 __all__ = ["Source"]
 
@@ -39,6 +42,8 @@ class Source(ABC):
         Memory that the source holds besides the planes that it is asked for.
     facts : mapping
         What the file tells of itself, ready for JSON: ``format``, ``channel``, ``channel_names``, ``acquisition``, ``notes``.
+    words : FieldWords, optional
+        What it says of its vectors, which come as they are stored until they were turned to displacements.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Source(ABC):
     forward_only: bool = False
     read_bytes: int = 0
     facts: Mapping[str, Any] = MappingProxyType({})
+    words: FieldWords | None = None
 
     @abstractmethod
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
@@ -70,6 +76,9 @@ class Source(ABC):
         SourceError
             If the plane is missing, damaged, or not like the others.
         """
+
+    def settle(self, space: Space) -> None:  # noqa: B027 (only those whose values are places ask for it)
+        """Tell where the voxels are taken to be, before the first plane is read; it may be elsewhere than the file says."""
 
     def file_records(self) -> Sequence[FileRecord]:
         """Files that were not reported plane by plane; to be asked for after the last plane."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
+from lsfm_core.formats._field import FieldWords
 from lsfm_core.formats._files import DataFile, companion
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz
 from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
@@ -84,7 +85,7 @@ def open_metaimage(path: Path, kind: str) -> Source:
         space=space_from_xyz(path, shape, "LPS", check_lengths(path, direction) * check_lengths(path, spacing), origin),
         voxel_size_mm=None,
         facts={"format": "MetaImage", "acquisition": {name: text for name, text in fields.items() if name not in _USED}},
-        vector_frame="LPS",
+        words=FieldWords("vectors of a MetaImage", "lps-displacement") if kind == "vectors" else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ import nibabel
 import numpy as np
 
 from lsfm_core.errors import SourceError
+from lsfm_core.formats._field import FieldWords
 from lsfm_core.formats._files import DataFile, gzip_stream, read_head
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
@@ -22,9 +24,25 @@ __all__ = ["NiftiOutput", "open_nifti"]
 
 _SCANNER = 1  # NIFTI_XFORM_SCANNER_ANAT: the world is the specimen's own
 _HEADERS: dict[bytes, tuple[Any, int]] = {b"n+1\0": (nibabel.Nifti1Header, 344), b"n+2\0": (nibabel.Nifti2Header, 4)}
-# Where the components of a displacement field point, by intent: NIFTI_INTENT_DISPVECT says RAS, and ITK converts it;
-# NIFTI_INTENT_VECTOR is what ITK and ANTs write, LPS as it stands.
-_VECTOR_FRAME = {1006: "RAS", 1007: "LPS"}
+_DISPLACEMENT, _VECTORS = 1006, 1007
+# NiftyReg's intent_p1; positions and displacements are R, A, S.
+_NIFTYREG = {
+    2: "is a grid of control points of cubic B-splines",
+    3: "is a velocity field (positions)",
+    4: "is a velocity field (displacements)",
+    5: "is a grid of control points of a velocity field",
+    6: "is a grid of control points of linear splines",
+}
+# FSL's own intents.
+_FSL = {
+    2006: "a field of FNIRT",
+    2007: "a grid of coefficients of cubic B-splines of FNIRT",
+    2008: "coefficients of a discrete cosine transform of FNIRT",
+    2009: "a grid of coefficients of quadratic B-splines of FNIRT",
+    2016: "a grid of coefficients of cubic B-splines of TOPUP",
+    2017: "a grid of coefficients of quadratic B-splines of TOPUP",
+    2018: "a field map of TOPUP",
+}
 _MM_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}
 
 
@@ -34,8 +52,8 @@ def open_nifti(path: Path, kind: str) -> Source:
     Raises
     ------
     SourceError
-        If the header is damaged, or tells of something else than one volume, or (kind ``vectors``) of something else than a
-        displacement field of shape x, y, z, 1, 3 with intent 1006 or 1007.
+        If the header is damaged, or tells of something else than one volume, or (kind ``vectors``) of something else than
+        three floats per voxel.
     """
     file = DataFile(path)
     try:
@@ -59,6 +77,7 @@ def open_nifti(path: Path, kind: str) -> Source:
     if offset < len(header.binaryblock):
         raise SourceError(f"{path}: its NIfTI header is damaged: the voxels would start at byte {offset}, inside the header")
     components = _check_shape(path, shape, intent, stored, kind)
+    texts = _acquisition(header)
     scaling = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
     notes = []
     if scaling is not None:
@@ -82,9 +101,9 @@ def open_nifti(path: Path, kind: str) -> Source:
         if affine is None
         else space_from_xyz(path, planes, "RAS", check_lengths(path, affine[:3, :3]) * mm, check_lengths(path, affine[:3, 3]) * mm),
         voxel_size_mm=voxel_size_or_none([abs(v) * mm for v in reversed(pixdim)]),
-        facts={"format": name, "notes": notes, "acquisition": _acquisition(header)},
+        facts={"format": name, "notes": notes, "acquisition": texts},
         scaling=scaling,
-        vector_frame=_VECTOR_FRAME.get(intent, "RAS"),
+        words=_words(header, _found(shape, stored, intent), len(shape), texts, mm) if kind == "vectors" else None,
     )
 
 
@@ -102,9 +121,9 @@ def _parse(path: Path, head: bytes) -> tuple[str, Any]:
 
 def _check_shape(path: Path, shape: tuple[int, ...], intent: int, stored: np.dtype[Any], kind: str) -> int:
     """Number of components, if the header tells of what was asked for."""
-    found = f"{' x '.join(map(str, shape))} (x, y, z, …) {stored} with intent {intent}"
+    found = _found(shape, stored, intent)
     if kind == "vectors":
-        if len(shape) != 5 or shape[3:] != (1, 3) or intent not in _VECTOR_FRAME or stored.kind != "f":
+        if intent not in _FSL and (shape[3:] not in ((1, 3), (3,)) or stored.kind != "f"):
             raise SourceError(
                 f"{path}: is no displacement field: expected x, y, z, 1, 3 floats with intent 1007 (LPS, as ITK and ANTs write) or "
                 f"1006 (RAS), found {found}"
@@ -114,6 +133,40 @@ def _check_shape(path: Path, shape: tuple[int, ...], intent: int, stored: np.dty
         advice = "; displacement fields are taken as kind vectors" if shape[3:] == (1, 3) else ""
         raise SourceError(f"{path}: is not one volume: found {found}: save one 3-D volume as a file of its own{advice}")
     return 1
+
+
+def _found(shape: tuple[int, ...], stored: np.dtype[Any], intent: int) -> str:
+    return f"{' x '.join(map(str, shape))} (x, y, z, …) {stored} with intent {intent}"
+
+
+def _words(header: Any, found: str, dimensions: int, texts: dict[str, str], mm: float) -> FieldWords:
+    """What the header says of a field's vectors; `mm` is the file's unit of length."""
+    intent, name, description = int(header["intent_code"]), texts.get("intent_name", ""), texts.get("descrip", "")
+    if intent in _FSL:
+        return FieldWords(
+            found,
+            None,
+            unusable=f"is {_FSL[intent]} (FSL), which means something only beside the images that were registered: convert it to a "
+            "displacement field in mm (wb_command -convert-warpfield -from-fnirt … -to-itk)",
+        )
+    if name == "NREG_TRANS":
+        kind = int(header["intent_p1"])
+        found = f"{found} of NiftyReg (NREG_TRANS {kind})"
+        if kind in (0, 1):
+            return FieldWords(found, "ras-position" if kind == 0 else "ras-displacement", certain=True, mm=mm)
+        what = _NIFTYREG.get(kind, "is of a kind that is not known")
+        return FieldWords(found, None, unusable=f"it {what}: make a displacement field of it (reg_transform -disp)", mm=mm)
+    if re.search("flow|velocit|momentum", f"{name} {description}", re.IGNORECASE):
+        return FieldWords(found, None, unusable=f"it says {name or description!r}: is a velocity field: make displacements of it")
+    if name == "Mapping":
+        return FieldWords(f"{found} of SPM (Mapping)", "ras-position", certain=True, mm=mm)
+    if re.match("(forward |inverse )?deformation", description, re.IGNORECASE) and dimensions == 5:
+        return FieldWords(f"{found} of SPM ({description})", "ras-position", mm=mm)
+    if dimensions == 5 and intent == _DISPLACEMENT:
+        return FieldWords(found, "ras-displacement")
+    if dimensions == 5 and intent == _VECTORS:
+        return FieldWords(found, "lps-displacement")
+    return FieldWords(found, None)
 
 
 def _acquisition(header: Any) -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
+from lsfm_core.formats._field import FieldWords
 from lsfm_core.formats._files import DataFile, companion, gzip_stream
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
@@ -47,7 +48,7 @@ def open_nrrd(path: Path, kind: str) -> Source:
     ------
     SourceError
         If the header is damaged, or tells of something else than one volume, or (kind ``vectors``) of something else than
-        three-component vectors in a left-posterior-superior space.
+        three floats per voxel.
     """
     fields, attributes, end = _read_header(path)
     sizes = _numbers(path, fields, "sizes", int)
@@ -68,8 +69,6 @@ def open_nrrd(path: Path, kind: str) -> Source:
     if kind == "vectors" and stored.kind != "f":
         raise SourceError(f"{path}: is no displacement field: its components are {stored}, expected floats")
     frame = _frame(fields)
-    if kind == "vectors":
-        _check_vector_frame(path, fields, frame)
     space, voxel_size, notes = _geometry(path, fields, frame, axes, shape)
     layout = _layout(path, fields, end, shape, stored, component_axis if kind == "vectors" else None)
     facts = {
@@ -77,7 +76,8 @@ def open_nrrd(path: Path, kind: str) -> Source:
         "notes": notes,
         "acquisition": {**({"content": fields["content"]} if "content" in fields else {}), **attributes},
     }
-    return RawSource(path, layout, space=space, voxel_size_mm=voxel_size, facts=facts, vector_frame=frame or "RAS")
+    words = _words(path, fields, attributes, frame) if kind == "vectors" else None
+    return RawSource(path, layout, space=space, voxel_size_mm=voxel_size, facts=facts, words=words)
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
@@ -134,15 +134,24 @@ def _frame(fields: Mapping[str, str]) -> str | None:
     return letters if len(letters) == 3 and len({*letters} & {*"RLAPSI"}) == 3 else None
 
 
-def _check_vector_frame(path: Path, fields: Mapping[str, str], frame: str | None) -> None:
+def _words(path: Path, fields: Mapping[str, str], attributes: Mapping[str, str], frame: str | None) -> FieldWords:
+    """What the header says of a field's vectors."""
+    found = f"vectors in the space {fields.get('space', 'unknown')!r}"
+    direction = attributes.get("displacement field type", "")
     measured = fields.get("measurement frame")
-    if frame != "LPS":
-        raise SourceError(
-            f"{path}: its vectors are in the space {fields.get('space', 'unknown')!r}, in which programs disagree about their "
-            "components: save them in left-posterior-superior, as ITK and Slicer do"
+    if direction.lower() not in ("", "resampling"):
+        return FieldWords(
+            f"{found} of 3D Slicer (displacement field type {direction})",
+            None,
+            unusable="it maps the other way, from the moving image to the fixed one: invert it in Slicer, and save that",
         )
     if measured is not None and _vectors(path, "measurement frame", measured) != np.eye(3).tolist():
-        raise SourceError(f"{path}: its vectors have a measurement frame of their own ({measured}): save them without")
+        return FieldWords(found, None, unusable=f"they have a measurement frame of their own ({measured}): save them without")
+    if frame == "LPS":
+        return FieldWords(found, "lps-displacement")
+    if frame == "RAS" and measured is not None:
+        return FieldWords(f"{found} with a measurement frame", "ras-displacement")
+    return FieldWords(f"{found}, in which programs disagree about their components", None)
 
 
 def _vectors(path: Path, name: str, text: str) -> list[list[float]]:

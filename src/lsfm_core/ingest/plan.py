@@ -148,9 +148,10 @@ def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
     channel = request.image_channel
     if channel is None and metadata is not None:
         channel = metadata.channel
-    source = open_source(request.image, channel=channel, kind=request.kind)
+    source = open_source(request.image, channel=channel, kind=request.kind, field_convention=request.field_convention)
     try:
         space, warnings = _resolve_space(source, request, metadata)
+        source.settle(space)
         table, doubts = read_label_table(request.labels, request.ontology)
         levels = plan_levels(source.shape, space.voxel_size_mm, source.dtype.itemsize * source.components)
         threads = request.threads or default_threads()

@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema, field_serializer, field_validator, m
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError
+from lsfm_core.formats import FieldConvention
 from lsfm_core.geometry import Orientation, Triple, check_voxel_size
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import check_channel_name
@@ -57,6 +58,9 @@ class IngestRequest(Request):
         the field's grid lies. Default: for an image its own, else not known.
     from_space : str, optional
         For vectors: the space toward the image, to which the field maps points. Default: not known.
+    field_convention : {"lps-displacement", "ras-displacement", "lps-position", "ras-position", "grid-position"}, optional
+        For vectors: what they mean, where the file does not say, or says otherwise. The first four are in mm; ``grid-position`` is
+        along the axes of the grid, from its first voxel. Default: what the file says.
     replace : bool
         Whether a channel of that name gives way.
     resume : bool
@@ -86,6 +90,7 @@ class IngestRequest(Request):
     labels: Path | None = None
     ontology: Path | None = None
     inverse_of: str | None = None
+    field_convention: FieldConvention | None = None
     space: str | None = None
     from_space: str | None = None
     replace: bool = False
@@ -138,6 +143,8 @@ class IngestRequest(Request):
                 raise InputError(f"{name}: only a channel of kind labels has a label table, not {self.kind}")
         if self.inverse_of is not None and self.kind != "vectors":
             raise InputError(f"inverse_of: only a channel of kind vectors can be the inverse of another, not {self.kind}")
+        if self.field_convention is not None and self.kind != "vectors":
+            raise InputError(f"field_convention: only vectors (--kind vectors) have one, not {self.kind}")
         if self.from_space is not None and self.kind != "vectors":
             raise InputError(f"from_space: only a channel of kind vectors leads from one space to another, not {self.kind}")
         return self

@@ -80,6 +80,8 @@ class DisplacementField(Transform):
         The field's inverse, registered as a pair with it; it gets this field for its own partner.
     may_invert : bool
         Whether a field without partner may be inverted numerically.
+    note : str
+        What else is to be told of it, in words.
 
     Raises
     ------
@@ -95,6 +97,7 @@ class DisplacementField(Transform):
         name: str = "",
         partner: DisplacementField | None = None,
         may_invert: bool = False,
+        note: str = "",
     ) -> None:
         if tuple(vectors.shape) != (*space.shape, 3):
             raise InputError(f"displacement field {name!r}: expected vectors of shape {(*space.shape, 3)}, found {vectors.shape}")
@@ -103,6 +106,7 @@ class DisplacementField(Transform):
         self.name = name
         self.partner = partner
         self.may_invert = may_invert
+        self.note = note
         self._last = np.array(space.shape) - 1
         if partner is not None:
             partner.partner = self
@@ -143,7 +147,8 @@ class DisplacementField(Transform):
     def describe(self) -> str:
         size = " x ".join(map(str, self.space.shape))
         voxel = " x ".join(f"{v:.4g}" for v in self.space.voxel_size_mm)
-        return f"displacement field of {size} voxels of {voxel} mm, moves nothing outside {self.space.bounds} mm"
+        note = f"; {self.note}" if self.note else ""
+        return f"displacement field of {size} voxels of {voxel} mm, moves nothing outside {self.space.bounds} mm{note}"
 
     def contains(self, index: FloatArray) -> npt.NDArray[np.bool_]:
         """Whether continuous indices (n, 3) are in the domain."""
