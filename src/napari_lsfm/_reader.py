@@ -16,11 +16,9 @@ from napari_lsfm._settings import current_settings
 if TYPE_CHECKING:
     from napari_lsfm._layers import LayerData
 
-__all__ = ["get_reader", "read_layers"]
+__all__ = ["get_reader", "present_layers", "read_layers"]
 
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-#: napari's way to say that a file was read, but has nothing to show.
-Nothing = list[tuple[None]]
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: An XML declaration and some comments may precede BigDataViewer's root element.
@@ -29,7 +27,7 @@ _HEAD_BYTES = 4096
 _MAX_READ_BYTES = 2 * 2**30
 
 
-def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData] | Nothing] | None:
+def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
     """Reader of a file of ours, of lsfmpy's, or of any BigDataViewer HDF5, also by its XML; napari asks for it.
 
     Parameters
@@ -51,7 +49,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData] | N
     return read_layers if accepted else None
 
 
-def read_layers(path: PathOrPaths) -> list[LayerData] | Nothing:
+def read_layers(path: PathOrPaths) -> list[LayerData]:
     """Layers of one or more files: one per image or labels channel, whose voxels are read when they are shown.
 
     Files are not kept from being changed: layers show what was there when they were opened.
@@ -59,18 +57,44 @@ def read_layers(path: PathOrPaths) -> list[LayerData] | Nothing:
     Raises
     ------
     LsfmError
-        If a file is broken or in use by a writer of another kind; says what to do.
+        If a file is broken, in use by a writer of another kind, or has nothing that could be shown; says what to do.
     """
+    layers: list[LayerData] = []
+    for one in _as_paths(path):
+        file, shown = _opened(one)
+        if not shown:
+            raise lsfm_core.InputError(_nothing_shown(file))
+        layers += shown
+    if any(_nbytes(data) > chunk_cache().max_bytes for data, _, _ in layers):
+        _tell_of_background()
+    return layers
+
+
+def present_layers(path: Path) -> list[LayerData]:
+    """As `read_layers` of one file, which need not have anything that could be shown."""
+    return _opened(path)[1]
+
+
+def _opened(path: Path) -> tuple[lsfm_core.LsfmFile, list[LayerData]]:
     from napari_lsfm._layers import layer_tuples
 
     cache = chunk_cache()
     cache.max_bytes = current_settings().cache_mib * 2**20
-    layers: list[LayerData] = []
-    for one in _as_paths(path):
-        layers += layer_tuples(lsfm_core.open_lsfm(one, cache=cache, max_read_bytes=_MAX_READ_BYTES, detached=True))
-    if any(_nbytes(data) > cache.max_bytes for data, _, _ in layers):
-        _tell_of_background()
-    return layers or [(None,)]
+    file = lsfm_core.open_lsfm(path, cache=cache, max_read_bytes=_MAX_READ_BYTES, detached=True)
+    return file, layer_tuples(file)
+
+
+def _nothing_shown(file: lsfm_core.LsfmFile) -> str:
+    """Why there is no layer of a file."""
+    fields = ", ".join(name for name, channel in file.channels.items() if channel.kind == "vectors")
+    if fields:
+        return (
+            f"{file.path}: holds no images, only displacement fields ({fields}): Layers > Visualize > Show displacement field "
+            "shows them"
+        )
+    setups = ", ".join(str(setup) for setup in sorted(file.setups))
+    found = f"BigDataViewer's setups {setups} have no voxels" if setups else "it has no channels"
+    return "; ".join([f"{file.path}: there is nothing to show: {found}", *file.remarks])
 
 
 def _as_paths(path: PathOrPaths) -> list[Path]:
@@ -83,7 +107,7 @@ def _is_readable(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if path.suffix.lower() == ".xml":
-        return b"<SpimData" in head
+        return b"<SpimData" in head.replace(b"\0", b"")  # UTF-16 has these between the letters
     if not head.startswith(_HDF5_SIGNATURE):
         return False
     try:

@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import h5py
 import nibabel
 import npy2bdv
 import numpy as np
 import pytest
 
-from lsfm_core import ExportRequest, IngestRequest, describe_file, edit_lsfm, export_channel, ingest_channel, open_lsfm
+from lsfm_core import (
+    ExportRequest,
+    IngestRequest,
+    allow_outside,
+    describe_file,
+    edit_lsfm,
+    export_channel,
+    ingest_channel,
+    open_lsfm,
+)
 from lsfm_core.cli import main
 from lsfm_core.errors import FormatError, MissingError
 
@@ -113,6 +123,8 @@ def test_what_an_xml_names_elsewhere_is_refused(folder: Path) -> None:
     for name in ("base.xml", "windows.xml"):
         with pytest.raises(FormatError, match="outside its folder"):
             open_lsfm(inner / name)
+        with allow_outside():
+            assert first_voxel(inner / name) == [0.4, 0.8, 1.2]
     (inner / "lost.xml").write_text(text.replace('"relative">dataset.h5<', '"absolute">C:\\data\\dataset.h5<'))
     with pytest.raises(MissingError, match="missing"):
         open_lsfm(inner / "lost.xml")
@@ -216,3 +228,44 @@ def test_a_killed_writer_leaves_the_opened_xml_whole(moment: str, folder: Path) 
     first_voxel("dataset.h5")
     assert xml.read_bytes() == data
     assert not durable.xml_partial_path(path).exists()
+
+
+def make_master(folder: Path, link: str) -> Path:
+    """A master file whose voxels lie in another file; its level 1 in dataset.h5."""
+    path = folder / "master.h5"
+    with h5py.File(path, "w") as master, h5py.File(folder / "dataset.h5") as data:
+        data.copy("s00", master)
+        master["t00000/s00/0/cells"] = h5py.ExternalLink(link, "t00000/s00/0/cells")
+        master["t00000/s00/1/cells"] = h5py.ExternalLink("dataset.h5", "t00000/s00/1/cells")
+    (folder / "master.xml").write_text((folder / "dataset.xml").read_text().replace(">dataset.h5<", ">master.h5<"))
+    return path
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_partitions_are_read_within_the_folder_only(detached: bool, folder: Path, voxels: np.ndarray[Any, Any]) -> None:
+    shutil.copy("dataset.h5", "part.h5")
+    make_master(folder, "part.h5")
+    with open_lsfm("master.xml", detached=detached) as file:
+        assert [level.shape for level in file["setup 0"].levels] == [(8, 20, 24), (8, 10, 12)]
+        np.testing.assert_array_equal(np.asarray(file["setup 0"].levels[0].data), voxels)
+    Path("part.h5").unlink()
+    with open_lsfm("master.xml", detached=detached) as file:
+        assert list(file) == []
+        assert any("part.h5, is missing" in remark for remark in describe_file(file).warnings)
+    (folder / "inner").mkdir()
+    for path in ("dataset.xml", "dataset.h5"):
+        shutil.copy(path, f"inner/{path}")
+    for link in ("../dataset.h5", str(folder / "dataset.h5")):
+        make_master(folder / "inner", link)
+        with open_lsfm("inner/master.h5", detached=detached) as file, pytest.raises(FormatError, match="outside of the folder"):
+            list(file)
+
+
+def test_what_external_storage_names_elsewhere_is_refused(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    Path("secret").write_bytes(bytes(8))
+    with h5py.File("inner/x.h5", "w") as h5:
+        h5["s00/resolutions"] = np.ones((1, 3))
+        h5.create_dataset("t00000/s00/0/cells", (2, 2, 2), "u1", external=[("../secret", 0, 8)])
+    with open_lsfm("inner/x.h5") as file, pytest.raises(FormatError, match="outside of the folder"):
+        list(file)

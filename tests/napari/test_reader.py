@@ -17,7 +17,17 @@ import tifffile
 from napari.components import ViewerModel
 from napari.layers import Layer
 
-from lsfm_core import BusyError, ChunkCache, DamagedError, MemoryBudgetError, Orientation, Space, StorageError, edit_lsfm
+from lsfm_core import (
+    BusyError,
+    ChunkCache,
+    DamagedError,
+    InputError,
+    MemoryBudgetError,
+    Orientation,
+    Space,
+    StorageError,
+    edit_lsfm,
+)
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import get_reader, read_layers
 
@@ -158,6 +168,7 @@ def test_single_image_channel(specimen_file: Path, specimen: Specimen) -> None:
         "metadata": {
             "lsfm": {
                 "path": str(specimen_file),
+                "xml": None,
                 "channel": "autofluo",
                 "kind": "image",
                 "axcodes": "AIR",
@@ -207,10 +218,60 @@ def test_lsfmpy_file_shows_all_but_its_vectors(brain_data: Path) -> None:
     assert 0 <= low < high < 65536
 
 
-def test_file_with_vectors_only_is_read_as_nothing(tmp_path: Path) -> None:
+def test_a_file_with_nothing_to_show_says_why(tmp_path: Path) -> None:
     path = ingest_volume(tmp_path / "field.h5", "warp", np.zeros((4, 8, 8), np.uint16))
     alter_channel(path, "warp", kind="vectors")
-    assert read_layers(path) == [(None,)]
+    with pytest.raises(InputError, match="only displacement fields \\(warp\\)"):
+        read_layers(path)
+    with h5py.File(tmp_path / "empty.h5", "w") as h5:
+        h5["s00/resolutions"] = np.ones((1, 3))
+    with pytest.raises(InputError, match="setups 0 have no voxels"):
+        read_layers(tmp_path / "empty.h5")
+    with edit_lsfm(path) as editor:
+        editor.remove_channel("warp")
+    with pytest.raises(InputError, match="no channels"):
+        read_layers(path)
+
+
+@pytest.mark.parametrize("kind", ["external", "virtual"])
+def test_a_master_file_shows_its_partitions(kind: str, tmp_path: Path) -> None:
+    volume = np.random.default_rng(3).integers(0, 30000, (8, 16, 24), dtype=np.uint16)
+    write_foreign(tmp_path / "part-00-00.h5", volume, [(1, 1, 1), (1, 2, 2)])
+    with h5py.File(tmp_path / "master.h5", "w") as master, h5py.File(tmp_path / "part-00-00.h5") as part:
+        part.copy("s00", master)
+        for level in "01":
+            place = f"t00000/s00/{level}/cells"
+            if kind == "external":
+                master[place] = h5py.ExternalLink("part-00-00.h5", place)
+            else:
+                layout = h5py.VirtualLayout(part[place].shape, part[place].dtype)
+                layout[...] = h5py.VirtualSource("part-00-00.h5", place, part[place].shape, part[place].dtype)
+                master.create_virtual_dataset(place, layout)
+    (layer,) = make_layers(tmp_path / "master.h5")
+    np.testing.assert_array_equal(np.asarray(layer.data[0]), volume)
+    np.testing.assert_array_equal(np.asarray(layer.data[1]), volume[:, ::2, ::2])
+    (tmp_path / "part-00-00.h5").unlink()
+    if kind == "external":
+        with pytest.raises(InputError, match=r"part-00-00\.h5, is missing"):
+            read_layers(tmp_path / "master.h5")
+
+
+def test_the_layer_names_the_xml_by_which_it_was_opened(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "data.h5", np.zeros((8, 8, 8), np.uint16), [(1, 1, 1)])
+    xml = tmp_path / "aligned.xml"
+    xml.write_text(
+        """<SpimData version="0.2"><SequenceDescription><ImageLoader format="bdv.hdf5"><hdf5 type="relative">data.h5</hdf5>
+        </ImageLoader><ViewSetups><ViewSetup><id>0</id><name>left</name><size>8 8 8</size><voxelSize><unit>um</unit>
+        <size>2 2 4</size></voxelSize></ViewSetup></ViewSetups></SequenceDescription><ViewRegistrations>
+        <ViewRegistration timepoint="0" setup="0"><ViewTransform type="affine"><affine>2 0 0 100 0 2 0 200 0 0 4 300</affine>
+        </ViewTransform></ViewRegistration></ViewRegistrations></SpimData>"""
+    )
+    (layer,) = make_layers(xml)
+    assert (layer.name, layer.metadata["lsfm"]["xml"], layer.metadata["lsfm"]["path"]) == ("left", str(xml), str(xml))
+    np.testing.assert_allclose(layer.scale, (0.004, 0.002, 0.002))
+    np.testing.assert_allclose(layer.translate, (0.3, 0.2, 0.1))
+    (plain,) = make_layers(path)
+    assert plain.metadata["lsfm"]["xml"] is None
 
 
 def test_foreign_file_without_xml_is_in_pixels(tmp_path: Path) -> None:

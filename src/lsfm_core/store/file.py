@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core.confinement import is_inside
 from lsfm_core.durable import DatasetReader, DetachedFile, recover
 from lsfm_core.errors import (
     BusyError,
@@ -36,6 +37,7 @@ from lsfm_core.store import _metadata, _paths
 from lsfm_core.store._broken import reading, reads_structure
 from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._log import read_log
+from lsfm_core.store._parts import Parts
 from lsfm_core.store._xml import View, parse_xml, render_xml, with_voxel_size
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.transforms import Affine
@@ -225,6 +227,7 @@ class LsfmFile:
         self._max_read_bytes = max_read_bytes
         self._heeds_xml = True
         self._voxel_size_mm: Triple | None = None
+        self._parts = Parts(path, h5)
         # What a change does to the setups of others, for the XML: those that are removed, and new names.
         self._gone: set[int] = set()
         self._new_names: dict[int, str] = {}
@@ -242,6 +245,7 @@ class LsfmFile:
 
     def close(self) -> None:
         """Close the file; its lazy levels cannot be read any more."""
+        self._parts.close()
         self._open_file.close()
 
     @cached_property
@@ -302,7 +306,7 @@ class LsfmFile:
         if not any(channel.unit != "mm" for channel in self.channels.values()):
             raise InputError(f"{self.path}: its channels have voxel sizes in a unit of length: leave --voxel-size out")
         other = LsfmFile(self.path, self._open_file, self.cache, self._max_read_bytes, self.named_xml)
-        other._heeds_xml = self._heeds_xml
+        other._heeds_xml, other._parts = self._heeds_xml, self._parts
         other._voxel_size_mm = check_voxel_size(voxel_size_mm)
         return other
 
@@ -337,6 +341,9 @@ class LsfmFile:
         count = self.h5.attrs.get(_paths.LEGACY_CHANNELS_COUNT)
         if count is not None and count != len(self):
             found.append(f"{_paths.LEGACY_CHANNELS_COUNT} says {count} channels, there are {len(self)}: lsfmpy counted wrongly")
+        # Which parts there are is known when all channels have been looked for.
+        len(self)
+        found += [f"a part of it, {name}, {fault}" for name, fault in self._parts.lost.items()]
         return tuple(found)
 
     @reads_structure
@@ -488,7 +495,10 @@ class LsfmFile:
             node = self.h5[_paths.level(name, index)]
             factors = tuple(float(f) for f in node.attrs[_paths.FACTORS])
             affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
-            levels.append(self._level(index, node[_paths.CELLS], factors, affine, group.attrs[_paths.DATA_TYPE]))
+            found = self._parts.find(f"{node.name}/{_paths.CELLS}")
+            if found is None:
+                raise FormatError(f"{self.path}: {node.name}/{_paths.CELLS} is missing, or lies in a file that is")
+            levels.append(self._level(index, found[0], factors, affine, group.attrs[_paths.DATA_TYPE], found[1]))
         setup = int(group.attrs[_paths.SETUP])
         levels, remarks = self._placed_by_xml(setup, levels)
         return Channel(
@@ -627,24 +637,26 @@ class LsfmFile:
     def _timepoints_of(self, setup: int) -> tuple[int, ...]:
         """The timepoints at which a setup has voxels; the first one where it has none."""
         times = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None) if setup >= 0 else []
-        return tuple(t for t in times if f"{_paths.view_level(t, setup, 0)}/{_paths.CELLS}" in self.h5) or (self.first_timepoint,)
+        cells = [(time, f"{_paths.view_level(time, setup, 0)}/{_paths.CELLS}") for time in times]
+        return tuple(time for time, place in cells if self._parts.find(place) is not None) or (self.first_timepoint,)
 
     def _view_levels(self, timepoint: int, setup: int, affine: npt.NDArray[np.float64]) -> list[Level]:
         """The pyramid of one view of BigDataViewer's; `affine` is that of its level 0."""
         levels: list[Level] = []
-        if f"{_paths.view_level(timepoint, setup, 0)}/{_paths.CELLS}" not in self.h5:
+        if self._parts.find(f"{_paths.view_level(timepoint, setup, 0)}/{_paths.CELLS}") is None:
             return levels
         root = self.h5[_paths.setup(setup)]
         for index, row in enumerate(np.atleast_2d(root[_paths.RESOLUTIONS][()])):
             factor = tuple(float(f) for f in row[::-1])
-            node = self.h5.get(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
-            if node is None:
+            found = self._parts.find(f"{_paths.view_level(timepoint, setup, index)}/{_paths.CELLS}")
+            if found is None:
                 continue
+            node = found[0]
             dtype = node.dtype
             if dtype == np.int16 and _paths.DATA_TYPE not in root.attrs:
                 dtype = np.dtype(np.uint16)  # BigDataViewer's way of keeping uint16
             base = Space(levels[0].space.shape if levels else node.shape, affine)
-            levels.append(self._level(index, node, factor, base.level(factor, node.shape).world_from_voxel, dtype))
+            levels.append(self._level(index, node, factor, base.level(factor, node.shape).world_from_voxel, dtype, found[1]))
         return levels
 
     def _legacy_setup(self, name: str) -> int | None:
@@ -675,11 +687,11 @@ class LsfmFile:
         factors: tuple[float, ...],
         world_from_voxel: npt.NDArray[np.float64],
         dtype: npt.DTypeLike | None = None,
+        owner: h5py.File | DetachedFile | None = None,
     ) -> Level:
-        access = DatasetReader(self._open_file, cells, _identity) if isinstance(self._open_file, DetachedFile) else None
-        data = LazyLevel.of(
-            inside(cells, self.path), cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access
-        )
+        owner = owner or self._open_file
+        access = DatasetReader(owner, cells, _identity) if isinstance(owner, DetachedFile) else None
+        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
@@ -792,10 +804,10 @@ def _hdf5_of_xml(path: Path) -> Path:
     places = [Path(os.path.normpath(path.parent / spelling)) for spelling in spellings]
     target = next((place for place in places if place.is_file()), places[-1])
     # An XML from a stranger must not make us open files elsewhere.
-    if not target.resolve().is_relative_to(path.parent.resolve()):
+    if not is_inside(target, path):
         raise FormatError(
-            f"{path}: its HDF5 file {content.hdf5} lies outside its folder: open the HDF5 file itself, or copy the XML to "
-            'that one\'s folder, with its name alone in <hdf5 type="relative">'
+            f"{path}: its HDF5 file {content.hdf5} lies outside its folder: allow it with "
+            "--allow-outside, or open the HDF5 file itself"
         )
     if not target.is_file():
         raise MissingError(f"{path}: its HDF5 file {content.hdf5} is missing")

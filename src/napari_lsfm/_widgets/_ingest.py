@@ -33,7 +33,7 @@ from lsfm_core import (
     size_text,
 )
 from napari_lsfm._layers import LayerData
-from napari_lsfm._reader import read_layers
+from napari_lsfm._reader import present_layers
 from napari_lsfm._widgets._closed import ClosedFile
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
 from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, Text, beside, in_words, numbers, stacked
@@ -568,12 +568,12 @@ class IngestWidget(Form):
         opener = Latest(self)
         opener.answered.connect(lambda layers: self._on_opened(layers, channels))
         opener.failed.connect(self.panel.complain)
-        opener.ask(lambda _: read_layers(path))
+        opener.ask(lambda _: present_layers(path))
 
-    def _on_opened(self, layers: Sequence[LayerData | tuple[None]], channels: Sequence[str]) -> None:
+    def _on_opened(self, layers: Sequence[LayerData], channels: Sequence[str]) -> None:
         closed, self._closed = self._closed, None
         wanted = set(channels) | (closed.channels if closed is not None else set())
-        for data, keywords, kind in (layer for layer in layers if len(layer) == 3):
+        for data, keywords, kind in layers:
             name = keywords["metadata"]["lsfm"]["channel"]
             if name in wanted:
                 for old in layers_of(self._viewer, Path(keywords["metadata"]["lsfm"]["path"]), name):
