@@ -60,8 +60,9 @@ if TYPE_CHECKING:
         plan_export,
         transform_points,
     )
-    from lsfm_core.formats import PlaneFunction, Source, open_source
+    from lsfm_core.formats import PlaneFunction, Source
     from lsfm_core.geometry import Orientation, Space
+    from lsfm_core.images import open_source
     from lsfm_core.info import FileInfo, describe_file
     from lsfm_core.ingest import IngestPlan, IngestReport, IngestRequest, ingest_channel, plan_ingest
     from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, read_metadata
@@ -132,8 +133,9 @@ _ROOMS = {
         "plan_export",
         "transform_points",
     ),
-    "formats": ("PlaneFunction", "Source", "open_source"),
+    "formats": ("PlaneFunction", "Source"),
     "geometry": ("Orientation", "Space"),
+    "images": ("open_source",),
     "info": ("FileInfo", "describe_file"),
     "ingest": ("IngestPlan", "IngestReport", "IngestRequest", "ingest_channel", "plan_ingest"),
     "metadata": ("ImageMetadata", "VoxelSize", "describe_image", "read_metadata"),

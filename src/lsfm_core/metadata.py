@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from lsfm_core.durable import new_file
 from lsfm_core.errors import InputError, SourceError, check_file
-from lsfm_core.formats import Source, open_source
+from lsfm_core.formats import Source
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size
+from lsfm_core.images import open_source
 from lsfm_core.pyramid import Kind
 
 __all__ = ["ImageMetadata", "VoxelSize", "describe_image", "metadata_schema", "plain_json", "read_metadata"]

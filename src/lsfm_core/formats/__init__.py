@@ -66,7 +66,8 @@ def open_source(
     ----------
     image : path, array-like or Source
         A TIFF series (its folder, one of its files, a glob, or a printf pattern); a TIFF, NIfTI, NRRD or MetaImage file; a Zarr or
-        OME-Zarr folder; an array (planes, rows, columns), lazy or not; or a `PlaneFunction`.
+        OME-Zarr folder; an Imaris file; a dataset of an HDF5 file, ``file.h5:/path/to/dataset``, or the only one in it; an array
+        (planes, rows, columns), lazy or not; or a `PlaneFunction`.
     channel : int or str, optional
         Index or name, for files that hold several.
     kind : {"image", "labels", "vectors"}
@@ -127,6 +128,16 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
         source = open_file(path, kind)
         _check_channel(source, channel)
         return source
+    from lsfm_core.formats.hdf5 import is_hdf5, open_hdf5, split_name
+
+    inside = split_name(path)
+    if inside is not None or is_hdf5(path):
+        if kind == "vectors":
+            raise InputError(
+                f"{path}: displacement fields are not read from single HDF5 datasets: use NIfTI, NRRD or MetaImage files"
+            )
+        file, dataset = inside or (path, None)
+        return open_hdf5(file, dataset, channel)
     if kind == "vectors":
         from lsfm_core.formats.brainreg import brainreg_files, open_brainreg
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._source import Source
+from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.records import FileRecord
 
 __all__ = ["converted"]
@@ -54,6 +55,9 @@ class _Converted(Source):
         self._check(index, plane)
         out[:] = plane
         return record
+
+    def oriented(self, orientation: Orientation, voxel_size_mm: Triple) -> Space | None:
+        return self._source.oriented(orientation, voxel_size_mm)
 
     def file_records(self) -> Sequence[FileRecord]:
         return self._source.file_records()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.geometry import Shape3, Space, Triple
+from lsfm_core.geometry import Orientation, Shape3, Space, Triple
 from lsfm_core.records import FileRecord
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ class Source(ABC):
 
     def settle(self, space: Space) -> None:  # noqa: B027 (only those whose values are places ask for it)
         """Tell where the voxels are taken to be, before the first plane is read; it may be elsewhere than the file says."""
+
+    def oriented(self, orientation: Orientation, voxel_size_mm: Triple) -> Space | None:
+        """Space of an image that lies somewhere, but does not tell how the specimen lay; None where it tells neither, or both."""
+        return None
 
     def file_records(self) -> Sequence[FileRecord]:
         """Files that were not reported plane by plane; to be asked for after the last plane."""

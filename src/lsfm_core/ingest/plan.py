@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from lsfm_core.errors import InputError, UnknownChannelError
-from lsfm_core.formats import Source, open_source
+from lsfm_core.formats import Source
 from lsfm_core.geometry import Orientation, Space, voxel_count
+from lsfm_core.images import open_source
 from lsfm_core.ingest._slabs import MemoryPlan, plan_memory
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.metadata import ImageMetadata, plain_json, read_metadata
@@ -265,7 +266,8 @@ def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetada
             raise InputError(
                 f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing, or a metadata file"
             )
-        space = Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)
+        placed = source.oriented(orientation, voxel_size) if request.origin_mm is None else None
+        space = placed or Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)
         if own is not None:
             warnings.append("the image's own geometry was replaced by the one that was given")
         if orientation.doubt is not None and request.orientation is not None:

@@ -33,7 +33,7 @@ class IngestRequest(Request):
         Name of the new channel.
     image : str, path, or array-like
         What `lsfm_core.formats.open_source` takes: a TIFF series or stack, OME-TIFF, NIfTI, NRRD, MHA, Zarr, or in Python any array
-        or a function that gives planes.
+        or a function that gives planes. Also a channel of a file like this one or of BigDataViewer's, by its HDF5 file or XML.
     image_channel : int or str, optional
         Which channel of an image that has several: its name, or else its index; ``name:1`` and ``index:1`` where 1 could be either.
     kind : {"image", "labels", "vectors"}

@@ -30,6 +30,7 @@ from lsfm_core.errors import (
     check_file,
 )
 from lsfm_core.geometry import Orientation, Space, Triple, check_voxel_size
+from lsfm_core.hdf5_filters import find_filters
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
@@ -689,6 +690,7 @@ class LsfmFile:
         dtype: npt.DTypeLike | None = None,
         owner: h5py.File | DetachedFile | None = None,
     ) -> Level:
+        find_filters(cells)
         owner = owner or self._open_file
         access = DatasetReader(owner, cells, _identity) if isinstance(owner, DetachedFile) else None
         data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)

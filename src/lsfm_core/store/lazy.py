@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import ChecksumError, MemoryBudgetError
+from lsfm_core.hdf5_filters import check_filters
 from lsfm_core.store._ahead import ReadAhead
 from lsfm_core.store._broken import reading
 from lsfm_core.store._chunks import ChunkCodec, Grid, share_out
@@ -139,7 +140,7 @@ class _Store:
         offset = tuple(i * c for i, c in zip(index, self.chunks, strict=True))
         if self.codec is None:
             box = tuple(slice(o, min(o + c, n)) for o, c, n in zip(offset, self.chunks, self.shape, strict=True))
-            return self._present(self.access(lambda dataset: dataset[box]))
+            return self._present(self.access(lambda dataset: _read_box(dataset, box, self.name)))
         codec = self.codec
         try:
             chunk = self.access(lambda dataset: codec.read(dataset, offset))
@@ -151,6 +152,15 @@ class _Store:
 
     def _present(self, chunk: Array) -> Array:
         return chunk if chunk.dtype == self.dtype else chunk.view(self.dtype)
+
+
+def _read_box(dataset: h5py.Dataset, box: tuple[slice, ...], name: str) -> Array:
+    try:
+        return np.asarray(dataset[box])
+    except OSError:
+        # It would name a filter that it lacks by its number at best.
+        check_filters(dataset, name)
+        raise
 
 
 class LazyLevel:

@@ -1,0 +1,130 @@
+"""Any image that can be ingested: others' files by `formats`, channels of ours and of BigDataViewer's files by `store`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from lsfm_core import formats
+from lsfm_core.errors import FormatError, InputError, SourceError
+from lsfm_core.formats import Source
+from lsfm_core.formats.arrays import ArrayLike, ArraySource
+from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.pyramid import Kind
+from lsfm_core.store import Channel, ChunkCache, LsfmFile, open_lsfm
+
+__all__ = ["open_source"]
+
+_SPIM_DATA = b"<SpimData"
+_HEAD_BYTES = 4096
+
+
+def open_source(
+    image: str | os.PathLike[str] | ArrayLike | Source,
+    *,
+    channel: int | str | None = None,
+    kind: Kind = "image",
+    **options: Any,
+) -> Source:
+    """Open an image for ingest.
+
+    Parameters
+    ----------
+    image : path, array-like or Source
+        What `lsfm_core.formats.open_source` takes; or a file of ours or BigDataViewer's, by its HDF5 file or XML.
+    channel : int or str, optional
+        Index or name, for files that hold several; of BigDataViewer's files the number of the setup.
+    kind : {"image", "labels", "vectors"}
+    **options
+        As `lsfm_core.formats.open_source` takes them.
+
+    Raises
+    ------
+    MissingError, InputError, SourceError, FormatError
+        As `lsfm_core.formats.open_source`.
+    """
+    file = _stored(Path(image)) if isinstance(image, (str, os.PathLike)) and os.fspath(image) else None
+    if file is None:
+        return formats.open_source(image, channel=channel, kind=kind, **options)
+    try:
+        source = _StoredSource(file, _pick(file, channel), kind)
+    except BaseException:
+        file.close()
+        raise
+    return formats.open_source(source, kind=kind, **options)
+
+
+def _stored(path: Path) -> LsfmFile | None:
+    """The file, if it is one of ours or BigDataViewer's; None for all else."""
+    if not path.is_file():
+        return None
+    if path.suffix.lower() == ".xml":
+        with path.open("rb") as head:
+            if _SPIM_DATA not in head.read(_HEAD_BYTES).replace(b"\0", b""):
+                return None
+    elif not h5py.is_hdf5(path):
+        return None
+    # No writer is kept away: the channel may go into the same file.
+    try:
+        return open_lsfm(path, cache=ChunkCache(), detached=True)
+    except FormatError as error:
+        if path.suffix.lower() == ".xml" or type(error) is not FormatError:
+            raise
+        return None
+
+
+def _pick(file: LsfmFile, channel: int | str | None) -> Channel:
+    names = list(file)
+    if channel is None and len(names) == 1:
+        return file[names[0]]
+    text = str(channel).removeprefix("name:")
+    if channel is not None and text in file:
+        return file[text]
+    by_setup = {str(c.setup): c for c in file.channels.values() if c.setup is not None}
+    number = str(channel).removeprefix("index:")
+    if channel is not None and number in by_setup:
+        return by_setup[number]
+    listing = ", ".join(f"{c.name!r}" if c.setup is None else f"{c.setup} {c.name!r}" for c in file.channels.values()) or "none"
+    if channel is None:
+        raise InputError(f"{file.path}: has {len(names)} channels ({listing}): pick one by name or setup (--image-channel)")
+    raise InputError(f"{file.path}: has no channel {channel!r}; its setups and channels are: {listing}")
+
+
+class _StoredSource(ArraySource):
+    """A channel of a file, which stays open as long as the source is."""
+
+    def __init__(self, file: LsfmFile, channel: Channel, kind: Kind) -> None:
+        vectors = channel.kind == "vectors"
+        name = f"{file.opened_as}: channel {channel.name!r}"
+        if vectors != (kind == "vectors"):
+            raise SourceError(f"{name}: holds {channel.kind}, which does not fit kind {kind}")
+        if vectors and channel.orientation is None:
+            raise SourceError(f"{name}: does not record along which axes its vectors run: give the field's own file")
+        if len(channel.timepoints) > 1:
+            raise InputError(f"{name}: has {len(channel.timepoints)} time points: save one of them as a file of its own")
+        notes = [*channel.remarks] if channel.orientation is not None else []
+        facts = {
+            "format": "BigDataViewer" if channel.foreign else "lsfm",
+            "notes": notes,
+            "acquisition": file.acquisition(channel.name),
+        }
+        size = channel.space.voxel_size_mm if channel.unit == "mm" else None
+        super().__init__(channel.levels[0].data, name=name, vectors=vectors, voxel_size_mm=size, facts=facts)
+        if channel.orientation is not None:
+            self.space = channel.space
+        self._file = file
+        self._channel = channel
+
+    def oriented(self, orientation: Orientation, voxel_size_mm: Triple) -> Space | None:
+        if self.space is not None:
+            return None
+        if self._channel.unit == "mm":
+            return self._channel.oriented(orientation) if voxel_size_mm == self.voxel_size_mm else None
+        return self._file.with_voxel_size(voxel_size_mm)[self._channel.name].oriented(orientation)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
