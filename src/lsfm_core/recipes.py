@@ -72,6 +72,8 @@ __all__ = [
 
 #: After them something that was there need not be in the way.
 _TAKE_AWAY = frozenset({"remove-channel", "rename-channel", "remove-metadata"})
+#: Values of a recipe, aliases written out.
+_MOST_NODES = 1_000_000
 _ENDS_OF_LINES = frozenset("\x85\u2028\u2029")
 
 
@@ -358,7 +360,7 @@ def read_recipe(path: Path) -> Recipe:
     check_file(path)
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as a recipe: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
         raise InputError(f"{path}: expected a recipe: file: brain.h5, and steps: a list of operations with their fields")
@@ -504,7 +506,15 @@ def recipe_schema() -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice, of which YAML would forget the first."""
+    """Refuses a key that comes twice, of which YAML would forget the first, and few words that stand for very many."""
+
+    def compose_document(self) -> yaml.Node | None:
+        node = super().compose_document()
+        if node is not None and _expanded(node, {}) > _MOST_NODES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases repeat each other to more than {_MOST_NODES} values", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -512,3 +522,12 @@ class _Loader(yaml.SafeLoader):
         if double is not None:
             raise yaml.constructor.ConstructorError(None, None, f"the key {double!r} comes twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for when every alias is written out; one that holds itself, for more than are allowed."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES + 1  # while it is counted: whoever meets it then is inside of it
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(_expanded(part, known) for part in parts))
+    return known[id(node)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -17,10 +18,13 @@ import pytest
 from lsfm_core import (
     FormatError,
     IngestRequest,
+    InputError,
+    MergeRequest,
     MissingError,
     SourceError,
     allow_outside,
     ingest_channel,
+    merge_chunks,
     open_lsfm,
     open_source,
 )
@@ -263,3 +267,88 @@ def test_links_in_a_circle_are_told(tmp_path: Path) -> None:
 
     with open_lsfm(_data_set(tmp_path / "data", circle, tmp_path)) as file, pytest.raises(FormatError, match="too many links"):
         file.channels  # noqa: B018
+
+
+# --- texts that do something --------------------------------------------------------------------------------------------------
+
+BDV_XML = """<SpimData version="0.2"><BasePath type="relative">.</BasePath><SequenceDescription>
+<ImageLoader format="bdv.hdf5"><hdf5 type="relative">dataset.h5</hdf5></ImageLoader>
+<ViewSetups>{setups}</ViewSetups><Timepoints type="range"><first>0</first><last>{last}</last></Timepoints></SequenceDescription>
+<ViewRegistrations>{registrations}</ViewRegistrations></SpimData>"""
+SETUP = (
+    "<ViewSetup><id>{0}</id><name>{1}</name><size>12 10 8</size>"
+    "<voxelSize><unit>um</unit><size>4 4 5</size></voxelSize></ViewSetup>"
+)
+REGISTRATION = '<ViewRegistration timepoint="0" setup="{0}"></ViewRegistration>'
+
+
+def _plain_data(group: h5py.Group, _: Path) -> None:
+    group.create_dataset("cells", data=SECRET, chunks=(8, 8, 8))
+
+
+def test_no_name_in_a_file_can_command_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _data_set(tmp_path / "data", _plain_data, tmp_path)
+    with h5py.File(path, "a") as file:
+        file.create_group("extended_metadata").attrs["note"] = "a\x1b]0;title\x07b\u202ec"
+    path.with_suffix(".xml").write_text(
+        BDV_XML.format(setups=SETUP.format(0, "x\x9b31my\u202ez"), last=0, registrations=REGISTRATION.format(0))
+    )
+    assert main(["info", str(path)]) == 0
+    assert main(["get-metadata", str(path), "note"]) == 0
+    assert main(["export", str(path), "--channel", "\x1b[31m", "--output", str(tmp_path / "o.nii")]) == 3
+    said = capsys.readouterr()
+    assert "x\\x9b31my\\u202ez" in said.out
+    assert "a\\x1b]0;title\\x07b\\u202ec" in said.out
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said.out + said.err)
+
+
+def test_an_endless_range_of_timepoints_is_no_list_of_them(tmp_path: Path, whole_file: Path) -> None:
+    path = _data_set(tmp_path / "data", _plain_data, tmp_path)
+    path.with_suffix(".xml").write_text(
+        BDV_XML.format(setups=SETUP.format(0, "a"), last=10**11, registrations=REGISTRATION.format(0))
+    )
+    assert main(["add-metadata", str(path), "specimen=mouse-42"]) == 0
+    assert main(["info", str(path)]) == 0
+
+
+def test_a_recipe_whose_aliases_multiply_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "steps: *a8"]))
+    assert main(["run", str(tmp_path / "bomb.yaml")]) == 3
+    assert "its aliases repeat each other" in capsys.readouterr().err
+    (tmp_path / "circle.yaml").write_text("steps: &a [*a]\n")
+    assert main(["run", str(tmp_path / "circle.yaml")]) == 3
+    (tmp_path / "deep.yaml").write_text("steps: " + "[" * 5000 + "]" * 5000)
+    assert main(["run", str(tmp_path / "deep.yaml")]) == 3
+    assert "this is a bug" not in capsys.readouterr().err
+
+
+MANIFEST = {
+    "format": "lsfm chunks",
+    "version": 1,
+    "name": "a",
+    "kind": "image",
+    "shape": [4, 4, 4],
+    "world_from_voxel": np.eye(4).tolist(),
+    "chunks": [{"file": "chunk.nii.gz", "index_ras": [0, 0, 0], "start": [0, 0, 0], "shape": [4, 4, 4]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chunks": []}, "chunks: .*at least 1"),
+        ({"kind": "cake"}, "kind: "),
+        ({"shape": [2**40, 1]}, "shape: "),
+        ({"world_from_voxel": "no"}, "world_from_voxel: "),
+        ({"chunks": [MANIFEST["chunks"][0] | {"file": "../../secret.nii.gz"}]}, "chunks: 0: file: "),  # type: ignore[index]
+        ({"chunks": [MANIFEST["chunks"][0] | {"start": [2, 0, 0]}]}, "reaches out of the image"),  # type: ignore[index]
+        ({"version": None}, "version: "),
+    ],
+)
+def test_a_manifest_is_not_believed(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(MANIFEST | change))
+    with pytest.raises(InputError, match=rf"manifest\.json: is no manifest of chunks.*{message}"):
+        merge_chunks(MergeRequest(manifest=path, output=tmp_path / "whole.nii"))

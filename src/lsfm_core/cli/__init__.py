@@ -14,16 +14,18 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import IO, Any, cast
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
 from lsfm_core.cli import completion, export, log, look, maintain, metadata, points, preview, run, write
 from lsfm_core.cli._exit import Exit
+from lsfm_core.cli._json import remark
 from lsfm_core.cli._lines import command_line, request_command
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
 from lsfm_core.cli._options import Parser, show_plan
 from lsfm_core.errors import ExistsError, LsfmError
+from lsfm_core.plain import plain
 from lsfm_core.progress import CancelToken
 
 __all__ = ["build_parser", "command_line", "main", "request_command"]
@@ -57,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupted = threading.Event()
     try:
         confinement = allow_outside() if getattr(arguments, "allow_outside", False) else nullcontext()
-        with _interruptible(arguments, interrupted), running(given), confinement:
+        # A session is a terminal's own business.
+        is_session = getattr(arguments, "interactive", False)
+        shown = nullcontext() if is_session else redirect_stdout(cast(IO[str], _Shown(sys.stdout)))
+        with _interruptible(arguments, interrupted), running(given), confinement, shown:
             code = command(arguments)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -100,7 +105,7 @@ def _complain(arguments: argparse.Namespace, message: str, code: Exit) -> Exit:
     """One line on stderr, after the way there if it is wanted."""
     if arguments.debug:
         traceback.print_exc()
-    print(f"lsfm-core {arguments.verb}: {' '.join(message.split())}", file=sys.stderr)
+    remark(f"lsfm-core {arguments.verb}: {' '.join(message.split())}")
     return code
 
 
@@ -121,6 +126,20 @@ def build_parser() -> Parser:
     for commands in (write, look, metadata, preview, log, export, run, points, maintain, completion):
         commands.add_commands(verbs)
     return parser
+
+
+class _Shown:
+    """A stream to a person, or to a program that reads lines: no name in a file can make a terminal do anything."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(plain(text, lines=True))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Version(argparse.Action):

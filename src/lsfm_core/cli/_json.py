@@ -1,15 +1,18 @@
-"""What programs read: results and plans as JSON, on stdout."""
+"""What commands tell: in words, or results and plans as JSON for programs."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from typing import Any
 
-__all__ = ["add_json", "as_json", "print_json", "tell"]
+from lsfm_core.plain import plain
+
+__all__ = ["add_json", "as_json", "print_json", "remark", "tell"]
 
 #: Shapes of arrays whose values are told: numbers, and affines.
 _TOLD = ((), (4, 4))
@@ -26,6 +29,11 @@ def tell(arguments: argparse.Namespace, result: object, words: Callable[[], str]
         print_json(as_json(result))
     elif not arguments.quiet:
         print(words())
+
+
+def remark(text: str) -> None:
+    """Say something beside the results, on one line of stderr."""
+    print(plain(text), file=sys.stderr)
 
 
 def print_json(value: object) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import chdir, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import as_json, print_json
+from lsfm_core.cli._json import as_json, print_json, remark
 from lsfm_core.cli._lines import command_line
 from lsfm_core.cli._options import add_verb, bar
 from lsfm_core.errors import InputError, LsfmError
@@ -65,7 +64,7 @@ def _log(arguments: argparse.Namespace) -> None:
         records = [record for _, record in numbered]
         operations = ", ".join(dict.fromkeys(name for record in records for name in _names(record))) or "none"
         channels = ", ".join(dict.fromkeys(record.channel for record in records if record.channel)) or "none"
-        print(f"{file.path}: no record matches; there are operations: {operations}; channels: {channels}", file=sys.stderr)
+        remark(f"{file.path}: no record matches; there are operations: {operations}; channels: {channels}")
     if arguments.json:
         print_json([{"number": number, **as_json(record)} for number, record in chosen])
         return

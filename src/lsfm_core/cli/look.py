@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._exit import Exit
-from lsfm_core.cli._json import add_json, as_json, print_json
+from lsfm_core.cli._json import add_json, as_json, print_json, remark
 from lsfm_core.cli._options import PrintSchema, add_verb, bar
 from lsfm_core.progress import size_text
 
@@ -51,7 +50,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         for defect in report.defects:
             print(f"{report.path}: {defect}")
     if report.defects:
-        print(f"lsfm-core verify: {report.path}: {report.describe()}", file=sys.stderr)
+        remark(f"lsfm-core verify: {report.path}: {report.describe()}")
         return Exit.INTEGRITY
     if not (arguments.quiet or arguments.json):
         print(f"{report.path}: {report.describe()}")

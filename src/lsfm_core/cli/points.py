@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import tell
+from lsfm_core.cli._json import remark, tell
 from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def _transform_points(arguments: argparse.Namespace) -> None:
     with bar(arguments) as progress:
         result = transform_points(request, progress=progress, cancel=arguments.cancel)
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        remark(f"warning: {warning}")
     tell(arguments, result, lambda: _words(request, result))
 
 

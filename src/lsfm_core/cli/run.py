@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from lsfm_core.cli._json import add_json, as_json, print_json
+from lsfm_core.cli._json import add_json, as_json, print_json, remark
 from lsfm_core.cli._options import PrintSchema, add_verb, bar, outlook_json
 from lsfm_core.errors import LsfmError
 
@@ -54,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> None:
             except LsfmError as error:
                 raise type(error)(f"{recipe.path}: {step.place}: {error}") from error
             for warning in getattr(result, "warnings", ()):
-                print(f"warning: {step.place}: {warning}", file=sys.stderr)
+                remark(f"warning: {step.place}: {warning}")
             told.append({"step": step.place, "operation": step.name, "result": as_json(result)})
             if talks:
                 print(f"{named} in {time.perf_counter() - began:.1f} s")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import tell
+from lsfm_core.cli._json import remark, tell
 from lsfm_core.cli._options import (
     PrintSchema,
     add_field_convention,
@@ -251,7 +251,7 @@ def _write(arguments: argparse.Namespace) -> None:
     with bar(arguments) as progress:
         report = ingest_channel(_request(arguments), progress=progress, cancel=arguments.cancel)
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        remark(f"warning: {warning}")
     tell(arguments, report, lambda: _words(report, arguments.space is not None or arguments.from_space is not None))
 
 
@@ -286,7 +286,7 @@ def _dump_metadata(arguments: argparse.Namespace) -> None:
         if not arguments.quiet:
             print(f"{arguments.output}: metadata of {arguments.image}")
     if metadata.missing and not arguments.quiet:
-        print(f"not known: {', '.join(metadata.missing)}: fill in, or give as options of write", file=sys.stderr)
+        remark(f"not known: {', '.join(metadata.missing)}: fill in, or give as options of write")
 
 
 def _ask_for_missing(metadata: ImageMetadata) -> ImageMetadata:
@@ -302,7 +302,7 @@ def _ask_for_missing(metadata: ImageMetadata) -> ImageMetadata:
                     break
                 orientation = Orientation(answer)
             except InputError as error:
-                print(error, file=sys.stderr)
+                remark(str(error))
                 continue
             if _ask(f"{orientation.describe()}. Is that right? [y/n]").lower() in ("y", "yes"):
                 metadata = metadata.updated(orientation=orientation.axcodes)

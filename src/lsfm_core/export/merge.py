@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -10,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.export._files import check_not_read
-from lsfm_core.export.chunks import MANIFEST, MANIFEST_FORMAT, MANIFEST_VERSION
+from lsfm_core.export.chunks import MANIFEST, MANIFEST_VERSION
 from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, check_output, open_sink, open_source
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
@@ -29,6 +28,7 @@ from lsfm_core.store import default_threads
 __all__ = ["MergePlan", "MergeRequest", "MergeResult", "merge_chunks", "plan_merge"]
 
 Array = npt.NDArray[Any]
+_Numbers4: TypeAlias = tuple[float, float, float, float]
 
 # Files whose voxels run fastest along the first axis; our sources give their planes along the last.
 _FASTEST_FIRST = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -156,15 +156,15 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     """
     path = request.manifest / MANIFEST if request.manifest.is_dir() else request.manifest
     facts = _read_manifest(path)
-    kind: Kind = request.kind or facts["kind"]
-    space = Space(tuple(facts["shape"][:3]), np.array(facts["world_from_voxel"]))
+    kind: Kind = request.kind or facts.kind
+    space = Space(facts.shape[:3], np.array(facts.world_from_voxel))
     pieces = _pieces(path, facts, request.results or path.parent)
     if request.relabel and kind != "labels":
         raise InputError("relabel: only labels are numbered; say that the results are labels (--kind labels)")
     check_not_read(request.output, [path, *(piece.file for piece in pieces)])
     first = pieces[0].load(kind)
     dtype = np.dtype(np.uint32) if request.relabel else first.dtype
-    image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts["name"])
+    image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts.name)
     return MergePlan(request.output, image, check_output(request.output, image, overwrite=request.overwrite), tuple(pieces))
 
 
@@ -209,32 +209,65 @@ def merge_chunks(
     return MergeResult(request.output, image.space, dtype, None if numbers is None else numbers.count, time.perf_counter() - began)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+class _Row(BaseModel):
+    """What a manifest tells of a chunk."""
+
+    file: str = Field(pattern=r"^[^/\\\x00]+$")
+    index_ras: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
+    start: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+
+    @property
+    def stop(self) -> Shape3:
+        """The voxel past its last."""
+        (a, b, c), (d, e, f) = self.start, self.shape
+        return a + d, b + e, c + f
+
+
+class _Manifest(BaseModel):
+    """What a merge needs of a manifest."""
+
+    format: Literal["lsfm chunks"]
+    version: Literal[1]
+    name: str
+    kind: Kind
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+    world_from_voxel: tuple[_Numbers4, _Numbers4, _Numbers4, _Numbers4]
+    chunks: list[_Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_places(self) -> _Manifest:
+        for row in self.chunks:
+            if any(stop > size for stop, size in zip(row.stop, self.shape, strict=False)):
+                raise ValueError(f"{row.file} reaches out of the image of {self.shape} voxels")
+        return self
+
+
+def _read_manifest(path: Path) -> _Manifest:
     check_file(path)
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        return _Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a manifest of chunks: {error}") from error
-    if not isinstance(facts, dict) or (facts.get("format"), facts.get("version")) != (MANIFEST_FORMAT, MANIFEST_VERSION):
-        raise InputError(f"{path}: is no manifest of chunks, version {MANIFEST_VERSION}: give the one that the export wrote")
-    return facts
+        reason = error.errors()[0] if isinstance(error, ValidationError) else {"msg": str(error), "loc": ()}
+        place = "".join(f"{part}: " for part in reason["loc"])
+        raise InputError(
+            f"{path}: is no manifest of chunks, version {MANIFEST_VERSION}, as an export writes one: {place}{reason['msg']}"
+        ) from error
 
 
-def _pieces(manifest: Path, facts: dict[str, Any], folder: Path) -> list[_Piece]:
-    rows = facts["chunks"]
-    cuts = [_cuts({(row["start"][axis], row["start"][axis] + row["shape"][axis]) for row in rows}) for axis in range(3)]
+def _pieces(manifest: Path, facts: _Manifest, folder: Path) -> list[_Piece]:
+    rows = facts.chunks
+    cuts = [_cuts({(row.start[axis], row.stop[axis]) for row in rows}) for axis in range(3)]
     pieces, missing = [], []
     for row in rows:
-        name = _stem(row["file"])
+        name = _stem(row.file)
         files = [folder / f"{name}{suffix}" for suffix in OUTPUT_SUFFIXES if (folder / f"{name}{suffix}").exists()]
         if len(files) != 1:
             missing.append(f"{name}.*: {'not there' if not files else 'several: ' + ', '.join(file.name for file in files)}")
             continue
-        starts = _triple(row["start"])
-        stops = _triple(np.add(starts, row["shape"]).tolist())
-        core = [cuts[axis][start] for axis, start in enumerate(starts)]
+        core = [cuts[axis][start] for axis, start in enumerate(row.start)]
         low, high = _triple([a for a, _ in core]), _triple([b for _, b in core])
-        pieces.append(_Piece(_triple(row["index_ras"]), files[0], starts, stops, low, high))
+        pieces.append(_Piece(row.index_ras, files[0], row.start, row.stop, low, high))
     if missing:
         more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
         raise InputError(f"{folder}: results of {manifest}: {'; '.join(missing[:5])}{more}")

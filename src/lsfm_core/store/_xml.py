@@ -19,10 +19,15 @@ from defusedxml.common import DefusedXmlException
 
 from lsfm_core.errors import FormatError
 from lsfm_core.geometry import Shape3, Triple, mm_per
+from lsfm_core.plain import plain
+from lsfm_core.progress import size_text
 from lsfm_core.xml_text import decode_xml
 
 __all__ = ["BdvXml", "View", "parse_xml", "renamed_xml", "render_xml", "with_voxel_size"]
 
+#: 10,000 setups with 20 timepoints take less.
+_LARGEST_XML = 256 * 10**6
+_MOST_TIMEPOINTS = 10**6
 _ATTRIBUTES = ("illumination", "channel", "tile", "angle")
 #: A registration may stretch an image by so much, and its unit is still known by the voxels' size.
 _STRETCH = 1.1
@@ -92,7 +97,11 @@ def parse_xml(data: bytes, name: str) -> BdvXml:
     if hdf5 is None or not (hdf5.text or "").strip():
         raise FormatError(f"{name}: no <hdf5> file in its ImageLoader: not a BigDataViewer HDF5 data set")
     try:
-        views = tuple(_parse_view(setup, root) for setup in root.iterfind("SequenceDescription/ViewSetups/ViewSetup"))
+        registrations: dict[str | None, list[Element]] = {}
+        for item in root.iterfind("ViewRegistrations/ViewRegistration"):
+            registrations.setdefault(item.get("setup"), []).append(item)
+        setups = root.iterfind("SequenceDescription/ViewSetups/ViewSetup")
+        views = tuple(_parse_view(setup, registrations) for setup in setups)
     except ValueError as error:
         raise FormatError(f"{name}: {error}") from error
     base = "" if hdf5.get("type") == "absolute" else (root.findtext("BasePath") or "").strip()
@@ -100,6 +109,8 @@ def parse_xml(data: bytes, name: str) -> BdvXml:
 
 
 def _parse(data: bytes, name: str) -> Element:
+    if len(data) > _LARGEST_XML:
+        raise FormatError(f"{name}: is {size_text(len(data))} large, and an XML of {size_text(_LARGEST_XML)} at most is read")
     try:
         root: Element = defusedxml.ElementTree.fromstring(decode_xml(data), forbid_dtd=True)
     except (ElementTree.ParseError, DefusedXmlException, ValueError) as error:
@@ -109,20 +120,15 @@ def _parse(data: bytes, name: str) -> Element:
     return root
 
 
-def _parse_view(setup: Element, root: Element) -> View:
+def _parse_view(setup: Element, registered: Mapping[str | None, Sequence[Element]]) -> View:
     index = int(setup.findtext("id", "0"))
     size = [int(v) for v in setup.findtext("size", "").split()]
     if len(size) != 3:
         raise ValueError(f"setup {index} has no <size> of three numbers")
     mm = mm_per(setup.findtext("voxelSize/unit", ""))
     voxel = [float(v) for v in setup.findtext("voxelSize/size", "").split()]
-    registrations = [
-        _parse_registration(item, index)
-        for item in root.iterfind("ViewRegistrations/ViewRegistration")
-        if item.get("setup") == str(index)
-    ]
-    registered = bool(registrations)
-    registrations = registrations or [np.eye(4)]
+    found = registered.get(str(index), ())
+    registrations = [_parse_registration(item, index) for item in found] or [np.eye(4)]
     world: npt.NDArray[np.float64] | None = registrations[0]
     size_mm, edges = None, np.ones(3)
     if mm is not None and len(voxel) == 3 and min(voxel) > 0:
@@ -131,13 +137,13 @@ def _parse_view(setup: Element, root: Element) -> View:
         world = _in_mm(registrations[0], np.array(voxel), mm)
     return View(
         setup=index,
-        name=setup.findtext("name", f"setup {index}").strip(),
+        name=plain(setup.findtext("name", f"setup {index}").strip()),
         shape=(size[2], size[1], size[0]),
         voxel_size_mm=size_mm,
         world_from_voxel=(np.diag([*edges, 1.0]) if world is None else world)[:, [2, 1, 0, 3]],
         moves=not all(np.allclose(other, registrations[0]) for other in registrations),
         placed=world is not None,
-        registered=registered,
+        registered=bool(found),
     )
 
 
@@ -322,19 +328,23 @@ def _setup_of(element: Element) -> int:
 
 def _timepoints(element: Element) -> list[int]:
     """The timepoints that a data set has, as SpimData lists them: a range, one by one, or as ``0-4, 7, 10-20:2``."""
+    runs: list[range] = []
     try:
         if element.get("type") == "range":
-            return list(range(int(element.findtext("first", "")), int(element.findtext("last", "")) + 1))
-        if element.get("type") == "list":
-            return [int(item.findtext("id", "")) for item in element]
-        found: list[int] = []
-        for part in element.findtext("integerpattern", "").split(","):
-            ends, _, step = part.partition(":")
-            first, _, last = ends.partition("-")
-            found += range(int(first), int(last or first) + 1, int(step or 1))
-        return found
+            runs.append(range(int(element.findtext("first", "")), int(element.findtext("last", "")) + 1))
+        elif element.get("type") == "list":
+            runs += [range(number, number + 1) for number in (int(item.findtext("id", "")) for item in element)]
+        else:
+            for part in element.findtext("integerpattern", "").split(","):
+                ends, _, step = part.partition(":")
+                first, _, last = ends.partition("-")
+                runs.append(range(int(first), int(last or first) + 1, int(step or 1)))
     except ValueError:
         return []
+    # Nobody has so many: the numbers of a file that was made to harm, or is damaged.
+    if sum((run.stop - run.start) // run.step for run in runs) > _MOST_TIMEPOINTS:
+        return []
+    return [number for run in runs for number in run]
 
 
 def renamed_xml(data: bytes, name: str, hdf5: str) -> bytes:
