@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfm_core import CancelledError, CancelToken, InputError, open_lsfm
+from lsfm_core import CancelledError, CancelToken, InputError, LabelTable, MemoryBudgetError, open_lsfm, size_text
 from napari_lsfm import _reader
 from napari_lsfm._layers import field_layer
 from napari_lsfm._settings import current_settings
+from napari_lsfm._viewing import attend, copy_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +19,24 @@ if TYPE_CHECKING:
     import napari.layers
     import napari.viewer
 
-__all__ = ["finest_level_3d", "open_always", "read_in_background", "show_automatic", "show_field", "show_finest_3d"]
+__all__ = [
+    "copy_position",
+    "editable_copy",
+    "finest_level_3d",
+    "open_always",
+    "read_in_background",
+    "save_layers",
+    "show_automatic",
+    "show_field",
+    "show_finest_3d",
+    "toggle_letters",
+]
 
 #: What every graphics card that napari runs on can do at least.
 _MIN_TEXTURE_EDGE = 2048
+#: Of a copy in memory that can be painted on.
+_MAX_COPY_BYTES = 2**31
+_SAVE_FILTER = "LSFM files (*.h5 *.hdf5)"
 #: As in napari.yaml.
 _ENDINGS = ("*.h5", "*.hdf5", "*.xml")
 
@@ -112,6 +127,96 @@ def show_field(viewer: napari.viewer.Viewer) -> None:
             return
     data, keywords, _ = field_layer(path, channel)
     viewer.add_vectors(data, **keywords)
+
+
+def toggle_letters(viewer: napari.viewer.Viewer) -> None:
+    """Show the letters at the canvas' edges, or hide them."""
+    attend(viewer).toggle_letters()
+
+
+def editable_copy(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
+    """Add a copy in memory of a layer's finest level, which can be painted on, and saved again.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layer : Layer, optional
+        Of kind image or labels; default: the active one.
+
+    Raises
+    ------
+    InputError
+        If it is another kind of layer.
+    MemoryBudgetError
+        If it would take more than 2 GiB.
+    """
+    from napari.layers import Image, Labels
+    from napari.utils.transforms import CompositeAffine
+
+    layer = layer or viewer.layers.selection.active
+    if not isinstance(layer, Image | Labels):
+        raise InputError("select an image or labels layer first")
+    data, keywords, layer_type = layer.as_layer_data_tuple()
+    about = dict(keywords["metadata"].get("lsfm", {}))
+    finest = data[0] if layer.multiscale else data
+    box = about.pop("box", [[0, n] for n in finest.shape])
+    # Time, and all else that comes before the axes of space, is not padded.
+    box = [[0, n] for n in finest.shape[: finest.ndim - len(box)]] + box
+    nbytes = int(np.prod(np.diff(box)) * np.dtype(finest.dtype).itemsize)
+    if nbytes > _MAX_COPY_BYTES:
+        raise MemoryBudgetError(
+            f"layer {layer.name!r} takes {size_text(nbytes)}, and a copy that can be edited 2 GiB at most: export a piece of it "
+            "(Layers > Data > Export), and edit that"
+        )
+    if "path" in about and about["kind"] == "labels":
+        with open_lsfm(about["path"], detached=True) as file:
+            about["table"] = LabelTable.from_json(file.label_table(about["channel"]))
+    # It is no more what the file holds.
+    about.pop("path", None)
+    about.pop("channel", None)
+    from napari_lsfm._workers import wait_for
+
+    pieces = tuple(slice(*edges) for edges in box)
+    try:
+        # An array that the layer does not share.
+        copy = wait_for(lambda **_: np.array(finest[pieces]), f"Copy {layer.name}")
+    except CancelledError:
+        return
+    own = ("scale", "translate", "rotate", "shear")
+    place = CompositeAffine(**{name: keywords[name] for name in own}, ndim=layer.ndim)
+    keywords |= {
+        "name": f"{layer.name} (copy)",
+        "multiscale": False,
+        "translate": place([start for start, _ in box]),
+        "metadata": {**keywords["metadata"], "lsfm": about},
+    }
+    layer.visible = layer_type != "labels"
+    viewer.layers.selection.active = getattr(viewer, f"add_{layer_type}")(copy, **keywords)
+
+
+def save_layers(viewer: napari.viewer.Viewer) -> None:
+    """Ask for a file, and save the selected layers as its channels.
+
+    Raises
+    ------
+    InputError
+        If none is selected, or one is neither image nor labels.
+    """
+    from napari.layers import Image, Labels
+    from qtpy.QtWidgets import QFileDialog
+
+    from napari_lsfm._writer import write_layers
+
+    layers = [layer for layer in viewer.layers if layer in viewer.layers.selection]
+    others = [layer.name for layer in layers if not isinstance(layer, Image | Labels)]
+    if not layers or others:
+        found = f" ({', '.join(map(repr, others))} cannot be saved so)" if others else ""
+        raise InputError(f"select one or more image or labels layers first, and nothing else{found}")
+    # Channels are added to a file that is there: nothing is overwritten.
+    option = QFileDialog.Option.DontConfirmOverwrite
+    path, _ = QFileDialog.getSaveFileName(None, "Save selected layers as LSFM channels", "", _SAVE_FILTER, options=option)
+    if path:
+        write_layers(path, [layer.as_layer_data_tuple() for layer in layers])
 
 
 def finest_level_3d(shapes: Any, dtype: Any, max_bytes: int, max_edge: int) -> int:

@@ -77,7 +77,9 @@ def present_layers(path: Path) -> list[LayerData]:
 
 def _opened(path: Path) -> tuple[lsfm_core.LsfmFile, list[LayerData]]:
     from napari_lsfm._layers import layer_tuples
+    from napari_lsfm._viewing import attend_current
 
+    attend_current()
     cache = chunk_cache()
     cache.max_bytes = current_settings().cache_mib * 2**20
     file = lsfm_core.open_lsfm(path, cache=cache, max_read_bytes=_MAX_READ_BYTES, detached=True)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core import InputError
+
 __all__ = ["OverTime", "Recoded", "Transposed", "View"]
 
 Array = npt.NDArray[Any]
@@ -47,6 +49,16 @@ class View(ABC):
         place = items.index(Ellipsis)
         items[place : place + 1] = [slice(None)] * (self.ndim - len(items) + 1)
         return self._select(items)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> View:
+        # napari duplicates layers so: like the levels beneath, a view cannot be changed.
+        return self
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise InputError(
+            "this layer shows what is stored in a file, which nothing painted would change: paint on a copy of it "
+            "(Layers > Data > Editable copy of this layer)"
+        )
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:

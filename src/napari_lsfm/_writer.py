@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NotSavedError", "write_layers"]
 
+#: As in napari.yaml; the first is that of new files.
+_ENDINGS = (".h5", ".hdf5")
+
 
 class NotSavedError(LsfmError):
     """Layers were not saved, for a reason that is a ValueError.
@@ -57,13 +60,14 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
     Parameters
     ----------
     path : path
+        Without one of our endings, ``.h5`` is added.
     layers : sequence of LayerData
         Of type image or labels; multiscale or not.
 
     Returns
     -------
     list of str
-        The path.
+        The path of what was written.
 
     Raises
     ------
@@ -72,11 +76,14 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
     LsfmError
         As `lsfm_core.ingest_channel`; then the file has none of the new channels.
     """
+    target = Path(path)
+    if target.suffix.lower() not in _ENDINGS:
+        target = target.with_name(target.name + _ENDINGS[0])
     try:
-        _save(Path(path), layers)
+        _save(target, layers)
     except ValueError as error:
         raise NotSavedError(str(error)) from error
-    return [str(path)]
+    return [str(target)]
 
 
 def _save(path: Path, layers: Sequence[LayerData]) -> None:
@@ -91,9 +98,14 @@ def _save(path: Path, layers: Sequence[LayerData]) -> None:
         raise InputError(f"{path}: there would be two channels {', '.join(map(repr, twice))}: rename the layer first")
     work = partial(_write, path, channels)
     if _has_window():
+        from napari.utils.notifications import show_info
+
         from napari_lsfm._workers import wait_for
 
+        adds = path.exists()
         wait_for(work, f"Save {path.name}")
+        written = ", ".join(f"{channel.name!r} ({channel.kind})" for channel in channels)
+        show_info(f"{path.absolute()}: {'added' if adds else 'made, with'} channel{'s' if len(channels) > 1 else ''} {written}")
     else:
         work()
 

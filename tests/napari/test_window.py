@@ -299,14 +299,17 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Choose resolution automatically (LSFM)",
         "Read planes in the background (on/off) (LSFM)",
         "Show displacement field… (LSFM)",
+        "Letters at the edges (on/off) (LSFM)",
     }
     assert menu_titles("napari/file/io_utilities") == {
         "Ingest (LSFM)",
         "Export (LSFM)",
         "Information and log (LSFM)",
+        "Save selected layers as LSFM channels… (LSFM)",
         "Show displacement field… (LSFM)",
         "Always open .h5, .hdf5 and BigDataViewer .xml with LSFM (LSFM)",
     }
+    assert menu_titles("napari/layers/data") == {"Export (LSFM)", "Editable copy of this layer (LSFM)"}
     assert menu_titles("napari/layers/segment") == {"Regions (LSFM)"}
     assert menu_titles("napari/file/samples") == {"Synthetic brain with regions (LSFM)"}
 

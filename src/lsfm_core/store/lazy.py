@@ -248,6 +248,10 @@ class LazyLevel:
             if isinstance(axis, range)
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> LazyLevel:
+        # Nothing of a view can be changed, and its voxels are the file's: a copy could not differ from it.
+        return self
+
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("len() of a view without axes")

@@ -11,6 +11,7 @@ from qtpy.QtCore import QEvent, QSize
 from qtpy.QtWidgets import QApplication, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import LsfmError, recipe_entry, request_command
+from napari_lsfm._viewing import attend
 from napari_lsfm._widgets._fields import Scrolled, in_words
 from napari_lsfm._workers import JobPanel
 
@@ -34,6 +35,7 @@ class Form(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer, width: int = 400) -> None:
         super().__init__()
         self._viewer = viewer
+        attend(viewer)
         self._width = width
         self._heard: list[tuple[Any, Callable[..., None]]] = []
         self.panel = JobPanel()
