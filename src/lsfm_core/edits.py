@@ -228,7 +228,11 @@ class SetSpaceRequest(Edit):
         if self.channel is not None:
             name = file[self.channel].name
             space = None if self.space is None else resolve_space(file, self.space, new_channel=name)
-            own = " (an image without a record lives in its own)" if space is None and file[name].kind == "image" else ""
+            own = (
+                " (an image without a record lives in its own)"
+                if space is None and file[name].kind in ("image", "components")
+                else ""
+            )
             return f"channel {name!r} lives in {_known(file, space)}{own}"
         found, sides = self._transform(file)
         return f"transform {self.transform!r} leads {_way(file, sides, file[found.channel].space_name if found.affine else None)}"

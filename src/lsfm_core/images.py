@@ -37,7 +37,7 @@ def open_source(
         What `lsfm_core.formats.open_source` takes; or a file of ours or BigDataViewer's, by its HDF5 file or XML.
     channel : int or str, optional
         Index or name, for files that hold several; of BigDataViewer's files the number of the setup.
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     **options
         As `lsfm_core.formats.open_source` takes them.
 
@@ -99,9 +99,11 @@ class _StoredSource(ArraySource):
     def __init__(self, file: LsfmFile, channel: Channel, kind: Kind) -> None:
         vectors = channel.kind == "vectors"
         name = f"{file.opened_as}: channel {channel.name!r}"
-        if vectors != (kind == "vectors"):
+        if channel.kind == "components" and kind == "image":
+            kind = channel.kind
+        if vectors != (kind == "vectors") and not (vectors and kind == "components"):
             raise SourceError(f"{name}: holds {channel.kind}, which does not fit kind {kind}")
-        if vectors and channel.orientation is None:
+        if kind == "vectors" and channel.orientation is None:
             raise SourceError(f"{name}: does not record along which axes its vectors run: give the field's own file")
         if len(channel.timepoints) > 1:
             raise InputError(f"{name}: has {len(channel.timepoints)} time points: save one of them as a file of its own")
@@ -110,9 +112,10 @@ class _StoredSource(ArraySource):
             "format": "BigDataViewer" if channel.foreign else "lsfm",
             "notes": notes,
             "acquisition": file.acquisition(channel.name),
+            "kind": channel.kind,
         }
         size = channel.space.voxel_size_mm if channel.unit == "mm" else None
-        super().__init__(channel.levels[0].data, name=name, vectors=vectors, voxel_size_mm=size, facts=facts)
+        super().__init__(channel.levels[0].data, name=name, kind=kind, voxel_size_mm=size, facts=facts)
         if channel.orientation is not None:
             self.space = channel.space
         self._file = file

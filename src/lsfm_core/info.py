@@ -39,7 +39,7 @@ class LevelInfo(_Part):
     """One level of a channel's pyramid, the finest first; everything in array order (planes, rows, columns)."""
 
     shape: tuple[int, ...]
-    """In voxels; vectors have their three components last."""
+    """In voxels; vectors and components have their values last."""
     voxel_size: _Triple
     """In the channel's unit."""
     factors: _Triple

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from lsfm_core.durable import new_file
 from lsfm_core.errors import InputError, SourceError, check_file
-from lsfm_core.formats import Source
+from lsfm_core.formats import Source, kind_of
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size
 from lsfm_core.images import open_source
 from lsfm_core.pyramid import Kind
@@ -256,6 +256,8 @@ def describe_image(
     """
     source = open_source(image, channel=channel, kind=kind or "image", judge=False)
     try:
+        if kind_of(source, kind or "image") != (kind or "image"):
+            kind = kind_of(source, "image")
         own = _from_source(source, str(image) if isinstance(image, (str, os.PathLike)) else source.name, kind)
     except ValidationError as error:
         raise SourceError(f"{source.name}: what it tells of itself cannot be: {_defects(error)}") from error

@@ -1,8 +1,9 @@
 """The resolution pyramid: which levels an image gets, and how their voxels are made.
 
-A level of an image (or of vectors) with factor f holds, at index i, the mean of level-0 voxels ``f*i … f*i + f - 1`` along each
-axis; the last block averages only the voxels that exist. Means are taken from sums of level 0, never from rounded means, so a level
-does not depend on the levels or slabs it came through. A level of labels holds the most frequent id of the finer level's block.
+A level of an image (or of vectors or components) with factor f holds, at index i, the mean of level-0 voxels
+``f*i … f*i + f - 1`` along each axis, for each component by itself; the last block averages only the voxels that exist. Means are
+taken from sums of level 0, never from rounded means, so a level does not depend on the levels or slabs it came through. A level of
+labels holds the most frequent id of the finer level's block.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Kind = Literal["image", "labels", "vectors"]
+Kind = Literal["image", "labels", "vectors", "components"]
 
 #: Size of a chunk before compression: large enough that a viewer needs few of them, small enough to decode in a millisecond.
 CHUNK_BYTES = 2**20

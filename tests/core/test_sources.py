@@ -43,7 +43,7 @@ ORIGIN = (-3.5, 4.25, 1.75)
 
 def read(source: Source, threads: int = 1) -> Array:
     """All planes, in threads if there are several."""
-    out = np.zeros((*source.shape, 3) if source.components == 3 else source.shape, source.dtype)
+    out = np.zeros((*source.shape, source.components) if source.components > 1 else source.shape, source.dtype)
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda index: source.read_plane(index, out[index]), range(source.shape[0])))
     return out
@@ -387,9 +387,9 @@ def test_thumbnails_are_no_planes(small: Array, tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(path), small)
 
 
-def test_colour_stacks_are_refused(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 8, 9, 3), np.uint8), photometric="rgb")
-    with pytest.raises(SourceError, match="3 colour samples"):
+def test_colours_that_are_no_rgb_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 8, 9, 4), np.uint8), photometric="separated", metadata=None)
+    with pytest.raises(SourceError, match="colours of the kind SEPARATED"):
         open_source(tmp_path / "a.tif")
 
 
@@ -575,7 +575,7 @@ def test_nifti_slopes_that_mean_nothing(slope: float, small: Array, tmp_path: Pa
 
 def test_nifti_with_trailing_axes_and_real_ones(small: Array, tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(save_nifti(tmp_path / "a.nii", small.T[..., None, None])), small)
-    for shape in ((4, 5, 6, 2), (4, 5, 6, 1, 2), (4, 5)):
+    for shape in ((4, 5, 6, 2), (4, 5, 6, 2, 2), (4, 5)):
         path = save_nifti(tmp_path / "b.nii", np.zeros(shape, np.uint8))
         with pytest.raises(SourceError, match=f"is not one volume: found {' x '.join(map(str, shape))}"):
             open_source(path)
@@ -590,7 +590,6 @@ NIFTI_DEFECTS: dict[str, tuple[int, bytes, str]] = {
     "no magic": (344, b"none", "not a NIfTI"),
     "a pair": (344, b"ni1\0", "pair"),
     "complex": (70, np.array([32], "<i2").tobytes(), "complex64"),
-    "rgb": (70, np.array([128], "<i2").tobytes(), "voxels of type"),
     "unknown type": (70, np.array([77], "<i2").tobytes(), "damaged"),
     "offset inside": (108, np.array([100], "<f4").tobytes(), "inside the header"),
     "no offset": (108, np.array([np.nan], "<f4").tobytes(), "damaged"),
@@ -677,7 +676,7 @@ def test_the_real_displacement_fields(name: str, brain_data: Path) -> None:
         assert source.file_records()[0].crc32 == zlib.crc32(path.read_bytes())
     np.testing.assert_array_equal(voxels, ras_of_itk(field))
     assert np.abs(voxels).max() > 0.1
-    with pytest.raises(SourceError, match=r"not one volume: found .* x 1 x 3"):
+    with pytest.raises(SourceError, match="--kind vectors for a displacement field"):
         open_source(path)
 
 
@@ -693,8 +692,9 @@ def test_displacement_fields_of_itk(suffix: str, dtype: str, compressed: bool, t
         np.testing.assert_array_equal(read(source), ras_of_itk(field))
         assert source.space is not None
         assert_same_place(source.space, field)
-    with pytest.raises(SourceError, match="volume"):
+    with pytest.raises(SourceError, match="--kind vectors for a displacement field, or --kind components"):
         open_source(path)
+    np.testing.assert_array_equal(load(path, kind="components"), sitk.GetArrayFromImage(field))
 
 
 def test_nifti_vectors_of_intent_1006_are_ras(tmp_path: Path) -> None:
@@ -1010,7 +1010,7 @@ def test_functions_that_fail(function: Any, message: str) -> None:
         (lambda: [[[1, 2], [3, 4]]], "neither"),
         (lambda: PlaneFunction((0, 3, 4), "u1", []), "shape"),
         (lambda: PlaneFunction((1, 3, 4), "c8", []), "complex"),
-        (lambda: PlaneFunction((1, 3, 4), "u1", [], components=2), "2 components"),
+        (lambda: PlaneFunction((1, 3, 4), "u1", [], components=0), "0 components"),
     ],
 )
 def test_objects_that_are_no_volumes(make: Callable[[], Any], message: str) -> None:
@@ -1023,8 +1023,10 @@ def test_vector_arrays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(field, kind="vectors"), field)
     planes = PlaneFunction((4, 5, 6), float, list(field), components=3)
     np.testing.assert_array_equal(load(planes, kind="vectors"), field)
-    with pytest.raises(SourceError, match="3 component"):
+    with pytest.raises(SourceError, match="--kind components"):
         open_source(planes)
+    with pytest.raises(SourceError, match=r"2 values per voxel \(uint8\), expected 3 floats"):
+        open_source(PlaneFunction((4, 5, 6), "u1", [], components=2), kind="vectors")
 
 
 # --- labels and types -------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lsfm_core.recipes import Outlook, Step
 
 __all__ = [
+    "KINDS",
     "Parser",
     "PrintSchema",
     "add_field_convention",
@@ -37,6 +38,8 @@ __all__ = [
     "show_plan",
 ]
 
+#: What voxels can be: `lsfm_core.pyramid.Kind`, whose room would take numpy with it.
+KINDS = ("image", "labels", "vectors", "components")
 _EXAMPLE = "example: "
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
-from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar, by, numbers
+from lsfm_core.cli._options import KINDS, add_request, add_resources, add_transforms, add_verb, bar, by, numbers
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def add_commands(verbs: Any) -> None:
         "--results", metavar="FOLDER", help="one file for each chunk, of the same name but for the ending (default: the chunks)"
     )
     merge.add_argument("--output", required=True, help="as export takes it")
-    merge.add_argument("--kind", choices=("image", "labels", "vectors"), help="what the results are (default: what the chunks are)")
+    merge.add_argument("--kind", choices=KINDS, help="what the results are (default: what the chunks are)")
     merge.add_argument(
         "--relabel", action="store_true", help="labels were numbered in each chunk: number them through, join them across overlaps"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import remark, tell
 from lsfm_core.cli._options import (
+    KINDS,
     PrintSchema,
     add_field_convention,
     add_request,
@@ -42,9 +43,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core write brain.h5 --channel autofluo --image planes/ --voxel-size 0.05,0.04,0.04 --orientation AIR",
     )  # fmt: skip
     _add_write_options(write)
-    write.add_argument(
-        "--kind", choices=("image", "labels", "vectors"), default="image", help="what the voxels are (default image)"
-    )
+    write.add_argument("--kind", choices=KINDS, default="image", help="what the voxels are (default image)")
     write.add_argument(
         "--labels", metavar="FILE", help="for labels: what the ids mean (ITK-SNAP description, CSV, Allen structure tree)"
     )
@@ -87,7 +86,7 @@ def add_commands(verbs: Any) -> None:
     dump.add_argument(
         "--image-channel", metavar="C", help="which channel of an image that has several: its name, or else its index"
     )
-    dump.add_argument("--kind", choices=("image", "labels", "vectors"), help="what the voxels are (default image)")
+    dump.add_argument("--kind", choices=KINDS, help="what the voxels are (default image)")
     dump.add_argument("--like", metavar="JSON", help="take what the image does not tell from the metadata of another one")
     dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
     dump.add_argument("--output", metavar="JSON", help="file to write (default: print it)")

@@ -46,7 +46,7 @@ class MergeRequest(Request):
         In one of the formats of docs/outputs.md.
     results : Path, optional
         Folder with one file for each chunk, named as the chunk is; the ending may be another one. Default: the manifest's.
-    kind : {"image", "labels"}, optional
+    kind : {"image", "labels", "vectors", "components"}, optional
         Default: what the chunks are.
     relabel : bool
         For labels that were numbered anew in every chunk: number them through, and join those that neighbouring chunks have in
@@ -164,7 +164,10 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     check_not_read(request.output, [path, *(piece.file for piece in pieces)])
     first = pieces[0].load(kind)
     dtype = np.dtype(np.uint32) if request.relabel else first.dtype
-    image = OutputImage(space, dtype, kind, first.shape[3] if first.ndim > 3 else 1, facts.name)
+    components = first.shape[3] if first.ndim > 3 else 1
+    if kind == "image" and components > 1:
+        kind = "components"
+    image = OutputImage(space, dtype, kind, components, facts.name)
     return MergePlan(request.output, image, check_output(request.output, image, overwrite=request.overwrite), tuple(pieces))
 
 

@@ -52,7 +52,7 @@ class ExportPlan:
     ----------
     path : Path
     channel : str
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     level : Level
         That is read.
     timepoint : int or None
@@ -244,7 +244,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         path=file.path,
         channel=channel.name,
         # Where nothing tells how the vectors are meant (lsfmpy's files), their components are taken out as they stand.
-        kind="image" if channel.kind == "vectors" and channel.orientation is None else channel.kind,
+        kind="components" if channel.kind == "vectors" and channel.orientation is None else channel.kind,
         level=level,
         timepoint=timepoint if len(channel.timepoints) > 1 else None,
         source=source,

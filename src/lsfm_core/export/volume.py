@@ -27,7 +27,7 @@ class Volume:
     array : array (a, b, c), or (a, b, c, components)
         In array order. Displacement vectors are RAS mm, in the order R, A, S.
     space : Space
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     """
 
     array: Array

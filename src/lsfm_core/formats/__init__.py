@@ -33,6 +33,7 @@ __all__ = [
     "check_output",
     "check_plane",
     "is_field",
+    "kind_of",
     "open_sink",
     "open_source",
     "output_axis",
@@ -65,14 +66,15 @@ def open_source(
     Parameters
     ----------
     image : path, array-like or Source
-        A TIFF series (its folder, one of its files, a glob, or a printf pattern); a TIFF, NIfTI, NRRD or MetaImage file; a Zarr or
-        OME-Zarr folder; an Imaris file; a dataset of an HDF5 file, ``file.h5:/path/to/dataset``, or the only one in it; an array
-        (planes, rows, columns), lazy or not; or a `PlaneFunction`.
+        A TIFF series (its folder, one of its files, a glob, or a printf pattern); a TIFF, NIfTI, NRRD, MetaImage or .npy file; a
+        Zarr or OME-Zarr folder; an Imaris file; a dataset of an HDF5 file, ``file.h5:/path/to/dataset``, or the only one in it; an
+        array (planes, rows, columns), lazy or not; or a `PlaneFunction`.
     channel : int or str, optional
         Index or name, for files that hold several.
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
         Labels must be whole numbers; floats are taken if they are, and become uint32. Vectors are displacement fields; whatever the
-        file's convention, they are delivered as RAS mm, in the order R, A, S.
+        file's convention, they are delivered as RAS mm, in the order R, A, S. Components are several values per voxel, as they are
+        stored; what holds them beyond doubt is taken as such where an image was asked for, too: see `kind_of`.
     field_convention : FieldConvention, optional
         For vectors: what they mean; wins over what the file says. Default: what its header tells, checked against its numbers.
     judge : bool
@@ -91,7 +93,7 @@ def open_source(
         if isinstance(image, Source):
             source = image
         elif isinstance(image, ArrayLike):
-            source = ArraySource(image, vectors=kind == "vectors")
+            source = ArraySource(image, kind=kind)
         else:
             raise InputError(
                 f"{type(image).__name__}: is neither a path nor an array: wrap functions and iterators in PlaneFunction"
@@ -101,9 +103,11 @@ def open_source(
         raise InputError("image: is empty: name a file or folder")
     else:
         source = _open_path(Path(image), channel, kind)
-    if source.components != (3 if kind == "vectors" else 1):
+    try:
+        _check_components(source, kind)
+    except SourceError:
         source.close()
-        raise SourceError(f"{source.name}: has {source.components} component(s) per voxel, which does not fit kind {kind}")
+        raise
     if kind == "vectors" and source.words is not None:
         source = field_source(
             source, source.words, field_convention, lambda: _open_path(Path(str(image)), channel, kind), judge=judge
@@ -111,6 +115,26 @@ def open_source(
     elif kind == "vectors" and field_convention is not None:
         source = FieldSource(source, field_convention)
     return converted(source, kind)
+
+
+def kind_of(source: Source, kind: Kind) -> Kind:
+    """What is made of a source that was opened as `kind`: an image with several values per voxel is of kind components."""
+    return "components" if kind == "image" and source.components > 1 else kind
+
+
+def _check_components(source: Source, kind: Kind) -> None:
+    values = f"{source.components} value{'s' if source.components > 1 else ''} per voxel ({source.dtype})"
+    if kind == "image" and source.components == 3 and source.dtype.kind == "f" and source.facts.get("kind") != "components":
+        raise SourceError(
+            f"{source.name}: has {values}, and does not tell whether they are displacements: say --kind vectors for a displacement "
+            "field, or --kind components for anything else"
+        )
+    if kind == "components" and source.components == 1:
+        raise SourceError(f"{source.name}: has {values}: say --kind image")
+    if kind == "labels" and source.components > 1:
+        raise SourceError(f"{source.name}: has {values}, labels are one whole number: save the ids as one")
+    if kind == "vectors" and (source.components != 3 or source.dtype.kind != "f"):
+        raise SourceError(f"{source.name}: is no displacement field: it has {values}, expected 3 floats: say --kind components")
 
 
 def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
@@ -138,23 +162,32 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
             )
         file, dataset = inside or (path, None)
         return open_hdf5(file, dataset, channel)
-    if kind == "vectors":
+    if kind == "vectors" and not is_zarr:
         from lsfm_core.formats.brainreg import brainreg_files, open_brainreg
 
-        files = None if is_zarr else brainreg_files(path)
+        files = brainreg_files(path)
         if files is not None:
             return open_brainreg(files)
-        raise InputError(
-            f"{path}: displacement fields are read from NIfTI, NRRD and MetaImage files, from brainreg's "
-            "deformation_field_0..2.tiff, and from arrays"
-        )
-    if is_zarr:
+    if name.endswith(".npy") and path.is_file():
+        from lsfm_core.formats.npy import open_npy
+
+        source = open_npy(path, kind)
+        _check_channel(source, channel)
+    elif is_zarr:
         from lsfm_core.formats.ome_zarr import open_zarr
 
-        return open_zarr(path, channel)
-    from lsfm_core.formats.tiff_stack import open_tiff
+        source = open_zarr(path, channel, kind)
+    else:
+        from lsfm_core.formats.tiff_stack import open_tiff
 
-    return open_tiff(path, channel)
+        source = open_tiff(path, channel)
+    if kind == "vectors" and source.facts.get("kind") != "vectors":
+        source.close()
+        raise InputError(
+            f"{path}: displacement fields are read from NIfTI, NRRD and MetaImage files, from brainreg's "
+            "deformation_field_0..2.tiff, from arrays, and from our own exports"
+        )
+    return source
 
 
 def is_field(path: Path) -> bool:

@@ -39,7 +39,8 @@ class OmeBlock:
 class OmeImage:
     """The one image of an OME-XML document; sizes in voxels, voxel size in mm along planes, rows, columns.
 
-    `has_uuid` says that files are told apart by more than their names.
+    `has_uuid` says that files are told apart by more than their names, `samples` how many values a pixel has; ``sizes["C"]`` does
+    not count them.
     """
 
     sizes: dict[str, int]
@@ -50,6 +51,8 @@ class OmeImage:
     blocks: tuple[OmeBlock, ...]
     has_uuid: bool
     acquisition: dict[str, Any]
+    samples: int = 1
+    description: str | None = None
 
     def plane_index(self, block: OmeBlock, step: int) -> tuple[int, int, int]:
         """(z, c, t) of the plane `step` pages after a block's first."""
@@ -106,8 +109,13 @@ def parse_ome(name: str, xml: str) -> OmeImage:
         raise SourceError(f"{name}: its OME-XML tells of an unknown order of dimensions, {order!r}")
     if min(sizes.values()) < 1 or max(sizes.values()) > _MAX_COUNT:
         raise SourceError(f"{name}: its OME-XML tells of impossible sizes: {sizes}")
-    if any(_integer(name, channel, "SamplesPerPixel", 1) != 1 for channel in channels):
-        raise SourceError(f"{name}: is a colour image: only grey-scale planes can be used")
+    # Each channel of several samples is counted as so many in SizeC.
+    samples = {_integer(name, channel, "SamplesPerPixel", 1) for channel in channels} or {1}
+    each = samples.pop()
+    if samples or each < 1 or sizes["C"] % each:
+        raise SourceError(f"{name}: its OME-XML tells of channels of different numbers of samples: save one of them by itself")
+    sizes["C"] //= each
+    description = _child(image, "Description")
     channel_names = [channel.get("Name", "") for channel in channels] + [""] * sizes["C"]
     return OmeImage(
         sizes=sizes,
@@ -118,6 +126,8 @@ def parse_ome(name: str, xml: str) -> OmeImage:
         blocks=_blocks(name, pixels, root.get("UUID")),
         has_uuid="UUID" in root.attrib,
         acquisition=_acquisition(root, image, channels),
+        samples=each,
+        description=None if description is None else description.text,
     )
 
 

@@ -40,7 +40,7 @@ class RawLayout:
     skip : int
         Bytes of the decompressed stream before the first voxel.
     components : int
-        Values per voxel, 1 or 3.
+        Values per voxel.
     interleaved : bool
         Whether a voxel's components stand together; else one whole volume follows the other.
     """

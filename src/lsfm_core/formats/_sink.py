@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError
+from lsfm_core.formats._own import OWN_FORMAT, OWN_VERSION
 from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.pyramid import Kind
 
@@ -31,7 +32,7 @@ class OutputImage:
     space : Space
         Array order is that of the slabs, and of what the format's customary reader gives back.
     dtype : numpy.dtype
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     components : int
         Values per voxel; where there are several, they are the last axis of the slabs. Vectors have 3: displacements in mm, in the
         order R, A, S.
@@ -58,7 +59,7 @@ class OutputImage:
     @property
     def is_colour(self) -> bool:
         """Whether the components are red, green, blue and, of four, opacity."""
-        return self.kind == "image" and self.components in (3, 4) and self.dtype.name in ("uint8", "uint16")
+        return self.kind in ("image", "components") and self.components in (3, 4) and self.dtype.name in ("uint8", "uint16")
 
     @property
     def nbytes(self) -> int:
@@ -68,8 +69,8 @@ class OutputImage:
     def facts(self) -> dict[str, Any]:
         """What is known of the image, ready for JSON, for formats that have no other place for it."""
         return {
-            "format": "lsfm image",
-            "version": 1,
+            "format": OWN_FORMAT,
+            "version": OWN_VERSION,
             "name": self.name,
             "kind": self.kind,
             "shape": list(self.shape),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lsfm_core.errors import InputError, LsfmError, SourceError
 from lsfm_core.formats._source import Source
 from lsfm_core.geometry import Space, Triple, check_voxel_size
+from lsfm_core.pyramid import Kind
 
 __all__ = ["ArrayLike", "ArraySource", "PlaneFunction"]
 
@@ -43,13 +44,16 @@ class ArraySource(Source):
 
     Parameters
     ----------
-    array : array-like (planes, rows, columns), or (planes, rows, columns, 3) of floats for vectors (RAS mm displacements)
-        Further axes may stand before.
+    array : array-like (planes, rows, columns), or (planes, rows, columns, values)
+        Further axes may stand before. Of an image, a last axis of 3 or 4 values of type uint8 or uint16 are colours; other values
+        have to be asked for as vectors (3 floats: RAS mm displacements) or components.
     name : str
         For messages.
     prefix : tuple of int
         Indices along the axes before.
-    vectors : bool
+    kind : {"image", "labels", "vectors", "components"}
+    components_first : bool
+        The components' axis stands before planes, rows and columns, not after them.
     voxel_size_mm, facts
         As in `Source`.
 
@@ -65,26 +69,32 @@ class ArraySource(Source):
         *,
         name: str = "array",
         prefix: tuple[int, ...] = (),
-        vectors: bool = False,
+        kind: Kind = "image",
+        components_first: bool = False,
         voxel_size_mm: Triple | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         shape = tuple(int(n) for n in array.shape)[len(prefix) :]
         dtype = np.dtype(array.dtype)
-        wanted = "planes, rows, columns, 3" if vectors else "planes, rows, columns"
-        if len(shape) != (4 if vectors else 3) or (vectors and shape[3] != 3) or 0 in shape:
-            raise InputError(f"{name}: has shape {shape}: expected {wanted}")
-        _check_dtype(name, dtype, vectors)
+        if components_first:
+            shape = (*shape[1:], *shape[:1])
+        several = len(shape) == 4 and (kind in ("vectors", "components") or _are_colours(shape[3], dtype))
+        if (len(shape) != 3 and not several) or (kind == "vectors" and shape[3:] != (3,)) or 0 in shape:
+            wanted = {"vectors": "planes, rows, columns, 3", "components": "planes, rows, columns, values"}
+            advice = ": say kind components if the last axis are values of a voxel" if kind == "image" and len(shape) == 4 else ""
+            raise InputError(f"{name}: has shape {shape}: expected {wanted.get(kind, 'planes, rows, columns')}{advice}")
+        _check_dtype(name, dtype, kind == "vectors")
         self.name = name
         self.shape = (shape[0], shape[1], shape[2])
-        self.components = 3 if vectors else 1
+        self.components = shape[3] if several else 1
         self.dtype = dtype.newbyteorder("=")
         self.voxel_size_mm = voxel_size_mm
         self.facts = {"format": "array"} if facts is None else facts
         self._array = array
         self._prefix = prefix
+        self._components_first = components_first
         plane = int(np.prod(shape[1:])) * dtype.itemsize
-        self._height = max(1, min(_chunk_height(array, len(prefix)), shape[0], LAYER_BYTES // plane))
+        self._height = max(1, min(_chunk_height(array, len(prefix) + components_first), shape[0], LAYER_BYTES // plane))
         # Arrays in memory are read by all threads at once, others by one: what they are made of is not known.
         self._in_memory = isinstance(array, np.ndarray)
         self.read_bytes = 0 if self._in_memory else _LAYERS * self._height * plane
@@ -93,7 +103,7 @@ class ArraySource(Source):
 
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
         if self._in_memory:
-            out[:] = self._array[(*self._prefix, index)]
+            out[:] = self._taken(index)
             return
         layer, plane = divmod(index, self._height)
         with self._lock:
@@ -115,13 +125,19 @@ class ArraySource(Source):
     def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
         what = f"{self.name}: planes {start} to {stop - 1}"
         try:
-            block = np.asarray(self._array[(*self._prefix, slice(start, stop))])
+            block = np.asarray(self._taken(slice(start, stop)))
         except LsfmError:
             raise
         except Exception as error:  # arrays raise whatever they like on damaged data
             raise SourceError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
-        expected = (stop - start, *self.shape[1:]) + ((3,) if self.components == 3 else ())
+        expected = (stop - start, *self.shape[1:]) + ((self.components,) if self.components > 1 else ())
         return _check_block(what, block, expected, self.dtype)
+
+    def _taken(self, planes: int | slice) -> Any:
+        """Some planes, with the components last."""
+        if not self._components_first:
+            return self._array[(*self._prefix, planes)]
+        return np.moveaxis(np.asarray(self._array[(*self._prefix, slice(None), planes)]), 0, -1)
 
 
 class PlaneFunction(Source):
@@ -136,7 +152,7 @@ class PlaneFunction(Source):
         ``function(index)`` gives plane `index`; it is called from one thread, once for each plane, in order. An iterable gives
         them in that order.
     components : int
-        3 for planes of shape (rows, columns, 3), RAS mm displacements.
+        Where there are several, planes have the shape (rows, columns, components). 3 floats may be RAS mm displacements.
     voxel_size_mm : tuple of 3 float, optional
         Planes, rows, columns.
     space : Space, optional
@@ -165,10 +181,10 @@ class PlaneFunction(Source):
         sizes = tuple(int(n) for n in shape)
         if len(sizes) != 3 or min(sizes) < 1:
             raise InputError(f"{name}: has shape {shape}: expected planes, rows, columns")
-        if components not in (1, 3):
-            raise InputError(f"{name}: has {components} components: expected 1, or 3 for vectors")
+        if components < 1:
+            raise InputError(f"{name}: has {components} components: expected 1 or more")
         self.dtype = np.dtype(dtype).newbyteorder("=")
-        _check_dtype(name, self.dtype, components == 3)
+        _check_dtype(name, self.dtype, False)
         self.name = name
         self.shape = (sizes[0], sizes[1], sizes[2])
         self.components = components
@@ -198,6 +214,10 @@ class PlaneFunction(Source):
             raise SourceError(f"{what} could not be made: {type(error).__name__}: {error}") from error
         self._next = index + 1
         out[:] = _check_block(what, np.asarray(plane), out.shape, self.dtype)
+
+
+def _are_colours(components: int, dtype: np.dtype[Any]) -> bool:
+    return components in (3, 4) and dtype.name in ("uint8", "uint16")
 
 
 def _check_dtype(name: str, dtype: np.dtype[Any], vectors: bool) -> None:

@@ -22,6 +22,8 @@ from lsfm_core.geometry import LPS_FROM_RAS
 __all__ = ["MetaImageOutput", "open_metaimage"]
 
 _LONGEST_HEADER = 2**16
+#: The comment of a file whose values are no displacements.
+_COMPONENTS = "lsfm components"
 _DTYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
@@ -52,12 +54,11 @@ def open_metaimage(path: Path, kind: str) -> Source:
     channels = int(_numbers(path, fields, "ElementNumberOfChannels", [1], 1)[0])
     element = fields.get("ElementType", "")
     code = _DTYPES.get(element.removesuffix("_ARRAY"))
-    wanted = 3 if kind == "vectors" else 1
-    if len(sizes) != 3 or channels != wanted or code is None or (kind == "vectors" and code[0] != "f"):
+    are_components = fields.get("Comment") == _COMPONENTS
+    is_field = channels == 3 and code is not None and code[0] == "f" and not are_components
+    if len(sizes) != 3 or channels < 1 or code is None or (kind == "vectors" and not is_field):
         expected = (
-            "a displacement field: expected 3 axes and 3 channels of floats"
-            if kind == "vectors"
-            else "one grey-scale volume: expected 3 axes"
+            "a displacement field: expected 3 axes and 3 channels of floats" if kind == "vectors" else "one volume: expected 3 axes"
         )
         raise SourceError(
             f"{path}: is not {expected}, found {len(sizes)} axes and {channels} channel(s) of {element or 'unknown type'}"
@@ -84,7 +85,11 @@ def open_metaimage(path: Path, kind: str) -> Source:
         ),
         space=space_from_xyz(path, shape, "LPS", check_lengths(path, direction) * check_lengths(path, spacing), origin),
         voxel_size_mm=None,
-        facts={"format": "MetaImage", "acquisition": {name: text for name, text in fields.items() if name not in _USED}},
+        facts={
+            "format": "MetaImage",
+            "acquisition": {name: text for name, text in fields.items() if name not in _USED and text != _COMPONENTS},
+            **({"kind": "components"} if are_components else {}),
+        },
         words=FieldWords("vectors of a MetaImage", "lps-displacement") if kind == "vectors" else None,
     )
 
@@ -157,6 +162,7 @@ def _header(image: OutputImage) -> bytes:
     fields = {
         "ObjectType": "Image",
         "NDims": "3",
+        **({"Comment": _COMPONENTS} if image.kind != "vectors" and image.components > 1 else {}),
         "BinaryData": "True",
         "BinaryDataByteOrderMSB": "False",
         "CompressedData": "False",

@@ -43,6 +43,9 @@ _FSL = {
     2017: "a grid of coefficients of quadratic B-splines of TOPUP",
     2018: "a field map of TOPUP",
 }
+#: What says of values with intent 1007 that they are no displacements, in the header's intent_name.
+_COMPONENTS = "components"
+_COLOURS = (("R", "G", "B"), ("R", "G", "B", "A"))
 _MM_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}
 
 
@@ -53,7 +56,8 @@ def open_nifti(path: Path, kind: str) -> Source:
     ------
     SourceError
         If the header is damaged, or tells of something else than one volume, or (kind ``vectors``) of something else than
-        three floats per voxel.
+        three floats per voxel. Several values per voxel are colours (RGB24, RGBA32) or the fifth axis; the
+        fourth, which is time, only if kind is ``components``.
     """
     file = DataFile(path)
     try:
@@ -78,10 +82,16 @@ def open_nifti(path: Path, kind: str) -> Source:
         raise SourceError(f"{path}: its NIfTI header is damaged: the voxels would start at byte {offset}, inside the header")
     components = _check_shape(path, shape, intent, stored, kind)
     texts = _acquisition(header)
+    packed = stored.fields is not None and components > 1
+    if packed:
+        stored = np.dtype(np.uint8)
+    are_components = packed or texts.get("intent_name") == _COMPONENTS
+    if are_components and kind == "vectors":
+        raise SourceError(f"{path}: is no displacement field: its values are said to be other components: say --kind components")
     scaling = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
     notes = []
     if scaling is not None:
-        if kind != "image":
+        if kind not in ("image", "components"):
             raise SourceError(
                 f"{path}: its values are scaled ({scaling[0]:g} * stored + {scaling[1]:g}), which makes no sense for {kind}: "
                 "save it without"
@@ -96,12 +106,17 @@ def open_nifti(path: Path, kind: str) -> Source:
     planes = (shape[2], shape[1], shape[0])
     return RawSource(
         path,
-        RawLayout(path, 0 if compressed else offset, planes, stored, compressed, offset if compressed else 0, components),
+        RawLayout(path, 0 if compressed else offset, planes, stored, compressed, offset if compressed else 0, components, packed),
         space=None
         if affine is None
         else space_from_xyz(path, planes, "RAS", check_lengths(path, affine[:3, :3]) * mm, check_lengths(path, affine[:3, 3]) * mm),
         voxel_size_mm=voxel_size_or_none([abs(v) * mm for v in reversed(pixdim)]),
-        facts={"format": name, "notes": notes, "acquisition": texts},
+        facts={
+            "format": name,
+            "notes": notes,
+            "acquisition": texts,
+            **({"kind": "components"} if are_components else {}),
+        },
         scaling=scaling,
         words=_words(header, _found(shape, stored, intent), len(shape), texts, mm) if kind == "vectors" else None,
     )
@@ -129,10 +144,17 @@ def _check_shape(path: Path, shape: tuple[int, ...], intent: int, stored: np.dty
                 f"1006 (RAS), found {found}"
             )
         return 3
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
-        advice = "; displacement fields are taken as kind vectors" if shape[3:] == (1, 3) else ""
-        raise SourceError(f"{path}: is not one volume: found {found}: save one 3-D volume as a file of its own{advice}")
-    return 1
+    if len(shape) >= 3 and all(n == 1 for n in shape[3:]):
+        return len(stored.names) if stored.names in _COLOURS else 1
+    several = [axis for axis, n in enumerate(shape) if axis > 2 and n != 1]
+    if len(shape) < 3 or len(several) > 1 or several[0] > 4 or stored.fields is not None:
+        raise SourceError(f"{path}: is not one volume: found {found}: save one 3-D volume as a file of its own")
+    if several == [3] and kind != "components":
+        raise SourceError(
+            f"{path}: is not one volume: found {found}, whose fourth axis is time: save one 3-D volume as a file of its own, or "
+            "say --kind components if these are values of one voxel"
+        )
+    return shape[several[0]]
 
 
 def _found(shape: tuple[int, ...], stored: np.dtype[Any], intent: int) -> str:
@@ -246,7 +268,7 @@ def _header(image: OutputImage) -> bytes:
     header.set_data_dtype(image.dtype if packed is None else packed)
     if _parts(image) > 1:
         header.set_data_shape((*space.shape, 1, image.components))
-        header.set_intent("vector")
+        header.set_intent("vector", name="" if image.kind == "vectors" else _COMPONENTS)
     else:
         header.set_data_shape(space.shape)
     header.set_sform(space.world_from_voxel, code=_SCANNER)

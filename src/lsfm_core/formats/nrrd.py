@@ -37,7 +37,10 @@ _DTYPES = {
 }
 _DTYPE_BY_NAME = {name: dtype for dtype, names in _DTYPES.items() for name in names}
 _SIDES = {"right": "R", "left": "L", "anterior": "A", "posterior": "P", "superior": "S", "inferior": "I"}
-_VECTOR_KINDS = {"vector", "3-vector", "covariant-vector"}
+_VECTOR_KINDS = {"vector", "2-vector", "3-vector", "4-vector", "covariant-vector", "normal", "point"}
+_COLOUR_KINDS = {"rgb-color", "rgba-color", "3-color", "4-color"}
+#: A key/value pair, which says of vectors that they are no displacements.
+_KIND_KEY = "lsfm_kind"
 _VECTOR = re.compile(r"none|\(([^)]*)\)")
 
 
@@ -48,36 +51,58 @@ def open_nrrd(path: Path, kind: str) -> Source:
     ------
     SourceError
         If the header is damaged, or tells of something else than one volume, or (kind ``vectors``) of something else than
-        three floats per voxel.
+        three floats per voxel. Axes whose kind is neither colours nor vectors are taken for
+        several values per voxel only if kind is ``components``.
     """
     fields, attributes, end = _read_header(path)
     sizes = _numbers(path, fields, "sizes", int)
     kinds = fields.get("kinds", "").split()
     axes = list(range(len(sizes)))
-    component_axis = next(
-        (axis for axis, (text, size) in enumerate(zip(kinds, sizes, strict=False)) if text in _VECTOR_KINDS and size == 3), None
-    )
+    component_axis = _component_axis(fields, kinds, kind)
     found = f"sizes {fields.get('sizes')} of kinds {fields.get('kinds', 'unknown')}"
-    if kind == "vectors":
-        if len(sizes) != 4 or component_axis not in (0, 3):
-            raise SourceError(f"{path}: is no displacement field: expected 3 components of kind vector and 3 axes, found {found}")
+    if kind == "vectors" and (
+        len(sizes) != 4
+        or component_axis not in (0, 3)
+        or kinds[component_axis] not in _VECTOR_KINDS
+        or sizes[component_axis] != 3
+        or attributes.get(_KIND_KEY) == "components"
+    ):
+        raise SourceError(f"{path}: is no displacement field: expected 3 components of kind vector and 3 axes, found {found}")
+    if len(sizes) == 4 and component_axis in (0, 3):
         axes.remove(component_axis)
     elif len(sizes) != 3:
-        raise SourceError(f"{path}: is not one grey-scale volume: expected 3 axes, found {found}")
+        advice = ", or say --kind components if these are values of a voxel" if len(sizes) == 4 and kind == "image" else ""
+        raise SourceError(f"{path}: is not one volume: expected 3 axes, found {found}: save one as a file of its own{advice}")
     shape = (sizes[axes[2]], sizes[axes[1]], sizes[axes[0]])
     stored = _dtype(path, fields)
     if kind == "vectors" and stored.kind != "f":
         raise SourceError(f"{path}: is no displacement field: its components are {stored}, expected floats")
     frame = _frame(fields)
     space, voxel_size, notes = _geometry(path, fields, frame, axes, shape)
-    layout = _layout(path, fields, end, shape, stored, component_axis if kind == "vectors" else None)
+    components = 1 if component_axis is None or len(sizes) == 3 else sizes[component_axis]
+    layout = _layout(path, fields, end, shape, stored, components, component_axis)
+    told = {name: text for name, text in attributes.items() if name != _KIND_KEY}
     facts = {
-        "format": "NrrdOutput",
+        "format": "NRRD",
         "notes": notes,
-        "acquisition": {**({"content": fields["content"]} if "content" in fields else {}), **attributes},
+        "acquisition": {**({"content": fields["content"]} if "content" in fields else {}), **told},
     }
+    is_colour = components > 1 and any(text.lower() in _COLOUR_KINDS for text in kinds)
+    if attributes.get(_KIND_KEY) == "components" or is_colour:
+        facts["kind"] = "components"
     words = _words(path, fields, attributes, frame) if kind == "vectors" else None
     return RawSource(path, layout, space=space, voxel_size_mm=voxel_size, facts=facts, words=words)
+
+
+def _component_axis(fields: Mapping[str, str], kinds: Sequence[str], kind: str) -> int | None:
+    """The axis along which the values of one voxel stand, where there is one beyond doubt, or one was asked for."""
+    told = [axis for axis, text in enumerate(kinds) if text.lower() in _VECTOR_KINDS | _COLOUR_KINDS]
+    if not told and kind == "components":
+        told = [axis for axis, text in enumerate(kinds) if text.lower() not in ("domain", "space")]
+        if not kinds:
+            words = [match.group() for match in _VECTOR.finditer(fields.get("space directions", ""))]
+            told = [axis for axis, word in enumerate(words) if word == "none"]
+    return told[0] if len(told) == 1 else None
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
@@ -203,7 +228,13 @@ def _geometry(
 
 
 def _layout(
-    path: Path, fields: Mapping[str, str], end: int, shape: tuple[int, int, int], stored: np.dtype[Any], component_axis: int | None
+    path: Path,
+    fields: Mapping[str, str],
+    end: int,
+    shape: tuple[int, int, int],
+    stored: np.dtype[Any],
+    components: int,
+    component_axis: int | None,
 ) -> RawLayout:
     encoding = fields.get("encoding", "raw").lower()
     if encoding not in ("raw", "gz", "gzip"):
@@ -223,7 +254,7 @@ def _layout(
         stored=stored,
         compressed=compressed,
         skip=skip if compressed else 0,
-        components=1 if component_axis is None else 3,
+        components=components,
         interleaved=component_axis == 0,
     )
 
@@ -262,7 +293,10 @@ def _header(image: OutputImage) -> bytes:
     }
     if image.name:
         fields["content"] = " ".join(image.name.split())
-    return ("NRRD0005\n" + "".join(f"{name}: {value}\n" for name, value in fields.items()) + "\n").encode()
+    lines = [f"{name}: {value}\n" for name, value in fields.items()]
+    if components and image.kind != "vectors":
+        lines.append(f"{_KIND_KEY}:=components\n")
+    return ("NRRD0005\n" + "".join(lines) + "\n").encode()
 
 
 def _vector(values: npt.NDArray[np.float64]) -> str:

@@ -21,21 +21,30 @@ import zarr
 from lsfm_core.errors import InputError, LsfmError, SourceError
 from lsfm_core.formats._channels import channel_key, check_one_timepoint, pick_channel
 from lsfm_core.formats._geometry import voxel_size_or_none
+from lsfm_core.formats._own import OwnFacts, own_facts, take_place
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats.arrays import ArraySource
-from lsfm_core.geometry import Shape3, Triple, mm_per, voxel_count
-from lsfm_core.pyramid import LevelPlan, plan_levels, reducer
+from lsfm_core.geometry import Orientation, Shape3, Space, Triple, mm_per, voxel_count
+from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
 
 __all__ = ["OmeZarrOutput", "open_zarr"]
 
 _SUPPORTED = ("0.4", "0.5")
 #: Planes are kept until they fill a layer of chunks; chunks of large planes are made flat, so that no layer is larger than this.
 _LAYER_BYTES = 128 * 2**20
+#: Where an axis leads to, by RFC-4's words; those for animals as they are meant in a brain.
+_SIDES = {
+    "left": "L", "right": "R", "anterior": "A", "posterior": "P", "superior": "S", "inferior": "I",
+    "rostral": "A", "caudal": "P", "dorsal": "S", "ventral": "I",
+}  # fmt: skip
+_WHICH_AXIS = str.maketrans("LPI", "RAS")
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("opacity", "FFFFFF"))
 
 
-def open_zarr(path: Path, channel: int | str | None) -> ArraySource:
+def open_zarr(path: Path, channel: int | str | None, kind: Kind = "image") -> ArraySource:
     """Open a folder that holds a Zarr array or an OME-Zarr image, of which the finest level is taken.
+
+    Of kind ``components`` all channels are the values of a voxel, unless one is picked.
 
     Raises
     ------
@@ -45,14 +54,14 @@ def open_zarr(path: Path, channel: int | str | None) -> ArraySource:
         If it is not clear which image or channel is meant.
     """
     try:
-        return _open(path, channel)
+        return _open(path, channel, kind)
     except LsfmError:
         raise
     except Exception as error:  # zarr trusts what it parses, and so do we here
         raise SourceError(f"{path}: its Zarr metadata are damaged, or not supported: {type(error).__name__}: {error}") from error
 
 
-def _open(path: Path, channel: int | str | None) -> ArraySource:
+def _open(path: Path, channel: int | str | None, kind: Kind) -> ArraySource:
     node = zarr.open(path, mode="r")
     if isinstance(node, zarr.Array):
         leading = node.shape[:-3]
@@ -62,22 +71,22 @@ def _open(path: Path, channel: int | str | None) -> ArraySource:
             )
         if channel is not None:
             pick_channel(str(path), ("",), channel)
-        return _source(path, node, (0,) * len(leading), None, {"format": f"Zarr {node.metadata.zarr_format}"})
+        return ArraySource(node, name=str(path), prefix=(0,) * len(leading), facts={"format": f"Zarr {node.metadata.zarr_format}"})
     attributes: dict[str, Any] = dict(node.attrs)
     ome = attributes.get("ome", attributes)
     if "multiscales" not in ome:
         if "bioformats2raw.layout" in ome and "0" in node and "1" not in node:
-            return _open(path / "0", channel)
+            return _open(path / "0", channel, kind)
         members = ", ".join(sorted(name for name, _ in node.members())[:10])
         raise InputError(
             f"{path}: is no OME-Zarr image: give the path of an image or array in it (it holds: {members or 'nothing'})"
         )
     if len(ome["multiscales"]) != 1:
         raise InputError(f"{path}: holds {len(ome['multiscales'])} images: save one of them as a file of its own")
-    return _open_image(path, node, ome, channel)
+    return _open_image(path, node, ome, channel, kind)
 
 
-def _open_image(path: Path, group: zarr.Group, ome: Mapping[str, Any], channel: int | str | None) -> ArraySource:
+def _open_image(path: Path, group: zarr.Group, ome: Mapping[str, Any], channel: int | str | None, kind: Kind) -> ArraySource:
     image = ome["multiscales"][0]
     version = str(ome.get("version", image.get("version", "0.4")))
     axes = image.get("axes", ())
@@ -92,10 +101,15 @@ def _open_image(path: Path, group: zarr.Group, ome: Mapping[str, Any], channel: 
     prefix = [0] * (array.ndim - 3)
     facts: dict[str, Any] = {"format": f"OME-Zarr {version}"}
     picked = False
-    for axis, kind in enumerate(kinds[:-3]):
-        if kind == "time":
+    # Our own exports say what they are.
+    own = own_facts(group.attrs.get("lsfm"))
+    several = False
+    for axis, what in enumerate(kinds[:-3]):
+        if what == "time":
             check_one_timepoint(str(path), array.shape[axis], array.shape[-3])
-        elif kind == "channel":
+        elif what == "channel" and axis == array.ndim - 4 and array.shape[axis] > 1 and _are_values(own, kind) and channel is None:
+            several = True
+        elif what == "channel":
             labels = [str(entry.get("label", "")) for entry in ome.get("omero", {}).get("channels", ())]
             names = (labels + [""] * array.shape[axis])[: array.shape[axis]]
             prefix[axis] = pick_channel(str(path), names, channel)
@@ -103,28 +117,80 @@ def _open_image(path: Path, group: zarr.Group, ome: Mapping[str, Any], channel: 
             if len(names) > 1:
                 facts |= {"channel": channel_key(names, prefix[axis]), "channel_names": names}
         elif array.shape[axis] != 1:
-            raise SourceError(f"{path}: has an axis of type {kind!r}: only time, channel and space are known")
+            raise SourceError(f"{path}: has an axis of type {what!r}: only time, channel and space are known")
     if channel is not None and not picked:
         pick_channel(str(path), ("",), channel)
     if image.get("name"):
         facts["acquisition"] = {"name": str(image["name"])}
-    return _source(path, array, tuple(prefix), _voxel_size(image, axes), facts)
+    size, first = _placement(image, axes)
+    if several:
+        prefix = prefix[:-1]
+        kind = "components" if kind == "image" else kind
+    source = ArraySource(
+        array, name=str(path), prefix=tuple(prefix), kind=kind, components_first=several, voxel_size_mm=size, facts=facts
+    )
+    _take_orientation(source, axes, first)
+    before = source.space
+    take_place(source, dict(group.attrs).get("lsfm"), "lsfm in its attributes")
+    if own is not None and before is not None and source.space is not before and _was_moved(own.space, before):
+        note = "lsfm in its attributes tells of another place than its axes do: the axes were taken"
+        source.space, source.facts = before, {**source.facts, "notes": [*source.facts.get("notes", ()), note]}
+    return source
 
 
-def _source(
-    path: Path, array: zarr.Array[Any], prefix: tuple[int, ...], size: Triple | None, facts: Mapping[str, Any]
-) -> ArraySource:
-    return ArraySource(array, name=str(path), prefix=prefix, voxel_size_mm=size, facts=facts)
+def _are_values(own: OwnFacts | None, kind: Kind) -> bool:
+    """Whether channels are the values of a voxel."""
+    several = ("components", "vectors")
+    return kind == "components" or (own is not None and own.kind in several and kind in ("image", own.kind))
 
 
-def _voxel_size(image: Mapping[str, Any], axes: Any) -> Triple | None:
-    """The level's scale and, where there is one, the image's own; in mm, if all three axes have a unit."""
-    sizes = [mm_per(axis.get("unit")) or math.nan for axis in axes[-3:]]
+def _placement(image: Mapping[str, Any], axes: Any) -> tuple[Triple | None, list[float]]:
+    """Voxel size, if all three axes have a unit, and how far along its axes the first voxel is, in mm.
+
+    The level's transformations come first, then, where there are any, the image's own.
+    """
+    units = [mm_per(axis.get("unit")) or math.nan for axis in axes[-3:]]
+    sizes, first = list(units), [0.0, 0.0, 0.0]
     for place in (image["datasets"][0], image):
         for step in place.get("coordinateTransformations", ()):
             if step.get("type") == "scale" and "scale" in step:
-                sizes = [size * float(factor) for size, factor in zip(sizes, step["scale"][-3:], strict=True)]
-    return voxel_size_or_none(sizes)
+                factors = [float(factor) for factor in step["scale"][-3:]]
+                sizes = [size * factor for size, factor in zip(sizes, factors, strict=True)]
+                first = [offset * factor for offset, factor in zip(first, factors, strict=True)]
+            elif step.get("type") == "translation" and "translation" in step:
+                first = [a + float(b) * unit for a, b, unit in zip(first, step["translation"][-3:], units, strict=True)]
+    return voxel_size_or_none(sizes), first
+
+
+def _take_orientation(source: ArraySource, axes: Any, first: Sequence[float]) -> None:
+    """Let the source lie as RFC-4 tells: each axis names the sides that it leads from and to, and is counted that way.
+
+    The RFC's drafts had a text where it has an object now.
+    """
+    told = [axis.get("orientation", axis.get("anatomicalOrientation")) for axis in axes[-3:]]
+    values = [str(value.get("value") if isinstance(value, dict) else value).lower().replace("_", "-") for value in told]
+    letters = "".join(_SIDES.get(value.rpartition("-to-")[2], "?") for value in values)
+    size = source.voxel_size_mm
+    problem = None
+    if all(value is None for value in told):
+        if size is not None and np.abs(np.divide(first, size)).max() > 1:
+            problem = "its axes have a translation, but no orientation: the translation was not used, --origin can tell the place"
+    elif "?" in letters or len(set(letters.translate(_WHICH_AXIS))) != 3:
+        problem = f"its axes have the orientation {', '.join(values)}, which was not understood: it was not used"
+    elif size is not None and np.isfinite(first).all():
+        direction = Orientation(letters).direction
+        affine = np.eye(4)
+        affine[:3, :3] = direction * size
+        affine[:3, 3] = direction @ first
+        source.space = Space(source.shape, affine)
+    if problem is not None:
+        source.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), problem]}
+
+
+def _was_moved(own: Space, told: Space) -> bool:
+    """Whether the axes tell of another place than those would that we write for a space."""
+    there = told.offset_mm
+    return own.orientation != told.orientation or not np.allclose(own.offset_mm, there, rtol=0, atol=0.01 * min(own.voxel_size_mm))
 
 
 class _Level:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
@@ -16,17 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
-from tifffile import TiffFile, TiffPage
+from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.formats._files import bytes_of
 from lsfm_core.formats._source import Source
 from lsfm_core.records import FileRecord
 
-__all__ = ["TIFF_SUFFIXES", "TiffSeries", "check_page", "find_series"]
+__all__ = ["TIFF_SUFFIXES", "Plane", "TiffSeries", "check_page", "find_series", "read_page"]
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf2", ".tf8"}
 _DIGITS = re.compile(r"(\d+)")
+_PHOTOMETRICS = {PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR}
 _PRINTF = re.compile(r"%(0?)(\d*)d")
 
 
@@ -41,7 +43,7 @@ class TiffSeries(Source):
     Raises
     ------
     SourceError
-        If a file is no grey-scale TIFF, is cut short, or differs from the first in shape or dtype. Files whose size equals the
+        If a file is no TIFF of numbers, is cut short, or differs from the first in shape or dtype. Files whose size equals the
         first one's are looked into only when their plane is read.
     """
 
@@ -49,8 +51,12 @@ class TiffSeries(Source):
         self.name = str(files[0].parent)
         self.facts = {"format": "TIFF series"}
         self.files = tuple(files)
-        rows, columns, self.dtype = self._inspect(files[0])
-        self.shape = (len(files), rows, columns)
+        plane = self._inspect(files[0])
+        self.dtype = plane.dtype
+        self.shape = (len(files), plane.rows, plane.columns)
+        self.components = plane.samples
+        if plane.is_colour:
+            self.facts = {**self.facts, "kind": "components"}
         # A plane that does not fit should be found before hours of work, not after.
         size = _size(files[0])
         for file in files[1:]:
@@ -60,12 +66,12 @@ class TiffSeries(Source):
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord:
         file = self.files[index]
         with _open(file) as (raw, tiff):
-            page = _only_page(file, tiff)
-            if page.shape != self.shape[1:] or _native(page) != self.dtype:
+            page, plane = _only_page(file, tiff)
+            if (plane.rows, plane.columns) != self.shape[1:] or plane.samples != self.components or plane.dtype != self.dtype:
                 self._check_like_first(file)
             size = _size(file)
             _check_complete(file, page, size)
-            if page.is_final and out.flags.c_contiguous:
+            if page.is_final and not plane.is_planar and out.flags.c_contiguous:
                 # Past tifffile, straight to where the voxels are wanted.
                 start, stop = page.dataoffsets[0], page.dataoffsets[0] + out.nbytes
                 raw.seek(0)
@@ -76,25 +82,26 @@ class TiffSeries(Source):
                     out.byteswap(inplace=True)
             else:
                 try:
-                    out[:] = page.asarray()
+                    out[:] = read_page(page, plane)
                 except Exception as error:  # decoders raise whatever they like on damaged data
                     raise SourceError(f"{file}: cannot be decoded, the file is damaged: {error}") from error
                 raw.seek(0)
                 crc = isal_zlib.crc32(raw.read())
         return FileRecord(file.name, size, crc)
 
-    def _inspect(self, file: Path) -> tuple[int, int, np.dtype[Any]]:
+    def _inspect(self, file: Path) -> Plane:
         with _open(file) as (_, tiff):
-            page = _only_page(file, tiff)
+            page, plane = _only_page(file, tiff)
             _check_complete(file, page, _size(file))
-            return int(page.shape[0]), int(page.shape[1]), _native(page)
+            return plane
 
     def _check_like_first(self, file: Path) -> None:
-        rows, columns, dtype = self._inspect(file)
-        if (rows, columns) != self.shape[1:] or dtype != self.dtype:
+        plane = self._inspect(file)
+        first = Plane(*self.shape[1:], self.components, self.dtype)
+        if plane.describe() != first.describe():
             raise SourceError(
-                f"{file}: is {rows} x {columns} {dtype}, but {self.files[0].name} is {self.shape[1]} x {self.shape[2]} "
-                f"{self.dtype}: all planes of a series must be alike"
+                f"{file}: is {plane.describe()}, but {self.files[0].name} is {first.describe()}: all planes of a series must be "
+                "alike"
             )
 
 
@@ -211,17 +218,52 @@ def _open(file: Path) -> Iterator[tuple[BufferedReader, TiffFile]]:
             yield raw, tiff
 
 
-def _only_page(file: Path, tiff: TiffFile) -> TiffPage:
+def _only_page(file: Path, tiff: TiffFile) -> tuple[TiffPage, Plane]:
     page = tiff.pages.first
-    check_page(file, page)
+    plane = check_page(file, page)
     # Small pictures of the plane may follow it.
     if any(isinstance(other, TiffPage) and not other.is_reduced for other in tiff.pages[1:]):
         raise SourceError(f"{file}: has {len(tiff.pages)} pages, a file of a series one: name a file with several planes by itself")
-    return page
+    return page, plane
 
 
-def check_page(what: object, page: TiffPage) -> None:
-    """Refuse a page that is no grey-scale plane.
+@dataclass(frozen=True)
+class Plane:
+    """What a page is.
+
+    Attributes
+    ----------
+    rows, columns : int
+    samples : int
+        Values per pixel.
+    dtype : numpy.dtype
+        Native byte order.
+    is_planar : bool
+        Whether one whole plane of a value follows the other.
+    is_colour : bool
+        Whether the values are red, green, blue, and perhaps opacity.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    dtype: np.dtype[Any]
+    is_planar: bool = False
+    is_colour: bool = False
+
+    def describe(self) -> str:
+        """What planes of a volume have in common, in words."""
+        return f"{self.rows} x {self.columns}{f' x {self.samples}' if self.samples > 1 else ''} {self.dtype}"
+
+
+def read_page(page: TiffPage, plane: Plane) -> npt.NDArray[Any]:
+    """Its pixels, (rows, columns) or (rows, columns, samples); in one thread. Decoders raise whatever they like on damaged data."""
+    pixels: npt.NDArray[Any] = page.asarray(maxworkers=1)
+    return np.moveaxis(pixels, 0, -1) if plane.is_planar else pixels
+
+
+def check_page(what: object, page: TiffPage) -> Plane:
+    """What a page is, if it is a plane of numbers, one or several for each pixel.
 
     Parameters
     ----------
@@ -236,16 +278,22 @@ def check_page(what: object, page: TiffPage) -> None:
     numbers = (*page.shape, page.samplesperpixel, page.bitspersample, page.compression, *page.dataoffsets, *page.databytecounts)
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise SourceError(f"{what}: its TIFF header is damaged: texts or several numbers stand for sizes")
-    if len(page.shape) != 2 or min(page.shape) < 1 or page.samplesperpixel != 1:
+    samples = int(page.samplesperpixel)
+    is_planar = samples > 1 and page.planarconfig == PLANARCONFIG.SEPARATE
+    wanted = () if samples == 1 else (samples,)
+    sizes = page.shape[len(wanted) :] if is_planar else page.shape[: len(page.shape) - len(wanted)]
+    rest = page.shape[: len(wanted)] if is_planar else page.shape[len(sizes) :]
+    if len(sizes) != 2 or tuple(rest) != wanted or min(page.shape) < 1:
+        raise SourceError(f"{what}: has pages of shape {page.shape} with {samples} value(s) per pixel: expected rows and columns")
+    if samples > 1 and page.photometric not in _PHOTOMETRICS:
         raise SourceError(
-            f"{what}: has {page.samplesperpixel} colour samples per pixel (shape {page.shape}): only grey-scale planes can be used"
+            f"{what}: has colours of the kind {getattr(page.photometric, 'name', page.photometric)}: save it as RGB, or in grey"
         )
     if page.dtype is None or page.dtype.kind not in "uifb":
         raise SourceError(f"{what}: has pixels of type {page.dtype or 'unknown'}: only integers and floats can be used")
-
-
-def _native(page: TiffPage) -> np.dtype[Any]:
-    return np.dtype(page.dtype).newbyteorder("=")
+    dtype = np.dtype(page.dtype).newbyteorder("=")
+    is_colour = samples > 1 and page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+    return Plane(int(sizes[0]), int(sizes[1]), samples, dtype, is_planar, is_colour)
 
 
 def _check_complete(file: Path, page: TiffPage, size: int) -> None:

@@ -58,6 +58,9 @@ class TiffOutput(OutputFormat):
 
 
 def _fits_imagej(image: OutputImage) -> bool:
+    # tifffile takes planes of one column for rows of a single plane.
+    if image.space.shape[2] == 1:
+        return False
     if image.components > 1:
         return image.is_colour and image.components == 3 and image.dtype.itemsize == 1
     return image.dtype.newbyteorder("=") in _IMAGEJ_DTYPES

@@ -19,8 +19,9 @@ from lsfm_core.formats._channels import channel_key, check_one_timepoint, pick_c
 from lsfm_core.formats._files import Checksum, bytes_of, companion
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._ome import OmeImage, metadata_file, parse_ome
+from lsfm_core.formats._own import own_facts, take_place
 from lsfm_core.formats._source import Source
-from lsfm_core.formats.tiff import TIFF_SUFFIXES, TiffSeries, check_page, find_series
+from lsfm_core.formats.tiff import TIFF_SUFFIXES, Plane, TiffSeries, check_page, find_series, read_page
 from lsfm_core.geometry import Shape3, Triple, mm_per
 from lsfm_core.records import FileRecord
 
@@ -51,6 +52,8 @@ class _Volume:
     places: list[_Place]
     voxel_size_mm: Triple | None
     facts: dict[str, Any]
+    #: The JSON text of our own exports, or whatever stands in its place.
+    own: str | None = None
 
 
 class TiffStack(Source):
@@ -60,17 +63,18 @@ class TiffStack(Source):
         self,
         name: str,
         places: Sequence[_Place],
-        rows: int,
-        columns: int,
+        plane: Plane,
         stored: np.dtype[Any],
         voxel_size_mm: Triple | None,
         facts: Mapping[str, Any],
     ) -> None:
         self.name = name
-        self.shape: Shape3 = (len(places), rows, columns)
-        self.dtype = stored.newbyteorder("=")
+        self.shape: Shape3 = (len(places), plane.rows, plane.columns)
+        self.components = plane.samples
+        self.dtype = plane.dtype
         self.voxel_size_mm = voxel_size_mm
-        self.facts = facts
+        self.facts = {**facts, "kind": "components"} if plane.is_colour else facts
+        self._plane = plane
         self._places = places
         self._stored = stored
         self._checksums = {place.file: Checksum(place.file) for place in places}
@@ -97,10 +101,10 @@ class TiffStack(Source):
 
     def _decode(self, place: _Place, tiff: TiffFile, out: npt.NDArray[Any]) -> int:
         page = _page(place.file, tiff, place.page)
-        _check_alike(f"{place.file}: page {place.page}", page, self.shape[1:], self.dtype)
+        plane = _check_alike(f"{place.file}: page {place.page}", page, self._plane)
         end = _check_extent(f"{place.file}: page {place.page}", page, tiff.filehandle.size)
         try:
-            out[:] = page.asarray(maxworkers=1)
+            out[:] = read_page(page, plane)
         except Exception as error:  # decoders raise whatever they like on damaged data
             raise SourceError(f"{place.file}: page {place.page} cannot be decoded, the file is damaged: {error}") from error
         return end
@@ -161,7 +165,7 @@ def open_tiff(image: Path, channel: int | str | None) -> Source:
         If nothing is there, or it is not clear which volume is meant.
     """
     if image.is_file() and image.suffix.lower() not in TIFF_SUFFIXES:
-        raise InputError(f"{image}: unknown format: TIFF, NIfTI, NRRD, MetaImage and Zarr can be read (see docs/inputs.md)")
+        raise InputError(f"{image}: unknown format: TIFF, NIfTI, NRRD, MetaImage, .npy and Zarr can be read (see docs/inputs.md)")
     files = [image] if image.is_file() else find_series(image)
     source = _open_stack(files[0], channel) if len(files) == 1 else None
     if source is not None:
@@ -180,12 +184,14 @@ def _open_stack(path: Path, channel: int | str | None) -> TiffStack | None:
         volume = _describe(path, tiff, first, count, channel)
         if volume is None:
             return None
-        rows, columns = int(first.shape[0]), int(first.shape[1])
+        plane = check_page(path, first)
         stored = np.dtype(first.dtype).newbyteorder(tiff.byteorder)
-        places = _locate(path, tiff, first, volume.places, stored)
+        places = _locate(path, tiff, first, plane, volume.places)
     finally:
         tiff.close()
-    return TiffStack(str(path), places, rows, columns, stored, volume.voxel_size_mm, volume.facts)
+    source = TiffStack(str(path), places, plane, stored, volume.voxel_size_mm, volume.facts)
+    take_place(source, volume.own, "its own JSON")
+    return source
 
 
 def _describe(path: Path, tiff: TiffFile, first: TiffPage, count: int, channel: int | str | None) -> _Volume | None:
@@ -210,7 +216,7 @@ def _describe(path: Path, tiff: TiffFile, first: TiffPage, count: int, channel: 
         places = _contiguous(path, first, math.prod(int(n) for n in shaped[0]["shape"]) // max(1, math.prod(first.shape)))
     if len(places) < 2:
         return None
-    axes = [int(n) for n in (shaped[0].get("shape", ()) if shaped and len(shaped) == 1 else ())][:-2]
+    axes = [int(n) for n in (shaped[0].get("shape", ()) if shaped and len(shaped) == 1 else ())][: -len(first.shape)]
     if sum(n > 1 for n in axes) > 1:
         raise SourceError(
             f"{path}: its pages count along several axes ({' x '.join(map(str, axes))}), and nothing tells what they are: save one "
@@ -245,7 +251,8 @@ def _describe_imagej(
     images, channels, slices, frames = (number(key) for key in ("images", "channels", "slices", "frames"))
     if channels * slices * frames == 1:
         slices = images
-    if count == images == 1:
+    own = metadata.get("Info")
+    if count == images == 1 and own_facts(own) is None:
         return None
     if channels * slices * frames != images or count not in (1, images):
         raise SourceError(
@@ -269,7 +276,7 @@ def _describe_imagej(
     }
     if channels > 1:
         facts |= {"channel": channel_key(names, picked), "channel_names": names}
-    return _Volume(places[picked::channels], _imagej_voxel_size(first, metadata), facts)
+    return _Volume(places[picked::channels], _imagej_voxel_size(first, metadata), facts, own)
 
 
 def _channel_label(labels: Any, index: int, images: int) -> str:
@@ -298,7 +305,7 @@ def _imagej_voxel_size(first: TiffPage, metadata: Mapping[str, Any]) -> Triple |
 
 def _contiguous(path: Path, first: TiffPage, count: int) -> list[_Place]:
     """Planes that follow the first one's without pages of their own."""
-    if not first.is_final or first.dtype is None:
+    if not first.is_final or first.dtype is None or check_page(path, first).is_planar:
         raise SourceError(f"{path}: tells of {count} planes, has a single page, and that is compressed: it is cut short or damaged")
     size = math.prod(first.shape) * first.dtype.itemsize
     end = first.dataoffsets[0] + count * size
@@ -322,21 +329,21 @@ def _describe_ome(path: Path, tiff: TiffFile, xml: str, count: int, channel: int
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(f"{master}: cannot be read: {error}") from error
     image = parse_ome(str(path), xml)
-    if count == 1 and image.sizes["Z"] * image.sizes["C"] * image.sizes["T"] == 1:
+    is_plane = count == 1 and image.sizes["Z"] * image.sizes["C"] * image.sizes["T"] == 1
+    if is_plane and own_facts(image.description) is None:
         return None
     check_one_timepoint(str(path), image.sizes["T"], image.sizes["Z"])
     picked = pick_channel(str(path), image.channel_names, channel)
     first = _page(path, tiff, 0)
     wanted = (image.sizes["Y"], image.sizes["X"])
-    if first.shape[:2] != wanted or first.dtype != image.dtype:
-        raise SourceError(
-            f"{path}: its OME-XML tells of planes of {wanted[0]} x {wanted[1]} {image.dtype}, but the pages are "
-            f"{' x '.join(map(str, first.shape))} {first.dtype}"
-        )
+    plane = check_page(path, first)
+    told = Plane(*wanted, image.samples, image.dtype)
+    if plane.describe() != told.describe():
+        raise SourceError(f"{path}: its OME-XML tells of planes of {told.describe()}, but the pages are {plane.describe()}")
     facts: dict[str, Any] = {"format": "OME-TIFF", "acquisition": image.acquisition}
     if image.sizes["C"] > 1:
         facts |= {"channel": channel_key(image.channel_names, picked), "channel_names": list(image.channel_names)}
-    return _Volume(_ome_places(path, image, tiff, count, picked), image.voxel_size_mm, facts)
+    return _Volume(_ome_places(path, image, tiff, count, picked), image.voxel_size_mm, facts, image.description)
 
 
 def _xml_of(master: Path) -> str:
@@ -394,16 +401,15 @@ def _count_pages(file: Path) -> int:
 # --- pages ----------------------------------------------------------------------------------------------------------------------
 
 
-def _locate(path: Path, tiff: TiffFile, first: TiffPage, places: Sequence[_Place], stored: np.dtype[Any]) -> list[_Place]:
+def _locate(path: Path, tiff: TiffFile, first: TiffPage, plane: Plane, places: Sequence[_Place]) -> list[_Place]:
     """Look at every page of `path` that is to be read: all must be alike, and be there; note those that need no decoding."""
     size = tiff.filehandle.size
-    rows, columns = int(first.shape[0]), int(first.shape[1])
-    plane = rows * columns * stored.itemsize
+    octets = plane.rows * plane.columns * plane.samples * plane.dtype.itemsize
     own = sum(place.file == path for place in places)
     ratio = 1 if first.compression == 1 else _MAX_ZSTD_RATIO if first.compression in _ZSTD else _MAX_RATIO
-    if own * plane * min(1, first.bitspersample / (8 * stored.itemsize)) > ratio * size:
+    if own * octets * min(1, first.bitspersample / (8 * plane.dtype.itemsize)) > ratio * size:
         raise SourceError(
-            f"{path}: tells of {own} planes of {rows} x {columns} {stored.newbyteorder('=')}, which are {own * plane} bytes, but "
+            f"{path}: tells of {own} planes of {plane.describe()}, which are {own * octets} bytes, but "
             f"has {size}{'' if ratio == 1 else ', compressed'}: its header is wrong, or it is damaged"
         )
     located = []
@@ -413,20 +419,17 @@ def _locate(path: Path, tiff: TiffFile, first: TiffPage, places: Sequence[_Place
             continue
         page = _page(path, tiff, place.page)
         what = f"{path}: page {place.page}"
-        _check_alike(what, page, (rows, columns), stored.newbyteorder("="))
+        is_planar = _check_alike(what, page, plane).is_planar
         _check_extent(what, page, size)
-        located.append(_Place(path, place.page, page.dataoffsets[0] if page.is_final else None))
+        located.append(_Place(path, place.page, page.dataoffsets[0] if page.is_final and not is_planar else None))
     return located
 
 
-def _check_alike(what: str, page: TiffPage, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    check_page(what, page)
-    found = np.dtype(page.dtype).newbyteorder("=")
-    if page.shape != shape or found != dtype:
-        raise SourceError(
-            f"{what}: is {page.shape[0]} x {page.shape[1]} {found}, others are {shape[0]} x {shape[1]} {dtype}: all planes must be "
-            "alike"
-        )
+def _check_alike(what: str, page: TiffPage, first: Plane) -> Plane:
+    plane = check_page(what, page)
+    if plane.describe() != first.describe():
+        raise SourceError(f"{what}: is {plane.describe()}, others are {first.describe()}: all planes must be alike")
+    return plane
 
 
 def _check_extent(what: str, page: TiffPage, size: int) -> int:

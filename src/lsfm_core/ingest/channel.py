@@ -36,7 +36,7 @@ class IngestReport:
     ----------
     path : Path
     channel : str
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     space : Space
     dtype : numpy.dtype
     levels : tuple of LevelPlan

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lsfm_core.errors import InputError, UnknownChannelError
-from lsfm_core.formats import Source
+from lsfm_core.formats import Source, kind_of
 from lsfm_core.geometry import Orientation, Space, voxel_count
 from lsfm_core.images import open_source
 from lsfm_core.ingest._slabs import MemoryPlan, plan_memory
@@ -44,7 +44,7 @@ class IngestPlan:
     channel : str
     makes : {"file", "channel", "replacement"}
         Whether the file is new, or the channel is added to it, or takes the place of one.
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     image, format : str
         What is read.
     image_channel : int, str or None
@@ -151,8 +151,15 @@ def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
         channel = metadata.channel
     source = open_source(request.image, channel=channel, kind=request.kind, field_convention=request.field_convention)
     try:
-        space, warnings = _resolve_space(source, request, metadata)
+        kind = kind_of(source, request.kind)
+        space, warnings = _resolve_space(source, request, kind, metadata)
         source.settle(space)
+        if kind != request.kind:
+            warnings.append(f"the image has {source.components} values per voxel: it is taken as kind {kind}")
+        if source.facts.get("kind") == "labels" and kind == "image":
+            warnings.append(
+                "the file says that it holds labels, and they are written as an image: say --kind labels to keep them so"
+            )
         table, doubts = read_label_table(request.labels, request.ontology)
         levels = plan_levels(source.shape, space.voxel_size_mm, source.dtype.itemsize * source.components)
         threads = request.threads or default_threads()
@@ -163,7 +170,7 @@ def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
                 path=path,
                 channel=request.channel,
                 makes="file",
-                kind=request.kind,
+                kind=kind,
                 image=source.name,
                 format=str(source.facts.get("format", "image")),
                 image_channel=channel,
@@ -172,7 +179,7 @@ def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
                 components=source.components,
                 levels=levels,
                 threads=threads,
-                memory=plan_memory(source, reducer(request.kind, source.dtype), levels, threads, request.memory_bytes),
+                memory=plan_memory(source, reducer(kind, source.dtype), levels, threads, request.memory_bytes),
                 labels=table,
                 inverse_of=request.inverse_of,
                 acquisition={**plain_json(source.facts.get("acquisition", {})), **told},
@@ -221,7 +228,7 @@ def _sides(request: IngestRequest, file: LsfmFile | None) -> Sides:
     """The spaces that a request names."""
     names = (request.from_space, request.space)
     inner, outer = (None if text is None else resolve_space(file, text, new_channel=request.channel) for text in names)
-    return Sides(inner, own_space(request.channel) if outer is None and request.kind == "image" else outer)
+    return Sides(inner, own_space(request.channel) if outer is None and request.kind in ("image", "components") else outer)
 
 
 def _check_partner(plan: IngestPlan, partner: str, sides: Sides) -> None:
@@ -238,12 +245,12 @@ def _from_to(sides: Sides) -> str:
     return f"from {inner} to {outer}"
 
 
-def _resolve_space(source: Source, request: IngestRequest, metadata: ImageMetadata | None) -> tuple[Space, list[str]]:
+def _resolve_space(source: Source, request: IngestRequest, kind: Kind, metadata: ImageMetadata | None) -> tuple[Space, list[str]]:
     """The space of level 0: the request's wishes, over the metadata file's, over the image's; and what the user should look at."""
     warnings = [str(note) for note in source.facts.get("notes", ())]
     own = source.space
     if metadata is not None:
-        contradictions = metadata.contradictions(source, request.kind)
+        contradictions = metadata.contradictions(source, kind)
         if contradictions:
             listing = "; ".join(contradictions)
             raise InputError(

@@ -36,7 +36,7 @@ class IngestRequest(Request):
         or a function that gives planes. Also a channel of a file like this one or of BigDataViewer's, by its HDF5 file or XML.
     image_channel : int or str, optional
         Which channel of an image that has several: its name, or else its index; ``name:1`` and ``index:1`` where 1 could be either.
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     voxel_size_mm : tuple of 3 float, optional
         Planes, rows, columns.
     orientation : str, optional

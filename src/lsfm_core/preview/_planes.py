@@ -13,6 +13,7 @@ from lsfm_core.export import ExportRequest, native_space, plan_export, plan_piec
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.preview.request import PreviewRequest
 from lsfm_core.progress import Progress
+from lsfm_core.pyramid import Kind
 from lsfm_core.resample import resample
 from lsfm_core.store import Channel, LsfmFile
 
@@ -35,7 +36,8 @@ class View:
     space : Space
         Its pixels: a RAS grid of one voxel across.
     values : array (rows, columns)
-        Rows from the top, that is from the far end of the later world axis; of displacement vectors their lengths.
+        Rows from the top, that is from the far end of the later world axis; of displacement vectors their lengths, of components
+        red, green and blue along a last axis, or their mean where they are no colours.
     level : int
         Pyramid level that was read.
     """
@@ -86,7 +88,7 @@ def read_values(file: LsfmFile, name: str, request: PreviewRequest, spaces: Sequ
         piece = {"origin_mm": box.lower_mm, "size_mm": box.size_mm, "resolution_mm": pixel_mm}
         plan = plan_export(file, _export(request, name, level=_level(channel, native, pixel_mm), **piece))
         voxels = read_volume(plan, Progress("preview", plan.output_bytes)).array
-        views.append(View(across, space, _picture(_scalar(voxels), across), plan.level.index))
+        views.append(View(across, space, _picture(_shown(voxels, channel.kind), across), plan.level.index))
     return tuple(views)
 
 
@@ -104,7 +106,7 @@ def _projections(
     from_behind: list[Array] = []
     from_above: list[Array] = []
     for start, stop in plan.slabs:
-        slab = _scalar(read_volume(plan.crop((0, 0, start), (right, anterior, stop)), report).array)
+        slab = _shown(read_volume(plan.crop((0, 0, start), (right, anterior, stop)), report).array, channel.kind)
         from_side.append(look(slab, 0))
         from_behind.append(look(slab, 1))
         from_above = [look(np.concatenate([*from_above, look(slab, 2)], axis=2), 2)]
@@ -143,17 +145,22 @@ def _middle(grid: Space, across: int) -> Space:
     return grid.crop(index, [i + 1 if axis == across else n for axis, (i, n) in enumerate(zip(index, grid.shape, strict=True))])
 
 
-def _scalar(voxels: Array) -> Array:
-    """Lengths of vectors; anything else as it is."""
+def _shown(voxels: Array, kind: Kind) -> Array:
+    """Lengths of vectors; of components red, green and blue, or their mean; anything else as it is."""
     if voxels.ndim == 3:
         return voxels
-    lengths: Array = np.linalg.norm(voxels, axis=3).astype(voxels.dtype)
-    return lengths
+    if kind == "vectors":
+        lengths: Array = np.linalg.norm(voxels, axis=3).astype(voxels.dtype)
+        return lengths
+    if voxels.shape[3] in (3, 4) and voxels.dtype.name in ("uint8", "uint16"):
+        return voxels[..., :3]
+    mean: Array = voxels.mean(axis=3, dtype=np.float64)
+    return (np.rint(mean) if voxels.dtype.kind in "ui" else mean).astype(voxels.dtype)
 
 
 def _picture(thin: Array, across: int) -> Array:
     """Rows from the top, columns: of a RAS array that is one voxel across."""
-    rows: Array = thin.take(0, across).T[::-1]
+    rows: Array = np.swapaxes(thin.take(0, across), 0, 1)[::-1]
     return rows
 
 

@@ -19,6 +19,7 @@ from lsfm_core.preview.picture import draw_picture
 from lsfm_core.preview.request import PreviewRequest
 from lsfm_core.progress import size_text
 from lsfm_core.provenance import LogRecord
+from lsfm_core.pyramid import Kind
 from lsfm_core.regions import LabelTable, rgb_of
 from lsfm_core.store import Channel, LsfmFile
 
@@ -222,14 +223,14 @@ def _remarks(channel: Channel) -> Iterator[str]:
 
 def _can_be_drawn(channel: Channel, request: PreviewRequest) -> bool:
     """Whether it is known how a channel lies; a given orientation holds for images, or for the channels that are given with it."""
-    is_meant = channel.kind == "image" or bool(request.channels)
+    is_meant = channel.kind in ("image", "components") or bool(request.channels)
     return channel.orientation is not None or (request.orientation is not None and channel.unit == "mm" and is_meant)
 
 
 def _picture(file: LsfmFile, channel: Channel, request: PreviewRequest) -> ET.Element:
     from PIL import Image
 
-    overlaid = request.labels_channel if channel.kind == "image" else None
+    overlaid = request.labels_channel if channel.kind in ("image", "components") else None
     wanted = {"labels_channel": overlaid} if "size" in request.model_fields_set else {"labels_channel": overlaid, "size": _SIZE}
     picture = draw_picture(file, [channel.name], request.model_copy(update=wanted), titles=False)
     png = io.BytesIO()
@@ -252,7 +253,7 @@ def _geometry(channel: Channel) -> Iterator[tuple[str, Child]]:
         yield "Axes", "; ".join(orientation.directions) + " (planes; rows; columns)"
         r, a, s = channel.space.bounds.size_mm
         yield "Extent", f"{r:.3f} x {a:.3f} x {s:.3f} mm (R, A, S): {channel.space.bounds}"
-    if channel.display_range is not None and channel.kind == "image":
+    if channel.display_range is not None and channel.kind in ("image", "components"):
         yield "Display range", f"{channel.display_range[0]:.6g} to {channel.display_range[1]:.6g}"
     if channel.setup is not None:
         yield "BigDataViewer", f"setup {channel.setup}"
@@ -286,7 +287,7 @@ def _histogram(channel: Channel) -> ET.Element:
     level = channel.levels[-1]
     planes = max(1, _HISTOGRAM_VOXELS // int(np.prod(level.shape[1:3])))
     index = np.unique(np.linspace(0, level.shape[0] - 1, min(planes, level.shape[0])).round().astype(int))
-    values = np.concatenate([_scalars(np.asarray(level[int(i)])) for i in index])
+    values = np.concatenate([_scalars(np.asarray(level[int(i)]), channel.kind) for i in index])
     if not values.size:
         return _tag("p", "no finite value", class_="muted")
     low, high = float(values.min()), float(values.max())
@@ -296,7 +297,7 @@ def _histogram(channel: Channel) -> ET.Element:
     step = width / _BINS
     path = "".join(f"M{k * step:.1f} {height}v{-h:.1f}h{step - 0.6:.1f}v{h:.1f}z" for k, h in enumerate(heights) if h)
     drawn = [_tag("path", d=path, class_="bars")]
-    if channel.display_range is not None and channel.kind == "image":
+    if channel.display_range is not None and channel.kind in ("image", "components"):
         x0, x1 = (min(max((v - edges[0]) / (edges[-1] - edges[0]), 0), 1) * width for v in channel.display_range)
         drawn.insert(0, _tag("rect", x=f"{x0:.1f}", y="0", width=f"{x1 - x0:.1f}", height=str(height), class_="range"))
     label = f"histogram of {channel.name}"
@@ -311,8 +312,8 @@ def _histogram(channel: Channel) -> ET.Element:
     )
 
 
-def _scalars(plane: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    values = plane if plane.ndim == 2 else np.linalg.norm(plane, axis=-1)
+def _scalars(plane: npt.NDArray[Any], kind: Kind) -> npt.NDArray[np.float32]:
+    values = np.linalg.norm(plane, axis=-1) if kind == "vectors" else plane
     finite: npt.NDArray[np.float32] = values[np.isfinite(values)].astype(np.float32)
     return finite
 

@@ -171,13 +171,13 @@ def _caption(channel: Channel, extent_mm: Triple, level: int) -> str:
         str(channel.orientation) if channel.orientation is not None else "orientation as given",
         f"{size} mm (R x A x S)",
         f"level {level}",
-        *{"image": (), "labels": ("labels",), "vectors": ("length of the vectors",)}[channel.kind],
+        *{"image": (), "labels": ("labels",), "vectors": ("length of the vectors",), "components": ()}[channel.kind],
     ]
     return _SEPARATOR.join(facts)
 
 
 def _shaded(channel: Channel, views: Sequence[View], request: PreviewRequest) -> tuple[npt.NDArray[np.uint8], ...]:
-    """Grey values, over the range that is stored for display, or from what is seen where none is."""
+    """Grey values or colours, over the range that is stored for display, or from what is seen where none is."""
     seen = np.concatenate([view.values[np.isfinite(view.values)] for view in views])
     low, high = np.percentile(seen, (0.5, 99.8)) if seen.size else (0.0, 1.0)
     if channel.kind == "vectors":
@@ -189,7 +189,7 @@ def _shaded(channel: Channel, views: Sequence[View], request: PreviewRequest) ->
     scale = 255 / (high - low) if high > low else 1.0
     finite = [np.nan_to_num(view.values.astype(np.float64), nan=low, posinf=high, neginf=low) for view in views]
     shades = [np.clip((values - low) * scale, 0, 255).astype(np.uint8) for values in finite]
-    return tuple(np.repeat(shade[:, :, None], 3, axis=2) for shade in shades)
+    return tuple(shade if shade.ndim == 3 else np.repeat(shade[:, :, None], 3, axis=2) for shade in shades)
 
 
 def _filled(labels: Array, table: LabelTable) -> npt.NDArray[np.uint8]:

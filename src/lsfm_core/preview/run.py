@@ -100,4 +100,4 @@ def preview_file(request: PreviewRequest, *, file: LsfmFile | None = None) -> Pr
 def _shown(file: LsfmFile, request: PreviewRequest) -> tuple[str, ...]:
     if request.channels or request.is_page:
         return request.channels or tuple(file)
-    return tuple(name for name, channel in file.channels.items() if channel.kind == "image") or tuple(file)
+    return tuple(name for name, channel in file.channels.items() if channel.kind in ("image", "components")) or tuple(file)

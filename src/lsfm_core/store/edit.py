@@ -90,11 +90,11 @@ class LsfmEditor(LsfmFile):
         Parameters
         ----------
         name : str
-        kind : {"image", "labels", "vectors"}
+        kind : {"image", "labels", "vectors", "components"}
         dtype : dtype
             Of a voxel, or of a vector's components.
         components : int
-            1, or 3 for vectors.
+            1, 3 for vectors, or as many as there are.
         levels : sequence of LevelPlan
         space : Space
             Of level 0.
@@ -136,7 +136,7 @@ class LsfmEditor(LsfmFile):
                 _paths.LEGACY_SPACING: np.array([space.level(p.factors, p.shape).voxel_size_mm for p in levels]),
                 _paths.LEGACY_ORIGIN: np.zeros((len(levels), 3)),
                 _paths.LEGACY_SHAPE: np.array([p.shape for p in levels]),
-                _paths.LEGACY_MULTICHANNEL: kind == "vectors",
+                _paths.LEGACY_MULTICHANNEL: components > 1,
                 _paths.LEGACY_SEGMENTATION: kind == "labels",
             }
         )
@@ -408,8 +408,8 @@ class LsfmEditor(LsfmFile):
             self._remove(self[name])
         levels = group[_paths.IMAGE]
         dtype = group.attrs[_paths.DATA_TYPE]
-        # BigDataViewer has no type for float16, and knows nothing of vectors: such channels are not among its setups.
-        shown = group.attrs[_paths.KIND] != "vectors" and dtype in _BDV_TYPES
+        # BigDataViewer has no type for float16, and knows nothing of several values per voxel: these are none of its setups.
+        shown = group.attrs[_paths.KIND] not in ("vectors", "components") and dtype in _BDV_TYPES
         if shown and setup is None:
             setup = 1 + max(self.setups, default=-1)
         group.attrs[_paths.SETUP] = setup if shown and setup is not None else -1

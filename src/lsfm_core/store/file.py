@@ -99,7 +99,7 @@ class Level:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape in array order; vectors have their three components last."""
+        """Shape in array order; vectors and components have their values last."""
         return self.data.shape
 
     @property
@@ -110,6 +110,9 @@ class Level:
     def __getitem__(self, index: Any) -> LazyLevel:
         return self.data[index]
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self.data.__array__(dtype, copy)
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -118,7 +121,7 @@ class Channel:
     Attributes
     ----------
     name : str
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     levels : tuple of Level
         Finest first.
     orientation : Orientation or None
@@ -209,6 +212,11 @@ class Channel:
         ras_from_bdv[:3, 3] = unmoved.world_from_voxel[:3, 3]
         return Space(self.space.shape, ras_from_bdv @ self.space.world_from_voxel)
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        raise InputError(
+            f"channel {self.name!r} has {len(self.levels)} level(s), and is no array itself: take one of them, as channel.levels[0]"
+        )
+
 
 class LsfmFile:
     """One file, open for reading; get it from `open_lsfm`.
@@ -277,6 +285,9 @@ class LsfmFile:
 
     def __len__(self) -> int:
         return len(self.channels)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        raise InputError(f"{self.path}: is a file of channels, no array: take a level of one, as file['name'].levels[0]")
 
     def __contains__(self, name: object) -> bool:
         return name in self.channels
@@ -672,7 +683,7 @@ class LsfmFile:
     def _space_name(self, name: str, kind: Kind) -> str | None:
         group = self.h5.get(_paths.channel(name))
         recorded: str | None = None if group is None else group.attrs.get(_paths.SPACE)
-        return own_space(name) if recorded is None and kind == "image" else recorded
+        return own_space(name) if recorded is None and kind in ("image", "components") else recorded
 
     def _affine_names(self, group: h5py.Group) -> tuple[str, ...]:
         affines = group.get(_paths.AFFINES, {})

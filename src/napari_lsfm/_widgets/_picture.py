@@ -101,7 +101,7 @@ def as_grey(plane: npt.NDArray[Any], kind: str, edge: int) -> Grey:
     Parameters
     ----------
     plane : array (rows, columns), or (rows, columns, 3) of vectors, which are shown by their lengths
-    kind : {"image", "labels", "vectors"}
+    kind : {"image", "labels", "vectors", "components"}
     edge : int
         Longest side of the result.
     """
