@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         OrientationError,
         SourceError,
         StorageError,
+        UnfinishedError,
         UnknownChannelError,
         UnknownRegionError,
     )
@@ -106,7 +107,7 @@ _ROOMS = {
     "errors": (
         "BusyError", "CancelledError", "ChecksumError", "DamagedError", "ExistsError", "FormatError", "InputError", "LsfmError",
         "MemoryBudgetError", "MissingError", "OrientationError", "SourceError", "StorageError", "UnknownChannelError",
-        "UnknownRegionError",
+        "UnfinishedError", "UnknownRegionError",
     ),
     "export": (
         "ExportPlan",
@@ -216,6 +217,7 @@ __all__ = [
     "StorageError",
     "TransformRequest",
     "TransformStep",
+    "UnfinishedError",
     "UnknownChannelError",
     "UnknownRegionError",
     "VerifyReport",

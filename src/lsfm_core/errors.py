@@ -12,6 +12,7 @@
     ├── ExistsError           (FileExistsError)  a channel or an output is there already
     ├── StorageError          (OSError)          reading or writing failed: disk full, no permission
     │   ├── BusyError                            another process holds the file
+    │   ├── UnfinishedError                      a file is in the middle of a change that only its user can settle
     │   └── MissingError (FileNotFoundError)     there is no such file or folder
     ├── MemoryBudgetError     (MemoryError)      the job cannot be done within the memory given
     └── CancelledError                           the caller's cancel token was set
@@ -76,6 +77,10 @@ class StorageError(LsfmError, OSError):
 
 class BusyError(StorageError):
     """Another process holds the file."""
+
+
+class UnfinishedError(StorageError):
+    """A file in the middle of a change whose journal is missing, damaged or another's: only its user can tell what is right."""
 
 
 class MissingError(StorageError, FileNotFoundError):

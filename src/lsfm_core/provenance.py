@@ -308,7 +308,8 @@ def _leave(draft: Draft, error: BaseException | None) -> None:
     """Put the record beside the file; else, of an operation that is done, beside what it has made."""
     # Whatever goes wrong here is no reason to fail.
     with suppress(Exception):
-        if not _is_hdf5(draft.path):
+        # One that is in the middle of a change is known from when it was opened.
+        if not (draft.opened and draft.path.exists()) and not _is_hdf5(draft.path):
             return
         record = draft.record(error)
         try:

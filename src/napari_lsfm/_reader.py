@@ -20,7 +20,8 @@ __all__ = ["get_reader", "present_layers", "read_layers"]
 
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# HDF5's, and that of a file of ours in the middle of a change.
+_SIGNATURES = (b"\x89HDF\r\n\x1a\n", b"\x89LS")
 #: An XML declaration and some comments may precede BigDataViewer's root element.
 _HEAD_BYTES = 4096
 #: More than any plane or coarsest level takes: who asks for more in one piece did not mean to.
@@ -110,7 +111,7 @@ def _is_readable(path: Path) -> bool:
         head = file.read(_HEAD_BYTES)
     if path.suffix.lower() == ".xml":
         return b"<SpimData" in head.replace(b"\0", b"")  # UTF-16 has these between the letters
-    if not head.startswith(_HDF5_SIGNATURE):
+    if not head.startswith(_SIGNATURES):
         return False
     try:
         lsfm_core.open_lsfm(path, detached=True).close()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lsfm_core import BusyError, ChecksumError, ChunkCache, LazyLevel, StorageError, open_lsfm
-from lsfm_core.durable._journal import journal_path, recover
+from lsfm_core.durable import journal_path, recover
 from lsfm_core.store import edit_lsfm
 from lsfm_core.testing import write_series
 

@@ -47,7 +47,7 @@ from lsfm_core import (
     write_xml,
 )
 from lsfm_core.cli import main
-from lsfm_core.durable import _disk, _journal
+from lsfm_core.durable import JournaledFile, _change, _disk, partial_path
 from lsfm_core.store import edit_lsfm, repack
 from lsfm_core.testing import write_series
 
@@ -477,9 +477,9 @@ def test_a_killed_repack_leaves_the_old_file_or_the_new_one(tmp_path: Path, inge
             assert child.stdout is not None and child.stdout.readline() == b"go\n"
             time.sleep(dice.uniform(0, 0.6))
             child.send_signal(signal.SIGKILL)
-        left += _journal.partial_path(path).exists()
+        left += partial_path(path).exists()
         assert verify_file(path).defects == ()
-        assert not _journal.partial_path(path).exists(), "whoever opens the file next clears up"
+        assert not partial_path(path).exists(), "whoever opens the file next clears up"
         with open_lsfm(path) as file:
             np.testing.assert_array_equal(np.asarray(file["stays"].levels[0][...]), volume)
             np.testing.assert_array_equal(np.asarray(file["gone"].levels[0][...]), volume[::-1])
@@ -562,23 +562,23 @@ def test_only_one_at_a_time(tmp_path: Path, ingest_series: Ingester, volume: Any
             run(path)
         with pytest.raises((BusyError, ExistsError)):
             run(tmp_path / "other.h5", output=path, overwrite=True)
-        assert _journal.partial_path(path).exists()
+        assert partial_path(path).exists()
         seen.append(stage)
 
     shutil.copyfile(path, tmp_path / "other.h5")
     repack_file(RepackRequest(path=path), progress=lambda *a: others(*a) if a[1] in (0, a[2]) else None)
     assert seen == ["repack", "repack", "verify", "verify"]
     # Somebody who had opened the old file, and gets its lock when it is replaced.
-    real = _journal.lock
+    real = _change.lock
 
-    def late(file: Any, place: Path) -> None:
-        monkeypatch.setattr(_journal, "lock", real)
+    def late(file: Any, place: Path) -> Any:
+        monkeypatch.setattr(_change, "lock", real)
         run(path)
-        real(file, place)
+        return real(file, place)
 
-    monkeypatch.setattr(_journal, "lock", late)
+    monkeypatch.setattr(_change, "lock", late)
     with pytest.raises(BusyError, match="replaced"):
-        _journal.JournaledFile(path)
+        JournaledFile(path)
     assert verify_file(path).defects == ()
 
 
@@ -599,7 +599,7 @@ def test_cancel_and_ctrl_c(tmp_path: Path, ingest_series: Ingester, volume: Any)
     command = [sys.executable, "-m", "lsfm_core.cli", "repack", str(path), "--rechunk", "2,4,4"]
     for delay, code in [(0, signal.SIGINT), (0.05, signal.SIGTERM), (0.3, signal.SIGINT), (1, signal.SIGINT)]:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-            while not _journal.partial_path(path).exists():
+            while not partial_path(path).exists():
                 time.sleep(0.01)
             time.sleep(delay)
             child.send_signal(code)
@@ -671,7 +671,7 @@ def test_leftovers_of_others_stay(tmp_path: Path, ingest_series: Ingester, volum
     """An ingest that waits to be resumed loses nothing to a repack with the same output."""
     path = two_channels(tmp_path, ingest_series, volume)
     target = tmp_path / "new.h5"
-    partial = _journal.partial_path(target)
+    partial = partial_path(target)
     with suppress(RuntimeError), edit_lsfm(target, resume=True) as editor:
         editor.set_metadata("a", "b")
         editor.checkpoint(b"note")

@@ -27,7 +27,8 @@ from lsfm_core import (
     open_lsfm,
 )
 from lsfm_core.cli import main
-from lsfm_core.durable._journal import _Journal, checkpoint_path
+from lsfm_core.durable import checkpoint_path
+from lsfm_core.durable._journal import Journal
 from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.records import FileRecord
 from lsfm_core.testing import write_series
@@ -66,10 +67,9 @@ def interrupt(request: IngestRequest, share: float) -> None:
 
 def secured(path: Path) -> int:
     """Planes that the latest checkpoint holds."""
-    found = _Journal.read(checkpoint_path(path))
-    assert found is not None
-    found[0].close()
-    planes: int = json.loads(found[2])["planes"]
+    found = Journal.open(checkpoint_path(path))
+    found.close()
+    planes: int = json.loads(found.header.note)["planes"]
     return planes
 
 

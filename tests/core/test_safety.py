@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lsfm_core import StorageError, open_lsfm
-from lsfm_core.durable._journal import JournaledFile, journal_path, recover
+from lsfm_core.durable import JournaledFile, journal_path, recover
 from lsfm_core.store import edit_lsfm, verify_file
 from lsfm_core.testing import write_series
 
@@ -36,6 +36,7 @@ def die(file: JournaledFile) -> None:
     file._file.close()
     if file._base is not None:
         file._base.close()
+    file._hold.release()
 
 
 def test_an_error_inside_an_edit_restores_every_byte(series: Path, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
@@ -182,7 +183,7 @@ def test_a_journal_undoes_every_kind_of_change(tmp_path: Path) -> None:
         # A record cut short was not acted upon.
         if dice.random() < 0.3:
             with open(journal_path(path), "ab") as journal:
-                journal.write(dice.randbytes(dice.randrange(40)))
+                journal.write(dice.randbytes(dice.randrange(32)))
         assert recover(path)
         assert path.read_bytes() == old
         assert not recover(path)
@@ -223,7 +224,9 @@ def test_a_file_that_needs_recovery_and_cannot_be_written_says_so(
 ) -> None:
     ingest_series(series)
     path = tmp_path / "brain.h5"
-    die(JournaledFile(path))
+    file = JournaledFile(path)
+    file.write(b"changed")
+    die(file)
     if os.geteuid() == 0:  # root may write everything, so take the file system's word away
         real = open
         monkeypatch.setattr("builtins.open", lambda f, mode="r", *a, **k: _refuse(f) if "+" in mode else real(f, mode, *a, **k))

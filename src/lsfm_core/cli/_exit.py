@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from lsfm_core.errors import ChecksumError, FormatError, InputError, LsfmError, MissingError, SourceError
+from lsfm_core.errors import ChecksumError, FormatError, InputError, LsfmError, MissingError, SourceError, UnfinishedError
 
 __all__ = ["Exit"]
 
@@ -22,7 +22,7 @@ class Exit(IntEnum):
     @classmethod
     def of(cls, error: LsfmError) -> Exit:
         """The code that tells of an error."""
-        if isinstance(error, ChecksumError):
+        if isinstance(error, (ChecksumError, UnfinishedError)):
             return cls.INTEGRITY
         if isinstance(error, (InputError, SourceError, FormatError, MissingError)):
             return cls.INPUT

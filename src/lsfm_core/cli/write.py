@@ -151,6 +151,18 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core recover brain.h5",
     )  # fmt: skip
     recover.add_argument("file", help="the HDF5 file")
+    decision = recover.add_mutually_exclusive_group()
+    decision.add_argument(
+        "--discard-journal",
+        action="store_true",
+        help="where the journal is missing, damaged or another file's: remove it, and take the file as it is, whole or not",
+    )
+    decision.add_argument(
+        "--force",
+        action="store_true",
+        help="apply a journal that is damaged, or not the file's, as far as it goes; without file locks: take the file "
+        "from a writer that may be alive on another machine",
+    )
 
 
 def _add_write_options(write: argparse.ArgumentParser) -> None:
@@ -360,8 +372,9 @@ def _recover(arguments: argparse.Namespace) -> None:
     from lsfm_core.provenance import recorded
     from lsfm_core.store import recover_lsfm
 
-    with recorded(Path(arguments.file), "recover", {}) as record:
-        found = recover_lsfm(arguments.file)
-        record.settled = not found
+    options = {"force": arguments.force, "discard_journal": arguments.discard_journal}
+    with recorded(Path(arguments.file), "recover", {name: True for name, value in options.items() if value}) as record:
+        done = recover_lsfm(arguments.file, **options)
+        record.settled = not done
     if not arguments.quiet:
-        print(f"{arguments.file}: {'the interrupted change was undone' if found else 'nothing to undo'}")
+        print(f"{arguments.file}: {'; '.join(done) or 'nothing to undo'}")

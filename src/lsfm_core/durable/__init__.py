@@ -1,18 +1,20 @@
 """A file, a set of files or a folder that commits or rolls back, whatever happens meanwhile; knows nothing of what is in it."""
 
-from lsfm_core.durable._disk import RawFile, write_file
-from lsfm_core.durable._journal import (
+from lsfm_core.durable._change import (
     JournaledFile,
     checkpoint_path,
     give_up,
     journal_path,
     partial_path,
-    place_xml,
     recover,
     replacing,
     waiting_xml,
+    waits,
     xml_partial_path,
 )
+from lsfm_core.durable._disk import RawFile, write_file
+from lsfm_core.durable._lock import has_locks
+from lsfm_core.durable._mark import is_marked
 from lsfm_core.durable._outputs import check_new, new_file, new_files, new_files_in_folder
 from lsfm_core.durable._snapshot import DatasetReader, DetachedFile, Snapshot
 
@@ -25,15 +27,17 @@ __all__ = [
     "check_new",
     "checkpoint_path",
     "give_up",
+    "has_locks",
+    "is_marked",
     "journal_path",
     "new_file",
     "new_files",
     "new_files_in_folder",
     "partial_path",
-    "place_xml",
     "recover",
     "replacing",
     "waiting_xml",
+    "waits",
     "write_file",
     "xml_partial_path",
 ]

@@ -1,30 +1,20 @@
-"""A file on the disk: written through by HDF5, locked as HDF5 locks it, made permanent, and known again when it has changed."""
+"""A file on the disk: written through by HDF5, made permanent, and known again when it has changed."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lsfm_core.errors import BusyError, StorageError
+from lsfm_core.durable._lock import is_written
+from lsfm_core.durable._mark import MARK_SIZE
+from lsfm_core.errors import StorageError
 
-try:
-    import fcntl
-except ImportError:  # Windows: opening for writing is already exclusive enough to keep a second writer out
-    fcntl = None  # type: ignore[assignment]
+__all__ = ["Generation", "RawFile", "generation", "reason_of", "settled_generation", "sync_directory", "write_all", "write_file"]
 
-__all__ = [
-    "CAN_LOCK", "LOCK_SECONDS", "Generation", "RawFile", "generation", "lock", "settled_generation", "sync_directory", "write_all",
-    "write_file",
-]  # fmt: skip
-
-CAN_LOCK = fcntl is not None
-#: Who looks in, or has just committed, holds the lock for less than this.
-LOCK_SECONDS = 0.2
 #: So many new bytes are handed to the disk at once while the work goes on.
 _WRITEBACK_BYTES = 2**25
 
@@ -32,8 +22,8 @@ _WRITEBACK_BYTES = 2**25
 class RawFile(io.RawIOBase):
     """A file for ``h5py.File`` to write through.
 
-    An error turns it deaf: HDF5 does not survive another one while it closes its side, so it is not told of any. Whoever lets it
-    write calls `check` afterwards.
+    HDF5 does not survive an error of a write, so it is told of none: from the first one on, what it writes is kept in memory only.
+    Whoever lets it write calls `check` soon afterwards, and gives up.
 
     Parameters
     ----------
@@ -55,6 +45,12 @@ class RawFile(io.RawIOBase):
         self.touched = False
         self._position = 0
         self._detached = False
+        #: What was not written, since an earlier write failed.
+        self._unwritten: list[tuple[int, bytes]] = []
+        #: Where the mark of a change stands on the disk, which it is, and what HDF5 sees there.
+        self._mark_at = 0
+        self._mark: bytes | None = None
+        self._head = bytearray(MARK_SIZE)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="lsfm-sync")
         self._writeback: Future[None] | None = None
         self._unsynced = 0
@@ -72,7 +68,8 @@ class RawFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._position, self._size())[whence]
+        end = max([self._size(), *(start + len(data) for start, data in self._unwritten)])
+        base = (0, self._position, end)[whence]
         self._position = base + offset
         return self._position
 
@@ -81,7 +78,16 @@ class RawFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._file.seek(self._position)
-        count = self._file.readinto(buffer)
+        view = memoryview(buffer).cast("B")
+        try:
+            count = self._file.readinto(view)
+        except OSError as error:
+            raise self._fail(error, "reading") from error
+        for start, data in self._overlays():
+            low, high = max(start, self._position), min(start + len(data), self._position + len(view))
+            if low < high:
+                view[low - self._position : high - self._position] = data[low - start : high - start]
+                count = max(count, high - self._position)
         self._position += count
         return count
 
@@ -91,10 +97,12 @@ class RawFile(io.RawIOBase):
         if not self._detached:
             try:
                 self._before_writing(size)
-                write_all(self._file, self._position, data)
+                write_all(self._file, self._position, self._marked(data))
                 self._start_writeback(size)
             except OSError as error:
-                raise self._fail(error) from error
+                self._fail(error)
+        if self.error is not None:
+            self._unwritten.append((self._position, bytes(data)))
         self._position += size
         self._wanted_size = max(self._wanted_size, self._position)
         return size
@@ -102,10 +110,11 @@ class RawFile(io.RawIOBase):
     def truncate(self, size: int | None = None) -> int:
         self._wanted_size = self._position if size is None else size
         if not self._detached:
+            kept = self._kept_size() if self._mark is None else max(self._kept_size(), self._mark_at + MARK_SIZE)
             try:
-                self._file.truncate(max(self._wanted_size, self._kept_size()))
+                self._file.truncate(max(self._wanted_size, kept))
             except OSError as error:
-                raise self._fail(error) from error
+                self._fail(error)
         return self._wanted_size
 
     def flush(self) -> None:
@@ -121,9 +130,9 @@ class RawFile(io.RawIOBase):
         self._detached = True
 
     def check(self) -> None:
-        """Raise the error of a write that HDF5 swallowed while it closed its side."""
+        """Raise the error of a write that HDF5 was not told of."""
         if self.error is not None:
-            raise self._fail(self.error)
+            raise self._told(self.error, "writing") from self.error
 
     def sync(self) -> None:
         """Make what is written permanent."""
@@ -142,6 +151,21 @@ class RawFile(io.RawIOBase):
         """The file is not cut below this."""
         return 0
 
+    def _marked(self, data: Any) -> Any:
+        """What is to be written at the position, with the mark in it that stands on the disk instead."""
+        low, high = max(self._position, self._mark_at), min(self._position + len(data), self._mark_at + MARK_SIZE)
+        if self._mark is None or low >= high:
+            return data
+        octets = bytearray(data)
+        inside = slice(low - self._position, high - self._position)
+        self._head[low - self._mark_at : high - self._mark_at] = octets[inside]
+        octets[inside] = self._mark[low - self._mark_at : high - self._mark_at]
+        return octets
+
+    def _overlays(self) -> list[tuple[int, bytes]]:
+        """What HDF5 sees in other places than on the disk."""
+        return self._unwritten if self._mark is None else [(self._mark_at, bytes(self._head)), *self._unwritten]
+
     def _start_writeback(self, size: int) -> None:
         """Let the disk begin while the processor goes on, so that `sync` has little left to wait for."""
         self._unsynced += size
@@ -158,11 +182,25 @@ class RawFile(io.RawIOBase):
     def _size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
 
-    def _fail(self, error: OSError) -> StorageError:
-        self.error = error
+    def _fail(self, error: OSError, what: str = "writing") -> StorageError:
+        if self.error is None:
+            self.error = error
         self._detached = True
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        return StorageError(f"{self.path}: writing failed: {reason}; the file is left as it was")
+        return self._told(error, what)
+
+    def _told(self, error: OSError, what: str) -> StorageError:
+        if isinstance(error, StorageError):
+            return error
+        return StorageError(f"{self.path}: {what} failed: {reason_of(error)}; the file is left as it was")
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system could not do something, in words."""
+    if error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if error.errno == errno.EDQUOT:
+        return "the disk is full to your quota"
+    return error.strerror or str(error)
 
 
 class Generation(NamedTuple):
@@ -178,43 +216,9 @@ def generation(file: io.FileIO) -> Generation:
     return Generation(status.st_size, status.st_mtime_ns)
 
 
-def lock(file: io.FileIO, path: Path) -> None:
-    """Take the lock that HDF5 itself takes for writing (flock), or raise `BusyError`."""
-    if fcntl is None:
-        return
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise BusyError(f"{path}: another program has the file open: close it there, or wait until it is done") from error
-            time.sleep(LOCK_SECONDS / 20)
-        except OSError as error:
-            # Some network file systems have no locks; HDF5's own default is to go on there as well.
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                return
-            raise StorageError(f"{path}: cannot be locked: {error.strerror}") from error
-    # Who waited for the lock may have got that of a file which was replaced meanwhile.
-    opened = Path(file.name)
-    if not opened.exists() or not os.path.samestat(os.fstat(file.fileno()), opened.stat()):
-        raise BusyError(f"{path}: another program has just replaced it: try again")
-
-
-def settled_generation(file: io.FileIO) -> Generation | None:
+def settled_generation(file: io.FileIO, path: Path) -> Generation | None:
     """The generation that an open file is in, or None if somebody holds the lock for writing."""
-    if fcntl is None:
-        return generation(file)
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return generation(file)
-    settled = generation(file)
-    fcntl.flock(file.fileno(), fcntl.LOCK_UN)
-    return settled
+    return None if is_written(file, path) else generation(file)
 
 
 def sync_directory(path: Path) -> None:

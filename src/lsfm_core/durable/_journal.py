@@ -1,119 +1,138 @@
-"""The rollback journal: a write completes, or leaves the file byte for byte as it was, also after kill -9 or a power cut.
+"""Journals: the pages of a file as they were at one moment, by which it is led back there.
 
-HDF5 writes through a `JournaledFile`, which keeps the idea of SQLite's rollback journal: before a byte below the old end of the
-file is overwritten for the first time, the page around it is copied to ``<file>-journal`` and synced. New data land past the old
-end and need no copy. To commit, the file is synced and the journal removed; to roll back, the pages are put back and the file is
-cut at its old length. Whoever opens the file and finds a journal whose writer is gone rolls back first (`recover`).
+Layout, little-endian, each part padded with zeros to a multiple of 32 bytes. First a header: ``magic(8) mark(8) place of the
+mark(u64) bytes there before(8) their number(u8) 0(3) crc32 of the page there before(u32) old size(u64) time of last change
+before, ns(i64) length of the note(u32) crc32(u32) note``. Then records: ``place(u64) length(u32) crc32 of the bytes(u32)
+kind(u32) head(8) crc32(u32) bytes``. The last checksum of each covers what stands before it, that of the header also the note.
+Kinds: 1, a page as it was; 2, the change is complete: ``place`` is the size that the file gets, ``head`` the bytes in place of
+the mark, and the bytes' checksum that of the page around these.
 
-A file that did not exist, or that is to be replaced as a whole, is written as ``<file>.partial`` and renamed when complete.
-
-The XML that goes with a change waits as ``<name>.xml.partial`` until the change is committed. Then its writer renames it, or, if
-that has died, whoever opens the file next.
-
-Long work may set checkpoints: a second journal, ``<file>-checkpoint``, then leads back to the latest of them, and carries a note of
-how far the work had come. It lets an interrupted ingest be resumed.
-
-Layout of both, little-endian: header ``magic(8) old_size(u64) note_length(u32) crc32(u32) note``, then records
-``offset(u64) length(u32) crc32(u32) bytes``. The header's checksum covers the note, a record's its bytes, both what stands before.
-A record that is cut short or does not match was never acted upon, so reading stops there. The note of the journal to roll back with
-is the file's time of last change before the first write, in ns (i64): a reader that knows it may go on in the old bytes meanwhile.
+A record is acted upon only when it is on the disk. So one that is cut short at the end, or is nothing but zeros there, was not;
+nor was one whose bytes do not match, if those that it tells of still stand in the file. Any other one that does not match is
+damage: then nothing is done on a guess.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from typing import NamedTuple
 
 from isal import isal_zlib
 
-from lsfm_core.durable._disk import CAN_LOCK, Generation, RawFile, generation, lock, sync_directory, write_all, write_file
-from lsfm_core.errors import BusyError, StorageError
+from lsfm_core.durable._disk import Generation, sync_directory, write_all
+from lsfm_core.durable._mark import MARK_SIZE, mark_of, read_at
+from lsfm_core.errors import UnfinishedError
 
-__all__ = [
-    "JournaledFile", "UndoLog", "checkpoint_path", "give_up", "journal_path", "partial_path", "place_xml", "recover", "replacing",
-    "waiting_xml", "xml_partial_path",
-]  # fmt: skip
+__all__ = ["PAGE", "Commit", "Header", "Journal", "Survey", "UndoLog"]
 
-_MAGIC = b"LSFMJRN1"
-_HEADER = struct.Struct("<8sQII")
-_RECORD = struct.Struct("<QII")
-_CHANGED = struct.Struct("<q")
-_PAGE = 4096
-#: Begins the comment at the end of a waiting XML that tells where it belongs, from the HDF5 file's folder.
-_PLACE = "<!--lsfm-core: for "
-
-
-def journal_path(path: Path) -> Path:
-    """Where the journal of a file stands."""
-    return path.with_name(path.name + "-journal")
+PAGE = 4096
+_MAGIC = b"LSFMJRN2"
+_HEADER = struct.Struct("<8s8sQ8sB3xIQqI")
+_RECORD = struct.Struct("<QIII8s")
+_CRC = struct.Struct("<I")
+_ALIGN = 32
+_OLD_BYTES, _COMMIT = 1, 2
+#: A record that is no longer than this is mended if one bit of it has flipped.
+_MENDED_BYTES = 2**16
 
 
-def checkpoint_path(path: Path) -> Path:
-    """Where the way back to the latest checkpoint stands."""
-    return path.with_name(path.name + "-checkpoint")
+class Header(NamedTuple):
+    """What a journal tells of its file.
 
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written before it exists."""
-    return path.with_name(path.name + ".partial")
-
-
-def xml_partial_path(path: Path) -> Path:
-    """Where the XML of a file waits for the change that it goes with."""
-    return partial_path(path.with_suffix(".xml"))
-
-
-def waiting_xml(data: bytes, path: Path, xml: Path) -> bytes:
-    """What waits at `xml_partial_path` of `path` for an XML that need not have the file's stem: it says itself where it belongs."""
-    if xml == path.with_suffix(".xml"):
-        return data
-    place = quote(Path(os.path.relpath(xml, path.parent)).as_posix())
-    return data.rstrip() + f"\n{_PLACE}{place}-->\n".encode("ascii")
-
-
-def place_xml(path: Path) -> None:
-    """Let the XML that waits for a change of `path`, now committed, take its place.
-
-    Raises
-    ------
-    OSError
-        Also if somebody has done it meanwhile.
+    Attributes
+    ----------
+    mark : bytes
+        What the file carries while the change goes on.
+    place : int
+        Where.
+    head : bytes
+        What stood there before.
+    page_crc : int
+        CRC-32 of the page around that.
+    size : int
+        Of the file before.
+    changed_ns : int
+        Its time of last change before.
+    note : bytes
+        Whoever resumes has to know this.
     """
-    partial = xml_partial_path(path)
-    data, _, last = partial.read_bytes().rstrip().rpartition(b"\n")
-    if not (last.startswith(_PLACE.encode()) and last.endswith(b"-->")):
-        os.replace(partial, path.with_suffix(".xml"))
-        return
-    xml = path.parent / unquote(last[len(_PLACE) : -3].decode("ascii", "replace"))
-    # Written by nobody but us it is the one that was read before; whatever else it may name stays as it is.
-    if xml.suffix.lower() == ".xml" and xml.is_file() and b"<SpimData" in xml.read_bytes()[:4096]:
-        write_file(xml, data + b"\n")
-    partial.unlink()
+
+    mark: bytes
+    place: int
+    head: bytes
+    page_crc: int
+    size: int
+    changed_ns: int
+    note: bytes = b""
 
 
-class _Journal:
-    """Pages of a file as they were at one moment, and its size then."""
+class Commit(NamedTuple):
+    """That a change is complete: what its file is known by when the mark is gone."""
 
-    def __init__(self, path: Path, old_size: int, saved: set[int], file: io.FileIO) -> None:
+    size: int
+    head: bytes
+    page_crc: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in a journal.
+
+    Attributes
+    ----------
+    pages : tuple of (int, int, int)
+        Each record's place in the file, its length, and where its bytes stand in the journal.
+    end : int
+        Where what was acted upon ends.
+    commit : Commit or None
+    damage : str
+        Where it does not match its checksums; "" if it does.
+    """
+
+    pages: tuple[tuple[int, int, int], ...]
+    end: int
+    commit: Commit | None
+    damage: str
+
+
+class Journal:
+    """A journal that is open; `create` or `open` one.
+
+    Attributes
+    ----------
+    path : Path
+    header : Header
+    """
+
+    def __init__(self, path: Path, file: io.FileIO, header: Header, saved: set[int]) -> None:
         self.path = path
-        self.old_size = old_size
-        self._saved = saved
+        self.header = header
         self._file = file
+        self._saved = saved
 
     @classmethod
-    def start(cls, path: Path, old_size: int, note: bytes = b"") -> _Journal:
-        """Make a journal; it replaces one of that name only when it is complete."""
-        head = _MAGIC + old_size.to_bytes(8, "little") + len(note).to_bytes(4, "little")
+    def create(cls, path: Path, header: Header, commit: Commit | None = None) -> Journal:
+        """Make a journal; it replaces one of that name only when it is complete.
+
+        Parameters
+        ----------
+        path : Path
+        header : Header
+        commit : Commit, optional
+            Let it say from the beginning that the change is complete.
+        """
         fresh = path.with_name(path.name + ".new")
         file = open(fresh, "w+b", buffering=0)  # noqa: SIM115
         try:
-            write_all(file, None, head + isal_zlib.crc32(note, isal_zlib.crc32(head)).to_bytes(4, "little") + note)
+            data = _encoded(header)
+            if commit is not None:
+                data += _record(_COMMIT, commit.size, b"", commit.head, commit.page_crc)
+            write_all(file, None, data)
             os.fsync(file.fileno())
             os.replace(fresh, path)
             sync_directory(path.parent)
@@ -121,208 +140,122 @@ class _Journal:
             file.close()
             fresh.unlink(missing_ok=True)
             raise
-        return cls(path, old_size, set(), file)
+        return cls(path, file, header, set())
 
     @classmethod
-    def read(cls, path: Path) -> tuple[_Journal, list[tuple[int, bytes]], bytes] | None:
-        """A journal that somebody left, its pages (offset, bytes) and its note; None if it was never acted upon."""
+    def open(cls, path: Path, *, mend: bool = False, read_only: bool = False) -> Journal:
+        """A journal that somebody left.
+
+        Parameters
+        ----------
+        path : Path
+        mend : bool
+            Accept a header of which one bit has flipped.
+        read_only : bool
+
+        Raises
+        ------
+        UnfinishedError
+            If it cannot be read.
+        FileNotFoundError
+        """
+        file = open(path, "rb" if read_only else "r+b", buffering=0)  # noqa: SIM115
         try:
-            file = open(path, "r+b", buffering=0)  # noqa: SIM115
-        except FileNotFoundError:
-            return None
-        data = file.readall()
-        head = _parse_head(data)
-        if head is None:
+            header = _decoded(file, mend)
+        except UnfinishedError:
             file.close()
-            return None
-        old_size, note = head
-        pages = []
-        begin = end = _HEADER.size + len(note)
-        for offset, start, page in _records(data[begin:]):
-            pages.append((offset, page))
-            end = begin + start + len(page)
-        file.truncate(end)
-        file.seek(end)
-        saved = {n for offset, page in pages for n in _page_numbers(offset, len(page))}
-        return cls(path, old_size, saved, file), pages, note
+            raise
+        return cls(path, file, header, set())
+
+    def survey(self, target: io.FileIO, *, mend: bool = False) -> Survey:
+        """Look through all records, beside the file whose pages they are.
+
+        Parameters
+        ----------
+        target : FileIO
+        mend : bool
+            Accept records of which one bit has flipped; of others, those before and behind.
+        """
+        pages: list[tuple[int, int, int]] = []
+        commit, damage = None, ""
+        place = _start(self.header)
+        while True:
+            raw = read_at(self._file, place, _ALIGN)
+            if len(raw) < _ALIGN or not any(raw):
+                break
+            head = _parsed(raw) or (_parsed(_mended(raw)) if mend else None)
+            if head is None:
+                damage = damage or f"the head of its record at byte {place} does not match its checksum"
+                break
+            offset, length, crc, kind, octets = head
+            if kind == _COMMIT:
+                commit = Commit(offset, octets, crc)
+                place += _ALIGN
+                break
+            data = read_at(self._file, place + _ALIGN, length)
+            if isal_zlib.crc32(data) != crc:
+                if isal_zlib.crc32(read_at(target, offset, length)) == crc:
+                    if len(data) < length:
+                        break
+                else:
+                    mended = _mended(data, crc) if mend and len(data) == length else b""
+                    if mended:
+                        write_all(self._file, place + _ALIGN, mended)
+                    else:
+                        damage = damage or f"its record at byte {place}, of bytes {offset} to {offset + length}, is damaged"
+                        if not mend:
+                            break
+                        place += _ALIGN + _padded(length)
+                        continue
+            pages.append((offset, length, place + _ALIGN))
+            place += _ALIGN + _padded(length)
+        return Survey(tuple(pages), place, commit, damage)
+
+    def resume(self, survey: Survey) -> None:
+        """Go on behind what was found."""
+        self._file.truncate(survey.end)
+        self._file.seek(survey.end)
+        self._saved = {n for offset, length, _ in survey.pages for n in page_numbers(offset, length)}
+
+    def data(self, length: int, start: int) -> bytes:
+        """The bytes of a record."""
+        return read_at(self._file, start, length)
 
     def save(self, source: io.FileIO, start: int, size: int) -> None:
-        """Copy what is about to be overwritten, once per page."""
-        stop = min(start + size, self.old_size)
-        pages = [page for page in range(start // _PAGE, -(-stop // _PAGE)) if page not in self._saved] if start < stop else []
+        """Copy what is about to be overwritten, once per page, and make it permanent."""
+        stop = min(start + size, self.header.size)
+        pages = [page for page in range(start // PAGE, -(-stop // PAGE)) if page not in self._saved] if start < stop else []
         if not pages:
             return
+        self._file.seek(0, os.SEEK_END)
         for first, last in _runs(pages):
-            offset = first * _PAGE
-            source.seek(offset)
-            data = source.read(min((last + 1) * _PAGE, self.old_size) - offset)
-            head = offset.to_bytes(8, "little") + len(data).to_bytes(4, "little")
-            crc = isal_zlib.crc32(data, isal_zlib.crc32(head))
-            write_all(self._file, None, head + crc.to_bytes(4, "little") + data)
+            offset = first * PAGE
+            data = read_at(source, offset, min((last + 1) * PAGE, self.header.size) - offset)
+            write_all(self._file, None, _record(_OLD_BYTES, offset, data, bytes(MARK_SIZE), isal_zlib.crc32(data)))
         os.fsync(self._file.fileno())
         self._saved.update(pages)
 
+    def finish(self, commit: Commit) -> None:
+        """Say that the change is complete. If that fails, it is as if it had not been said."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            write_all(self._file, None, _record(_COMMIT, commit.size, b"", commit.head, commit.page_crc))
+            os.fsync(self._file.fileno())
+        except BaseException:
+            self._file.truncate(end)
+            os.fsync(self._file.fileno())
+            raise
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it still stands under its name."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
+
     def close(self) -> None:
         self._file.close()
-
-    def remove(self) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
-        sync_directory(self.path.parent)
-
-
-class JournaledFile(RawFile):
-    """A file for ``h5py.File`` to write through, that can be committed or rolled back as one.
-
-    Parameters
-    ----------
-    path : Path
-        The file. If it does not exist, `commit` makes it appear.
-    resume : bool
-        Go on from the checkpoint that an interrupted writer left, if there is one; else it is rolled back.
-
-    Attributes
-    ----------
-    is_new : bool
-        Whether the file begins empty.
-    note : bytes or None
-        What was noted at the checkpoint from which this goes on.
-
-    Raises
-    ------
-    BusyError
-        If another process has it open for writing, or for reading through HDF5.
-    StorageError
-        If it cannot be opened for writing.
-    """
-
-    def __init__(self, path: Path, *, resume: bool = False) -> None:
-        self.note: bytes | None = None
-        self._appears = not path.exists()
-        self._base: _Journal | None = None
-        self._checkpoint: _Journal | None = None
-        target = partial_path(path) if self._appears else path
-        try:
-            file = open(target, "r+b" if target.exists() else "x+b", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
-        super().__init__(file, path)
-        try:
-            lock(self._file, path)
-            if not (resume and self._go_on()):
-                checkpoint_path(path).unlink(missing_ok=True)
-                xml_partial_path(path).unlink(missing_ok=True)
-                if self._appears:
-                    self._file.truncate(0)
-                else:
-                    _restore(self._file, journal_path(path))
-                    self._start_base()
-        except BaseException:
-            self.release()
-            raise
-        self.is_new = self._appears and self.note is None
-        self._wanted_size = self._size()
-
-    def checkpoint(self, note: bytes) -> None:
-        """From now on, an interrupted writer can be resumed here; HDF5 must have been flushed.
-
-        Parameters
-        ----------
-        note : bytes
-            What the one who resumes has to know.
-        """
-        try:
-            self.sync()
-            fresh = _Journal.start(checkpoint_path(self.path), self._size(), note)
-        except OSError as error:
-            raise self._fail(error) from error
-        if self._checkpoint is not None:
-            self._checkpoint.close()
-        self._checkpoint = fresh
-
-    def commit(self) -> None:
-        """Make everything that was written permanent. After this the journals are gone."""
-        try:
-            self.sync()
-            if self._appears:
-                os.replace(partial_path(self.path), self.path)
-                sync_directory(self.path.parent)
-            for journal in (self._base, self._checkpoint):
-                if journal is not None:
-                    journal.remove()
-            if self._size() > self._wanted_size:
-                self._file.truncate(self._wanted_size)
-        except OSError as error:
-            raise self._fail(error) from error
-        self.release()
-
-    def rollback(self, *, to_checkpoint: bool = False) -> None:
-        """Put the old bytes back; a file that did not exist does not exist afterwards.
-
-        Parameters
-        ----------
-        to_checkpoint : bool
-            Leave everything so that the work can be resumed from its latest checkpoint, if there is one.
-        """
-        self.detach()
-        if self._file.closed:
-            return
-        if to_checkpoint and self._checkpoint is not None:
-            self.release()
-            return
-        if self._checkpoint is not None:
-            self._checkpoint.remove()
-        if self._appears:
-            self.release()
-            partial_path(self.path).unlink(missing_ok=True)
-            return
-        if self._base is not None:
-            self._base.close()
-            _restore(self._file, self._base.path)
-        self.release()
-
-    def release(self) -> None:
-        """Close the descriptors, too; the journals stay."""
-        super().release()
-        for journal in (self._base, self._checkpoint):
-            if journal is not None:
-                journal.close()
-
-    def _before_writing(self, size: int) -> None:
-        for journal in (self._base, self._checkpoint):
-            if journal is not None:
-                journal.save(self._file, self._position, size)
-
-    def _kept_size(self) -> int:
-        # Bytes below the old end may be needed to roll back. `commit` cuts what is left over.
-        return max((journal.old_size for journal in (self._base, self._checkpoint) if journal is not None), default=0)
-
-    def _start_base(self) -> None:
-        try:
-            changed = _CHANGED.pack(generation(self._file).changed_ns)
-            self._base = _Journal.start(journal_path(self.path), self._size(), changed)
-        except OSError as error:
-            path = journal_path(self.path)
-            raise StorageError(f"{path}: the rollback journal cannot be written: {error.strerror}; nothing was changed") from error
-
-    def _go_on(self) -> bool:
-        """Take up the journals that an interrupted writer left, with the file as it was at the checkpoint."""
-        found = _Journal.read(checkpoint_path(self.path))
-        if found is None:
-            return False
-        checkpoint, pages, note = found
-        if not self._appears:
-            base = _Journal.read(journal_path(self.path))
-            if base is None:
-                # The writer died between removing the two: its work was complete.
-                checkpoint.close()
-                return False
-            self._base = base[0]
-        self._checkpoint, self.note = checkpoint, note
-        for offset, page in pages:
-            write_all(self._file, offset, page)
-        self._file.truncate(checkpoint.old_size)
-        return True
 
 
 class UndoLog:
@@ -334,48 +267,79 @@ class UndoLog:
         Of the file before the writer changed it.
     """
 
-    def __init__(self, path: Path, file: io.FileIO, before: Generation, end: int) -> None:
-        self.generation = before
+    def __init__(self, path: Path, file: io.FileIO, header: Header) -> None:
+        self.generation = Generation(header.size, header.changed_ns)
+        self._header = header
         self._path = path
         self._file = file
-        self._end = end
+        self._end = _start(header)
+        self._is_complete = False
         #: Page number -> where its old bytes stand in the journal, and how many they are.
         self._pages: dict[int, tuple[int, int]] = {}
 
     @classmethod
-    def find(cls, path: Path) -> UndoLog | None:
-        """The journal of a file; None if there is none, or it does not tell what it began with."""
+    def find(cls, path: Path, target: io.FileIO) -> UndoLog | None:
+        """The journal at a path, if its change is not complete and it is that of an open file; else None."""
         try:
-            file = open(journal_path(path), "rb", buffering=0)  # noqa: SIM115
+            file = open(path, "rb", buffering=0)  # noqa: SIM115
         except OSError:
             return None
-        head = _parse_head(file.read(_HEADER.size + _CHANGED.size))
-        if head is None or len(head[1]) != _CHANGED.size:
+        try:
+            undo = cls(path, file, _decoded(file, False))
+        except UnfinishedError:
+            undo = None
+        if undo is None or not undo._is_of(target):
             file.close()
             return None
-        return cls(journal_path(path), file, Generation(head[0], *_CHANGED.unpack(head[1])), _HEADER.size + _CHANGED.size)
+        return undo
 
-    def apply(self, position: int, view: memoryview) -> bool:
+    def _is_of(self, target: io.FileIO) -> bool:
+        """Whether the change is one of this file, and goes on."""
+        self._follow()
+        if self._is_complete:
+            return False
+        place, found = mark_of(target)
+        if (place, found) == (self._header.place, self._header.mark):
+            return True
+        # The writer has written nothing yet.
+        status = os.fstat(target.fileno())
+        return Generation(status.st_size, status.st_mtime_ns) == self.generation
+
+    def _follow(self) -> None:
+        """Read on to where the writer is."""
+        while True:
+            raw = read_at(self._file, self._end, _ALIGN)
+            head = _parsed(raw) if len(raw) == _ALIGN else None
+            if head is None:
+                return
+            offset, length, crc, kind, _ = head
+            if kind == _COMMIT:
+                self._is_complete = True
+                return
+            data = read_at(self._file, self._end + _ALIGN, length)
+            if isal_zlib.crc32(data) != crc:
+                return
+            for number in page_numbers(offset, length):
+                within = number * PAGE - offset
+                self._pages[number] = (self._end + _ALIGN + within, min(PAGE, length - within))
+            self._end += _ALIGN + _padded(length)
+
+    def apply(self, position: int, view: memoryview, target: io.FileIO) -> bool:
         """Put old bytes in place of new ones in what was read from `position` on; whether the writer was at work until now."""
-        begin = self._end
-        self._file.seek(begin)
-        for offset, start, page in _records(self._file.readall()):
-            for number in _page_numbers(offset, len(page)):
-                within = number * _PAGE - offset
-                self._pages[number] = (begin + start + within, min(_PAGE, len(page) - within))
-            self._end = begin + start + len(page)
+        self._follow()
         try:
             # Held open, it cannot give its number to the next writer's journal.
             if not os.path.samestat(self._path.stat(), os.fstat(self._file.fileno())):
                 return False
         except FileNotFoundError:
             return False
-        for number in _page_numbers(position, len(view)):
+        if not self._is_of(target):
+            return False
+        for number in page_numbers(position, len(view)):
             if number in self._pages:
                 start, length = self._pages[number]
-                self._file.seek(start)
-                old = self._file.read(length)
-                first = number * _PAGE - position
+                old = read_at(self._file, start, length)
+                first = number * PAGE - position
                 low, high = max(0, first), min(len(view), first + length)
                 view[low:high] = old[low - first : high - first]
         return True
@@ -384,159 +348,83 @@ class UndoLog:
         self._file.close()
 
 
-def recover(path: Path) -> bool:
-    """Roll back what a dead writer left of a change to `path`, or let the XML of a change that was committed take its place.
-
-    Returns
-    -------
-    bool
-        True if there was something to roll back.
-
-    Raises
-    ------
-    BusyError
-        If the writer is alive, or can be resumed.
-    StorageError
-        If the file needs rolling back, but cannot be written.
-    """
-    journal = journal_path(path)
-    _drop_partial(path)
-    if not journal.exists():
-        _settle_xml(path)
-        return False
-    try:
-        file = open(path, "r+b", buffering=0)  # noqa: SIM115
-    except OSError as error:
-        raise StorageError(
-            f"{path}: an interrupted write left {journal.name}, and the file cannot be written to undo it ({error.strerror}): "
-            "open it once where it is writable"
-        ) from error
-    with file:
-        lock(file, path)
-        if not journal.exists():  # its writer finished in the meantime
-            return False
-        if checkpoint_path(path).exists():
-            raise BusyError(
-                f"{path}: an interrupted ingest waits to be resumed: repeat its command line with --resume, or undo it with "
-                "'lsfm-core recover'"
-            )
-        _restore(file, journal)
-        xml_partial_path(path).unlink(missing_ok=True)
-    return True
-
-
-def give_up(path: Path) -> bool:
-    """Roll back an interrupted writer even if it could be resumed; returns whether there was one."""
-    found = any(place(path).exists() for place in (journal_path, checkpoint_path, partial_path))
-    if found:
-        JournaledFile(path).rollback()
-        # One that stands beside the complete file is of no use to anybody.
-        partial_path(path).unlink(missing_ok=True)
-    return found
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Make a file anew as a whole: the block fills and closes the file whose path it gets, which then takes the place of `path`.
-
-    If the block raises, or the process dies, `path` is what it was. Meanwhile the lock that writers hold is held.
-
-    Raises
-    ------
-    BusyError
-        If another program has the file open, or an interrupted ingest of it waits to be resumed.
-    StorageError
-        If it cannot be written.
-    """
-    recover(path)
-    if checkpoint_path(path).exists():
-        raise BusyError(f"{path}: an interrupted ingest waits to be resumed: resume it, or undo it with 'lsfm-core recover'")
-    partial = partial_path(path)
-    held = path if path.exists() else partial
-    try:
-        file = open(held, "r+b" if held.exists() else "x+b", buffering=0)  # noqa: SIM115
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be opened for writing: {error.strerror}") from error
-    with file:
-        lock(file, path)
-        if journal_path(path).exists():
-            raise BusyError(f"{path}: another program was writing to it just now: try again")
-        if not CAN_LOCK:
-            file.close()  # Windows replaces no file that is open
-        try:
-            yield partial
-            if held == path:
-                shutil.copymode(path, partial)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        sync_directory(path.parent)
-
-
-def _drop_partial(path: Path) -> None:
-    """Remove what somebody who died has left of a file that was to take the place of `path`."""
-    partial = partial_path(path)
-    if path.exists() and partial.exists():
-        # Whoever makes such a file holds the lock on `path`. If it is still being made, or we may not remove it, it stays.
-        with suppress(OSError), open(path, "r+b", buffering=0) as file:
-            lock(file, path)
-            xml_partial_path(path).unlink(missing_ok=True)
-            partial.unlink(missing_ok=True)
-
-
-def _settle_xml(path: Path) -> None:
-    """Let an XML take its place whose writer died between the commit and the last step."""
-    partial = xml_partial_path(path)
-    if path.exists() and partial.exists():
-        # Where we may not write it waits on; and without the lock it may belong to a change that is not committed yet.
-        with suppress(OSError, BusyError, StorageError), open(path, "r+b", buffering=0) as file:
-            lock(file, path)
-            if not journal_path(path).exists():
-                place_xml(path)
-
-
-def _restore(file: io.FileIO, journal: Path) -> None:
-    """Put a journal's pages back, if there is one, and remove it; one that is incomplete was never acted upon."""
-    if not journal.exists():
-        return
-    found = _Journal.read(journal)
-    if found is not None:
-        for offset, page in found[1]:
-            write_all(file, offset, page)
-        file.truncate(found[0].old_size)
-        os.fsync(file.fileno())
-        found[0].close()
-    journal.unlink()
-    sync_directory(journal.parent)
-
-
-def _parse_head(data: bytes) -> tuple[int, bytes] | None:
-    """Old size and note of a journal; None if it is incomplete."""
-    if len(data) < _HEADER.size:
-        return None
-    magic, old_size, length, crc = _HEADER.unpack_from(data)
-    note = data[_HEADER.size : _HEADER.size + length]
-    intact = magic == _MAGIC and crc == isal_zlib.crc32(note, isal_zlib.crc32(data[: _HEADER.size - 4]))
-    return (old_size, note) if intact else None
-
-
-def _records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Each record that is complete: its offset in the file, where its bytes begin in `data`, and these."""
-    position = 0
-    while position + _RECORD.size <= len(data):
-        offset, length, crc = _RECORD.unpack_from(data, position)
-        start = position + _RECORD.size
-        page = data[start : start + length]
-        if crc != isal_zlib.crc32(page, isal_zlib.crc32(data[position : start - 4])):
-            return
-        yield offset, start, page
-        position = start + length
-
-
-def _page_numbers(offset: int, size: int) -> range:
+def page_numbers(offset: int, size: int) -> range:
     """Pages that bytes from `offset` on lie in."""
-    return range(offset // _PAGE, -(-(offset + size) // _PAGE))
+    return range(offset // PAGE, -(-(offset + size) // PAGE))
+
+
+def _encoded(header: Header) -> bytes:
+    head = header.head.ljust(MARK_SIZE, b"\0")
+    fields = (header.mark, header.place, head, len(header.head), header.page_crc, header.size, header.changed_ns, len(header.note))
+    data = _HEADER.pack(_MAGIC, *fields)
+    data += _CRC.pack(isal_zlib.crc32(header.note, isal_zlib.crc32(data))) + header.note
+    return data.ljust(_padded(len(data)), b"\0")
+
+
+def _decoded(file: io.FileIO, mend: bool) -> Header:
+    data = read_at(file, 0, _HEADER.size + _CRC.size)
+    name = Path(file.name).name
+    if data.startswith(b"LSFMJRN") and not data.startswith(_MAGIC):
+        raise UnfinishedError(f"{name} was written by another version of this program")
+    if len(data) < _HEADER.size + _CRC.size:
+        raise UnfinishedError(f"{name} is cut short, or none of ours")
+
+    def fits(data: bytes) -> bool:
+        length = _HEADER.unpack_from(data)[-1]
+        if length > os.fstat(file.fileno()).st_size:
+            return False
+        crc = isal_zlib.crc32(read_at(file, len(data), length), isal_zlib.crc32(data[: _HEADER.size]))
+        return bool(data.startswith(_MAGIC) and _CRC.unpack_from(data, _HEADER.size)[0] == crc)
+
+    if not fits(data):
+        mended = [turned for turned in _turned(data) if fits(turned)] if mend else []
+        if len(mended) != 1:
+            raise UnfinishedError(f"{name} is damaged: its header does not match its checksum")
+        data = mended[0]
+    _, mark, place, head, count, page_crc, size, changed_ns, length = _HEADER.unpack_from(data)
+    return Header(mark, place, head[:count], page_crc, size, changed_ns, read_at(file, len(data), length))
+
+
+def _start(header: Header) -> int:
+    return _padded(_HEADER.size + _CRC.size + len(header.note))
+
+
+def _record(kind: int, place: int, data: bytes, head: bytes, crc: int) -> bytes:
+    raw = _RECORD.pack(place, len(data), crc, kind, head)
+    raw += _CRC.pack(isal_zlib.crc32(raw)) + data
+    return raw.ljust(_padded(len(raw)), b"\0")
+
+
+def _parsed(raw: bytes) -> tuple[int, int, int, int, bytes] | None:
+    """Place, length, checksum, kind and head of a record; None if its own checksum does not match."""
+    if len(raw) < _ALIGN or isal_zlib.crc32(raw[: _RECORD.size]) != _CRC.unpack_from(raw, _RECORD.size)[0]:
+        return None
+    place, length, crc, kind, head = _RECORD.unpack_from(raw)
+    return place, length, crc, kind, head
+
+
+def _turned(data: bytes) -> Iterator[bytes]:
+    """The same bytes, each time with another bit flipped."""
+    octets = bytearray(data)
+    for bit in range(8 * len(data)):
+        octets[bit // 8] ^= 1 << bit % 8
+        yield bytes(octets)
+        octets[bit // 8] ^= 1 << bit % 8
+
+
+def _mended(data: bytes, crc: int | None = None) -> bytes:
+    """Bytes in which one flipped bit is turned back, so that they match their checksum; empty if no single one does it."""
+    if len(data) > _MENDED_BYTES:
+        return b""
+    if crc is None:
+        found = [turned for turned in _turned(data) if _parsed(turned) is not None]
+    else:
+        found = [turned for turned in _turned(data) if isal_zlib.crc32(turned) == crc]
+    return found[0] if len(found) == 1 else b""
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN
 
 
 def _runs(pages: list[int]) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,10 @@ from typing import Any, TypeVar
 
 import h5py
 
-from lsfm_core.durable import _disk, _journal
+from lsfm_core.durable import _disk
+from lsfm_core.durable._change import journal_path
+from lsfm_core.durable._journal import UndoLog
+from lsfm_core.durable._lock import LOCK_SECONDS
 from lsfm_core.errors import BusyError, StorageError
 
 __all__ = ["DatasetReader", "DetachedFile", "Snapshot"]
@@ -32,7 +36,7 @@ _NOTHING = memoryview(bytearray())
 class Snapshot(io.RawIOBase):
     """The bytes of a file at one moment; get it from `Snapshot.take`."""
 
-    def __init__(self, path: Path, file: io.FileIO, generation: _disk.Generation, undo: _journal.UndoLog | None) -> None:
+    def __init__(self, path: Path, file: io.FileIO, generation: _disk.Generation, undo: UndoLog | None) -> None:
         self.path = path
         self._file = file
         self._generation = generation
@@ -52,22 +56,26 @@ class Snapshot(io.RawIOBase):
         StorageError
             If it cannot be opened.
         """
-        try:
-            file = open(path, "rb", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
-        deadline = time.monotonic() + _disk.LOCK_SECONDS
+        deadline = time.monotonic() + LOCK_SECONDS
         while True:
-            settled = _disk.settled_generation(file)
-            undo = _journal.UndoLog.find(path)
+            try:
+                file = open(path, "rb", buffering=0)  # noqa: SIM115
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be opened: {error.strerror}") from error
+            settled = _disk.settled_generation(file, path)
+            undo = UndoLog.find(journal_path(path), file)
+            # All of this must be of one file: another may have taken its name meanwhile.
+            if _is_at(file, path):
+                if undo is not None:
+                    return cls(path, file, undo.generation, undo)
+                if settled is not None:
+                    return cls(path, file, settled, None)
+            file.close()
             if undo is not None:
-                return cls(path, file, undo.generation, undo)
-            if settled is not None:
-                return cls(path, file, settled, None)
+                undo.close()
             if time.monotonic() > deadline:
-                file.close()
                 raise BusyError(f"{path}: another program is writing to it: try again when it is done")
-            time.sleep(_disk.LOCK_SECONDS / 20)
+            time.sleep(LOCK_SECONDS / 20)
 
     def __repr__(self) -> str:
         return str(self.path)
@@ -107,20 +115,28 @@ class Snapshot(io.RawIOBase):
             return True
         with self._lock:
             if self._undo is None:
-                undo = _journal.UndoLog.find(self.path)
+                undo = UndoLog.find(journal_path(self.path), self._file)
                 if undo is None:
                     return False
                 if undo.generation != self._generation:
                     undo.close()
                     return False
                 self._undo = undo
-            return self._undo.apply(self._position, view)
+            return self._undo.apply(self._position, view, self._file)
 
     def close(self) -> None:
         super().close()
         self._file.close()
         if self._undo is not None:
             self._undo.close()
+
+
+def _is_at(file: io.FileIO, path: Path) -> bool:
+    """Whether a name still stands for an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class DetachedFile:

@@ -91,7 +91,7 @@ def ingest_channel(
         source, plan = stack.enter_context(planned(request))
         editor = stack.enter_context(edit_lsfm(request.path, resume=request.resume))
         plan = check_target(plan, editor, request)
-        warnings = [*plan.warnings]
+        warnings = [*plan.warnings, *editor.recovered]
         fingerprint = _fingerprint(request, plan)
         if editor.note is not None:
             state = IngestState.from_note(editor.note, fingerprint, path)

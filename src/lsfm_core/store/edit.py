@@ -44,6 +44,8 @@ class LsfmEditor(LsfmFile):
         self._raw = raw
         self._draft = draft
         self._replaced: dict[str, Space] = {}
+        #: What was done with the leftovers of an interrupted change, in words.
+        self.recovered: tuple[str, ...] = ()
 
     @property
     def note(self) -> bytes | None:
@@ -480,6 +482,7 @@ class ChannelWriter:
         """Store an encoded chunk whose first voxel is `start`; only from the thread that opened the file."""
         dataset = self._cells[level]
         dataset.id.write_direct_chunk(start + (0,) * (dataset.ndim - 3), data)
+        self._editor._raw.check()
 
     @changes_structure
     def level(self, index: int) -> LazyLevel:
@@ -542,8 +545,9 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
 @contextmanager
 def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> Iterator[LsfmEditor]:
     check_folder(target)
-    if not (resume and durable.checkpoint_path(target).exists()):
-        durable.give_up(target)
+    found: tuple[str, ...] = ()
+    if not (resume and durable.waits(target)):
+        found = durable.give_up(target)
         if target.exists():
             open_lsfm(target).close()
     raw = durable.JournaledFile(target, resume=resume)
@@ -553,16 +557,19 @@ def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> 
             h5 = h5py.File(raw, "w" if raw.is_new else "r+", libver=LIBVER)
         try:
             editor = LsfmEditor(target, h5, raw, draft, xml)
+            editor.recovered = found
             draft.open(target, xml)
             yield editor
             with changing(target):
                 h5.flush()
+                raw.check()
                 merged: list[Path] | None = [] if not raw.touched else None
                 # What goes wrong here is no reason to fail; that the disk is full, `raw.check` tells.
                 with suppress(Exception):
                     if raw.touched:
                         merged = merge_log(h5, target, draft.record())
                 h5.flush()
+                raw.check()
                 previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
                 durable.write_file(xml_partial, durable.waiting_xml(editor.render_xml(previous), target, editor.xml_path))
         except BaseException:
@@ -573,36 +580,51 @@ def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> 
         raw.check()
         raw.commit()
     except BaseException as error:
+        if raw.is_committed:
+            draft.settled = True
+            raise
         raw.rollback(to_checkpoint=resume)
-        xml_partial.unlink(missing_ok=True)
+        if not resume:
+            xml_partial.unlink(missing_ok=True)
+        if isinstance(error, Exception):
+            raw.check()  # wins over what HDF5 makes of it
         if isinstance(error, OSError) and not isinstance(error, LsfmError):
             raise StorageError(f"{target}: writing failed: {error}; the file is left as it was") from error
         raise
     if merged is not None:
         draft.settled = True
         drop_merged(target, merged)
-    with suppress(FileNotFoundError):  # somebody who opened the file meanwhile has done it
-        durable.place_xml(target)
 
 
-def recover_lsfm(path: str | os.PathLike[str]) -> bool:
+def recover_lsfm(path: str | os.PathLike[str], *, force: bool = False, discard_journal: bool = False) -> tuple[str, ...]:
     """Roll back what an interrupted change has left, even if it could be resumed.
+
+    Parameters
+    ----------
+    path : path
+    force : bool
+        Apply a journal that is damaged, or does not belong to the file, as far as it goes; and take the lock from a writer of whom
+        cannot be known whether it is alive.
+    discard_journal : bool
+        Where the file's journal is missing, damaged or another file's, take the file as it is.
 
     Returns
     -------
-    bool
-        Whether there was anything.
+    tuple of str
+        What was done, in words; empty if there was nothing to do.
 
     Raises
     ------
     BusyError
         If the change is still going on.
+    UnfinishedError
+        If what was left does not belong together, or is damaged, and nothing was said of that.
     MissingError
         If there is no such file, nor anything that an interrupted change has left.
     StorageError
     """
     target = target_path(path)
-    found = durable.give_up(target)
+    found = durable.give_up(target, force=force, discard=discard_journal)
     if not found:
         check_file(target)
     return found

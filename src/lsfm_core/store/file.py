@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.confinement import is_inside
-from lsfm_core.durable import DatasetReader, DetachedFile, recover
+from lsfm_core.durable import DatasetReader, DetachedFile, has_locks, is_marked, recover
 from lsfm_core.errors import (
     BusyError,
     DamagedError,
@@ -294,8 +294,13 @@ class LsfmFile:
 
     @property
     def xml_path(self) -> Path:
-        """Where BigDataViewer's XML stands: the one by which the file was opened, else beside the file, with its stem."""
-        return self.named_xml or self.path.with_suffix(".xml")
+        """Where BigDataViewer's XML stands: the one by which the file was opened, else beside the file, with its stem.
+
+        Beside a link to the file only if it is not beside the file.
+        """
+        own = Path(os.path.realpath(self.path)).with_suffix(".xml")
+        beside = self.path.with_suffix(".xml")
+        return self.named_xml or (beside if beside.exists() and not own.exists() else own)
 
     @property
     def opened_as(self) -> Path:
@@ -476,7 +481,8 @@ class LsfmFile:
             if c.setup is not None
         ]
         others = self.setups.difference(c.setup for c in self.channels.values() if not c.foreign)
-        name = hdf5 or Path(os.path.relpath(self.path, self.xml_path.parent)).as_posix()
+        place = self.path if self.named_xml is not None else Path(os.path.realpath(self.path))
+        name = hdf5 or Path(os.path.relpath(place, self.xml_path.parent)).as_posix()
         return render_xml(name, views, previous, others=others, gone=self._gone, names=self._new_names)
 
     @property
@@ -752,10 +758,12 @@ def open_lsfm(
     except BusyError:
         if not detached:
             raise
-    if not h5py.is_hdf5(target):
+    # In the middle of a change it has another signature for all but us.
+    if not h5py.is_hdf5(target) and not is_marked(target):
         raise FormatError(f"{target}: not an HDF5 file")
     try:
-        opened = DetachedFile(target) if detached else h5py.File(target, "r")
+        # Where no lock keeps writers away from readers, only a detached one sees what is done to the file meanwhile.
+        opened = DetachedFile(target) if detached or not has_locks(target) else h5py.File(target, "r")
         file = LsfmFile(target, opened, cache or ChunkCache(), max_read_bytes, xml)
         known = _paths.LSFM in file.h5 or any(
             isinstance(file.h5.get(_paths.setup(setup)), h5py.Group) and _paths.RESOLUTIONS in file.h5[_paths.setup(setup)]
@@ -799,7 +807,7 @@ def target_path(path: str | os.PathLike[str]) -> Path:
             )
         return _hdf5_of_xml(target)
     # One that is there was named by somebody else.
-    if target.suffix.lower() not in (".h5", ".hdf5") and not h5py.is_hdf5(target):
+    if target.suffix.lower() not in (".h5", ".hdf5") and not h5py.is_hdf5(target) and not is_marked(target):
         raise InputError(f"{target}: is no name of an HDF5 file: it ends in .h5 or .hdf5")
     return target
 

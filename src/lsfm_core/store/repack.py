@@ -6,7 +6,6 @@ when everything has been read back from it and compared.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections import deque
@@ -170,18 +169,14 @@ def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: C
     source, xml, target, in_place = _places_of(request)
     new_xml = None if in_place else durable.xml_partial_path(target)
     try:
-        with durable.replacing(target.resolve() if in_place else target) as place, _opened(source, locked=in_place) as h5:
+        with durable.replacing(target) as place, _opened(source, locked=in_place) as h5:
             file = LsfmFile(source, h5, ChunkCache(0), None)
             plan = _Plan(file, request, target)
             _make(plan, place, request, progress, cancel)
             if new_xml is not None:
                 durable.write_file(new_xml, _xml_of_copy(file, xml, target.name))
             report = plan.report(target, place.stat().st_size, began)
-        if new_xml is not None:
-            os.replace(new_xml, target.with_suffix(".xml"))
     except BaseException as error:
-        if new_xml is not None:
-            new_xml.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, LsfmError):
             raise StorageError(f"{target}: writing failed: {error}; what was there is left as it was") from error
         raise
@@ -603,6 +598,8 @@ def _restate_subdivisions(plan: _Plan, target: h5py.File) -> set[int]:
 
 def _opened(path: Path, *, locked: bool = False) -> h5py.File:
     """An HDF5 file to read, which this process holds the lock of already, or which is locked by this."""
+    if not locked and not durable.has_locks(path):
+        return h5py.File(durable.Snapshot.take(path), "r")
     try:
         return h5py.File(path, "r", locking=False if locked else None)
     except OSError as error:
