@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from lsfm_core.durable import new_file
 from lsfm_core.errors import InputError, SourceError, check_file
-from lsfm_core.formats import Source, kind_of
+from lsfm_core.formats import PlanesAre, Source, kind_of
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, check_voxel_size
 from lsfm_core.images import open_source
 from lsfm_core.pyramid import Kind
@@ -239,13 +239,18 @@ class ImageMetadata(_Part):
 
 
 def describe_image(
-    image: Any, *, channel: int | str | None = None, kind: Kind | None = None, like: ImageMetadata | None = None
+    image: Any,
+    *,
+    channel: int | str | None = None,
+    kind: Kind | None = None,
+    like: ImageMetadata | None = None,
+    planes_are: PlanesAre | None = None,
 ) -> ImageMetadata:
     """What an image tells of itself; planes of a series are counted.
 
     Parameters
     ----------
-    image, channel, kind
+    image, channel, kind, planes_are
         As `lsfm_core.formats.open_source` takes them.
     like : ImageMetadata, optional
         Of an image from the same microscope: geometry and facts of acquisition that this one does not tell.
@@ -254,7 +259,7 @@ def describe_image(
     ------
     InputError, SourceError
     """
-    source = open_source(image, channel=channel, kind=kind or "image", judge=False)
+    source = open_source(image, channel=channel, kind=kind or "image", planes_are=planes_are, judge=False)
     try:
         if kind_of(source, kind or "image") != (kind or "image"):
             kind = kind_of(source, "image")

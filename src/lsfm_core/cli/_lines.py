@@ -25,10 +25,11 @@ __all__ = ["command_line", "request_command"]
 # Options by the field of the request that they fill; those that are not here need more than their value.
 _OPTIONS = {
     "write": {
-        "channel": "--channel", "image": "--image", "image_channel": "--image-channel", "kind": "--kind", "labels": "--labels",
-        "ontology": "--ontology", "inverse_of": "--inverse-of", "replace": "--replace", "resume": "--resume",
-        "uint16_as_int16": "--uint16-as-int16", "voxel_size_mm": "--voxel-size", "orientation": "--orientation",
-        "origin_mm": "--origin", "metadata": "--metadata", "memory_bytes": "--memory", "threads": "--threads",
+        "channel": "--channel", "image": "--image", "image_channel": "--image-channel", "planes_are": "--planes-are",
+        "kind": "--kind", "labels": "--labels", "ontology": "--ontology", "inverse_of": "--inverse-of", "replace": "--replace",
+        "resume": "--resume", "uint16_as_int16": "--uint16-as-int16", "voxel_size_mm": "--voxel-size",
+        "orientation": "--orientation", "origin_mm": "--origin",
+        "metadata": "--metadata", "memory_bytes": "--memory", "threads": "--threads",
         "compression": "--compression-level", "space": "--space", "from_space": "--from",
         "field_convention": "--field-convention",
     },

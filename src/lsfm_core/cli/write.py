@@ -35,6 +35,8 @@ _QUESTIONS = {
     "orientation": "side toward which planes, rows, columns grow, one each of R/L, A/P, S/I (such as AIR; empty: not known)",
 }
 
+_PLANES_ARE = "of a file whose time points or channels have a single plane each: these are the planes"
+
 
 def add_commands(verbs: Any) -> None:
     """Let the parser know the commands of this module."""
@@ -83,9 +85,8 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core dump-metadata planes/ --ask --output meta.json",
     )  # fmt: skip
     dump.add_argument("image", metavar="IMAGE", help="as write takes it")
-    dump.add_argument(
-        "--image-channel", metavar="C", help="which channel of an image that has several: its name, or else its index"
-    )
+    dump.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its name, or its index")
+    dump.add_argument("--planes-are", choices=("time", "channels"), help=_PLANES_ARE)
     dump.add_argument("--kind", choices=KINDS, help="what the voxels are (default image)")
     dump.add_argument("--like", metavar="JSON", help="take what the image does not tell from the metadata of another one")
     dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
@@ -174,9 +175,8 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         help="TIFF series (a folder, one of its files, a quoted glob, or a pattern such as img_%%04d.tif), TIFF stack, OME-TIFF, "
         "NIfTI, NRRD, MHA or Zarr",
     )
-    write.add_argument(
-        "--image-channel", metavar="C", help="which channel of an image that has several: its name, or else its index"
-    )
+    write.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its name, or its index")
+    write.add_argument("--planes-are", choices=("time", "channels"), help=_PLANES_ARE)
     write.add_argument(
         "--voxel-size", type=numbers(3), metavar="P,R,C", help="millimetres, for planes, rows, columns, if the image does not tell"
     )
@@ -236,6 +236,7 @@ def _request(arguments: argparse.Namespace) -> IngestRequest:
         channel=arguments.channel,
         image=arguments.image,
         image_channel=arguments.image_channel,
+        planes_are=arguments.planes_are,
         kind=arguments.kind,
         labels=arguments.labels,
         ontology=arguments.ontology,
@@ -285,6 +286,7 @@ def _dump_metadata(arguments: argparse.Namespace) -> None:
     metadata = describe_image(
         arguments.image,
         channel=arguments.image_channel,
+        planes_are=arguments.planes_are,
         kind=arguments.kind,
         like=read_metadata(Path(arguments.like)) if arguments.like is not None else None,
     )

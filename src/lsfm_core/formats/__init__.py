@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lsfm_core.durable import check_new, new_file, new_files
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
-from lsfm_core.formats._channels import pick_channel
+from lsfm_core.formats._channels import PlanesAre, pick_channel
 from lsfm_core.formats._convert import converted
 from lsfm_core.formats._field import FieldConvention, FieldSource, field_source
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
@@ -28,6 +28,7 @@ __all__ = [
     "FieldConvention",
     "OutputImage",
     "PlaneFunction",
+    "PlanesAre",
     "Sink",
     "Source",
     "check_output",
@@ -60,6 +61,7 @@ def open_source(
     kind: Kind = "image",
     field_convention: FieldConvention | None = None,
     judge: bool = True,
+    planes_are: PlanesAre | None = None,
 ) -> Source:
     """Open an image for ingest.
 
@@ -70,7 +72,7 @@ def open_source(
         Zarr or OME-Zarr folder; an Imaris file; a dataset of an HDF5 file, ``file.h5:/path/to/dataset``, or the only one in it; an
         array (planes, rows, columns), lazy or not; or a `PlaneFunction`.
     channel : int or str, optional
-        Index or name, for files that hold several.
+        Name, or else index, for files that hold several.
     kind : {"image", "labels", "vectors", "components"}
         Labels must be whole numbers; floats are taken if they are, and become uint32. Vectors are displacement fields; whatever the
         file's convention, they are delivered as RAS mm, in the order R, A, S. Components are several values per voxel, as they are
@@ -79,6 +81,8 @@ def open_source(
         For vectors: what they mean; wins over what the file says. Default: what its header tells, checked against its numbers.
     judge : bool
         Whether vectors of unknown meaning are refused; who wants only their grid takes them as they are.
+    planes_are : {"time", "channels"}, optional
+        For TIFF and OME-Zarr files that have several time points or channels of a single plane each: these are the planes.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def open_source(
     elif not os.fspath(image):
         raise InputError("image: is empty: name a file or folder")
     else:
-        source = _open_path(Path(image), channel, kind)
+        source = _open_path(Path(image), channel, kind, planes_are)
     try:
         _check_components(source, kind)
     except SourceError:
@@ -110,7 +114,7 @@ def open_source(
         raise
     if kind == "vectors" and source.words is not None:
         source = field_source(
-            source, source.words, field_convention, lambda: _open_path(Path(str(image)), channel, kind), judge=judge
+            source, source.words, field_convention, lambda: _open_path(Path(str(image)), channel, kind, planes_are), judge=judge
         )
     elif kind == "vectors" and field_convention is not None:
         source = FieldSource(source, field_convention)
@@ -137,7 +141,7 @@ def _check_components(source: Source, kind: Kind) -> None:
         raise SourceError(f"{source.name}: is no displacement field: it has {values}, expected 3 floats: say --kind components")
 
 
-def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
+def _open_path(path: Path, channel: int | str | None, kind: Kind, planes_are: PlanesAre | None) -> Source:
     name = path.name.lower()
     is_zarr = path.is_dir() and (name.endswith(".zarr") or _is_zarr(path))
     # Each format's library is imported only where it is used: some take longer than all the rest.
@@ -180,7 +184,7 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind) -> Source:
     else:
         from lsfm_core.formats.tiff_stack import open_tiff
 
-        source = open_tiff(path, channel)
+        source = open_tiff(path, channel, planes_are)
     if kind == "vectors" and source.facts.get("kind") != "vectors":
         source.close()
         raise InputError(

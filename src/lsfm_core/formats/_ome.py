@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -10,21 +10,25 @@ import numpy as np
 from defusedxml.ElementTree import fromstring
 
 from lsfm_core.errors import InputError, SourceError
+from lsfm_core.formats._channels import PlanesAre
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.geometry import Triple, mm_per
+from lsfm_core.xml_text import decode_xml
 
 __all__ = ["OmeBlock", "OmeImage", "metadata_file", "parse_ome"]
 
 _DTYPES = {"int8", "int16", "int32", "uint8", "uint16", "uint32"}
 _OTHER_DTYPES = {"float": "float32", "double": "float64", "bit": "bool"}
 _MAX_COUNT = 10**7
+_LONGEST_TEXT = 40
 
 
 @dataclass(frozen=True)
 class OmeBlock:
     """A ``TiffData`` element: pages `page`, `page` + 1 … hold planes from (`z`, `c`, `t`) on.
 
-    `count` is None where the element does not tell how many; `file` is None for the file that the XML stands in.
+    `count` is None where the element does not tell how many; `file` is None for the file that the XML stands in, and `is_own` says
+    that the file's id is that of the XML's own.
     """
 
     page: int
@@ -33,6 +37,7 @@ class OmeBlock:
     t: int
     count: int | None
     file: str | None
+    is_own: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,31 @@ class OmeImage:
     acquisition: dict[str, Any]
     samples: int = 1
     description: str | None = None
+    #: What the XML says in place of a voxel size.
+    no_voxel_size: str | None = None
+
+    def with_planes(self, name: str, planes_are: PlanesAre | None) -> OmeImage:
+        """The image whose planes are its time points or channels.
+
+        Raises
+        ------
+        InputError
+            If it has planes.
+        """
+        axis = {"time": "T", "channels": "C", None: "Z"}[planes_are]
+        if axis == "Z":
+            return self
+        if self.sizes["Z"] > 1:
+            raise InputError(f"{name}: has {self.sizes['Z']} planes besides: leave out --planes-are {planes_are}")
+        swap = str.maketrans(f"Z{axis}", f"{axis}Z")
+        blocks = tuple(replace(block, **{axis.lower(): block.z, "z": getattr(block, axis.lower())}) for block in self.blocks)
+        return replace(
+            self,
+            sizes={key.translate(swap): size for key, size in self.sizes.items()},
+            order=self.order.translate(swap),
+            blocks=blocks,
+            channel_names=("",) if axis == "C" else self.channel_names,
+        )
 
     def plane_index(self, block: OmeBlock, step: int) -> tuple[int, int, int]:
         """(z, c, t) of the plane `step` pages after a block's first."""
@@ -67,21 +97,22 @@ class OmeImage:
         return position["Z"], position["C"], position["T"]
 
 
-def metadata_file(name: str, xml: str) -> str | None:
+def metadata_file(name: str, xml: bytes) -> str | None:
     """Name of the file that holds the metadata of a whole set, where this file only refers to it."""
     root = _parse(name, xml)
     reference = _child(root, "BinaryOnly")
     return None if reference is None else reference.get("MetadataFile")
 
 
-def parse_ome(name: str, xml: str) -> OmeImage:
+def parse_ome(name: str, xml: bytes) -> OmeImage:
     """Read an OME-XML document.
 
     Parameters
     ----------
     name : str
         Of the file, for messages.
-    xml : str
+    xml : bytes
+        Of any version of the schema, in whatever encoding.
 
     Raises
     ------
@@ -100,9 +131,11 @@ def parse_ome(name: str, xml: str) -> OmeImage:
     image = images[0]
     pixels = next(child for child in image if _tag(child) == "Pixels")
     sizes = {axis: _integer(name, pixels, f"Size{axis}", None) for axis in "XYZCT"}
-    kind = pixels.get("Type", "")
+    # Before 2008-09 the type had another name, and channels stood beside the pixels.
+    kind = pixels.get("Type", pixels.get("PixelType", "")).lower()
     order = pixels.get("DimensionOrder", "")
     channels = [child for child in pixels if _tag(child) == "Channel"]
+    channels = channels or [child for child in image if _tag(child) in ("LogicalChannel", "ChannelInfo")]
     if kind not in _DTYPES and kind not in _OTHER_DTYPES:
         raise SourceError(f"{name}: its OME-XML tells of pixels of type {kind!r}: only integers and floats can be used")
     if sorted(order) != sorted("XYZCT") or not order.startswith("XY"):
@@ -116,25 +149,26 @@ def parse_ome(name: str, xml: str) -> OmeImage:
         raise SourceError(f"{name}: its OME-XML tells of channels of different numbers of samples: save one of them by itself")
     sizes["C"] //= each
     description = _child(image, "Description")
+    voxel_size, no_voxel_size = _voxel_size(image, pixels)
     channel_names = [channel.get("Name", "") for channel in channels] + [""] * sizes["C"]
     return OmeImage(
         sizes=sizes,
         order=order,
         dtype=np.dtype(_OTHER_DTYPES.get(kind, kind)),
-        voxel_size_mm=_voxel_size(pixels),
+        voxel_size_mm=voxel_size,
         channel_names=tuple(channel_names[: sizes["C"]]),
         blocks=_blocks(name, pixels, root.get("UUID")),
         has_uuid="UUID" in root.attrib,
         acquisition=_acquisition(root, image, channels),
         samples=each,
         description=None if description is None else description.text,
+        no_voxel_size=no_voxel_size,
     )
 
 
-def _parse(name: str, xml: str) -> Element:
+def _parse(name: str, xml: bytes) -> Element:
     try:
-        # ElementTree takes a declaration of an encoding in bytes only.
-        root: Element = fromstring(xml.encode())
+        root: Element = fromstring(decode_xml(xml))
     except Exception as error:  # defusedxml's and the parser's errors have no common base
         raise SourceError(f"{name}: its OME-XML cannot be read: {error}") from error
     return root
@@ -158,16 +192,25 @@ def _integer(name: str, element: Element, attribute: str, default: int | None) -
         raise SourceError(f"{name}: its OME-XML says {attribute}={text!r} in {_tag(element)}: expected a whole number") from error
 
 
-def _voxel_size(pixels: Element) -> Triple | None:
-    sizes = []
+def _voxel_size(image: Element, pixels: Element) -> tuple[Triple | None, str | None]:
+    """Along planes, rows, columns; or what the XML says instead."""
+    sizes, complaints = [], []
     for axis in "ZYX":
+        name = f"PhysicalSize{axis}"
+        # The first versions of the schema had it at the image.
+        text = pixels.get(name, image.get(f"PixelSize{axis}"))
         # The schema's default unit is the micrometre.
-        mm = mm_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        unit = pixels.get(f"{name}Unit", "µm")
+        mm = mm_per(unit)
         try:
-            sizes.append(float(pixels.get(f"PhysicalSize{axis}", "nan")) * (mm or float("nan")))
+            size = float(text or "nan") * (mm or float("nan"))
         except ValueError:
-            return None
-    return voxel_size_or_none(sizes)
+            size = float("nan")
+        sizes.append(size)
+        if not (np.isfinite(size) and size > 0):
+            found = "is not there" if text is None else f"is {text[:_LONGEST_TEXT]!r}"
+            complaints.append(f"{name} {found}" if text is None or mm is not None else f"{name}Unit is {unit[:_LONGEST_TEXT]!r}")
+    return voxel_size_or_none(sizes), ", ".join(complaints) or None
 
 
 def _blocks(name: str, pixels: Element, own_uuid: str | None) -> tuple[OmeBlock, ...]:
@@ -176,13 +219,15 @@ def _blocks(name: str, pixels: Element, own_uuid: str | None) -> tuple[OmeBlock,
         if _tag(element) != "TiffData":
             continue
         uuid = _child(element, "UUID")
-        file = None if uuid is None or (own_uuid and uuid.text == own_uuid) else uuid.get("FileName")
+        file = None if uuid is None else uuid.get("FileName")
+        is_own = bool(uuid is not None and own_uuid and (uuid.text or "").strip() == own_uuid.strip())
         page, z, c, t = (_integer(name, element, key, 0) for key in ("IFD", "FirstZ", "FirstC", "FirstT"))
         default = 1 if "IFD" in element.attrib else None
-        count = _integer(name, element, "PlaneCount", 0) if "PlaneCount" in element.attrib else default
+        told = next((key for key in ("PlaneCount", "NumPlanes") if key in element.attrib), None)
+        count = _integer(name, element, told, 0) if told is not None else default
         if min(page, z, c, t, count or 0) < 0:
             raise SourceError(f"{name}: its OME-XML counts pages or planes below zero: {dict(element.attrib)}")
-        blocks.append(OmeBlock(page, z, c, t, count, file))
+        blocks.append(OmeBlock(page, z, c, t, count, file, is_own))
     return tuple(blocks) or (OmeBlock(0, 0, 0, 0, None, None),)
 
 

@@ -41,7 +41,8 @@ class Source(ABC):
     read_bytes : int
         Memory that the source holds besides the planes that it is asked for.
     facts : mapping
-        What the file tells of itself, ready for JSON: ``format``, ``channel``, ``channel_names``, ``acquisition``, ``notes``.
+        What the file tells of itself, ready for JSON: ``format``, ``channel``, ``channel_names``, ``acquisition``, ``notes``;
+        ``untold``: what it says in place of a voxel size.
     words : FieldWords, optional
         What it says of its vectors, which come as they are stored until they were turned to displacements.
     """

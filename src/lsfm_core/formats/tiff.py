@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +14,15 @@ import numpy.typing as npt
 from isal import isal_zlib
 from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
-from lsfm_core.errors import InputError, SourceError
+from lsfm_core.errors import SourceError
 from lsfm_core.formats._files import bytes_of
 from lsfm_core.formats._source import Source
+from lsfm_core.geometry import Triple
 from lsfm_core.records import FileRecord
 
-__all__ = ["TIFF_SUFFIXES", "Plane", "TiffSeries", "check_page", "find_series", "read_page"]
+__all__ = ["Plane", "TiffSeries", "check_page", "is_small_copy", "read_page"]
 
-TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf2", ".tf8"}
-_DIGITS = re.compile(r"(\d+)")
 _PHOTOMETRICS = {PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR}
-_PRINTF = re.compile(r"%(0?)(\d*)d")
 
 
 class TiffSeries(Source):
@@ -38,7 +31,9 @@ class TiffSeries(Source):
     Parameters
     ----------
     files : sequence of Path
-        In plane order; see `find_series`.
+        In plane order; see `lsfm_core.formats._series`.
+    voxel_size_mm, facts
+        As in `Source`.
 
     Raises
     ------
@@ -47,9 +42,12 @@ class TiffSeries(Source):
         first one's are looked into only when their plane is read.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(
+        self, files: Sequence[Path], *, voxel_size_mm: Triple | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
         self.name = str(files[0].parent)
-        self.facts = {"format": "TIFF series"}
+        self.voxel_size_mm = voxel_size_mm
+        self.facts = {"format": "TIFF series", **(facts or {})}
         self.files = tuple(files)
         plane = self._inspect(files[0])
         self.dtype = plane.dtype
@@ -105,97 +103,6 @@ class TiffSeries(Source):
             )
 
 
-def find_series(image: str | os.PathLike[str]) -> list[Path]:
-    """Files of a TIFF series in natural order (``Z9`` before ``Z10``).
-
-    Parameters
-    ----------
-    image : path
-        A folder; one file of the series, whose companions differ from it in one number only; a glob (``img_*_C01.tif``); or a
-        printf pattern (``img_%04d.tif``).
-
-    Raises
-    ------
-    InputError
-        If nothing is there, or what is there is not one series.
-    SourceError
-        If a number is missing in the series.
-    """
-    path = Path(image)
-    if path.is_dir():
-        files = _tiffs_in(path)
-        if not files:
-            raise InputError(f"{path}: no .tif or .tiff file in this folder")
-    elif path.is_file():
-        shape = _name_shape(path.name)
-        files = [f for f in _tiffs_in(path.parent) if _name_shape(f.name) == shape]
-        numbers = _DIGITS.findall(path.name)
-        # Companions differ in the last number; another channel or tile differs in an earlier one.
-        files = [f for f in files if _DIGITS.findall(f.name)[:-1] == numbers[:-1]] or [path]
-    elif _PRINTF.search(path.name):
-        text = "".join(
-            part if index % 4 == 0 else r"(\d+)" if index % 4 == 1 else ""
-            for index, part in enumerate(re.split(r"(%(0?)(\d*)d)", re.escape(path.name).replace(r"\%", "%")))
-        )
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}")
-        files = [f for f in path.parent.iterdir() if re.fullmatch(text, f.name)]
-    else:
-        files = [Path(name) for name in glob.glob(str(path)) if Path(name).suffix.lower() in TIFF_SUFFIXES]
-    if not files:
-        raise InputError(f"{path}: no file found: give a folder, a file of the series, a glob, or a pattern such as img_%04d.tif")
-    files.sort(key=lambda file: _natural_key(file.name))
-    _check_numbers(files)
-    return files
-
-
-def _tiffs_in(folder: Path) -> list[Path]:
-    return [f for f in folder.iterdir() if f.suffix.lower() in TIFF_SUFFIXES and not f.name.startswith(".")]
-
-
-def _natural_key(name: str) -> tuple[list[str | int], str]:
-    parts = _DIGITS.split(name.lower())
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
-
-
-def _name_shape(name: str) -> str:
-    return _DIGITS.sub("#", name)
-
-
-def _check_numbers(files: Sequence[Path]) -> None:
-    """A series counts along one number, evenly and without a gap."""
-    if len(files) < 2:
-        return
-    shapes = Counter(_name_shape(file.name) for file in files)
-    if len(shapes) > 1:
-        common, rare = shapes.most_common()[0][0], shapes.most_common()[-1][0]
-        odd = next(file for file in files if _name_shape(file.name) == rare)
-        raise InputError(
-            f"{odd.parent}: the names are not one series: {odd.name} beside names like {common}: name the series by a glob or a "
-            "pattern"
-        )
-    numbers = np.array([[int(n) for n in _DIGITS.findall(file.name)] for file in files], dtype=object)
-    varying = [column for column in range(numbers.shape[1]) if len(set(numbers[:, column])) > 1]
-    if len(varying) != 1:
-        raise InputError(
-            f"{files[0].parent}: the names count along {len(varying)} numbers ({files[0].name} … {files[-1].name}): several "
-            "channels or tiles? Name one series by a glob or pattern"
-        )
-    values = [int(n) for n in numbers[:, varying[0]]]
-    steps = Counter(b - a for a, b in pairwise(values))
-    if 0 in steps:
-        twice = next(file for file, a, b in zip(files[1:], values, values[1:], strict=False) if a == b)
-        raise InputError(f"{twice}: its number occurs twice in the series")
-    step = steps.most_common()[0][0]
-    missing = [n for a, b in pairwise(values) for n in range(a + step, b, step)]
-    if missing:
-        shown = ", ".join(str(n) for n in missing[:5]) + (" …" if len(missing) > 5 else "")
-        raise SourceError(
-            f"{files[0].parent}: {len(missing)} plane(s) missing between {files[0].name} and {files[-1].name}: number {shown}: "
-            "find them, or ingest the part before or after"
-        )
-
-
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
@@ -222,9 +129,14 @@ def _only_page(file: Path, tiff: TiffFile) -> tuple[TiffPage, Plane]:
     page = tiff.pages.first
     plane = check_page(file, page)
     # Small pictures of the plane may follow it.
-    if any(isinstance(other, TiffPage) and not other.is_reduced for other in tiff.pages[1:]):
+    if any(isinstance(other, TiffPage) and not is_small_copy(other, page) for other in tiff.pages[1:]):
         raise SourceError(f"{file}: has {len(tiff.pages)} pages, a file of a series one: name a file with several planes by itself")
     return page, plane
+
+
+def is_small_copy(page: TiffPage, first: TiffPage) -> bool:
+    """Whether a page is a thumbnail or a level of a pyramid: it says so, or is half as large as the first one at most."""
+    return bool(page.is_reduced) or (2 * page.imagelength <= first.imagelength + 1 and 2 * page.imagewidth <= first.imagewidth + 1)
 
 
 @dataclass(frozen=True)

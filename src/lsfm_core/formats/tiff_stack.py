@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,15 +16,19 @@ import numpy.typing as npt
 from tifffile import TiffFile, TiffPage
 
 from lsfm_core.errors import InputError, SourceError
-from lsfm_core.formats._channels import channel_key, check_one_timepoint, pick_channel
-from lsfm_core.formats._files import Checksum, bytes_of, companion
+from lsfm_core.formats._channels import PlanesAre, channel_key, check_one_timepoint, pick_channel
+from lsfm_core.formats._files import Checksum, bytes_of
 from lsfm_core.formats._geometry import voxel_size_or_none
-from lsfm_core.formats._ome import OmeImage, metadata_file, parse_ome
+from lsfm_core.formats._joined import JoinedSource
+from lsfm_core.formats._ome import parse_ome
+from lsfm_core.formats._ome_set import OmeReader, OmeVolume, find_ome_volume
 from lsfm_core.formats._own import own_facts, take_place
+from lsfm_core.formats._series import TIFF_SUFFIXES, are_parts, find_series, select_files
 from lsfm_core.formats._source import Source
-from lsfm_core.formats.tiff import TIFF_SUFFIXES, Plane, TiffSeries, check_page, find_series, read_page
+from lsfm_core.formats.tiff import Plane, TiffSeries, check_page, is_small_copy, read_page
 from lsfm_core.geometry import Shape3, Triple, mm_per
 from lsfm_core.records import FileRecord
+from lsfm_core.xml_text import decode_xml
 
 __all__ = ["TiffStack", "open_tiff"]
 
@@ -33,6 +38,19 @@ _MAX_ZSTD_RATIO = 50_000
 _ZSTD = {34926, 50000}
 _IDLE_FILES = 4
 _LONGEST_TEXT = 1000
+#: Of how many kinds of names in a folder the first file is asked for OME-XML.
+_MOST_HEADS = 3
+_SHORTEST_OME = 40
+_OME = re.compile(r"<(?:\w+:)?OME[\s>]")
+#: Microscopes' own formats, which other programs convert.
+_OTHER_FORMATS = {
+    ".czi": "Zeiss CZI cannot be read: save it as OME-TIFF, in ZEN or Fiji",
+    ".nd2": "Nikon ND2 cannot be read: save it as OME-TIFF, in NIS-Elements or Fiji",
+    ".lif": "Leica LIF cannot be read: save it as OME-TIFF, in LAS X or Fiji",
+    ".oir": "Olympus OIR cannot be read: save it as OME-TIFF, in Fiji",
+    ".vsi": "Olympus VSI cannot be read: save it as OME-TIFF, in Fiji",
+    ".lsm": "Zeiss LSM cannot be read: save it as OME-TIFF, in Fiji",
+}
 _TEXT_TAGS = ("Make", "Model", "Software", "DateTime", "Artist", "HostComputer", "ImageDescription")
 
 
@@ -91,6 +109,11 @@ class TiffStack(Source):
                 end = self._copy(place.file, tiff, place.offset, out)
         self._checksums[place.file].follow(end)
 
+    @property
+    def files(self) -> set[Path]:
+        """Where the planes are."""
+        return set(self._checksums)
+
     def file_records(self) -> Sequence[FileRecord]:
         return [checksum.record() for checksum in self._checksums.values()]
 
@@ -144,8 +167,8 @@ class TiffStack(Source):
                 surplus.close()
 
 
-def open_tiff(image: Path, channel: int | str | None) -> Source:
-    """Open a volume in one TIFF file or a set of OME-TIFF files, or else a series of single-plane files.
+def open_tiff(image: Path, channel: int | str | None, planes_are: PlanesAre | None = None) -> Source:
+    """Open a volume in one TIFF file, in a set of OME-TIFF files, in the parts of a stack, or in a series of single-plane files.
 
     A file is a volume if it has several pages, or if its metadata tell of several planes. Else it is a plane of the series beside
     it.
@@ -155,7 +178,9 @@ def open_tiff(image: Path, channel: int | str | None) -> Source:
     image : path
         A file, or whatever `find_series` takes.
     channel : int or str, optional
-        Index or name, where the file holds several.
+        Name or index, where the file holds several.
+    planes_are : {"time", "channels"}, optional
+        What the file takes its planes for.
 
     Raises
     ------
@@ -164,27 +189,114 @@ def open_tiff(image: Path, channel: int | str | None) -> Source:
     InputError
         If nothing is there, or it is not clear which volume is meant.
     """
-    if image.is_file() and image.suffix.lower() not in TIFF_SUFFIXES:
-        raise InputError(f"{image}: unknown format: TIFF, NIfTI, NRRD, MetaImage, .npy and Zarr can be read (see docs/inputs.md)")
-    files = [image] if image.is_file() else find_series(image)
-    source = _open_stack(files[0], channel) if len(files) == 1 else None
-    if source is not None:
+    is_file = image.is_file()
+    if is_file and _is_xml(image):
+        return _open_named(image, channel, planes_are)
+    if is_file and image.suffix.lower() not in TIFF_SUFFIXES:
+        known = _OTHER_FORMATS.get(image.suffix.lower(), "unknown format")
+        raise InputError(f"{image}: {known}: TIFF, NIfTI, NRRD, MetaImage, .npy and Zarr can be read (see docs/inputs.md)")
+    if is_file:
+        source = _open_stack(image, channel, planes_are)
+        if source is None:
+            return _open_series(image, channel)
+        return _continued(image, source, channel, planes_are) if isinstance(source, TiffStack) else source
+    return _open_set(image, channel, planes_are) or _open_series(image, channel, planes_are)
+
+
+def _open_series(image: Path, channel: int | str | None, planes_are: PlanesAre | None = None) -> Source:
+    """A series of planes, or a stack in several parts, as the names tell."""
+    series = find_series(image)
+    first = _open_stack(series.files[0], channel, planes_are) if not image.is_file() or len(series.files) == 1 else None
+    if first is not None and len(series.files) > 1:
+        rest = [_open_part(file, channel, planes_are) for file in series.files[1:]]
+        source: Source = JoinedSource([first, *rest])
+    elif first is not None:
+        source = first
+    else:
+        if channel is not None:
+            pick_channel(str(image), ("",), channel)
+        size, facts = _plane_facts(series.files[0])
+        source = TiffSeries(series.files, voxel_size_mm=size, facts=facts)
+    if series.notes:
+        source.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), *series.notes]}
+    return source
+
+
+def _continued(image: Path, source: TiffStack, channel: int | str | None, planes_are: PlanesAre | None) -> Source:
+    """The whole stack, if its first part was named, or a word about others that are named like it."""
+    if source.files != {image}:
         return source
-    if channel is not None:
-        pick_channel(str(image), ("",), channel)
-    return TiffSeries(find_series(image))
+    try:
+        files = find_series(image).files
+    except (InputError, SourceError):
+        return source
+    if len(files) < 2:
+        return source
+    if files[0] == image and are_parts(files):
+        rest = [_open_part(file, channel, planes_are) for file in files[1:]]
+        # Cameras begin a new file when one is full.
+        if all(part.shape == source.shape for part in rest[:-1]) and rest[-1].shape[0] <= source.shape[0]:
+            return JoinedSource([source, *rest])
+        for part in rest:
+            part.close()
+    note = f"this file was taken alone: {files[0].name} … {files[-1].name} are named alike: name the folder if they are one stack"
+    source.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), note]}
+    return source
 
 
-def _open_stack(path: Path, channel: int | str | None) -> TiffStack | None:
+def _open_part(file: Path, channel: int | str | None, planes_are: PlanesAre | None) -> Source:
+    """A part of a stack; the last one may have a single page."""
+    return _open_stack(file, channel, planes_are) or TiffSeries([file])
+
+
+def _open_set(image: Path, channel: int | str | None, planes_are: PlanesAre | None) -> Source | None:
+    """The set of OME-TIFF files of a folder or pattern; None where there is none, or its files stand for themselves."""
+    selection = select_files(image)
+    if len(selection.files) < 2:
+        return None
+    for head in selection.heads[:_MOST_HEADS]:
+        xml = _xml_of(head)
+        if xml is None:
+            continue
+        volume = find_ome_volume(head, xml, _READER, channel=channel, planes_are=planes_are, selection=selection)
+        if len(volume.files) > 1:
+            return _open_ome(volume)
+    return None
+
+
+def _open_named(image: Path, channel: int | str | None, planes_are: PlanesAre | None) -> Source:
+    """The set of which a file tells that holds OME-XML and nothing else."""
+    xml = _xml_of(image)
+    if xml is None:
+        raise InputError(f"{image}: is no OME-XML: name the TIFF files themselves")
+    return _open_ome(find_ome_volume(image, xml, _READER, channel=channel, planes_are=planes_are))
+
+
+def _open_stack(path: Path, channel: int | str | None, planes_are: PlanesAre | None) -> Source | None:
     """The volume in a file, or None if it has a single page and tells of no other."""
     tiff = _open(path)
     try:
         first = _page(path, tiff, 0)
         count = _page_count(path, tiff)
-        volume = _describe(path, tiff, first, count, channel)
+        if tiff.is_lsm or tiff.is_stk:
+            raise SourceError(f"{path}: is a {'Zeiss LSM' if tiff.is_lsm else 'MetaMorph STK'} file: save it as OME-TIFF")
+        plane = check_page(path, first)
+        xml = _description(tiff)
+        if xml is not None:
+            ome = find_ome_volume(path, xml, _READER, channel=channel, planes_are=planes_are)
+            is_plane = count == 1 and len(ome.pages) == 1
+            if is_plane and own_facts(ome.image.description) is None:
+                return None
+            rest = [index for index in range(count) if index not in ome.used]
+            if any(not is_small_copy(_page(path, tiff, index), first) for index in rest):
+                told = count - len(rest)
+                raise SourceError(
+                    f"{path}: has {count} pages, but its OME-XML tells of {told} of them only: one of the two is wrong"
+                )
+            return _open_ome(ome)
+        volume = _describe(path, tiff, first, count, channel, planes_are)
         if volume is None:
             return None
-        plane = check_page(path, first)
         stored = np.dtype(first.dtype).newbyteorder(tiff.byteorder)
         places = _locate(path, tiff, first, plane, volume.places)
     finally:
@@ -194,24 +306,24 @@ def _open_stack(path: Path, channel: int | str | None) -> TiffStack | None:
     return source
 
 
-def _describe(path: Path, tiff: TiffFile, first: TiffPage, count: int, channel: int | str | None) -> _Volume | None:
-    if tiff.is_lsm or tiff.is_stk:
-        raise SourceError(f"{path}: is a {'Zeiss LSM' if tiff.is_lsm else 'MetaMorph STK'} file: save it as OME-TIFF")
-    check_page(path, first)
+def _describe(
+    path: Path, tiff: TiffFile, first: TiffPage, count: int, channel: int | str | None, planes_are: PlanesAre | None
+) -> _Volume | None:
     try:
-        ome = tiff.ome_metadata if tiff.is_ome else None
         imagej = dict(tiff.imagej_metadata or {}) if tiff.is_imagej else None
         shaped = tiff.shaped_metadata
     except Exception as error:  # tifffile trusts what it parses
         raise SourceError(f"{path}: its metadata cannot be read: {error}") from error
-    if ome:
-        return _describe_ome(path, tiff, ome, count, channel)
     if imagej is not None:
-        return _describe_imagej(path, first, imagej, count, channel)
+        return _describe_imagej(path, first, imagej, count, channel, planes_are)
     places = [_Place(path, 0)]
+    notes = []
     if count > 1:
         # Small pictures of the others are no planes.
-        places = [_Place(path, index) for index in range(count) if not _page(path, tiff, index).is_reduced]
+        small = {index for index in range(1, count) if is_small_copy(_page(path, tiff, index), first)}
+        places = [_Place(path, index) for index in range(count) if index not in small]
+        if small:
+            notes = [f"{len(small)} smaller page(s) were left out: thumbnails, or a pyramid"]
     elif shaped and shaped[0].get("truncated"):
         places = _contiguous(path, first, math.prod(int(n) for n in shaped[0]["shape"]) // max(1, math.prod(first.shape)))
     if len(places) < 2:
@@ -224,7 +336,7 @@ def _describe(path: Path, tiff: TiffFile, first: TiffPage, count: int, channel: 
         )
     if channel is not None:
         pick_channel(str(path), ("",), channel)
-    return _Volume(places, None, {"format": "TIFF", "acquisition": _texts(first)})
+    return _Volume(places, None, {"format": "TIFF", "acquisition": _texts(first), "notes": notes})
 
 
 def _texts(page: TiffPage) -> dict[str, str]:
@@ -240,7 +352,7 @@ def _texts(page: TiffPage) -> dict[str, str]:
 
 
 def _describe_imagej(
-    path: Path, first: TiffPage, metadata: dict[str, Any], count: int, channel: int | str | None
+    path: Path, first: TiffPage, metadata: dict[str, Any], count: int, channel: int | str | None, planes_are: PlanesAre | None
 ) -> _Volume | None:
     def number(key: str) -> int:
         try:
@@ -259,12 +371,18 @@ def _describe_imagej(
             f"{path}: its ImageJ metadata tell of {images} planes ({channels} channels, {slices} slices, {frames} frames), the "
             f"file has {count} pages: it is cut short or damaged"
         )
+    if planes_are is not None and slices > 1:
+        raise InputError(f"{path}: has {slices} slices besides: leave out --planes-are {planes_are}")
+    if planes_are == "time":
+        slices, frames = frames, 1
+    elif planes_are == "channels":
+        slices, channels = channels, 1
     check_one_timepoint(str(path), frames, slices)
     # ImageJ writes files beyond 4 GB with a single page: the other planes follow without.
     places = _contiguous(path, first, images) if count == 1 else [_Place(path, index) for index in range(images)]
     labels = metadata.get("Labels") if channels > 1 else None
     names = [_channel_label(labels, index, images) for index in range(channels)]
-    picked = pick_channel(str(path), names, channel)
+    picked = pick_channel(str(path), names, channel, planes=slices)
     scalars = {
         key: value
         for key, value in metadata.items()
@@ -276,7 +394,10 @@ def _describe_imagej(
     }
     if channels > 1:
         facts |= {"channel": channel_key(names, picked), "channel_names": names}
-    return _Volume(places[picked::channels], _imagej_voxel_size(first, metadata), facts, own)
+    size, untold = _imagej_voxel_size(first, metadata)
+    if untold is not None:
+        facts["untold"] = untold
+    return _Volume(places[picked::channels], size, facts, own)
 
 
 def _channel_label(labels: Any, index: int, images: int) -> str:
@@ -286,21 +407,33 @@ def _channel_label(labels: Any, index: int, images: int) -> str:
     return str(labels[index]).strip()
 
 
-def _imagej_voxel_size(first: TiffPage, metadata: Mapping[str, Any]) -> Triple | None:
+def _imagej_voxel_size(first: TiffPage, metadata: Mapping[str, Any]) -> tuple[Triple | None, str | None]:
+    """Along planes, rows, columns; or what the metadata say instead."""
     unit = metadata.get("unit")
-    units = [mm_per(metadata.get(key, unit)) for key in ("zunit", "yunit", "unit")]
-    if any(mm is None for mm in units):
-        return None
-    sizes = []
-    try:
-        # ImageJ itself takes a negative spacing for its opposite.
-        sizes.append(abs(float(metadata["spacing"])))
-        for tag in ("YResolution", "XResolution"):
-            numerator, denominator = first.tags[tag].value
-            sizes.append(denominator / numerator)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return voxel_size_or_none([size * (mm or 0) for size, mm in zip(sizes, units, strict=True)])
+    sizes, complaints = [], []
+    for key, name, tag in (
+        ("zunit", "spacing", None),
+        ("yunit", "YResolution", "YResolution"),
+        ("unit", "XResolution", "XResolution"),
+    ):
+        text = metadata.get(key, unit)
+        mm = mm_per(text)
+        try:
+            if tag is None:
+                # ImageJ leaves out a spacing of 1, and takes a negative one for its opposite.
+                found: Any = metadata.get(name, 1)
+                size = abs(float(found))
+            else:
+                found = first.tags[tag].value
+                size = found[1] / found[0]
+        except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+            found, size = first.tags[tag].value if tag is not None and tag in first.tags else metadata.get(name), math.nan
+        sizes.append(size * (mm or math.nan))
+        if mm is None:
+            complaints.append(f"unit is {text!r}" if text is not None else "it has no unit")
+        elif not (math.isfinite(size) and size > 0):
+            complaints.append(f"{name} is {found!r}" if found is not None else f"it has no {name}")
+    return voxel_size_or_none(sizes), ", ".join(dict.fromkeys(complaints)) or None
 
 
 def _contiguous(path: Path, first: TiffPage, count: int) -> list[_Place]:
@@ -320,82 +453,93 @@ def _contiguous(path: Path, first: TiffPage, count: int) -> list[_Place]:
 # --- OME ------------------------------------------------------------------------------------------------------------------------
 
 
-def _describe_ome(path: Path, tiff: TiffFile, xml: str, count: int, channel: int | str | None) -> _Volume | None:
-    reference = metadata_file(str(path), xml)
-    if reference is not None:
-        master = companion(path, reference)
-        try:
-            xml = master.read_text("utf-8") if master.suffix == ".ome" else _xml_of(master)
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"{master}: cannot be read: {error}") from error
-    image = parse_ome(str(path), xml)
-    is_plane = count == 1 and image.sizes["Z"] * image.sizes["C"] * image.sizes["T"] == 1
-    if is_plane and own_facts(image.description) is None:
-        return None
-    check_one_timepoint(str(path), image.sizes["T"], image.sizes["Z"])
-    picked = pick_channel(str(path), image.channel_names, channel)
-    first = _page(path, tiff, 0)
-    wanted = (image.sizes["Y"], image.sizes["X"])
-    plane = check_page(path, first)
-    told = Plane(*wanted, image.samples, image.dtype)
-    if plane.describe() != told.describe():
-        raise SourceError(f"{path}: its OME-XML tells of planes of {told.describe()}, but the pages are {plane.describe()}")
+def _open_ome(volume: OmeVolume) -> Source:
+    """The volume that OME-XML tells of, checked against the first of its files."""
+    image = volume.image
+    path, page = volume.pages[0]
     facts: dict[str, Any] = {"format": "OME-TIFF", "acquisition": image.acquisition}
-    if image.sizes["C"] > 1:
-        facts |= {"channel": channel_key(image.channel_names, picked), "channel_names": list(image.channel_names)}
-    return _Volume(_ome_places(path, image, tiff, count, picked), image.voxel_size_mm, facts, image.description)
-
-
-def _xml_of(master: Path) -> str:
-    tiff = _open(master)
+    if image.no_voxel_size is not None:
+        facts["untold"] = image.no_voxel_size
+    if volume.notes:
+        facts["notes"] = list(volume.notes)
+    if volume.channel is not None and len(image.channel_names) > 1:
+        facts |= {"channel": channel_key(image.channel_names, volume.channel), "channel_names": list(image.channel_names)}
+    tiff = _open(path)
     try:
-        return tiff.ome_metadata or ""
+        first = _page(path, tiff, page)
+        plane = check_page(path, first)
+        told = Plane(image.sizes["Y"], image.sizes["X"], image.samples, image.dtype)
+        if plane.describe() != told.describe():
+            raise SourceError(f"{path}: its OME-XML tells of planes of {told.describe()}, but the pages are {plane.describe()}")
+        stored = np.dtype(first.dtype).newbyteorder(tiff.byteorder)
+        is_single = _page_count(path, tiff) == 1
+        places = _locate(path, tiff, first, plane, [_Place(file, number) for file, number in volume.pages])
+    finally:
+        tiff.close()
+    source: Source
+    if is_single and len(volume.files) == len(volume.pages) > 1:
+        # Each file is a plane: whether they are alike can be seen before they are read.
+        source = TiffSeries([file for file, _ in volume.pages], voxel_size_mm=image.voxel_size_mm, facts=facts)
+    else:
+        source = TiffStack(str(path), places, plane, stored, image.voxel_size_mm, facts)
+    take_place(source, image.description, "its own JSON")
+    return source
+
+
+def _plane_facts(path: Path) -> tuple[Triple | None, dict[str, Any]]:
+    """What the first plane of a series tells of all."""
+    xml = _xml_of(path)
+    if xml is None:
+        return None, {}
+    image = parse_ome(str(path), xml)
+    untold = {} if image.no_voxel_size is None else {"untold": image.no_voxel_size}
+    return image.voxel_size_mm, {"acquisition": image.acquisition, **untold}
+
+
+def _is_xml(path: Path) -> bool:
+    return path.name.lower().endswith((".ome", ".ome.xml"))
+
+
+def _xml_of(path: Path) -> bytes | None:
+    """The OME-XML in a TIFF file, or in a file of its own."""
+    if _is_xml(path):
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+        return data if _OME.search(decode_xml(data)) else None
+    tiff = _open(path)
+    try:
+        return _description(tiff)
     finally:
         tiff.close()
 
 
-def _ome_places(path: Path, image: OmeImage, tiff: TiffFile, count: int, channel: int) -> list[_Place]:
-    """Where the XML says that the planes of a channel are, checked against the files."""
-    names = {block.file for block in image.blocks if block.file is not None}
-    # Users rename files; a set of one file means this one, whatever it was called.
-    renamed = not image.has_uuid and len(names) == 1 and not (path.parent / next(iter(names))).is_file()
-    planes = image.sizes["Z"] * image.sizes["C"] * image.sizes["T"]
-    found: dict[int, _Place] = {}
-    used: set[int] = set()
-    for block in image.blocks:
-        own = block.file is None or renamed or block.file == path.name
-        file = path if own else companion(path, str(block.file))
-        # Of sets with a plane a file, the others are opened when they are read: there may be thousands.
-        pages = count if own else block.page + 1 if block.count == 1 else _count_pages(file)
-        number = min(planes, pages) - block.page if block.count is None else block.count
-        if number > planes or block.page + number > pages:
-            last = block.page + number - 1
-            raise SourceError(
-                f"{path}: its OME-XML tells of planes on pages {block.page} to {last} of {file.name}, which has {pages}"
-            )
-        for step in range(number):
-            z, c, _ = image.plane_index(block, step)
-            if own:
-                used.add(block.page + step)
-            if c == channel:
-                found[z] = _Place(file, block.page + step)
-    missing = next((z for z in range(image.sizes["Z"]) if z not in found), None)
-    if missing is not None or len(found) > image.sizes["Z"]:
-        raise SourceError(
-            f"{path}: its OME-XML tells of {image.sizes['Z']} planes, but gives a page for {len(found)} only (none for plane "
-            f"{missing}): the file is cut short, or belongs to a set that was taken apart"
-        )
-    if len(used) < count and any(not _page(path, tiff, index).is_reduced for index in set(range(count)) - used):
-        raise SourceError(f"{path}: has {count} pages, but its OME-XML tells of {len(used)} of them only: one of the two is wrong")
-    return [found[z] for z in range(image.sizes["Z"])]
+def _description(tiff: TiffFile) -> bytes | None:
+    """The bytes of a file's OME-XML, which may be in any encoding: tifffile would make a text of them."""
+    try:
+        tag = tiff.pages.first.tags.get(270)
+        if tag is None or not isinstance(tag.value, str | bytes) or tag.valuebytecount < _SHORTEST_OME:
+            return None
+        tiff.filehandle.seek(tag.valueoffset)
+        data: bytes = tiff.filehandle.read(tag.valuebytecount)
+    except Exception as error:  # tifffile trusts what it parses
+        raise SourceError(f"{tiff.filename}: its metadata cannot be read: {error}") from error
+    return data if _OME.search(decode_xml(data)) else None
 
 
 def _count_pages(file: Path) -> int:
+    """Of a TIFF file; none in one that holds XML only."""
+    if _is_xml(file):
+        return 0
     tiff = _open(file)
     try:
         return _page_count(file, tiff)
     finally:
         tiff.close()
+
+
+_READER = OmeReader(_count_pages, _xml_of)
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,13 @@ def planned(request: IngestRequest) -> Iterator[tuple[Source, IngestPlan]]:
     channel = request.image_channel
     if channel is None and metadata is not None:
         channel = metadata.channel
-    source = open_source(request.image, channel=channel, kind=request.kind, field_convention=request.field_convention)
+    source = open_source(
+        request.image,
+        channel=channel,
+        kind=request.kind,
+        planes_are=request.planes_are,
+        field_convention=request.field_convention,
+    )
     try:
         kind = kind_of(source, request.kind)
         space, warnings = _resolve_space(source, request, kind, metadata)
@@ -270,8 +276,11 @@ def _resolve_space(source: Source, request: IngestRequest, kind: Kind, metadata:
         orientation = Orientation(request.orientation) if request.orientation else own.orientation if own else None
         missing = [name for name, value in (("voxel size", voxel_size), ("orientation", orientation)) if not value]
         if missing or voxel_size is None or orientation is None:
+            untold = source.facts.get("untold") if voxel_size is None else None
+            options = {"voxel size": "--voxel-size P,R,C in mm", "orientation": "--orientation, such as AIR"}
             raise InputError(
-                f"{source.name}: the image does not tell its {' and '.join(missing)}: give what is missing, or a metadata file"
+                f"{source.name}: the image does not tell its {' and '.join(missing)}: {f'{untold}: ' if untold else ''}give "
+                f"{' and '.join(options[name] for name in missing)}, or a metadata file (--metadata)"
             )
         placed = source.oriented(orientation, voxel_size) if request.origin_mm is None else None
         space = placed or Space.from_orientation(source.shape, voxel_size, orientation, request.origin_mm)

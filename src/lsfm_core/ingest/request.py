@@ -11,7 +11,7 @@ from pydantic import Field, WithJsonSchema, field_serializer, field_validator, m
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError
-from lsfm_core.formats import FieldConvention
+from lsfm_core.formats import FieldConvention, PlanesAre
 from lsfm_core.geometry import Orientation, Triple, check_voxel_size
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import check_channel_name
@@ -36,6 +36,8 @@ class IngestRequest(Request):
         or a function that gives planes. Also a channel of a file like this one or of BigDataViewer's, by its HDF5 file or XML.
     image_channel : int or str, optional
         Which channel of an image that has several: its name, or else its index; ``name:1`` and ``index:1`` where 1 could be either.
+    planes_are : {"time", "channels"}, optional
+        For files that have several time points or channels of a single plane each: these are the planes.
     kind : {"image", "labels", "vectors", "components"}
     voxel_size_mm : tuple of 3 float, optional
         Planes, rows, columns.
@@ -82,6 +84,7 @@ class IngestRequest(Request):
     channel: str
     image: Annotated[Any, WithJsonSchema({"type": "string"})]
     image_channel: int | str | None = None
+    planes_are: PlanesAre | None = None
     kind: Kind = "image"
     voxel_size_mm: tuple[float, float, float] | None = None
     orientation: str | None = None

@@ -70,6 +70,7 @@ class _Image:
     image: Any
     channel: int | str | None
     kind: str
+    planes_are: str | None = None
 
 
 class IngestWidget(Form):
@@ -143,7 +144,11 @@ class IngestWidget(Form):
         section.row("Kind", self.kind, "What the voxels are")
         self.image_channel = QLineEdit()
         self.image_channel.setPlaceholderText("if it has several")
-        section.row("Channel of it", self.image_channel, "Index (from 0) or name of the channel, where the image has several")
+        section.row(
+            "Channel of it", self.image_channel, "Name of the channel, or else its index (from 0), where the image has several"
+        )
+        self.planes_are = Choice([("slices", None), ("time points", "time"), ("channels", "channels")])
+        section.row("Planes are", self.planes_are, "What the file takes its planes for, if it says that it has a single one")
         self.labels = self._table_row(section, "Label table", "What the ids mean: ITK-SNAP description, CSV, Allen structure tree")
         self.ontology = self._table_row(
             section, "Ontology", "The tree of structures that the labels belong to: Allen structure tree, or CSV with parents"
@@ -222,6 +227,7 @@ class IngestWidget(Form):
     def _connect(self) -> None:
         self.origin_of_image.chosen.connect(self._on_origin_of_image)
         self.kind.chosen.connect(self._on_kind)
+        self.planes_are.chosen.connect(self._describe)
         for edit in (self.path, self.image_channel):
             edit.textChanged.connect(self._describe)
         self.target.textChanged.connect(self._look_at_target)
@@ -297,7 +303,7 @@ class IngestWidget(Form):
         image = text if layer is None else layer.data[0] if layer.multiscale else layer.data
         # Regions under their own ids, if they are shown under other numbers.
         image = getattr(image, "source", image)
-        return _Image(text if layer is None else layer, image, channel or None, self.kind.value)
+        return _Image(text if layer is None else layer, image, channel or None, self.kind.value, self.planes_are.value)
 
     def _describe(self) -> None:
         asked = self._image()
@@ -310,7 +316,9 @@ class IngestWidget(Form):
             self.thumbnail.show_image(None, "no image")
         else:
             self.thumbnail.show_image(None, "…")
-            self._describer.ask(lambda _: describe_image(asked.image, channel=asked.channel, kind=asked.kind))
+            self._describer.ask(
+                lambda _: describe_image(asked.image, channel=asked.channel, kind=asked.kind, planes_are=asked.planes_are)
+            )
         self._changed()
 
     def _forget_image(self) -> None:
@@ -431,6 +439,7 @@ class IngestWidget(Form):
             channel=self.channel.text().strip(),
             image=image.image,
             image_channel=image.channel,
+            planes_are=image.planes_are,
             kind=image.kind,
             voxel_size_mm=None if self.voxel_size.texts == self._own_size else self._voxel_size(),
             orientation=None if self.orientation.read() == self._own_code else self.orientation.read(),
@@ -621,7 +630,7 @@ def _ingest(request: IngestRequest, is_shown: bool) -> Callable[..., IngestRepor
 
 
 def _middle_plane(asked: _Image, cancel: CancelToken) -> Grey:
-    source = open_source(asked.image, channel=asked.channel, kind=asked.kind)
+    source = open_source(asked.image, channel=asked.channel, kind=asked.kind, planes_are=asked.planes_are)
     try:
         plane = np.empty(source.shape[1:] + ((source.components,) if source.components > 1 else ()), source.dtype)
         middle = source.shape[0] // 2

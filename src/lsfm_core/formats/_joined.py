@@ -1,0 +1,69 @@
+"""A volume in several parts, one after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy.typing as npt
+
+from lsfm_core.errors import SourceError
+from lsfm_core.formats._source import Source
+from lsfm_core.records import FileRecord
+
+__all__ = ["JoinedSource"]
+
+
+class JoinedSource(Source):
+    """The planes of several sources in their order; they are closed with it.
+
+    Parameters
+    ----------
+    parts : sequence of Source
+
+    Raises
+    ------
+    SourceError
+        If they differ in anything but the number of planes.
+    """
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        first = parts[0]
+        self._parts = tuple(parts)
+        self._ends = tuple(accumulate(part.shape[0] for part in parts))
+        for part in parts:
+            for what, own, other in (
+                ("planes of", part.shape[1:], first.shape[1:]),
+                ("voxels of type", part.dtype, first.dtype),
+                ("values per voxel:", part.components, first.components),
+                ("a voxel size in mm of", part.voxel_size_mm, first.voxel_size_mm),
+            ):
+                if own != other:
+                    self.close()
+                    raise SourceError(
+                        f"{part.name}: has {what} {own}, {first.name} {other}: the parts of a stack must be alike; name one of "
+                        "them if each is an image of its own"
+                    )
+        self.name = first.name
+        self.shape = (self._ends[-1], *first.shape[1:])
+        self.dtype = first.dtype
+        self.components = first.components
+        self.voxel_size_mm = first.voxel_size_mm
+        self.read_bytes = sum(part.read_bytes for part in parts)
+        note = f"{len(parts)} files were joined, of {', '.join(str(part.shape[0]) for part in parts[:20])} planes" + (
+            " …" if len(parts) > 20 else ""
+        )
+        self.facts = {**first.facts, "notes": [*first.facts.get("notes", ()), note]}
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
+        number = bisect_right(self._ends, index)
+        return self._parts[number].read_plane(index - (self._ends[number - 1] if number else 0), out)
+
+    def file_records(self) -> Sequence[FileRecord]:
+        return [record for part in self._parts for record in part.file_records()]
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
