@@ -147,6 +147,8 @@ class ChannelInfo(_Part):
     levels: tuple[LevelInfo, ...]
     display_range: tuple[float, float] | None
     bdv_setup: int | None
+    bdv_attributes: dict[str, str]
+    """What another program's setup is a view of: channel, tile, angle, illumination, by the names in the XML."""
     timepoints: tuple[int, ...]
     """BigDataViewer's numbers of the times at which it was imaged; all else here is told of the first."""
     field: str | None
@@ -183,6 +185,8 @@ class ChannelInfo(_Part):
             yield "extent", f"{_by(f'{v:.3f}' for v in box.size)} mm (R, A, S): {_by(sides)}"
         if self.kind != "vectors":
             yield "space", self.space or "not recorded"
+        if self.bdv_attributes:
+            yield "view", ", ".join(f"{what} {name}" for what, name in self.bdv_attributes.items())
         if len(self.timepoints) > 1:
             yield "timepoints", ", ".join(map(str, self.timepoints))
         if self.sources is not None:
@@ -311,6 +315,7 @@ def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:
         levels=tuple(map(_level, channel.levels)),
         display_range=channel.display_range,
         bdv_setup=channel.setup,
+        bdv_attributes=dict(channel.attributes),
         timepoints=channel.timepoints,
         field=_field(channel),
         inverse=channel.partner,

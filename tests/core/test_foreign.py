@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import h5py
+import nibabel
 import npy2bdv
 import numpy as np
 import numpy.typing as npt
@@ -607,7 +608,10 @@ def test_an_export_takes_the_timepoint_that_is_asked_for(movie: Path, tmp_path: 
 def test_slices_and_previews_of_a_timepoint(movie: Path, tmp_path: Path) -> None:
     options = [str(movie), "--channel", "setup 0", "--orientation", "RAS", "--timepoint", "1", "--quiet"]
     pattern = str(tmp_path / "s_%02d.tif")
-    assert main(["export-slices", *options, "--output-orientation", "native", "--range", "3,4", "--output", pattern]) == 0
+    assert (
+        main(["export-slices", *options, "--output-orientation", "native", "--as-stored", "--range", "3,4", "--output", pattern])
+        == 0
+    )
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "s_03.tif"), stack(1, 0)[3])
     pictures = []
     for time in ("0", "1"):
@@ -660,3 +664,85 @@ def test_a_file_that_was_cut_is_bad_input(movie: Path, capsys: pytest.CaptureFix
     assert main(["info", str(movie)]) == 3
     assert main(["add-metadata", str(movie), "a=b"]) == 3
     assert "damaged" in capsys.readouterr().err
+
+
+# --- files in pixels, and what their setups are ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """pixels.h5 as npy2bdv makes it by default: two tiles, the second moved by 24 voxels along x, without a unit of length."""
+    monkeypatch.chdir(tmp_path)
+    volume = np.random.default_rng(9).integers(0, 30000, (8, 20, 24), dtype=np.uint16)
+    writer = npy2bdv.BdvWriter("pixels.h5", ntiles=2, overwrite=True)
+    writer.append_view(volume, tile=0)
+    writer.append_view(volume[::-1], tile=1, m_affine=np.array([[1, 0, 0, 24], [0, 1, 0, 0], [0, 0, 1, 0.0]]), name_affine="moved")
+    writer.write_xml()
+    writer.close()
+    return volume
+
+
+def test_a_file_in_pixels_takes_a_voxel_size(in_pixels: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ["--orientation", "SAR", "--voxel-size", "0.005,0.004,0.003"]
+    for setup, corner in ((0, (0, 0, 0)), (1, (0.072, 0, 0))):
+        name = f"setup {setup}"
+        assert main(["export", "pixels.xml", "--channel", name, *place, "--output", f"{setup}.nii"]) == 0
+        image = nibabel.load(f"{setup}.nii")
+        np.testing.assert_array_equal(np.asarray(image.dataobj), (in_pixels if setup == 0 else in_pixels[::-1]).T)
+        np.testing.assert_allclose(
+            image.affine,
+            [[*row, c] for row, c in zip(np.diag((0.003, 0.004, 0.005)), corner, strict=True)] + [[0, 0, 0, 1]],
+            atol=1e-6,
+        )
+    capsys.readouterr()
+    assert main(["export", "pixels.xml", "--channel", "setup 0", "--output", "no.nii"]) != 0
+    assert "--orientation" in (said := capsys.readouterr().err)
+    assert "--voxel-size" in said
+    assert main(["info", "pixels.h5", *place[2:]]) == 0
+    assert "0.005 x 0.004 x 0.003" in capsys.readouterr().out
+    assert main(["preview", "pixels.h5", *place, "--output", "p.png"]) == 0
+    assert main(["export-slices", "pixels.h5", "--channel", "setup 0", *place, "--output", "slice_%04d.tif"]) == 0
+    Path("points.csv").write_text("z,y,x\n0,0,0\n1,2,3\n")
+    points = ["transform-points", "points.csv", "--file", "pixels.h5", "--channel", "setup 0", *place, "--from", "native-voxel"]
+    assert main([*points, "--output", "out.csv"]) == 0
+    # A recipe, and the log, can say it.
+    capsys.readouterr()
+    assert main(["log", "pixels.h5", "--command"]) == 0
+    assert "--voxel-size" in capsys.readouterr().out
+
+
+def test_a_voxel_size_is_refused_where_there_is_one(series: Path, tmp_path: Path, ingest_series: Ingester) -> None:
+    ingest_series(series)
+    path = tmp_path / "brain.h5"
+    for command in (
+        ["export", path, "--channel", "signal", "--output", tmp_path / "a.nii"],
+        ["info", path],
+        ["preview", path, "--output", tmp_path / "a.png"],
+    ):
+        assert main([*map(str, command), "--voxel-size", "1,1,1"]) == 3
+
+
+def test_setups_are_told_by_their_attributes(in_pixels: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("pixels.xml").read_text()
+    root = ElementTree.fromstring(text)
+    for setup in root.iterfind(".//ViewSetup"):
+        setup.remove(setup.find("name"))
+    root.find(".//Attributes[@name='tile']/Tile[id='1']/name").text = "left, upper"
+    Path("pixels.xml").write_bytes(ElementTree.tostring(root))
+    with open_lsfm("pixels.h5") as file:
+        assert list(file) == ["tile 0", "tile left, upper"]
+        assert dict(file["tile left, upper"].attributes) == {
+            "illumination": "0",
+            "channel": "0",
+            "tile": "left, upper",
+            "angle": "0",
+        }
+    assert main(["info", "pixels.h5"]) == 0
+    assert "tile left, upper, angle 0" in capsys.readouterr().out
+
+
+def test_a_file_without_voxels_has_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(tmp_path / "empty.h5", "w") as h5:
+        h5["s00/resolutions"] = np.ones((1, 3))
+    assert main(["preview", str(tmp_path / "empty.h5"), "--output", str(tmp_path / "a.png")]) == 3
+    assert "setups 0 have no voxels" in capsys.readouterr().err

@@ -36,6 +36,7 @@ _OPTIONS = {
     "export": {
         "channel": "--channel", "output": "--output", "level": "--level", "timepoint": "--timepoint",
         "resolution_mm": "--resolution", "output_orientation": "--output-orientation", "orientation": "--orientation",
+        "voxel_size_mm": "--voxel-size",
         "interpolation": "--interpolation", "fill": "--fill", "numeric_inverse": "--numeric-inverse", "reference": "--reference",
         "origin_mm": "--origin", "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory",
         "threads": "--threads", "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",

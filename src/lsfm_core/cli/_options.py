@@ -25,10 +25,12 @@ __all__ = [
     "Parser",
     "PrintSchema",
     "add_field_convention",
+    "add_placement",
     "add_request",
     "add_resources",
     "add_transforms",
     "add_verb",
+    "add_voxel_size",
     "apply",
     "bar",
     "by",
@@ -162,9 +164,25 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
 
 
+def add_placement(parser: Any) -> None:
+    """What files of other programs may not record of an image."""
+    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    add_voxel_size(parser)
+
+
+def add_voxel_size(parser: Any) -> None:
+    """The size of voxels, where nothing tells it."""
+    parser.add_argument(
+        "--voxel-size",
+        type=numbers(3),
+        metavar="P,R,C",
+        help="edges of a voxel in millimetres, for planes, rows, columns, for files without a unit of length",
+    )
+
+
 def add_transforms(parser: Any) -> None:
     """The way from an image to another space: what commands on images and on points have in common."""
-    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    add_placement(parser)
     parser.add_argument(
         "--transform",
         dest="transforms",

@@ -205,6 +205,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
         "resolution_mm": arguments.resolution,
         "output_orientation": arguments.output_orientation,
         "orientation": arguments.orientation,
+        "voxel_size_mm": arguments.voxel_size,
         "interpolation": arguments.interpolation,
         "antialias": arguments.antialias,
         "fill": arguments.fill,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._json import add_json, as_json, print_json, remark
-from lsfm_core.cli._options import PrintSchema, add_verb, bar
+from lsfm_core.cli._options import PrintSchema, add_verb, add_voxel_size, bar
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_commands(verbs: Any) -> None:
     info.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     info.add_argument("--channel", metavar="NAME", help="show this channel only")
     info.add_argument("--sources", action="store_true", help="list every file that a channel was made from, with its CRC-32")
+    add_voxel_size(info)
     add_json(info)
     info.add_argument("--schema", action=PrintSchema, schema="info.info_schema", help="print the JSON Schema of --json, and exit")
 
@@ -61,7 +62,8 @@ def _info(arguments: argparse.Namespace) -> None:
     from lsfm_core.info import describe_file, note_text
     from lsfm_core.store import open_lsfm
 
-    with open_lsfm(arguments.file) as file:
+    with open_lsfm(arguments.file) as opened:
+        file = opened if arguments.voxel_size is None else opened.with_voxel_size(arguments.voxel_size)
         facts = describe_file(file, arguments.channel, sources=arguments.sources)
         count = len(file)
     if arguments.json:

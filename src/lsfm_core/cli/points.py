@@ -81,6 +81,7 @@ def _request(arguments: argparse.Namespace) -> PointsRequest:
         path=arguments.file,
         channel=arguments.channel,
         orientation=arguments.orientation,
+        voxel_size_mm=arguments.voxel_size,
         transforms=arguments.transforms,
         numeric_inverse=arguments.numeric_inverse,
         field_convention=arguments.field_convention,

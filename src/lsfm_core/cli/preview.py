@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
-from lsfm_core.cli._options import add_request, add_verb
+from lsfm_core.cli._options import add_placement, add_request, add_verb
 
 if TYPE_CHECKING:
     from lsfm_core.preview import PreviewRequest
@@ -34,7 +34,7 @@ def add_commands(verbs: Any) -> None:
         "--projection", choices=("middle", "max"), default="middle", help="middle slices or maximum projections (default middle)"
     )
     preview.add_argument("--size", type=int, metavar="PIXELS", help="along the specimen's longest edge (default 600)")
-    preview.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    add_placement(preview)
     preview.add_argument("--timepoint", type=int, metavar="N", help="which of the times that info lists (default: the first)")
     preview.add_argument("--html", action="store_true", help="write a page with all that is known of the file (.html)")
     preview.add_argument("--output", required=True, help="a picture (.png) or a page (.html)")
@@ -52,6 +52,7 @@ def _request(arguments: argparse.Namespace) -> PreviewRequest:
         labels_channel=arguments.labels_channel,
         projection=arguments.projection,
         orientation=arguments.orientation,
+        voxel_size_mm=arguments.voxel_size,
         timepoint=arguments.timepoint,
         output=arguments.output,
         overwrite=arguments.overwrite,

@@ -31,8 +31,12 @@ def native_space(file: LsfmFile, channel: Channel, request: TransformRequest) ->
     Raises
     ------
     InputError
-        If the orientation is missing, or given although it is recorded.
+        If the orientation or the voxel size is missing, or given although it is recorded.
     """
+    given = request.voxel_size_mm
+    if channel.unit == "mm" and channel.name == request.channel and given is not None:
+        size = " x ".join(f"{v:.6g}" for v in channel.space.voxel_size_mm)
+        raise InputError(f"{file.path}: channel {channel.name!r} has voxels of {size} mm: leave --voxel-size out")
     if channel.orientation is not None:
         if request.orientation not in (None, channel.orientation.axcodes):
             raise InputError(
@@ -40,16 +44,20 @@ def native_space(file: LsfmFile, channel: Channel, request: TransformRequest) ->
                 f"{request.orientation}: leave the orientation out"
             )
         return channel.space
+    missing = []
     if request.orientation is None:
-        raise InputError(
-            f"{file.path}: channel {channel.name!r} has no orientation recorded: give one, three letters for "
-            "planes, rows, columns, each the side toward which the index grows"
+        missing.append(
+            "no orientation recorded: give --orientation, three letters for planes, rows, columns, each the side toward which the "
+            "index grows"
         )
-    if channel.unit != "mm":
-        raise InputError(
-            f"{file.path}: channel {channel.name!r} has no voxel size in a unit of length: give --voxel-size P,R,C, the edges of a "
-            "voxel along planes, rows and columns in mm"
+    if channel.unit != "mm" and given is None:
+        missing.append(
+            "no voxel size in a unit of length: give --voxel-size P,R,C, the edges of a voxel along planes, rows and columns in mm"
         )
+    if request.orientation is None or missing:
+        raise InputError(f"{file.path}: channel {channel.name!r} has {'; and '.join(missing)}")
+    if channel.unit != "mm" and given is not None:
+        channel = file.with_voxel_size(given)[channel.name]
     return channel.oriented(Orientation(request.orientation))
 
 

@@ -84,6 +84,8 @@ class TransformRequest(Request):
     channel : str
     orientation : str, optional
         How the stored image lies, for files that do not record it.
+    voxel_size_mm : tuple of 3 float, optional
+        Edges of a level-0 voxel along planes, rows and columns, for files that give no unit of length.
     transforms : tuple of TransformStep
         From the image outward: the first is nearest to the image, the last to the output. Texts are read by `TransformStep.parse`.
     numeric_inverse : tuple of str
@@ -99,6 +101,7 @@ class TransformRequest(Request):
     path: Path
     channel: str
     orientation: str | None = None
+    voxel_size_mm: Triple | None = None
     transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps, json_schema_input_type=_Steps)] = ()
     numeric_inverse: tuple[str, ...] = ()
     field_convention: FieldConvention | None = None
@@ -109,6 +112,11 @@ class TransformRequest(Request):
     @classmethod
     def _check_orientation(cls, value: str | None) -> str | None:
         return None if value is None else Orientation(value).axcodes
+
+    @field_validator("voxel_size_mm")
+    @classmethod
+    def _check_voxel_size(cls, value: Triple | None) -> Triple | None:
+        return None if value is None else check_voxel_size(value)
 
     @field_validator("transforms")
     @classmethod

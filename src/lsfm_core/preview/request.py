@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError
-from lsfm_core.geometry import Orientation
+from lsfm_core.geometry import Orientation, Triple, check_voxel_size
 
 __all__ = ["PreviewRequest", "Projection"]
 
@@ -36,6 +36,8 @@ class PreviewRequest(Request):
         much as its width takes.
     orientation : str, optional
         How the stored image lies, for files that do not record it.
+    voxel_size_mm : tuple of 3 float, optional
+        Edges of a level-0 voxel along planes, rows and columns, of channels without a unit of length.
     timepoint : int, optional
         BigDataViewer's number of the time that is shown, which all channels must have. Default: the first of each.
     output : Path, optional
@@ -50,6 +52,7 @@ class PreviewRequest(Request):
     projection: Projection = "middle"
     size: int = Field(default=600, ge=50, le=4000)
     orientation: str | None = None
+    voxel_size_mm: Triple | None = None
     timepoint: int | None = Field(default=None, ge=0)
     output: Path | None = None
     overwrite: bool = False
@@ -58,6 +61,11 @@ class PreviewRequest(Request):
     @classmethod
     def _check_orientation(cls, value: str | None) -> str | None:
         return None if value is None else Orientation(value).axcodes
+
+    @field_validator("voxel_size_mm")
+    @classmethod
+    def _check_voxel_size(cls, value: Triple | None) -> Triple | None:
+        return None if value is None else check_voxel_size(value)
 
     @field_validator("output")
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.durable import check_new, new_file
+from lsfm_core.errors import InputError
 from lsfm_core.preview._planes import extent
 from lsfm_core.preview.page import render_page
 from lsfm_core.preview.picture import Layout, Picture, check_labels, draw_picture
@@ -53,6 +54,7 @@ def describe_preview(file: LsfmFile, request: PreviewRequest) -> str:
     """
     if request.output is not None:
         check_new(request.output, request.overwrite)
+    file = _ready(file, request)
     names = _shown(file, request)
     if not request.is_page:
         check_labels(file, request)
@@ -82,7 +84,8 @@ def preview_file(request: PreviewRequest, *, file: LsfmFile | None = None) -> Pr
 
     began = time.perf_counter()
     picture: Picture | None = None
-    with open_lsfm(request.path) if file is None else nullcontext(file) as opened:
+    with open_lsfm(request.path) if file is None else nullcontext(file) as given:
+        opened = _ready(given, request)
         if request.output is not None:
             with new_file(request.output, request.overwrite) as partial:
                 if request.is_page:
@@ -95,6 +98,15 @@ def preview_file(request: PreviewRequest, *, file: LsfmFile | None = None) -> Pr
             picture = draw_picture(opened, _shown(opened, request), request)
     image, layout = (picture.image, picture.layout) if picture is not None else (None, None)
     return PreviewResult(image, layout, request.output, time.perf_counter() - began)
+
+
+def _ready(file: LsfmFile, request: PreviewRequest) -> LsfmFile:
+    """The file with the voxel size of the request, if there is something to draw."""
+    if not (len(file) or request.is_page):
+        setups = ", ".join(map(str, sorted(file.setups)))
+        empty = f"BigDataViewer's setups {setups} have no voxels" if setups else "it has no channels"
+        raise InputError("; ".join([f"{file.path}: there is nothing to draw: {empty}", *file.remarks]))
+    return file if request.voxel_size_mm is None else file.with_voxel_size(request.voxel_size_mm)
 
 
 def _shown(file: LsfmFile, request: PreviewRequest) -> tuple[str, ...]:

@@ -54,6 +54,8 @@ class View:
         False where the voxel size does not tell the unit of the registration, so that `world_from_voxel` is the voxel size alone.
     registered : bool
         Whether the XML has a registration of it.
+    attributes : tuple of (str, str)
+        What it is a view of: ``channel``, ``tile``, ``angle``, ``illumination`` and whatever else the XML names, by their names.
     """
 
     setup: int
@@ -65,6 +67,7 @@ class View:
     moves: bool = False
     placed: bool = True
     registered: bool = True
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,12 @@ def parse_xml(data: bytes, name: str) -> BdvXml:
         for item in root.iterfind("ViewRegistrations/ViewRegistration"):
             registrations.setdefault(item.get("setup"), []).append(item)
         setups = root.iterfind("SequenceDescription/ViewSetups/ViewSetup")
-        views = tuple(_parse_view(setup, registrations) for setup in setups)
+        words = {
+            (block.get("name"), item.findtext("id", "").strip()): plain((item.findtext("name") or "").strip())
+            for block in root.iterfind("SequenceDescription/ViewSetups/Attributes")
+            for item in block
+        }
+        views = _named(_parse_view(setup, registrations, words) for setup in setups)
     except ValueError as error:
         raise FormatError(f"{name}: {error}") from error
     base = "" if hdf5.get("type") == "absolute" else (root.findtext("BasePath") or "").strip()
@@ -120,7 +128,9 @@ def _parse(data: bytes, name: str) -> Element:
     return root
 
 
-def _parse_view(setup: Element, registered: Mapping[str | None, Sequence[Element]]) -> View:
+def _parse_view(
+    setup: Element, registered: Mapping[str | None, Sequence[Element]], words: Mapping[tuple[str | None, str], str]
+) -> View:
     index = int(setup.findtext("id", "0"))
     size = [int(v) for v in setup.findtext("size", "").split()]
     if len(size) != 3:
@@ -135,16 +145,32 @@ def _parse_view(setup: Element, registered: Mapping[str | None, Sequence[Element
         size_mm = (voxel[2] * mm, voxel[1] * mm, voxel[0] * mm)
         edges = np.array(voxel) * mm
         world = _in_mm(registrations[0], np.array(voxel), mm)
+    attributes = [(item, plain((item.text or "").strip())) for item in setup.iterfind("attributes/*")]
     return View(
         setup=index,
-        name=plain(setup.findtext("name", f"setup {index}").strip()),
+        name=plain((setup.findtext("name") or "").strip()),
         shape=(size[2], size[1], size[0]),
         voxel_size_mm=size_mm,
         world_from_voxel=(np.diag([*edges, 1.0]) if world is None else world)[:, [2, 1, 0, 3]],
         moves=not all(np.allclose(other, registrations[0]) for other in registrations),
         placed=world is not None,
         registered=bool(found),
+        attributes=tuple((item.tag, words.get((item.tag, text)) or text) for item, text in attributes if text),
     )
+
+
+def _named(views: Iterable[View]) -> tuple[View, ...]:
+    """Views with names: those without one are called by what tells them from the others."""
+    views = tuple(views)
+    told = [{pair for view in views for pair in view.attributes if pair[0] == tag} for tag in _ATTRIBUTES]
+    varying = [tag for tag, pairs in zip(_ATTRIBUTES, told, strict=True) if len(pairs) > 1]
+
+    def name_of(view: View) -> str:
+        if view.name:
+            return view.name
+        return ", ".join(f"{tag} {text}" for tag, text in view.attributes if tag in varying) or f"setup {view.setup}"
+
+    return tuple(replace(view, name=name_of(view)) for view in views)
 
 
 def with_voxel_size(view: View, voxel_size_mm: Triple) -> View:

@@ -146,6 +146,8 @@ class Channel:
         Whether it is a setup of another program's, with nothing in our part of the file but what users gave to it.
     colormap : str or None
         For a first look: a name that viewers know, or ``#rrggbb``.
+    attributes : tuple of (str, str)
+        What another program's setup is a view of (channel, tile, angle, illumination), by the names in the XML.
     space_name : str or None
         Of the space that it lives in: an image's own (`own_space`) unless another is recorded; None where that is not known. Of a
         displacement field the outer side, on which its grid lies.
@@ -167,6 +169,7 @@ class Channel:
     timepoints: tuple[int, ...] = (0,)
     foreign: bool = False
     colormap: str | None = None
+    attributes: tuple[tuple[str, str], ...] = ()
     space_name: str | None = None
     inner_space: str | None = None
     _sources: h5py.Dataset | None = field(default=None, repr=False, compare=False)
@@ -648,6 +651,7 @@ class LsfmFile:
                 foreign=True,
                 colormap=None if group is None else group.attrs.get(_paths.COLORMAP),
                 space_name=self._space_name(name, "image"),
+                attributes=() if view is None else view.attributes,
                 _first=first,
             )
         return channels
