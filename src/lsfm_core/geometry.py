@@ -370,6 +370,14 @@ class Space:
         this_from_level[:3, 3] = 0.5 * (f - 1)
         return Space(_triple_of_int(shape), self.world_from_voxel @ this_from_level)
 
+    def divided(self, counts: Sequence[int]) -> Space:
+        """The same box with each voxel divided into ``counts`` voxels along the axes."""
+        affine = self.world_from_voxel.copy()
+        affine[:3, :3] /= np.asarray(counts)
+        affine[:3, 3] -= (self.world_from_voxel[:3, :3] - affine[:3, :3]).sum(axis=1) / 2
+        a, b, c = (n * count for n, count in zip(self.shape, counts, strict=True))
+        return Space((a, b, c), affine)
+
     def crop(self, starts: npt.ArrayLike, stops: npt.ArrayLike) -> Space:
         """Space of the box of voxels ``starts:stops``; it may reach outside."""
         affine = self.world_from_voxel.copy()

@@ -28,7 +28,9 @@ def reach(interpolation: Interpolation) -> int:
 
 def itk_bytes_per_voxel(dtype: np.dtype[Any], interpolation: Interpolation) -> int:
     """What ITK and the rounding hold for each voxel of the result, at most."""
-    return dtype.itemsize if interpolation == "nearest" else 2 * _exact(dtype).itemsize + dtype.itemsize
+    if interpolation == "nearest":
+        return dtype.itemsize * (3 if dtype.kind in "ui" and dtype.itemsize == 8 else 1)
+    return 2 * _exact(dtype).itemsize + dtype.itemsize
 
 
 def resample(
@@ -58,9 +60,12 @@ def resample(
     Returns
     -------
     array
-        Of `target`'s shape (with the components) and of `array`'s dtype; integers are rounded to nearest and saturate.
+        Of `target`'s shape (with the components) and of `array`'s dtype; integers are rounded to nearest and saturate. Nearest
+        neighbours are exact; what is interpolated of 64-bit integers is so up to 2**53.
     """
     dtype = array.dtype
+    if interpolation == "nearest" and dtype.kind in "ui" and dtype.itemsize == 8:
+        return _nearest_halves(array, space, target, fill, transform)
     if dtype == np.float16:
         array = array.astype(np.float32)
     elif dtype.kind == "b":
@@ -94,6 +99,17 @@ def resample(
         values = np.rint(values)
         np.clip(values, limits.min, top, out=values)
     return values.astype(dtype)
+
+
+def _nearest_halves(array: Array, space: Space, target: Space, fill: float, transform: sitk.Transform | None) -> Array:
+    """Nearest 64-bit integers, as two halves of 32 bits: ITK passes all numbers through float64, which does not hold them all."""
+    # What is outside becomes 0, and so the fill value when it is taken back.
+    away = np.array(int(fill)).astype(array.dtype)
+    halves = np.ascontiguousarray(array ^ away).view(np.uint32).reshape(*array.shape[:3], -1)
+    values = resample(halves, space, target, "nearest", 0, transform)
+    back: Array = values.view(array.dtype).reshape(*target.shape, *array.shape[3:])
+    back ^= away
+    return back
 
 
 def _exact(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -104,7 +104,10 @@ def add_commands(verbs: Any) -> None:
     affine.add_argument("--channel", required=True, metavar="NAME", help="the channel that it belongs to")
     affine.add_argument("--name", required=True, help="name of the transform, unique in its channel")
     affine.add_argument(
-        "--affine", required=True, metavar="FILE", help="ITK file (.txt .tfm .mat .xfm .h5) or 4 x 4 text matrix in RAS mm"
+        "--affine",
+        required=True,
+        metavar="FILE",
+        help="ITK file (.txt .tfm .mat .xfm .h5), elastix' TransformParameters of affine kind, or 4 x 4 text matrix in RAS mm",
     )
     affine.add_argument(
         "--from", dest="from_space", metavar="SPACE",

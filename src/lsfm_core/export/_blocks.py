@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import MemoryBudgetError
+from lsfm_core.export._majority import cover_of, majority_of_covered, majority_of_samples
 from lsfm_core.export._region import RegionMask
 from lsfm_core.export.plan import CopyPlan, ExportPlan
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import Progress, size_text
-from lsfm_core.pyramid import block_mean, block_mode
+from lsfm_core.pyramid import block_mean
 from lsfm_core.resample import Interpolation, itk_bytes_per_voxel, reach, resample
 from lsfm_core.transforms import TransformChain
 
@@ -122,6 +123,8 @@ def _fill(out: Array, plan: ExportPlan, starts: Shape3, stops: Shape3) -> Array:
     target = plan.target.crop(starts, stops)
     if plan.copy is not None:
         _copy(out, plan, plan.copy, starts, stops)
+    elif plan.method == "mode":
+        _count(out, plan, target)
     else:
         _sample(out, _Image.of_plan(plan), target, plan.chain, plan.interpolation, plan.fill, plan.block_bytes, plan.name)
     if plan.region is not None:
@@ -147,7 +150,7 @@ def _copy(out: Array, plan: ExportPlan, copy: CopyPlan, starts: Shape3, stops: S
 
 @dataclass(frozen=True)
 class _Image:
-    """What is interpolated: a level, its block means or modes, or a mask.
+    """What is interpolated: a level, its block means, or a mask.
 
     Attributes
     ----------
@@ -176,7 +179,7 @@ class _Image:
         def read(low: Sequence[int], high: Sequence[int]) -> Array:
             box = tuple(slice(a * f, min(b * f, n)) for a, b, f, n in zip(low, high, factors, plan.source.shape, strict=True))
             voxels = plan.level[box].read()
-            return voxels if factors == (1, 1, 1) else _reduced(voxels, factors, plan.method == "mode")
+            return voxels if factors == (1, 1, 1) else block_mean(voxels, factors)
 
         # As read, ITK's copy, and the sums of block means.
         itemsize = plan.dtype.itemsize * plan.components
@@ -188,16 +191,41 @@ class _Image:
         """1 where the labels belong to the region."""
         return cls(region.space, np.dtype(np.uint8), (), region.read, region.voxel_bytes)
 
+    @classmethod
+    def of_presence(cls, plan: ExportPlan) -> _Image:
+        """1 wherever the plan's level has a voxel."""
 
-def _reduced(voxels: Array, factors: Shape3, mode: bool) -> Array:
-    if not mode:
-        return block_mean(voxels, factors)
-    # Halved again and again, as the pyramid's own levels are.
-    while max(factors) > 1:
-        a, b, c = (min(2, f) for f in factors)
-        voxels = block_mode(voxels, (a, b, c))
-        factors = (-(-factors[0] // 2), -(-factors[1] // 2), -(-factors[2] // 2))
-    return voxels
+        def read(low: Sequence[int], high: Sequence[int]) -> Array:
+            return np.ones(tuple(b - a for a, b in zip(low, high, strict=True)), np.uint8)
+
+        return cls(plan.source, np.dtype(np.uint8), (), read, 2)
+
+
+def _count(out: Array, plan: ExportPlan, target: Space) -> None:
+    """The most frequent id of what each voxel of a block covers; in halves, where the whole would take too much memory."""
+    image = _Image.of_plan(plan)
+    cover = cover_of(plan.source, plan.chain, plan.target)
+    itemsize, voxels = plan.dtype.itemsize, voxel_count(target.shape)
+    if cover is not None:
+        part = cover.part(np.rint(plan.target.to_voxel([target.world_from_voxel[:3, 3]])[0]))
+        ends = [part.along(axis, target.shape[part.axes[axis]]) for axis in range(3)]
+        read = voxel_count([int(high.max() - low.min()) + 2 for low, high in ends])
+        # As read, and the smallest and largest of it on the way to the result.
+        if voxels == 1 or 4 * itemsize * (read + voxels) <= plan.block_bytes:
+            majority_of_covered(out, part, plan.source.shape, image.read, plan.fill)
+            return
+    else:
+        counts = plan.samples
+        fine = target.divided(counts)
+        if voxels == 1 or 4 * (itemsize + 1) * voxel_count(fine.shape) <= plan.block_bytes:
+            samples = np.empty(fine.shape, plan.dtype)
+            _sample(samples, image, fine, plan.chain, "nearest", plan.fill, plan.block_bytes, plan.name)
+            there = np.empty(fine.shape, np.uint8)
+            _sample(there, _Image.of_presence(plan), fine, plan.chain, "nearest", 0, plan.block_bytes, plan.name)
+            out[...] = majority_of_samples(samples, None if there.all() else there, counts)
+            return
+    for half, place in _halves(out, target):
+        _count(half, plan, place)
 
 
 def _sample(
@@ -230,17 +258,19 @@ def _sample(
             return
     if voxels == 1:
         raise MemoryBudgetError(f"{name}: a single voxel needs more than {size_text(max_bytes)} here: raise the memory")
+    for part, half in _halves(out, target):
+        _sample(part, image, half, chain, interpolation, fill, max_bytes, name)
+
+
+def _halves(out: Array, target: Space) -> Iterator[tuple[Array, Space]]:
+    """A block cut across its longest axis."""
     axis = int(np.argmax(target.shape))
     middle = target.shape[axis] // 2
     cut = (slice(None),) * axis
     ends = [middle if k == axis else n for k, n in enumerate(target.shape)]
     starts = [middle if k == axis else 0 for k in range(3)]
-    halves = (
-        (out[(*cut, slice(middle))], target.crop((0, 0, 0), ends)),
-        (out[(*cut, slice(middle, None))], target.crop(starts, target.shape)),
-    )
-    for part, half in halves:
-        _sample(part, image, half, chain, interpolation, fill, max_bytes, name)
+    yield out[(*cut, slice(middle))], target.crop((0, 0, 0), ends)
+    yield out[(*cut, slice(middle, None))], target.crop(starts, target.shape)
 
 
 def _outward(space: Space, interpolation: Interpolation) -> Space:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._files import check_not_read
+from lsfm_core.export._majority import cover_of, samples_of
 from lsfm_core.export._names import named_files, native_space, open_chain, reference_space
 from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export.request import ExportRequest, Method, three
@@ -131,6 +132,20 @@ class ExportPlan:
         return "nearest" if self.method == "mode" else self.method
 
     @property
+    def samples(self) -> Shape3:
+        """Into how many points a voxel of the result is divided, where its axes are not the image's, to count ids."""
+        return samples_of(self.source, self.chain, self.target)
+
+    def _majority(self) -> str:
+        cover = cover_of(self.source, self.chain, self.target)
+        if cover is None:
+            what = f"the nearest ids of {_by(self.samples)} points in each voxel"
+        else:
+            sizes = " x ".join(f"{size:.4g}" for size in (abs(cover.steps[cover.axes.index(axis)]) for axis in range(3)))
+            what = f"the {sizes} voxels of level {self.level.index} that each voxel covers, by the volume shared"
+        return f"most frequent id of {what}; of equally frequent ones the smallest"
+
+    @property
     def image(self) -> OutputImage:
         """The result, as output formats see it."""
         return OutputImage(self.target, self.dtype, self.kind, self.components, self.channel)
@@ -152,9 +167,8 @@ class ExportPlan:
         target, size = self.target, self.target.bounds.size_mm
         how = "transposed and flipped only, every voxel value is kept"
         if self.copy is None:
-            what = "most frequent id" if self.method == "mode" else "mean"
-            reduced = "" if self.reduction == (1, 1, 1) else f"{what} of {_by(self.reduction)} voxels, then "
-            how = f"{reduced}{self.interpolation} interpolation"
+            reduced = "" if self.reduction == (1, 1, 1) else f"mean of {_by(self.reduction)} voxels, then "
+            how = self._majority() if self.method == "mode" else f"{reduced}{self.interpolation} interpolation"
         components = f" of {self.components} components" if self.components > 1 else ""
         when = "" if self.timepoint is None else f" of timepoint {self.timepoint}"
         stored = f"{_by(self.source.shape)} voxels of {_mm(self.source.voxel_size_mm)}"
@@ -230,15 +244,20 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
     start = base.level(first.factors, first.shape[:3])
     region = find_region(file, request, request.region, cancel=cancel) if request.region is not None else None
     target = _target(file, request, base, start, chain, region.box if region is not None else None)
-    level, source = _choose_level(channel, base, chain, target, request)
+    level, source = _choose_level(channel, base, chain, target, request, method)
     aligned = source.reorientation_to(target.orientation)
     copy = None
     reduction: Shape3 = (1, 1, 1)
     offset = target.offset_in(source.reoriented(aligned)) if not request.transforms else None
     if offset is not None:
         copy = CopyPlan(aligned, offset)
-    elif method == "mode" or (request.antialias and method != "nearest"):
-        reduction = _reduction(_ratio(source, chain, target), method)
+    elif request.snap:
+        raise InputError(
+            f"{name}: lies oblique, so that no cuboid along R, A and S can be copied from it: leave out --snap to interpolate, or "
+            "copy all of it with --output-orientation native"
+        )
+    elif request.antialias and method not in ("nearest", "mode"):
+        reduction = _reduction(_ratio(source, chain, target))
     _check_meeting(name, chain, base, target)
     return ExportPlan(
         path=file.path,
@@ -432,11 +451,14 @@ def lattice(space: Space) -> npt.NDArray[np.float64]:
 
 
 def _choose_level(
-    channel: Channel, base: Space, chain: TransformChain, target: Space, request: ExportRequest
+    channel: Channel, base: Space, chain: TransformChain, target: Space, request: ExportRequest, method: Method
 ) -> tuple[Level, Space]:
     """The level that was asked for, or the coarsest that is at least as fine as the result along every axis; and its space."""
     if request.level is not None:
         chosen = channel.levels[request.level]
+    elif method == "mode":
+        # A coarser level holds the most frequent ids of the most frequent ones.
+        chosen = channel.levels[0]
     else:
         ratio = _ratio(base, chain, target)
         fitting = [level for level in channel.levels if all(f <= r * (1 + 1e-6) for f, r in zip(level.factors, ratio, strict=True))]
@@ -451,11 +473,8 @@ def _ratio(source: Space, chain: TransformChain, target: Space) -> Triple:
     return float(a), float(b), float(c)
 
 
-def _reduction(ratio: Triple, method: Method) -> Shape3:
-    if method == "mode":
-        a, b, c = (2 ** int(np.log2(max(1.0, r) + 1e-6)) for r in ratio)
-    else:
-        a, b, c = (int(r + 1e-6) if r > 2 + 1e-6 else 1 for r in ratio)
+def _reduction(ratio: Triple) -> Shape3:
+    a, b, c = (int(r + 1e-6) if r > 2 + 1e-6 else 1 for r in ratio)
     return a, b, c
 
 

@@ -1,4 +1,4 @@
-"""ITK's transform files."""
+"""Transform files: ITK's, elastix' of affine kinds, and plain matrices."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lsfm_core.errors import InputError, SourceError, check_file
 from lsfm_core.geometry import Space
 from lsfm_core.transforms.affine import Affine
 from lsfm_core.transforms.base import FloatArray, Transform
+from lsfm_core.transforms.elastix import read_elastix
 from lsfm_core.transforms.field import DisplacementField
 
 __all__ = ["read_transforms"]
@@ -24,7 +25,7 @@ _ITK_KIND = re.compile(rb"([A-Za-z0-9]+)_(?:double|float)_\d+_\d+")
 
 
 def read_transforms(path: Path) -> list[Transform]:
-    """Read an ITK file (.txt, .tfm, .mat, .xfm, .h5) or a plain 4 x 4 text matrix (RAS mm).
+    """Read an ITK file (.txt, .tfm, .mat, .xfm, .h5), an affine of elastix (.txt), or a plain 4 x 4 text matrix (RAS mm).
 
     Parameters
     ----------
@@ -47,6 +48,9 @@ def read_transforms(path: Path) -> list[Transform]:
         matrix = _read_matrix(path)
         if matrix is not None:
             return [Affine(matrix, name=path.name)]
+        elastix = read_elastix(path) if path.suffix.lower() == ".txt" else None
+        if elastix is not None:
+            return [elastix]
         parts = _read_itk(path)
         names = [path.name] if len(parts) == 1 else [f"{path.name} part {i}" for i in range(1, len(parts) + 1)]
         return [_from_itk(path, part, name) for part, name in zip(parts, names, strict=True)]
@@ -72,7 +76,8 @@ def _read_itk(path: Path) -> list[Any]:
     suffix = path.suffix.lower()
     if suffix not in _ITK_SUFFIXES:
         raise SourceError(
-            f"{path}: not a transform: give an ITK transform file (.txt, .tfm, .mat, .xfm, .h5) or a 4 x 4 text matrix"
+            f"{path}: not a transform: give an ITK transform file (.txt, .tfm, .mat, .xfm, .h5), elastix' "
+            "TransformParameters.txt, or a 4 x 4 text matrix"
         )
     import SimpleITK as sitk
 
