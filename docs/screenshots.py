@@ -1,6 +1,6 @@
-"""Make the pictures of the documentation anew, of napari from the real window: ``python docs/screenshots.py [brain.h5]``.
+"""Make the pictures of the documentation anew, of napari from the real window: ``python docs/screenshots.py [specimen]``.
 
-Without a file, a synthetic brain is made for it.
+They show the real specimen, a folder with the files that `take_in` names, if it is there; else a synthetic brain is made for them.
 """
 
 from __future__ import annotations
@@ -9,29 +9,61 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import napari
 from qtpy.QtCore import QEventLoop, QTimer
 
-from lsfm_core import ExportRequest, IngestRequest, PreviewRequest, edit_lsfm, ingest_channel, preview_file
+from lsfm_core import ExportRequest, PreviewRequest, edit_lsfm, preview_file
+from lsfm_core.cli import main as run
 from lsfm_core.testing import write_phantom_file, write_phantom_series
+from napari_lsfm._layers import field_layer
 
 IMAGES = Path(__file__).resolve().parent / "images"
+SPECIMEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "mouse_brain"
 SIZE = (1280, 800)
 
 
-def make_brain(folder: Path) -> Path:
-    """Ingest the synthetic brain."""
-    voxel_size_mm, orientation = write_phantom_series(folder / "series")
-    path = folder / "brain.h5"
-    ingest_channel(
-        IngestRequest(
-            path=path, channel="autofluo", image=str(folder / "series"), voxel_size_mm=voxel_size_mm, orientation=orientation
-        )
-    )
-    return path
+@dataclass(frozen=True)
+class Shown:
+    """What the pictures show: a file, its channels, and the planes of the image."""
+
+    brain: Path
+    labels: str
+    field: str
+    planes: Path
+    cortex: int
+    limits: tuple[int, int]
+
+
+def take_in(specimen: Path) -> Shown:
+    """Make the file of the real specimen: image, atlas, and the way to the template."""
+    brain, planes = Path("brain.h5"), Path("planes")
+    planes.symlink_to(specimen / "structural_tiff")
+    field = specimen / "transforms" / "template_to_structural_1InverseWarp.nii.gz"
+    for line in (
+        ["write", "--channel=autofluo", "--image=planes", "--voxel-size=0.05,0.04,0.04", "--orientation=AIR"],
+        [
+            "write", "--channel=atlas", "--kind=labels", f"--image={specimen / 'annotation_in_structural_100um.nii.gz'}",
+            f"--labels={specimen / 'allen_labels_itksnap.txt'}", f"--ontology={specimen / 'allen_structure_tree.csv'}",
+        ],
+        ["write-field", "--channel=warp", f"--image={field}"],
+    ):  # fmt: skip
+        verb, *options = line
+        if run([verb, str(brain), *options]):
+            raise SystemExit(f"the specimen in {specimen} could not be taken in")
+    return Shown(brain, "atlas", "warp", planes, 315, (0, 350))
+
+
+def make_up() -> Shown:
+    """Make a synthetic brain."""
+    brain, planes = Path("brain.h5"), Path("planes")
+    write_phantom_series(planes)
+    write_phantom_file(brain)
+    # Noise would make up most of the picture.
+    return Shown(brain, "regions", "warp", planes, 312782628, (150, 900))
 
 
 def settle(milliseconds: int = 500) -> None:
@@ -42,15 +74,14 @@ def settle(milliseconds: int = 500) -> None:
 
 
 @contextmanager
-def form_beside(brain: Path, name: str, target: Path) -> Iterator[tuple[napari.Viewer, Any]]:
+def form_beside(shown: Shown, name: str, target: Path) -> Iterator[tuple[napari.Viewer, Any]]:
     """A file's channels, and a form of the plugin in use; what the window looks like in the end is saved."""
     viewer = napari.Viewer(show=True)
     try:
         viewer.window.resize(*SIZE)
-        viewer.open(brain, plugin="napari-lsfm")
-        viewer.layers["regions"].opacity = 0.4
-        # Noise would make up most of the picture.
-        viewer.layers["autofluo"].contrast_limits = (150, 900)
+        viewer.open(shown.brain, plugin="napari-lsfm")
+        viewer.layers[shown.labels].opacity = 0.4
+        viewer.layers["autofluo"].contrast_limits = shown.limits
         viewer.layers.selection.active = viewer.layers["autofluo"]
         _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", name)
         settle()
@@ -62,65 +93,63 @@ def form_beside(brain: Path, name: str, target: Path) -> Iterator[tuple[napari.V
         viewer.close()
 
 
-def take_forms(images: Path) -> None:
-    """Show each form as it is used, with files in the current folder."""
-    write_phantom_series(Path("planes"))
-    brain = Path("brain.h5")
-    write_phantom_file(brain)
-    with edit_lsfm(brain) as editor:
+def take_forms(shown: Shown, images: Path) -> None:
+    """Show each form as it is used."""
+    with edit_lsfm(shown.brain) as editor:
         editor.set_metadata("animal", "mouse 42")
         editor.set_metadata("stain", "none", channel="autofluo")
-    with form_beside(brain, "Ingest", images / "ingest.png") as (_, form):
+    with form_beside(shown, "Ingest", images / "ingest.png") as (_, form):
         form.path.setText("planes")
         form.voxel_size.show_values((50, 40, 40))
         form.orientation.choose("AIR")
         form.target.setText("brain.h5")
         form.channel.setText("second scan")
-    with form_beside(brain, "Export", images / "export.png") as (viewer, form):
-        viewer.layers["regions"].visible = False
+    with form_beside(shown, "Export", images / "export.png") as (viewer, form):
+        viewer.layers[shown.labels].visible = False
         settle(1000)
         form.fill_in(
             ExportRequest(
-                path=brain, channel="autofluo", origin_mm=(4, 4, 2), size_mm=(5, 6, 4), resolution_mm=0.05, output="piece.nii.gz"
+                path=shown.brain,
+                channel="autofluo",
+                origin_mm=(4, 4, 2),
+                size_mm=(5, 6, 4),
+                resolution_mm=0.05,
+                output="piece.nii.gz",
             )
         )
-    with form_beside(brain, "Regions", images / "region-form.png") as (viewer, form):
-        viewer.layers["regions"].visible = False
+    with form_beside(shown, "Regions", images / "region-form.png") as (viewer, form):
+        viewer.layers[shown.labels].visible = False
         settle(1000)
-        form.search.setText("cortex")
-        form.select({312782628})
-    with form_beside(brain, "Information and log", images / "info.png"):
+        form.search.setText("isocortex")
+        form.search.returnPressed.emit()
+        settle(4000)
+    with form_beside(shown, "Information and log", images / "info.png"):
         pass
 
 
-def take_screenshot(brain: Path, target: Path) -> None:
-    """Show the middle plane of a file's first channel, and save the window."""
+def take_window(shown: Shown, target: Path, *, regions: bool) -> None:
+    """Show the middle plane of the image; under its regions, with the arrows of its displacement field, or alone."""
     viewer = napari.Viewer(show=True)
     try:
         viewer.window.resize(*SIZE)
-        viewer.open(brain, plugin="napari-lsfm")
+        viewer.open(shown.brain, plugin="napari-lsfm")
+        viewer.layers["autofluo"].contrast_limits = shown.limits
+        labels = viewer.layers[shown.labels]
+        labels.opacity = 0.5
+        viewer.layers.selection.active = labels
+        if regions:
+            data, keywords, _ = field_layer(shown.brain, shown.field, max_vectors=4000)
+            viewer.add_vectors(data, **keywords)
+            viewer.layers.selection.active = labels
+        else:
+            viewer.layers.remove(labels)
         scale_bar = viewer.canvas.overlays.scale_bar
         scale_bar.visible = True
         scale_bar.font_size = 14
         # What is fitted before the docks are laid out would fit another canvas.
         settle()
         viewer.fit_to_view(margin=0.04)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        viewer.screenshot(str(target), canvas_only=False, flash=False)
-    finally:
-        viewer.close()
-
-
-def take_regions(target: Path) -> None:
-    """Show the sample: its image under its regions, and the arrows of its warp."""
-    viewer = napari.Viewer(show=True)
-    try:
-        viewer.window.resize(*SIZE)
-        viewer.open_sample("napari-lsfm", "brain")
-        viewer.layers["regions"].opacity = 0.5
-        viewer.layers.selection.active = viewer.layers["regions"]
         settle()
-        viewer.fit_to_view(margin=0.04)
         viewer.screenshot(str(target), canvas_only=False, flash=False)
     finally:
         viewer.close()
@@ -129,16 +158,16 @@ def take_regions(target: Path) -> None:
 def main() -> None:
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("brain", type=Path, nargs="?", help="a file to show instead of the synthetic brain")
-    brain = parser.parse_args().brain
-    with tempfile.TemporaryDirectory() as folder:
-        shown = brain or make_brain(Path(folder))
-        take_screenshot(shown, IMAGES / "napari.png")
-        preview_file(PreviewRequest(path=shown, size=300, output=IMAGES / "preview.png", overwrite=True))
-        take_regions(IMAGES / "regions.png")
+    parser.add_argument("specimen", type=Path, nargs="?", default=SPECIMEN, help="folder of the real specimen")
+    specimen = parser.parse_args().specimen.absolute()
+    IMAGES.mkdir(exist_ok=True)
     # Names without folders are read more easily, and are the same each time.
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        take_forms(IMAGES)
+        shown = take_in(specimen) if specimen.is_dir() else make_up()
+        take_window(shown, IMAGES / "napari.png", regions=False)
+        take_window(shown, IMAGES / "regions.png", regions=True)
+        preview_file(PreviewRequest(path=shown.brain, size=300, output=IMAGES / "preview.png", overwrite=True))
+        take_forms(shown, IMAGES)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def editable_copy(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | Non
     if nbytes > _MAX_COPY_BYTES:
         raise MemoryBudgetError(
             f"layer {layer.name!r} takes {size_text(nbytes)}, and a copy that can be edited 2 GiB at most: export a piece of it "
-            "(Layers > Data > Export), and edit that"
+            "(File > IO Utilities > Export), and edit that"
         )
     if "path" in about and about["kind"] == "labels":
         with open_lsfm(about["path"], detached=True) as file:

@@ -121,6 +121,7 @@ def volume_layer(
     name: str,
     contrast_limits: tuple[float, float] | None = None,
     table: LabelTable | None = None,
+    axcodes: str | None = None,
 ) -> LayerData:
     """Layer tuple of an image in memory.
 
@@ -133,6 +134,8 @@ def volume_layer(
         Of an image; napari chooses some where they are missing.
     table : LabelTable, optional
         Of labels: then they look as in their file. ``metadata["lsfm"]`` has the ``table``, and the ``ids`` as in `layer_tuple`.
+    axcodes : str, optional
+        Where the native frame's axes grow toward, as ``metadata["lsfm"]`` tells then.
     """
     # In the native frame the axes are the world's own, which RAS stands for here.
     frame = Orientation("RAS")
@@ -143,14 +146,17 @@ def volume_layer(
         "units": ("mm",) * 3,
         "axis_labels": ("z", "y", "x"),
     }
+    about: dict[str, Any] = {} if axcodes is None else {"kind": volume.kind, "axcodes": axcodes}
     if volume.kind == "image" and contrast_limits is not None and contrast_limits[0] < contrast_limits[1]:
         keywords["contrast_limits"] = contrast_limits
     data: Any = reorientation.apply(volume.array)
     if volume.kind == "labels" and table:
         ids, looks = label_looks(table, volume.array.dtype)
         keywords |= looks
-        keywords["metadata"] = {"lsfm": {"kind": "labels", "table": table, "ids": ids}}
+        about |= {"kind": "labels", "table": table, "ids": ids}
         data = data if ids is None else Recoded(data, ids)
+    if about:
+        keywords["metadata"] = {"lsfm": about}
     return data, keywords, volume.kind
 
 

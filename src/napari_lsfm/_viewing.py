@@ -143,6 +143,8 @@ class _Attendant:
         self._show_letters()
 
     def _take(self, layer: Layer) -> None:
+        # All of them: what is drawn over an image is looked at to read off where it is.
+        _tell_places(layer, self._viewer)
         if "lsfm" not in layer.metadata:
             return
         finest = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
@@ -151,8 +153,6 @@ class _Attendant:
         if isinstance(layer, Labels) and not isinstance(finest, np.ndarray):
             # What is read from a file has nowhere to be painted to.
             layer.editable = False
-        if axcodes_of(layer) is not None:
-            _tell_places(layer)
 
     def _show_letters(self, event: Any = None) -> None:
         from napari.components.overlays import TextOverlay
@@ -196,13 +196,14 @@ def copy_position(viewer: ViewerModel) -> None:
     show_info(f"In the clipboard: {text} (R,A,S in mm)")
 
 
-def _tell_places(layer: Layer) -> None:
-    """Have a layer tell R, A, S where napari tells its own axes."""
+def _tell_places(layer: Layer, viewer_of: Callable[[], ViewerModel | None]) -> None:
+    """Have a layer tell R, A, S where napari tells its own axes, while these are known."""
     plain: Callable[..., dict[str, str]] = layer.get_status
 
     def get_status(position: npt.ArrayLike | None = None, *, world: bool = False, **keywords: Any) -> dict[str, str]:
         status = plain(position, world=world, **keywords)
-        axcodes = axcodes_of(layer)
+        viewer = viewer_of()
+        axcodes = axcodes_of(layer) or (None if viewer is None else shown_axcodes(viewer))
         if position is not None and world and axcodes is not None:
             status["coords"] = f"R,A,S {place_text(position, axcodes)} mm"
             status["coordinates"] = f"{status['coords']}: {status['value']}"

@@ -17,11 +17,12 @@ from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QProgress
 
 from lsfm_core import CancelledError, CancelToken, LsfmError, size_text
 
-__all__ = ["ERROR_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "wait_for"]
+__all__ = ["ERROR_STYLE", "SUCCESS_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "wait_for"]
 
 #: Of a message that says what is wrong; it can be read on napari's dark and light backgrounds.
 ERROR_STYLE = "color: #e5534b;"
 WARNING_STYLE = "color: #c77d0a;"
+SUCCESS_STYLE = "color: #3fa45b;"
 
 _SHOW_EVERY_MS = 100
 _SMOOTHING_S = 3.0

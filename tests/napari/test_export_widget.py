@@ -488,9 +488,11 @@ def test_a_chain_to_the_template(
     assert_same_image(tmp_path / "there.nii.gz", request)
     assert list(viewer.layers) == layers, "it lies elsewhere"
     with other_window(viewer) as other:
-        (layer,) = other.layers
-        image = nibabel.load(tmp_path / "there.nii.gz")
+        below, layer = other.layers
+        image, template = nibabel.load(tmp_path / "there.nii.gz"), nibabel.load(reference)
         index = np.array([60, 70, 40])
+        assert value_at(other, below, template.affine[:3] @ [*index, 1]) == np.asarray(template.dataobj)[tuple(index)]
+        assert "R,A,S 6.000,7.000,4.000" in layer.get_status(NATIVE.T @ [6, 7, 4], world=True)["coords"]
         shown = value_at(other, layer, image.affine[:3] @ [*index, 1])
         assert shown == np.asarray(image.dataobj)[tuple(index)]
         assert "own" in form.panel.text

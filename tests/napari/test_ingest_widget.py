@@ -26,6 +26,7 @@ from lsfm_core.testing import write_series
 from napari_lsfm._widgets import _ingest
 from napari_lsfm._widgets._ingest import IngestWidget
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters, phantom_slices
+from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE
 
 from .conftest import VOXEL_SIZE_MM, Specimen, copy_as, ingest_volume
 
@@ -146,6 +147,14 @@ def test_series_into_a_new_file(qtbot: QtBot, viewer: Any, form: IngestWidget, s
     assert form.panel.text.startswith("Channel 'autofluo' written")
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT_MS)
     np.testing.assert_array_equal(voxels(viewer.layers["autofluo"], small.shape), small)
+    # The form says so, and asks for nothing before another channel is begun.
+    expect(qtbot, form, f"Done: {target} holds channel 'autofluo'.")
+    assert WARNING_STYLE not in form.outlook.styleSheet() and ERROR_STYLE not in form.outlook.styleSheet()
+    assert not any(field.styleSheet() for field in (form.path, form.target, form.channel)) and not form.go.isEnabled()
+    type_into(qtbot, form.channel, "second")
+    expect(qtbot, form, "Adds channel 'second'")
+    type_into(qtbot, form.channel, "")
+    expect(qtbot, form, "Still to be given: name of the channel")
     other = tmp_path / "core.h5"
     ingest_channel(expected.model_copy(update={"path": other}))
     with open_lsfm(target) as ours, open_lsfm(other) as cores:
@@ -255,6 +264,17 @@ def test_copied_command_does_the_same(qtbot: QtBot, form: IngestWidget, series: 
 
 
 @pytest.mark.bindings
+def test_a_relative_path_shows_its_folder(
+    qtbot: QtBot, form: IngestWidget, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill_in(qtbot, form, series, Path("brain.h5"))
+    expect(qtbot, form, str(tmp_path / "brain.h5"))
+    assert str(tmp_path / "brain.h5") in form.target.toolTip() and "The HDF5 file" in form.target.toolTip()
+    type_into(qtbot, form.target, "")
+    assert str(tmp_path) not in form.target.toolTip()
+
+
 def test_what_is_dropped_is_taken(form: IngestWidget, series: Path, tmp_path: Path) -> None:
     planes = sorted(series.iterdir())[:2]
     drop(form, *planes)

@@ -156,6 +156,57 @@ def test_searching_and_ticking(form: RegionWidget, qtbot: QtBot, thalamus: list[
     assert is_error(form) and "nothing of that name" in form.summary.text()
 
 
+def test_a_region_that_is_searched_for_comes_into_view(
+    form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot, atlas: Any, thalamus: list[int]
+) -> None:
+    mask = inside(atlas, thalamus)
+
+    def is_met() -> bool:
+        """Whether the middle of the viewer lies in the thalamus, by the labels as nibabel reads them."""
+        anterior, inferior, right = viewer.dims.point
+        index = np.linalg.inv(atlas.affine)[:3] @ (right, anterior, -inferior, 1)
+        return bool(mask[tuple(index.round().astype(int))])
+
+    viewer.dims.set_point(range(3), (0.5, -1, 1))
+    assert not is_met()
+    search(form, "th", qtbot)
+    qtbot.keyClick(form.search, Qt.Key.Key_Return)
+    settle(form, qtbot)
+    assert is_met()
+    # Again when it is asked for, the camera too, in whatever way the axes lie.
+    for order in ((0, 1, 2), (1, 2, 0)):
+        viewer.dims.order = order
+        viewer.dims.set_point(range(3), (0.5, -1, 1))
+        viewer.scene.camera.center = (0, 50, 50)
+        click(form.find, qtbot)
+        assert is_met()
+        np.testing.assert_allclose(viewer.scene.camera.center[1:], np.array(viewer.dims.point)[list(order[1:])])
+    # One that is clicked at, or is in view already, moves nothing.
+    viewer.dims.order = (0, 1, 2)
+    click(form.find, qtbot)
+    plane = viewer.dims.point[0] + 0.05
+    viewer.dims.set_point(0, plane)
+    form.regions.ticked.emit(1129, True)
+    settle(form, qtbot)
+    assert viewer.dims.point[0] == pytest.approx(plane, abs=0.03)
+    click(form.clear, qtbot)
+    assert not form.find.isEnabled()
+
+
+def test_names_are_not_cut(form: RegionWidget, qtbot: QtBot) -> None:
+    search(form, "layer 6b", qtbot)
+    bar = form.tree.verticalScrollBar()
+    for value in (bar.minimum(), bar.maximum() // 2, bar.maximum()):
+        bar.setValue(value)
+        index = form.tree.indexAt(QPoint(5, form.tree.viewport().height() // 2))
+        room = form.tree.visualRect(index).width()
+        assert room >= form.tree.fontMetrics().horizontalAdvance(index.data()) + 16, index.data()
+    # The best is in sight, with the beginning of its name.
+    search(form, "barrel", qtbot)
+    place = form.tree.visualRect(form.tree.currentIndex())
+    assert form.tree.viewport().rect().contains(place.topLeft())
+
+
 def test_a_region_is_measured_and_shown(
     form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot, atlas: Any, thalamus: list[int]
 ) -> None:

@@ -72,6 +72,9 @@ def test_the_status_tells_what_an_export_takes_as_origin(viewer: napari.Viewer, 
     right, anterior, superior = 50 * 0.04, 30 * 0.05, (300 - 20) * 0.04
     assert status["coords"] == f"R,A,S {right:.3f},{anterior:.3f},{superior:.3f} mm"
     assert status["coordinates"].startswith(f"{status['coords']}: ")
+    # A layer that is drawn over it, and does not tell by itself, says the same.
+    drawn = viewer.add_shapes([np.zeros((4, 3))], name="drawn")
+    assert drawn.get_status(layer.data_to_world((30, 20, 50)), world=True)["coords"] == status["coords"]
     # What stands there is where a voxel lies that is exported by it.
     text = status["coords"].split()[1]
     corner = np.array([float(number) for number in text.split(",")]) - (0.02, 0.025, 0.02)

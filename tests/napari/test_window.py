@@ -309,7 +309,7 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Show displacement field… (LSFM)",
         "Always open .h5, .hdf5 and BigDataViewer .xml with LSFM (LSFM)",
     }
-    assert menu_titles("napari/layers/data") == {"Export (LSFM)", "Editable copy of this layer (LSFM)"}
+    assert menu_titles("napari/layers/data") == {"Editable copy of this layer (LSFM)"}
     assert menu_titles("napari/layers/segment") == {"Regions (LSFM)"}
     assert menu_titles("napari/file/samples") == {"Synthetic brain with regions (LSFM)"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,21 +21,25 @@ from lsfm_core import (
     MemoryBudgetError,
     Orientation,
     RegionSelection,
+    SourceError,
     Volume,
     export_channel,
     export_chunks,
     lay_out_chunks,
     open_lsfm,
+    open_source,
     plan_export,
     size_text,
 )
 from lsfm_core.transforms import Affine
 from napari_lsfm._layers import volume_layer
+from napari_lsfm._viewing import attend
 from napari_lsfm._widgets._box import BoxLayer, plane_axis, with_extent
 from napari_lsfm._widgets._chain import ChainEditor
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of, origin_of
 from napari_lsfm._widgets._fields import (
     Choice,
+    PathEdit,
     Section,
     Text,
     beside,
@@ -107,6 +112,7 @@ class _Done:
     plan: ExportPlan
     volume: Volume | None
     said: str
+    reference: Volume | None = None
 
 
 class ExportWidget(Form):
@@ -138,7 +144,7 @@ class ExportWidget(Form):
         self.piece = PieceSection()
         content = stacked(self._build_image(), self.piece, self._build_space(), self._build_voxels(), self._build_output())
         # As high as it mostly is, so that the form does not jump.
-        self.outlook = Text(least_lines=4)
+        self.outlook = Text(least_lines=5)
         self.outlook.setAccessibleName("outlook")
         self.outlook.setToolTip("What the export will give, or what is wrong with it")
         self.copy = CopyButton("export", self._nameable_request, self.panel)
@@ -205,10 +211,11 @@ class ExportWidget(Form):
 
     def _build_output(self) -> Section:
         section = Section("Output")
-        self.output = QLineEdit()
-        self.output.setPlaceholderText("none: into the viewer only")
+        self.output = PathEdit("none: into the viewer only")
         browse = browse_button("Choose where to write", self._browse_output)
-        section.row("File", beside(self.output, browse), f"Its ending is the format: {_FORMATS}. For chunks, a folder")
+        tip = f"Its ending is the format: {_FORMATS}. For chunks, a folder"
+        section.row("File", beside(self.output, browse), tip)
+        self.output.explain(tip)
         self.overwrite = QCheckBox("if it is there already")
         section.row("Replace", self.overwrite, "Whether the output may take the place of what has its name")
         self.memory = QLineEdit("2")
@@ -415,7 +422,7 @@ class ExportWidget(Form):
 
     def _on_outlook(self, outlook: _Outlook) -> None:
         self.antialias.setEnabled(outlook.plan.method not in ("nearest", "mode"))
-        self.outlook.say(outlook.text)
+        self.outlook.say(f"{outlook.text}\n{self.output.whole}".rstrip())
         self.chain.say(outlook.plan.chain.describe() if outlook.plan.chain.transforms else "")
         self._enable(ready=True)
 
@@ -549,7 +556,7 @@ class ExportWidget(Form):
             return done.said
         name = request.channel if request.output is None else request.output.name
         placed = Volume(done.volume.array, frame.place(done.volume.space), done.volume.kind)
-        data, keywords, kind = volume_layer(placed, name, *looks)
+        data, keywords, kind = volume_layer(placed, name, *looks, frame.axcodes)
         if request.transforms:
             why = f"it lies in the space of {request.transforms[-1]}"
         elif self._viewer.layers and not layers_of(self._viewer, request.path):
@@ -561,6 +568,13 @@ class ExportWidget(Form):
         import napari
 
         other = napari.Viewer(title=f"{name} of {request.path.name}")
+        attend(other)
+        if done.reference is not None:
+            beneath = Volume(done.reference.array, frame.place(done.reference.space), done.reference.kind)
+            below, looks_below, kind_below = volume_layer(beneath, Path(request.reference).name, axcodes=frame.axcodes)
+            getattr(other, f"add_{kind_below}")(below, **looks_below)
+            # Both are seen where they agree, and where they do not.
+            keywords |= {"opacity": 0.5} if kind == "labels" else {"colormap": "green", "blending": "additive"}
         getattr(other, f"add_{kind}")(data, **keywords)
         return f"{done.said}; shown in a window of its own, since {why}"
 
@@ -599,9 +613,36 @@ def _export(request: ExportRequest, show: bool) -> Callable[..., _Done]:
                 # The file is there; only the look at it is not.
                 said += "; not shown"
         shown = volume if volume is not None and volume.array.ndim == 3 else None
-        return _Done(plan, shown, said)
+        return _Done(plan, shown, said, None if shown is None else _read_reference(request, cancel))
 
     return work
+
+
+def _read_reference(request: ExportRequest, cancel: CancelToken) -> Volume | None:
+    """The image whose space a result was carried into, to be shown beneath it; None if there is none, or it is not to be seen."""
+    if request.reference is None or not request.transforms:
+        return None
+    with open_lsfm(request.path) as file:
+        if request.reference in file:
+            channel = file[request.reference]
+            finest = channel.levels[0]
+            is_seen = channel.kind != "vectors" and finest.data.nbytes <= _MAX_SHOWN_BYTES
+            return Volume(np.asarray(finest.data), finest.space, channel.kind) if is_seen else None
+    try:
+        source = open_source(request.reference)
+    except SourceError:
+        # A displacement field can be a reference as well.
+        return None
+    with closing(source):
+        nbytes = np.prod(source.shape, dtype=float) * source.dtype.itemsize
+        if source.space is None or source.components > 1 or nbytes > _MAX_SHOWN_BYTES:
+            return None
+        array = np.empty(source.shape, source.dtype)
+        for index, plane in enumerate(array):
+            if cancel.cancelled:
+                return None
+            source.read_plane(index, plane)
+        return Volume(array, source.space)
 
 
 def _learn(request: ExportRequest, plan: ExportPlan, seconds: float) -> None:

@@ -46,6 +46,14 @@ class Frame:
 
     ras_from_native: FloatArray
 
+    @property
+    def axcodes(self) -> str | None:
+        """Where the native axes grow toward; None where the two worlds do not have the same zero."""
+        if self.ras_from_native[:3, 3].any():
+            return None
+        largest = np.abs(self.ras_from_native[:3, :3]).argmax(axis=0)
+        return "".join("LPI RAS"[axis + 4 * (self.ras_from_native[axis, n] > 0)] for n, axis in enumerate(largest))
+
     def box_to_ras(self, lower: npt.ArrayLike, upper: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """The smallest and largest R, A, S of a box in the native frame."""
         return _box(self.ras_from_native, lower, upper)

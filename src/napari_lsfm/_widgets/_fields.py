@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer, Signal
@@ -24,11 +25,12 @@ from qtpy.QtWidgets import (
 )
 
 from lsfm_core import InputError, LsfmError
-from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE
+from napari_lsfm._workers import ERROR_STYLE, SUCCESS_STYLE, WARNING_STYLE
 
 __all__ = [
     "Choice",
     "NumbersEdit",
+    "PathEdit",
     "Scrolled",
     "Section",
     "Text",
@@ -111,6 +113,10 @@ class Text(QLabel):
         """Show a message."""
         self._show(text, "")
 
+    def praise(self, text: str) -> None:
+        """Show what was done."""
+        self._show(text, SUCCESS_STYLE)
+
     def warn(self, text: str) -> None:
         """Show what is to be looked at."""
         self._show(text, WARNING_STYLE)
@@ -190,6 +196,38 @@ class Choice(QComboBox):
             self.addItem(text, value)
         self.value = chosen
         self.blockSignals(False)
+
+
+class PathEdit(QLineEdit):
+    """A path or a pattern; where it is not the whole path, the mouse finds that.
+
+    Parameters
+    ----------
+    placeholder : str
+        What stands there while it is empty.
+    """
+
+    def __init__(self, placeholder: str) -> None:
+        super().__init__()
+        self._tip = ""
+        self.setPlaceholderText(placeholder)
+        # What is dropped on the field is for the form, and no text with "file://" before it.
+        self.setAcceptDrops(False)
+        self.textChanged.connect(self._show_tip)
+
+    @property
+    def whole(self) -> str:
+        """The path with all its folders; empty where nothing stands."""
+        text = self.text().strip()
+        return str(Path(text).absolute()) if text else ""
+
+    def explain(self, tip: str) -> None:
+        """Say what the field is for."""
+        self._tip = tip
+        self._show_tip()
+
+    def _show_tip(self) -> None:
+        self.setToolTip(f"{self._tip}\n{self.whole}".strip())
 
 
 class NumbersEdit(QWidget):

@@ -36,7 +36,7 @@ from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import present_layers
 from napari_lsfm._widgets._closed import ClosedFile
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, Section, Text, beside, in_words, numbers, stacked
+from napari_lsfm._widgets._fields import Choice, NumbersEdit, PathEdit, Section, Text, beside, in_words, numbers, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters
 from napari_lsfm._widgets._picture import Grey, Picture, as_grey
@@ -90,6 +90,9 @@ class IngestWidget(Form):
         self._own_size: list[str] = []
         self._own_code: str | None = None
         self._is_new = True
+        #: What was written last, and what the form said then: nothing is missing as long as it says the same.
+        self._written = ""
+        self._said_then: tuple[Any, ...] | None = None
         self._retry: IngestRequest | None = None
         self._closed: ClosedFile | None = None
         self._describer = Latest(self, _DELAY_MS)
@@ -119,7 +122,7 @@ class IngestWidget(Form):
         self.orientation = OrientationSection()
         image, voxels, target, storage = self._build_image(), self._build_voxels(), self._build_target(), self._build_storage()
         content = stacked(image, voxels, self.orientation, target, storage)
-        self.outlook = Text(least_lines=2)
+        self.outlook = Text(least_lines=3)
         self.outlook.setAccessibleName("outlook")
         self.outlook.setToolTip("What will be written, what is still to be given, or what is wrong")
         self.doubts = Text()
@@ -135,7 +138,7 @@ class IngestWidget(Form):
         section = self._image_section = Section("Image")
         self.origin_of_image = Choice([("file or folder", None)])
         section.row("From", self.origin_of_image, "A file or folder on the disk, or a layer of this viewer")
-        self.path = _path_edit("drop it here, or choose")
+        self.path = PathEdit("drop it here, or choose")
         folder = _button("Folder…", "Choose a folder: a TIFF series, or Zarr", self._browse_folder)
         file = _button("File…", "Choose a file: TIFF, OME-TIFF, NIfTI, NRRD, MetaImage", self._browse_image)
         tip = "A folder or file, one file of a series, or a pattern such as img_*_C01.tif"
@@ -171,8 +174,8 @@ class IngestWidget(Form):
         section.row("", found, "What was found, and the middle plane")
         return section
 
-    def _table_row(self, section: Section, label: str, tip: str) -> QLineEdit:
-        edit = _path_edit("none")
+    def _table_row(self, section: Section, label: str, tip: str) -> PathEdit:
+        edit = PathEdit("none")
         _path_row(section, label, edit, tip, _button("…", f"Choose: {label.lower()}", lambda: self._browse(edit, label, _TABLES)))
         return edit
 
@@ -188,7 +191,7 @@ class IngestWidget(Form):
             self.origin,
             "R, A, S position of the centre of the voxel that is first in right, anterior and superior; empty: its own, or 0",
         )
-        self.metadata = _path_edit("none")
+        self.metadata = PathEdit("none")
         choose = _button("…", "Choose a metadata file", lambda: self._browse(self.metadata, "Metadata", "JSON files (*.json)"))
         tip = "What else is known of the image, as lsfm-core dump-metadata writes it; the form wins over it"
         _path_row(section, "Metadata (JSON)", self.metadata, tip, choose)
@@ -196,7 +199,7 @@ class IngestWidget(Form):
 
     def _build_target(self) -> Section:
         section = Section("Target")
-        self.target = _path_edit("new or existing file")
+        self.target = PathEdit("new or existing file")
         tip = "The HDF5 file; made if it is not there, else the channel is added to it"
         choose = _button("…", "Choose a new or an existing file", self._browse_target)
         _path_row(section, "File", self.target, tip, choose)
@@ -477,6 +480,12 @@ class IngestWidget(Form):
                     field.setStyleSheet(style)
         return [name for name, (is_missing, _) in missing.items() if is_missing]
 
+    def _says(self) -> tuple[Any, ...]:
+        """What the form asks for, as far as another choice of it is another wish."""
+        image = self._image()
+        place = None if image is None else (image.place, image.channel, image.kind)
+        return place, self.target.text().strip(), self.channel.text().strip()
+
     def _has_axes(self) -> bool:
         return any(choice.value for choice in self.orientation.axes) or bool(self.orientation.origin.text())
 
@@ -488,12 +497,17 @@ class IngestWidget(Form):
     def _look_ahead(self) -> None:
         """Say what is missing, or ask what the request will give."""
         self.doubts.hide()
-        missing = self._missing()
+        is_done = self._said_then == self._says()
+        missing = [] if is_done else self._missing()
         self._show_facts()
         code = self.orientation.orientation
         self.thumbnail.show_letters(edge_letters(code, 0) if code is not None else ())
+        if is_done:
+            self.outlook.praise(self._written)
+            return
+        self._said_then = None
         if missing:
-            self.outlook.warn(f"Still to be given: {', '.join(missing)}.")
+            self.outlook.say(f"Still to be given: {', '.join(missing)}.")
             return
         if self._complaint:
             self._complain("The image cannot be used: see above.")
@@ -511,7 +525,9 @@ class IngestWidget(Form):
         made = _MAKES[plan.makes].format(channel=repr(plan.channel), file=plan.path.name)
         levels = f"{len(plan.levels)} level{'s' if len(plan.levels) > 1 else ''}"
         memory = size_text(plan.memory.peak_bytes)
-        self.outlook.say(f"{made} {levels}, {size_text(plan.raw_bytes)} before compression, at most {memory} of memory.")
+        self.outlook.say(
+            f"{made} {levels}, {size_text(plan.raw_bytes)} before compression, at most {memory} of memory.\n{plan.path.absolute()}"
+        )
         self.doubts.warn("\n".join(f"Warning: {warning}" for warning in plan.warnings))
         self.doubts.setVisible(bool(plan.warnings))
         self.go.setEnabled(not self.panel.is_busy)
@@ -554,6 +570,8 @@ class IngestWidget(Form):
         if self.channel.text().strip() == request.channel:
             # There is one of that name now: the next one needs another.
             self.channel.clear()
+            self._written = f"Done: {request.path.absolute()} holds channel {request.channel!r}."
+            self._said_then = self._says()
         raw, stored = report.raw_bytes, report.stored_bytes
         said = [f"Channel {report.channel!r} written: {size_text(raw)}, stored in {size_text(stored)}, {report.seconds:.1f} s."]
         if report.kind == "vectors":
@@ -665,17 +683,9 @@ def _voxel_size_um(layer: Layer) -> list[float] | None:
     return [float((scale * unit).to("um").magnitude) for scale, unit in zip(layer.scale, layer.units, strict=True)]
 
 
-def _path_edit(placeholder: str) -> QLineEdit:
-    edit = QLineEdit()
-    edit.setPlaceholderText(placeholder)
-    # What is dropped on the field is for the form, and no text with "file://" before it.
-    edit.setAcceptDrops(False)
-    return edit
-
-
-def _path_row(section: Section, label: str, edit: QLineEdit, tip: str, *buttons: QPushButton) -> QWidget:
+def _path_row(section: Section, label: str, edit: PathEdit, tip: str, *buttons: QPushButton) -> QWidget:
     row = section.row(label, beside(edit, *buttons), tip)
-    edit.setToolTip(tip)
+    edit.explain(tip)
     edit.setAccessibleName(label)
     return row
 

@@ -12,13 +12,10 @@ import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
-    QHeaderView,
     QLineEdit,
     QPushButton,
     QSizePolicy,
-    QTreeView,
 )
 
 from lsfm_core import (
@@ -36,12 +33,12 @@ from lsfm_core import (
     open_lsfm,
 )
 from napari_lsfm._layers import volume_layer
-from napari_lsfm._widgets._box import BoxLayer
+from napari_lsfm._widgets._box import BoxLayer, plane_axis
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
 from napari_lsfm._widgets._fields import Choice, Section, Text, beside, in_words, numbers, optional, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
-from napari_lsfm._widgets._tree import RegionTree
+from napari_lsfm._widgets._tree import RegionTree, RegionView
 from napari_lsfm._workers import Latest
 
 if TYPE_CHECKING:
@@ -56,6 +53,8 @@ _CELL_MARGIN, _SWATCH = 16, 24
 _DELAY_MS = 100
 #: Of the picture of a region in the viewer; of a larger one a coarser level is shown.
 _MAX_LOOK_VOXELS = 2**25
+#: Of those, as many are enough to find a region's middle.
+_MIDDLE_VOXELS = 2**21
 #: Of labels that are looked through for regions without voxels, once all else is shown; it takes some seconds.
 _MAX_SWEEP_VOXELS, _SWEEP_DELAY_MS = 2**31, 1000
 _COLOUR = "#ffd23f"
@@ -72,6 +71,7 @@ class _Measured:
     volume_mm3: float
     lower_mm: tuple[float, float, float]
     upper_mm: tuple[float, float, float]
+    middle_mm: tuple[float, float, float]
     look: Volume
 
 
@@ -91,6 +91,8 @@ class RegionWidget(Form):
         self._selectors: dict[int, str | int] = {}
         self._layer: Any = None
         self._is_oblique = False
+        self._middle: Any = None
+        self._goes_there = False
         self._box = BoxLayer(napari_viewer, "region box", editable=False, parent=self)
         self._measurer = Latest(self, _DELAY_MS)
         self._measurer.answered.connect(self._on_measured)
@@ -122,16 +124,11 @@ class RegionWidget(Form):
         self.search.setClearButtonEnabled(True)
         regions.row("Search", self.search, "Show what has this in its id, acronym or name; Enter takes the best, or gives it back")
         self.regions = RegionTree(self)
-        self.tree = QTreeView()
-        self.tree.setModel(self.regions)
-        self.tree.setUniformRowHeights(True)
+        self.tree = RegionView(self.regions)
         self.tree.setMinimumHeight(_TREE_HEIGHT)
         self.tree.setIndentation(_INDENTATION)
         self.tree.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self._restyle()
-        header = self.tree.header()
-        header.setStretchLastSection(False)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         regions.row("", self.tree, "Tick a region to take it with all its parts")
         self.tree.setAccessibleName("regions")
         self.pick = QCheckBox("in the viewer")
@@ -143,6 +140,9 @@ class RegionWidget(Form):
         )
         self.clear = QPushButton("Clear")
         self.clear.setToolTip("Choose nothing")
+        self.find = QPushButton("Show")
+        self.find.setToolTip("Go to the middle of what is chosen, in the viewer")
+        self.find.setEnabled(False)
 
         piece = Section("Piece")
         self.side = Choice([("both", None), ("left", "left"), ("right", "right")])
@@ -163,7 +163,9 @@ class RegionWidget(Form):
         self.copy = CopyButton("export", self.request, self.panel)
         self.go = QPushButton("Export…")
         self.go.setToolTip("Fill the region into the export form, where it can be carried into another space")
-        self._lay_out(stacked(source, regions, piece, growing=regions), self.summary, beside(self.clear, self.copy, self.go))
+        self._lay_out(
+            stacked(source, regions, piece, growing=regions), self.summary, beside(self.clear, self.find, self.copy, self.go)
+        )
 
     def _connect(self) -> None:
         self.file.left.connect(self._on_left)
@@ -177,6 +179,7 @@ class RegionWidget(Form):
         self.side.chosen.connect(self._changed)
         for edit in (self.midline, self.margin):
             edit.textChanged.connect(self._changed)
+        self.find.clicked.connect(self.show_in_viewer)
         self.go.clicked.connect(self._open_export)
 
     def _restyle(self, event: Any = None) -> None:
@@ -232,6 +235,7 @@ class RegionWidget(Form):
             longest = max(texts, key=len, default="")
             width = self.tree.fontMetrics().horizontalAdvance(longest) + _CELL_MARGIN + (_SWATCH if column == 2 else 0)
             self.tree.header().resizeSection(column, max(width, self.tree.header().sectionSizeHint(column)))
+        self.tree.fit_names()
 
     def _fold(self) -> None:
         """Show the tops of the tree and their parts only."""
@@ -252,9 +256,7 @@ class RegionWidget(Form):
             self._go_to(current)
 
     def _go_to(self, key: int) -> None:
-        index = self.regions.index_of(key)
-        self.tree.setCurrentIndex(index)
-        self.tree.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
+        self.tree.bring(self.regions.index_of(key))
 
     def _on_enter(self) -> None:
         text = self.search.text().strip()
@@ -266,7 +268,19 @@ class RegionWidget(Form):
         elif text:
             self._complain(f"No region has {text!r} in its id, acronym or name.")
 
+    def show_in_viewer(self) -> None:
+        """Go to the middle of what is chosen: its plane, and the camera too."""
+        if self._middle is None:
+            return
+        dims, camera = self._viewer.dims, self._viewer.scene.camera
+        first = dims.ndim - len(self._middle)
+        dims.set_point(range(first, dims.ndim), self._middle)
+        seen = [float(self._middle[axis - first]) for axis in dims.displayed]
+        camera.center = (*camera.center[: -len(seen)], *seen)
+
     def _on_ticked(self, key: int, is_on: bool) -> None:
+        # Who ticks a region or searches for it wants to see it; who clicks at one does.
+        self._goes_there = is_on
         parts = self._table.descendants(key)
         self.select(self._ids | {*parts} if is_on else self._ids - {*parts})
 
@@ -365,7 +379,26 @@ class RegionWidget(Form):
         self._show_look(Volume(measured.look.array, space, "labels"))
         voxel = space.reoriented(space.reorientation_to(Orientation("RAS"))).voxel_size_mm
         box = frame.box_to_native(measured.lower_mm, measured.upper_mm)
+        self._middle = np.linalg.inv(frame.ras_from_native)[:3] @ (*measured.middle_mm, 1)
+        self.find.setEnabled(True)
+        if self._goes_there:
+            self._goes_there = False
+            self._bring_into_view(*box)
         self._box.show(*box, self._facts.bounds(self.labels.value), voxel)
+
+    def _bring_into_view(self, lower: Any, upper: Any) -> None:
+        """Go to a box's middle if it is out of view: its plane is not met, or its middle is beyond the canvas; native mm."""
+        viewer = self._viewer
+        across = plane_axis(viewer)
+        is_met = viewer.dims.ndisplay == 3 or lower[across] <= viewer.dims.point[-3:][across] <= upper[across]
+        half = np.array(viewer.canvas.viewbox_size(viewer.layers)) / viewer.scene.camera.zoom / 2
+        seen = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed[-2:]]
+        offset = np.abs(np.asarray(self._middle)[seen] - np.array(viewer.scene.camera.center[-2:]))
+        if not is_met or (viewer.dims.ndisplay == 2 and (offset > half).any()):
+            camera = viewer.scene.camera.center
+            self.show_in_viewer()
+            if (offset <= half).all():
+                viewer.scene.camera.center = camera
 
     @property
     def _frame(self) -> Frame:
@@ -391,6 +424,8 @@ class RegionWidget(Form):
 
     def _forget_look(self) -> None:
         self._measurer.forget()
+        self._middle = None
+        self.find.setEnabled(False)
         self._box.hide()
         if self._layer in self._viewer.layers:
             self._viewer.layers.remove(self._layer)
@@ -455,7 +490,18 @@ def _measure(path: Path, selection: RegionSelection, cancel: CancelToken) -> _Me
         look = region.look(file[selection.labels_channel].levels, _MAX_LOOK_VOXELS)
     box = region.box.grown(selection.margin_mm)
     count = region.voxels.count
-    return _Measured(count, count * region.space.voxel_volume_mm3, box.lower_mm, box.upper_mm, look)
+    return _Measured(count, count * region.space.voxel_volume_mm3, box.lower_mm, box.upper_mm, _middle(look), look)
+
+
+def _middle(look: Volume) -> tuple[float, float, float]:
+    """R, A, S of the voxel of a region that is nearest to its centre of mass, which may lie outside."""
+    step = max(1, round((look.array.size / _MIDDLE_VOXELS) ** (1 / 3)))
+    voxels = np.argwhere(look.array[::step, ::step, ::step]) * step
+    if not len(voxels):
+        voxels = np.argwhere(look.array)
+    nearest = voxels[np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
+    r, a, s = look.space.to_world([nearest])[0]
+    return float(r), float(a), float(s)
 
 
 def _occurring(path: Path, channel: str, cancel: CancelToken) -> set[int]:

@@ -7,15 +7,18 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from qtpy.QtCore import QAbstractItemModel, QModelIndex, QObject, Qt, Signal
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QResizeEvent
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTreeView
 
 from lsfm_core import Label, LabelTable
 
-__all__ = ["RegionTree"]
+__all__ = ["RegionTree", "RegionView"]
 
 _HEADERS = ("Region", "Acronym", "Id")
 _FAINT = QColor("gray")
 _TOP = QModelIndex()
+#: Width of a check box and the space around a name.
+_BOX = 40
 
 
 class RegionTree(QAbstractItemModel):
@@ -207,3 +210,58 @@ class RegionTree(QAbstractItemModel):
         last = len(self._parts[None]) - 1
         if last >= 0:
             self.dataChanged.emit(self.index(0, 0), self.index(last, len(_HEADERS) - 1))
+
+
+class RegionView(QTreeView):
+    """Shows a `RegionTree`: no name that is in sight is cut, and every column can be made wider or narrower.
+
+    Parameters
+    ----------
+    regions : RegionTree
+    """
+
+    def __init__(self, regions: RegionTree) -> None:
+        super().__init__()
+        self.setModel(regions)
+        self.setUniformRowHeights(True)
+        # One pixel after the other, since columns are wide.
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        header = self.header()
+        header.setStretchLastSection(False)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        # To look at every row takes longer than to show them.
+        header.setResizeContentsPrecision(0)
+        self.expanded.connect(self.fit_names)
+        self.collapsed.connect(self.fit_names)
+        self.verticalScrollBar().valueChanged.connect(self._on_scrolled)
+
+    def fit_names(self, *_: object) -> None:
+        """Make the names' column as wide as those in sight need, and at least as there is room for."""
+        others = sum(self.columnWidth(column) for column in range(1, len(_HEADERS)))
+        self.resizeColumnToContents(0)
+        self.setColumnWidth(0, max(self.columnWidth(0), self.viewport().width() - others))
+
+    def bring(self, index: QModelIndex) -> None:
+        """Open what a region is part of, and bring its row and the beginning of its name into sight."""
+        if not index.isValid():
+            return
+        self.setCurrentIndex(index)
+        self.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
+        self.fit_names()
+        # Sideways no further than the name needs, and never past its beginning.
+        bar = self.horizontalScrollBar()
+        bar.setValue(0)
+        first = self.visualRect(index).left()
+        last = first + self.fontMetrics().horizontalAdvance(index.data()) + _BOX
+        bar.setValue(max(0, min(last - self.viewport().width(), first - self.indentation())))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """Use the room that there is."""
+        super().resizeEvent(event)
+        self.fit_names()
+
+    def _on_scrolled(self, value: int) -> None:
+        # Never narrower here: that would move what is being looked at.
+        before = self.columnWidth(0)
+        self.resizeColumnToContents(0)
+        self.setColumnWidth(0, max(self.columnWidth(0), before))
