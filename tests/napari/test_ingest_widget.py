@@ -107,7 +107,7 @@ def ingest(qtbot: QtBot, form: IngestWidget) -> None:
 
 
 def show(viewer: Any, path: Path, **looks: Any) -> None:
-    for data, keywords, _ in _ingest.read_layers(path):
+    for data, keywords, _ in _ingest.present_layers(path):
         viewer.add_image(data, **keywords | looks)
 
 
