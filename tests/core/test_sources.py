@@ -564,8 +564,36 @@ def test_scaled_nifti(suffix: str, dtype: str, expected: str, small: Array, tmp_
         assert source.dtype == expected
         assert any("scaled" in note for note in source.facts["notes"])
         np.testing.assert_allclose(read(source), theirs.get_fdata().T, rtol=1e-6)
-    with pytest.raises(SourceError, match="makes no sense for labels"):
-        open_source(path, kind="labels")
+    if dtype == "float64":
+        with pytest.raises(SourceError, match="makes no sense for labels"):
+            open_source(path, kind="labels")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "intercept"), [("int16", 1, 32768), ("uint32", 1, 3), ("uint16", 0.5, 0), ("int32", 1, 7)]
+)
+def test_nifti_labels_that_are_whole_after_scaling(
+    dtype: str, slope: float, intercept: float, small: Array, tmp_path: Path
+) -> None:
+    labels = (small % 200).astype(np.float64) + (2**32 - 300 if dtype == "uint32" else 0)
+    stored = ((labels - intercept) / slope).astype(dtype)
+    header = nibabel.Nifti1Image(stored.T, np.eye(4)).header
+    header.set_slope_inter(slope, intercept)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path = tmp_path / "a.nii"
+    path.write_bytes(header.binaryblock + b"\0\0\0\0" + stored.tobytes())
+    np.testing.assert_array_equal(nibabel.load(path).get_fdata().T, labels)
+    voxels = load(path, kind="labels")
+    assert voxels.dtype == np.uint32
+    np.testing.assert_array_equal(voxels, labels)
+
+
+def test_nifti_labels_that_scaling_makes_broken_are_refused(small: Array, tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(small.T.astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(1, 0.5)
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(SourceError, match="whole numbers"):
+        load(tmp_path / "a.nii", kind="labels")
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, float("nan")])

@@ -67,6 +67,8 @@ class RawSource(Source):
         As in `Source`.
     scaling : tuple of 2 float, optional
         Slope and intercept: values become ``slope * stored + intercept``, as float32 (float64 if stored so).
+    exact : bool
+        Whether scaled values are float64 in any case.
     words : FieldWords, optional
         What the file says of its vectors, which are delivered as they are stored.
 
@@ -85,6 +87,7 @@ class RawSource(Source):
         voxel_size_mm: Triple | None,
         facts: Mapping[str, Any],
         scaling: tuple[float, float] | None = None,
+        exact: bool = False,
         words: FieldWords | None = None,
     ) -> None:
         self.name = str(header)
@@ -106,7 +109,8 @@ class RawSource(Source):
                 f"{header}: is {' x '.join(map(str, layout.shape))} voxels (planes, rows, columns) large: it is empty"
             )
         native = layout.stored.newbyteorder("=")
-        self.dtype = native if scaling is None or native == np.float64 else np.dtype(np.float32)
+        scaled = np.dtype(np.float64 if exact or native == np.float64 else np.float32)
+        self.dtype = native if scaling is None else scaled
         self._parts = 1 if layout.interleaved else layout.components
         self._part_plane = layout.shape[1] * layout.shape[2] * layout.stored.itemsize * (layout.components // self._parts)
         self._next = [0] * self._parts

@@ -91,7 +91,8 @@ def open_nifti(path: Path, kind: str) -> Source:
     scaling = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
     notes = []
     if scaling is not None:
-        if kind not in ("image", "components"):
+        # Ids of up to 32 bits are exact in float64, and must be whole numbers there: see `converted`.
+        if kind not in ("image", "components") and not (kind == "labels" and stored.kind in "ui" and stored.itemsize <= 4):
             raise SourceError(
                 f"{path}: its values are scaled ({scaling[0]:g} * stored + {scaling[1]:g}), which makes no sense for {kind}: "
                 "save it without"
@@ -118,6 +119,7 @@ def open_nifti(path: Path, kind: str) -> Source:
             **({"kind": "components"} if are_components else {}),
         },
         scaling=scaling,
+        exact=kind == "labels",
         words=_words(header, _found(shape, stored, intent), len(shape), texts, mm) if kind == "vectors" else None,
     )
 
