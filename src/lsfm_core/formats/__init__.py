@@ -51,6 +51,7 @@ _META = (".mha", ".mhd")
 #: What a file is larger than its voxels at most: deflate's worst, the names and headers of many chunks.
 _OVERHEAD = 0.01
 _HEADER_BYTES = 2**14
+_ZIPPED = (".zarr.zip", ".ozx")
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -82,7 +83,7 @@ def open_source(
     judge : bool
         Whether vectors of unknown meaning are refused; who wants only their grid takes them as they are.
     planes_are : {"time", "channels"}, optional
-        For TIFF and OME-Zarr files that have several time points or channels of a single plane each: these are the planes.
+        For TIFF files that have several time points or channels of a single plane each: these are the planes.
 
     Raises
     ------
@@ -143,7 +144,7 @@ def _check_components(source: Source, kind: Kind) -> None:
 
 def _open_path(path: Path, channel: int | str | None, kind: Kind, planes_are: PlanesAre | None) -> Source:
     name = path.name.lower()
-    is_zarr = path.is_dir() and (name.endswith(".zarr") or _is_zarr(path))
+    is_zarr = (path.is_dir() and (name.endswith(".zarr") or _is_zarr(path))) or (name.endswith(_ZIPPED) and path.is_file())
     # Each format's library is imported only where it is used: some take longer than all the rest.
     if name.endswith(_NIFTI + _NRRD + _META):
         if name.endswith(_NIFTI):
@@ -180,7 +181,7 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind, planes_are: Pl
     elif is_zarr:
         from lsfm_core.formats.ome_zarr import open_zarr
 
-        source = open_zarr(path, channel, kind)
+        source = open_zarr(path, channel, kind, planes_are)
     else:
         from lsfm_core.formats.tiff_stack import open_tiff
 

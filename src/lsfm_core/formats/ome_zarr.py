@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import zarr
 
 from lsfm_core.errors import InputError, LsfmError, SourceError
-from lsfm_core.formats._channels import channel_key, check_one_timepoint, pick_channel
+from lsfm_core.formats._channels import PlanesAre, channel_key, check_one_timepoint, pick_channel
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._own import OwnFacts, own_facts, take_place
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
@@ -29,7 +30,10 @@ from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
 
 __all__ = ["OmeZarrOutput", "open_zarr"]
 
-_SUPPORTED = ("0.4", "0.5")
+_SUPPORTED = ("0.1", "0.2", "0.3", "0.4", "0.5")
+#: Version 0.1 and 0.2 name no axes, and 0.3 tells no types; some writers of later versions do not, either.
+_AXES = "tczyx"
+_TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
 #: Planes are kept until they fill a layer of chunks; chunks of large planes are made flat, so that no layer is larger than this.
 _LAYER_BYTES = 128 * 2**20
 #: Where an axis leads to, by RFC-4's words; those for animals as they are meant in a brain.
@@ -38,11 +42,12 @@ _SIDES = {
     "rostral": "A", "caudal": "P", "dorsal": "S", "ventral": "I",
 }  # fmt: skip
 _WHICH_AXIS = str.maketrans("LPI", "RAS")
+_META_FILES = {"zarr.json", ".zarray", ".zgroup"}
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"), ("opacity", "FFFFFF"))
 
 
-def open_zarr(path: Path, channel: int | str | None, kind: Kind = "image") -> ArraySource:
-    """Open a folder that holds a Zarr array or an OME-Zarr image, of which the finest level is taken.
+def open_zarr(path: Path, channel: int | str | None, kind: Kind = "image", planes_are: PlanesAre | None = None) -> ArraySource:
+    """Open a folder, or a zip file, that holds a Zarr array or an OME-Zarr image, of which the finest level is taken.
 
     Of kind ``components`` all channels are the values of a voxel, unless one is picked.
 
@@ -54,15 +59,28 @@ def open_zarr(path: Path, channel: int | str | None, kind: Kind = "image") -> Ar
         If it is not clear which image or channel is meant.
     """
     try:
-        return _open(path, channel, kind)
+        return _open(path, _zipped(path) if path.is_file() else path, channel, kind, planes_are)
     except LsfmError:
         raise
     except Exception as error:  # zarr trusts what it parses, and so do we here
         raise SourceError(f"{path}: its Zarr metadata are damaged, or not supported: {type(error).__name__}: {error}") from error
 
 
-def _open(path: Path, channel: int | str | None, kind: Kind) -> ArraySource:
-    node = zarr.open(path, mode="r")
+def _zipped(path: Path) -> Any:
+    """What `zarr.open` takes for a zip file, whose image may stand in a folder of its own."""
+    store = zarr.storage.ZipStore(path, mode="r")
+    with zipfile.ZipFile(path) as archive:
+        roots = {PurePosixPath(name).parent for name in archive.namelist() if PurePosixPath(name).name in _META_FILES}
+    if not roots:
+        raise SourceError(f"{path}: is a zip file that holds no Zarr image")
+    root = min(roots, key=lambda folder: len(folder.parts))
+    return store if root == PurePosixPath(".") else zarr.storage.StorePath(store, str(root))
+
+
+def _open(
+    path: Path, place: Any, channel: int | str | None, kind: Kind, planes_are: PlanesAre | None, inner: str | None = None
+) -> ArraySource:
+    node = zarr.open(place, mode="r", path=inner)
     if isinstance(node, zarr.Array):
         leading = node.shape[:-3]
         if math.prod(leading) != 1:
@@ -76,24 +94,41 @@ def _open(path: Path, channel: int | str | None, kind: Kind) -> ArraySource:
     ome = attributes.get("ome", attributes)
     if "multiscales" not in ome:
         if "bioformats2raw.layout" in ome and "0" in node and "1" not in node:
-            return _open(path / "0", channel, kind)
+            return _open(path, place, channel, kind, planes_are, "0")
         members = ", ".join(sorted(name for name, _ in node.members())[:10])
         raise InputError(
             f"{path}: is no OME-Zarr image: give the path of an image or array in it (it holds: {members or 'nothing'})"
         )
     if len(ome["multiscales"]) != 1:
         raise InputError(f"{path}: holds {len(ome['multiscales'])} images: save one of them as a file of its own")
-    return _open_image(path, node, ome, channel, kind)
+    return _open_image(path, node, ome, channel, kind, planes_are)
 
 
-def _open_image(path: Path, group: zarr.Group, ome: Mapping[str, Any], channel: int | str | None, kind: Kind) -> ArraySource:
+def _named_axes(axes: Sequence[Any], count: int) -> list[dict[str, Any]]:
+    """Axes with their types, which their names tell where nothing else does."""
+    found = [dict(axis) if isinstance(axis, dict) else {"name": str(axis)} for axis in axes or _AXES[-count:]]
+    for axis in found:
+        axis["type"] = axis.get("type") or _TYPES.get(str(axis.get("name")).lower(), "of no known type")
+    return found
+
+
+def _open_image(
+    path: Path,
+    group: zarr.Group,
+    ome: Mapping[str, Any],
+    channel: int | str | None,
+    kind: Kind,
+    planes_are: PlanesAre | None,
+) -> ArraySource:
     image = ome["multiscales"][0]
     version = str(ome.get("version", image.get("version", "0.4")))
-    axes = image.get("axes", ())
-    if version not in _SUPPORTED or not all(isinstance(axis, dict) for axis in axes):
-        raise SourceError(f"{path}: is OME-Zarr {version}: versions {' and '.join(_SUPPORTED)} can be read")
+    if version not in _SUPPORTED:
+        raise SourceError(f"{path}: is OME-Zarr {version}: versions {', '.join(_SUPPORTED)} can be read")
     array = group[image["datasets"][0]["path"]]
-    kinds = [axis.get("type", "space") for axis in axes]
+    axes = _named_axes(image.get("axes", ()), array.ndim if isinstance(array, zarr.Array) else 0)
+    kinds = [axis["type"] for axis in axes]
+    if planes_are is not None:
+        raise InputError(f"{path}: --planes-are is for TIFF files: save the Zarr image with its planes along z")
     if not isinstance(array, zarr.Array) or len(kinds) != array.ndim or kinds[-3:] != ["space"] * 3 or kinds.count("space") != 3:
         raise SourceError(
             f"{path}: has the axes {[axis.get('name') for axis in axes]}: expected three in space, after time and channel"
@@ -106,7 +141,7 @@ def _open_image(path: Path, group: zarr.Group, ome: Mapping[str, Any], channel: 
     several = False
     for axis, what in enumerate(kinds[:-3]):
         if what == "time":
-            check_one_timepoint(str(path), array.shape[axis], array.shape[-3])
+            check_one_timepoint(str(path), array.shape[axis], 2)
         elif what == "channel" and axis == array.ndim - 4 and array.shape[axis] > 1 and _are_values(own, kind) and channel is None:
             several = True
         elif what == "channel":
