@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from lsfm_core.cli import main
 from lsfm_core.errors import InputError, LsfmError, SourceError
@@ -432,6 +436,116 @@ def test_planes_are_no_times_where_there_are_planes(truth: Array, tmp_path: Path
     image = write_pages(tmp_path / "a.tif", truth, ome_xml(truth.shape))
     with pytest.raises(InputError, match="has 6 planes besides: leave out --planes-are time"):
         open_source(image, planes_are="time")
+
+
+# --- mesoSPIM, Analyze, NIfTI pairs, Zarr -----------------------------------------------------------------------------------------
+
+
+def mesospim_text(planes: int, x: int, y: int, step: str = "5.0") -> str:
+    return (
+        "[Metadata for file] D:/a.raw\n\n[CFG]\n[Laser] 488 nm\n[Pixelsize in um] 4.0\n"
+        f"[z_stepsize] {step}\n[z_planes] {planes}\n\n"
+        f"[CAMERA PARAMETERS]\n[x_pixels] {x}\n[y_pixels] {y}\n"
+    )
+
+
+def test_raw_files_of_mesospim(truth: Array, tmp_path: Path) -> None:
+    truth = truth[:, :11, :11]
+    image = tmp_path / "a.raw"
+    truth.astype("<u2").tofile(image)
+    with pytest.raises(InputError, match=r"nothing is known without a\.raw_meta\.txt"):
+        open_source(image)
+    (tmp_path / "a.raw_meta.txt").write_text(mesospim_text(6, 11, 11))
+    voxels, source = read(image)
+    np.testing.assert_array_equal(voxels, truth)
+    assert source.voxel_size_mm == pytest.approx((0.005, 0.004, 0.004))
+    assert source.facts["acquisition"]["Laser"] == "488 nm"
+    (tmp_path / "a.raw_meta.txt").write_text(mesospim_text(6, 11, 11, "0"))
+    assert read(image)[1].facts["untold"] == "z_stepsize is '0'"
+    (tmp_path / "a.raw_meta.txt").write_text(mesospim_text(7, 11, 11))
+    with pytest.raises(SourceError, match=r"has 1452 bytes, but .* 7 planes of 11 x 11 pixels, which are 1694"):
+        open_source(image)
+
+
+def test_rows_of_mesospim_are_along_x(truth: Array, tmp_path: Path) -> None:
+    """The camera's image is turned by a quarter: its x, the larger here, becomes the rows."""
+    truth.astype("<u2").tofile(tmp_path / "a.raw")
+    (tmp_path / "a.raw_meta.txt").write_text(mesospim_text(6, 11, 13))
+    voxels, source = read(tmp_path / "a.raw")
+    np.testing.assert_array_equal(voxels, truth)
+    assert "11 rows, 13 columns" in notes(source)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair, nibabel.AnalyzeImage])
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+def test_pairs_of_header_and_data(kind: Any, zipped: str, truth: Array, tmp_path: Path) -> None:
+    affine = np.diag([-0.02, 0.03, 0.05, 1.0])
+    image = kind(truth.astype(np.int16).T, affine)
+    header, data = tmp_path / "a.hdr", tmp_path / "a.img"
+    image.to_file_map(image.make_file_map({"header": str(header), "image": str(data)}))
+    if zipped:
+        for file in (header, data):
+            Path(f"{file}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+    for name in (f"{header}{zipped}", f"{data}{zipped}"):
+        voxels, source = read(name)
+        np.testing.assert_array_equal(voxels, truth.astype(np.int16))
+        assert source.voxel_size_mm == pytest.approx((0.05, 0.03, 0.02))
+        if kind is nibabel.AnalyzeImage:
+            assert source.space is None
+            assert "do not tell left from right" in notes(source)
+        else:
+            assert source.space is not None
+            assert source.space.orientation.axcodes == "SAL"
+    Path(f"{data}{zipped}").unlink()
+    with pytest.raises(SourceError, match=r"a\.img is not there"):
+        open_source(f"{header}{zipped}")
+
+
+def test_labels_that_were_moved_by_an_intercept(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 2**31 - 1, (5, 6, 7), dtype=np.int32)
+    image = nibabel.Nifti1Image(ids, np.eye(4))
+    image.header.set_slope_inter(1, 7)
+    # Nibabel would take the intercept from the values as it writes them.
+    path = tmp_path / "a.nii"
+    image.header.set_data_offset(352)
+    path.write_bytes(image.header.binaryblock + bytes(4) + ids.tobytes("F"))
+    voxels, source = read(path, kind="labels")
+    np.testing.assert_array_equal(voxels, (ids.astype(np.int64) + 7).T)
+    assert source.dtype == np.uint32
+
+
+def write_zarr(path: Path, truth: Array, version: str, axes: Any) -> Path:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    shape = (1, 1, *truth.shape)
+    group.create_array("0", shape=shape, dtype=truth.dtype, chunks=(1, 1, 2, 8, 8))[...] = truth[None, None]
+    scale = {"type": "scale", "scale": [1, 1, 5, 4, 4]}
+    image = {"version": version, "datasets": [{"path": "0", "coordinateTransformations": [scale]}]}
+    group.attrs["multiscales"] = [image if axes is None else {**image, "axes": axes}]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("version", "axes", "size"),
+    [
+        ("0.1", None, None),
+        ("0.3", list("tczyx"), None),
+        ("0.4", [{"name": name} for name in "tczyx"], None),
+        ("0.4", [{"name": name, "unit": "micrometer"} for name in "tczyx"], (0.005, 0.004, 0.004)),
+    ],
+)
+def test_zarr_without_types(version: str, axes: Any, size: Any, truth: Array, tmp_path: Path) -> None:
+    path = write_zarr(tmp_path / "a.zarr", truth, version, axes)
+    shutil.make_archive(str(tmp_path / "flat.ome.zarr"), "zip", path)
+    shutil.make_archive(str(tmp_path / "nested.zarr"), "zip", tmp_path, "a.zarr")
+    shutil.copy(tmp_path / "flat.ome.zarr.zip", tmp_path / "b.ozx")
+    for image in (path, tmp_path / "flat.ome.zarr.zip", tmp_path / "nested.zarr.zip", tmp_path / "b.ozx"):
+        voxels, source = read(image)
+        np.testing.assert_array_equal(voxels, truth)
+        assert source.voxel_size_mm == (None if size is None else pytest.approx(size))
+    (tmp_path / "c.zarr.zip").write_bytes(b"no zip file")
+    with pytest.raises(SourceError, match=r"c\.zarr\.zip"):
+        open_source(tmp_path / "c.zarr.zip")
 
 
 # --- pages of other sizes -------------------------------------------------------------------------------------------------------

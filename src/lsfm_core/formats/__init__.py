@@ -46,6 +46,7 @@ __all__ = [
 OUTPUT_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".tiff", ".ome.tif", ".ome.tiff", ".ome.zarr", ".npy")
 
 _NIFTI = (".nii", ".nii.gz")
+_PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 _NRRD = (".nrrd", ".nhdr")
 _META = (".mha", ".mhd")
 #: What a file is larger than its voxels at most: deflate's worst, the names and headers of many chunks.
@@ -146,8 +147,8 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind, planes_are: Pl
     name = path.name.lower()
     is_zarr = (path.is_dir() and (name.endswith(".zarr") or _is_zarr(path))) or (name.endswith(_ZIPPED) and path.is_file())
     # Each format's library is imported only where it is used: some take longer than all the rest.
-    if name.endswith(_NIFTI + _NRRD + _META):
-        if name.endswith(_NIFTI):
+    if name.endswith(_NIFTI + _PAIR + _NRRD + _META):
+        if name.endswith(_NIFTI + _PAIR):
             from lsfm_core.formats.nifti import open_nifti as open_file
         elif name.endswith(_NRRD):
             from lsfm_core.formats.nrrd import open_nrrd as open_file
@@ -173,7 +174,12 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind, planes_are: Pl
         files = brainreg_files(path)
         if files is not None:
             return open_brainreg(files)
-    if name.endswith(".npy") and path.is_file():
+    if name.endswith(".raw") and path.is_file():
+        from lsfm_core.formats.mesospim import open_mesospim
+
+        source = open_mesospim(path)
+        _check_channel(source, channel)
+    elif name.endswith(".npy") and path.is_file():
         from lsfm_core.formats.npy import open_npy
 
         source = open_npy(path, kind)

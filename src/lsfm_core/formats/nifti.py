@@ -11,6 +11,8 @@ from typing import IO, Any, cast
 
 import nibabel
 import numpy as np
+from nibabel.nifti1 import Nifti1PairHeader
+from nibabel.nifti2 import Nifti2PairHeader
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._field import FieldWords
@@ -46,11 +48,12 @@ _FSL = {
 #: What says of values with intent 1007 that they are no displacements, in the header's intent_name.
 _COMPONENTS = "components"
 _COLOURS = (("R", "G", "B"), ("R", "G", "B", "A"))
+_ANALYZE, _MM = "Analyze 7.5", 2
 _MM_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}
 
 
 def open_nifti(path: Path, kind: str) -> Source:
-    """Open a .nii or .nii.gz file of NIfTI-1 or -2.
+    """Open a .nii or .nii.gz file of NIfTI-1 or -2, or a pair of .hdr and .img files of NIfTI or Analyze 7.5, by either of them.
 
     Raises
     ------
@@ -59,26 +62,25 @@ def open_nifti(path: Path, kind: str) -> Source:
         three floats per voxel. Several values per voxel are colours (RGB24, RGBA32) or the fifth axis; the
         fourth, which is time, only if kind is ``components``.
     """
-    file = DataFile(path)
-    try:
-        head = read_head(file, 540)
-        compressed = file.read(0, 2) == b"\x1f\x8b"
-    finally:
-        file.close()
-    name, header = _parse(path, head)
+    head_path, data_path = _pair(path)
+    head, compressed = _head(head_path)
+    if data_path != head_path:
+        compressed = _head(data_path)[1]
+    name, header = _parse(head_path, head, is_pair=data_path != head_path)
+    is_analyze = name == _ANALYZE
     try:
         # int() and the like fail on what damaged headers hold.
         shape = tuple(int(n) for n in header.get_data_shape())
         stored = header.get_data_dtype()
-        offset = int(header["vox_offset"]) or header.single_vox_offset
-        slope, intercept = header.get_slope_inter()
-        intent = int(header["intent_code"])
+        offset = int(header["vox_offset"]) or (0 if data_path != head_path else header.single_vox_offset)
+        slope, intercept = (None, None) if is_analyze else header.get_slope_inter()
+        intent = 0 if is_analyze else int(header["intent_code"])
         pixdim = [float(v) for v in header["pixdim"][1:4]]
-        unit = int(header["xyzt_units"]) % 8
-        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+        unit = _MM if is_analyze else int(header["xyzt_units"]) % 8
+        sform, qform = (None, None) if is_analyze else (header.get_sform(coded=True)[0], header.get_qform(coded=True)[0])
     except Exception as error:
         raise SourceError(f"{path}: its NIfTI header is damaged: {error}") from error
-    if offset < len(header.binaryblock):
+    if data_path == head_path and offset < len(header.binaryblock):
         raise SourceError(f"{path}: its NIfTI header is damaged: the voxels would start at byte {offset}, inside the header")
     components = _check_shape(path, shape, intent, stored, kind)
     texts = _acquisition(header)
@@ -88,8 +90,10 @@ def open_nifti(path: Path, kind: str) -> Source:
     are_components = packed or texts.get("intent_name") == _COMPONENTS
     if are_components and kind == "vectors":
         raise SourceError(f"{path}: is no displacement field: its values are said to be other components: say --kind components")
-    scaling = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept))
+    scaling = None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept or 0))
     notes = []
+    if is_analyze:
+        notes.append("Analyze 7.5 files do not tell left from right, nor how they lie: look at what you give as orientation")
     if scaling is not None:
         # Ids of up to 32 bits are exact in float64, and must be whole numbers there: see `converted`.
         if kind not in ("image", "components") and not (kind == "labels" and stored.kind in "ui" and stored.itemsize <= 4):
@@ -106,8 +110,10 @@ def open_nifti(path: Path, kind: str) -> Source:
         notes.append("sform and qform put the image at different places: the sform was taken; other programs may take the other")
     planes = (shape[2], shape[1], shape[0])
     return RawSource(
-        path,
-        RawLayout(path, 0 if compressed else offset, planes, stored, compressed, offset if compressed else 0, components, packed),
+        head_path,
+        RawLayout(
+            data_path, 0 if compressed else offset, planes, stored, compressed, offset if compressed else 0, components, packed
+        ),
         space=None
         if affine is None
         else space_from_xyz(path, planes, "RAS", check_lengths(path, affine[:3, :3]) * mm, check_lengths(path, affine[:3, 3]) * mm),
@@ -124,7 +130,36 @@ def open_nifti(path: Path, kind: str) -> Source:
     )
 
 
-def _parse(path: Path, head: bytes) -> tuple[str, Any]:
+def _pair(path: Path) -> tuple[Path, Path]:
+    """Where the header is and where the voxels are: one file, or two that differ in their ending."""
+    for header, data in ((".hdr", ".img"), (".HDR", ".IMG")):
+        for zipped in ("", ".gz"):
+            stem = next((path.name.removesuffix(end + zipped) for end in (header, data) if path.name.endswith(end + zipped)), None)
+            if stem is not None:
+                return _member(path, stem + header), _member(path, stem + data)
+    return path, path
+
+
+def _member(path: Path, name: str) -> Path:
+    """A file of a pair, compressed or not."""
+    for candidate in (path.with_name(name), path.with_name(f"{name}.gz")):
+        if candidate.is_file():
+            return candidate
+    raise SourceError(f"{path}: is one of a pair of files, .hdr and .img: {name} is not there: put it into {path.parent}")
+
+
+def _head(path: Path) -> tuple[bytes, bool]:
+    """The first bytes of a file, decompressed, and whether it is compressed."""
+    file = DataFile(path)
+    try:
+        return read_head(file, 540), file.read(0, 2) == b"\x1f\x8b"
+    finally:
+        file.close()
+
+
+def _parse(path: Path, head: bytes, is_pair: bool) -> tuple[str, Any]:
+    if is_pair:
+        return _parse_pair(path, head)
     for number, (magic, (kind, place)) in enumerate(_HEADERS.items(), start=1):
         if head[place : place + 4] == magic and len(head) >= kind.sizeof_hdr:
             try:
@@ -132,8 +167,23 @@ def _parse(path: Path, head: bytes) -> tuple[str, Any]:
             except Exception as error:  # whatever nibabel meets in a damaged header
                 raise SourceError(f"{path}: its NIfTI header is damaged: {error}") from error
     if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
-        raise SourceError(f"{path}: is the header of a NIfTI pair (.hdr and .img): save it as one .nii file")
+        raise SourceError(f"{path}: is the header of a NIfTI pair: name it .hdr, beside its .img file")
     raise SourceError(f"{path}: is not a NIfTI file, or is cut short")
+
+
+def _parse_pair(path: Path, head: bytes) -> tuple[str, Any]:
+    kinds: tuple[tuple[str, bool, Any], ...] = (
+        ("NIfTI-1 pair", head[344:348] == b"ni1\0", Nifti1PairHeader),
+        ("NIfTI-2 pair", head[4:8] == b"ni2\0", Nifti2PairHeader),
+        (_ANALYZE, int.from_bytes(head[:4], "little") == 348 or int.from_bytes(head[:4], "big") == 348, nibabel.AnalyzeHeader),
+    )
+    for name, is_it, kind in kinds:
+        if is_it and len(head) >= kind.sizeof_hdr:
+            try:
+                return name, kind(head[: kind.sizeof_hdr], check=False)
+            except Exception as error:  # whatever nibabel meets in a damaged header
+                raise SourceError(f"{path}: its header is damaged: {error}") from error
+    raise SourceError(f"{path}: is not the header of a NIfTI or Analyze image, or is cut short")
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], intent: int, stored: np.dtype[Any], kind: str) -> int:
@@ -194,7 +244,8 @@ def _words(header: Any, found: str, dimensions: int, texts: dict[str, str], mm: 
 
 
 def _acquisition(header: Any) -> dict[str, str]:
-    texts = {name: bytes(header[name].item()).rstrip(b"\0 ").decode("latin-1") for name in ("descrip", "intent_name", "aux_file")}
+    names = [name for name in ("descrip", "intent_name", "aux_file") if name in header.keys()]  # noqa: SIM118 (no mapping)
+    texts = {name: bytes(header[name].item()).rstrip(b"\0 ").decode("latin-1") for name in names}
     return {name: text for name, text in texts.items() if text}
 
 

@@ -59,28 +59,26 @@ def open_zarr(path: Path, channel: int | str | None, kind: Kind = "image", plane
         If it is not clear which image or channel is meant.
     """
     try:
-        return _open(path, _zipped(path) if path.is_file() else path, channel, kind, planes_are)
+        place, inner = _zipped(path) if path.is_file() else (path, "")
+        return _open(path, place, channel, kind, planes_are, inner)
     except LsfmError:
         raise
     except Exception as error:  # zarr trusts what it parses, and so do we here
         raise SourceError(f"{path}: its Zarr metadata are damaged, or not supported: {type(error).__name__}: {error}") from error
 
 
-def _zipped(path: Path) -> Any:
-    """What `zarr.open` takes for a zip file, whose image may stand in a folder of its own."""
-    store = zarr.storage.ZipStore(path, mode="r")
+def _zipped(path: Path) -> tuple[Any, str]:
+    """What `zarr.open` takes for a zip file, and the folder in it where the image is."""
     with zipfile.ZipFile(path) as archive:
         roots = {PurePosixPath(name).parent for name in archive.namelist() if PurePosixPath(name).name in _META_FILES}
     if not roots:
         raise SourceError(f"{path}: is a zip file that holds no Zarr image")
     root = min(roots, key=lambda folder: len(folder.parts))
-    return store if root == PurePosixPath(".") else zarr.storage.StorePath(store, str(root))
+    return zarr.storage.ZipStore(path, mode="r"), "" if root == PurePosixPath(".") else str(root)
 
 
-def _open(
-    path: Path, place: Any, channel: int | str | None, kind: Kind, planes_are: PlanesAre | None, inner: str | None = None
-) -> ArraySource:
-    node = zarr.open(place, mode="r", path=inner)
+def _open(path: Path, place: Any, channel: int | str | None, kind: Kind, planes_are: PlanesAre | None, inner: str) -> ArraySource:
+    node = zarr.open(place, mode="r", path=inner or None)
     if isinstance(node, zarr.Array):
         leading = node.shape[:-3]
         if math.prod(leading) != 1:
@@ -94,7 +92,7 @@ def _open(
     ome = attributes.get("ome", attributes)
     if "multiscales" not in ome:
         if "bioformats2raw.layout" in ome and "0" in node and "1" not in node:
-            return _open(path, place, channel, kind, planes_are, "0")
+            return _open(path, place, channel, kind, planes_are, f"{inner}/0".lstrip("/"))
         members = ", ".join(sorted(name for name, _ in node.members())[:10])
         raise InputError(
             f"{path}: is no OME-Zarr image: give the path of an image or array in it (it holds: {members or 'nothing'})"
