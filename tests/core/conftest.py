@@ -91,12 +91,12 @@ def registered_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) 
     for verb, channel, *options in (
         ("write", "autofluo", "--image", brain_data / "structural_tiff", *structural),
         ("write", "cfos", "--image", brain_data / "signal_stack.tif", "--orientation", "AIR"),
-        ("write", "atlas", "--image", annotation, *tables),
-        ("write", "template_atlas", "--image", folder / "template_atlas.nii.gz", *tables),
+        ("write", "atlas", "--image", annotation, *tables, "--space", "autofluo"),
+        ("write", "template_atlas", "--image", folder / "template_atlas.nii.gz", *tables, "--space", "template"),
         ("write-field", "inverse_warp", "--image", inverse),
-        ("write-field", "warp", "--image", warp, "--inverse-of", "inverse_warp"),
-        ("write-affine", "autofluo", "--name", "structural_to_template", "--affine", affine),
-        ("write-affine", "cfos", "--name", "signal_to_structural", "--affine", signal),
+        ("write-field", "warp", "--image", warp, "--inverse-of", "inverse_warp", "--from", "aligned", "--to", "template"),
+        ("write-affine", "autofluo", "--name", "structural_to_template", "--affine", affine, "--to", "aligned"),
+        ("write-affine", "cfos", "--name", "signal_to_structural", "--affine", signal, "--to", "autofluo"),
     ):
         assert main([verb, str(path), "--channel", channel, *map(str, options), "--quiet"]) == 0
     return path

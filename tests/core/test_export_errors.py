@@ -69,7 +69,7 @@ FAULTS = {
         r"wholly outside.*Result: R 3\.000\.\.5\.000 .*image: R -0\.020\.\.10\.820 .*comes to R 10\d.*inverted.*order wrong",
     ),
     "wrong chain through a field": (
-        f"--channel autofluo --transform warp --transform far.txt {BOX}",
+        f"--channel autofluo --transform structural_to_template --transform warp --transform far.txt {BOX}",
         r"field 'warp' covers R .* lies in R 10\d.*inverted.*order wrong",
     ),
     "no inverse": (f"--channel autofluo --transform warp.nii.gz:invert {BOX}", r"'warp\.nii\.gz' has no inverse.*--inverse-of"),
@@ -451,7 +451,7 @@ def test_the_command_lines_of_the_manual(
 
     run(
         "lsfm-core write brain.h5 --channel atlas --kind labels --image annotation.nii.gz --labels allen_labels_itksnap.txt "
-        "--ontology allen_structure_tree.csv"
+        "--ontology allen_structure_tree.csv --space autofluo"
     )
     with open_lsfm("brain.h5") as file:
         assert file["atlas"].kind == "labels"

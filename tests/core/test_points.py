@@ -59,13 +59,15 @@ def brain(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(
         "write", "--channel", "atlas", "--kind", "labels", "--image", brain_data / "annotation_in_structural_100um.nii.gz",
         "--labels", brain_data / "allen_labels_itksnap.txt", "--ontology", brain_data / "allen_structure_tree.csv",
+        "--space", "autofluo",
     )  # fmt: skip
     fields = ("template_to_structural_1InverseWarp.nii.gz", "template_to_structural_1Warp.nii.gz")
     run("write-field", "--channel", "inverse_warp", "--image", transforms / fields[0])
-    run("write-field", "--channel", "warp", "--image", transforms / fields[1], "--inverse-of", "inverse_warp")
+    run("write-field", "--channel", "warp", "--image", transforms / fields[1], "--inverse-of", "inverse_warp", "--from", "aligned", "--to", "template")
     affine = transforms / "template_to_structural_0GenericAffine.mat"
-    run("write-affine", "--channel", "autofluo", "--name", CHAIN[1], "--affine", affine)
-    run("write-affine", "--channel", "cfos", "--name", CHAIN[0], "--affine", transforms / "structural_to_signal_affine.txt")
+    run("write-affine", "--channel", "autofluo", "--name", CHAIN[1], "--affine", affine, "--to", "aligned")
+    signal = transforms / "structural_to_signal_affine.txt"
+    run("write-affine", "--channel", "cfos", "--name", CHAIN[0], "--affine", signal, "--to", "autofluo")
     return file
 
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from lsfm_core import edit_lsfm, open_lsfm
+from lsfm_core import (
+    ExportRequest,
+    InputError,
+    PointsRequest,
+    PreviewRequest,
+    RegionSelection,
+    check_spaces,
+    edit_lsfm,
+    export_channel,
+    open_lsfm,
+    plan_export,
+    preview_file,
+    transform_points,
+)
 from lsfm_core.cli import main
 from lsfm_core.store import LsfmFile, Sides
 from lsfm_core.testing import write_series
@@ -169,3 +185,283 @@ def test_files_without_records_are_read(brain: Path) -> None:
     with open_lsfm(brain) as opened:
         assert isinstance(opened, LsfmFile)
         assert opened["cfos"].inner_space is None
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------------
+
+
+def why(capsys: pytest.CaptureFixture[str], line: str) -> str:
+    """Why a command line is refused, in one line."""
+    capsys.readouterr()
+    run(f"{line} --overwrite", 3)
+    (text,) = capsys.readouterr().err.splitlines()
+    return text
+
+
+def warned(capsys: pytest.CaptureFixture[str], line: str) -> list[str]:
+    """What a command line warns of."""
+    capsys.readouterr()
+    run(f"{line} --overwrite")
+    return [text for text in capsys.readouterr().err.splitlines() if text.startswith("warning: ")]
+
+
+@pytest.fixture
+def study(brain: Path) -> Path:
+    """Two images, of which the second is shifted, and labels of the first; with all names recorded."""
+    write("atlas", "--kind labels --space autofluo")
+    run("write-affine brain.h5 --channel cfos --name to_structural --affine shift.txt --to autofluo")
+    run("write-affine brain.h5 --channel autofluo --name to_template --affine shift.txt --to aligned")
+    run("write-field brain.h5 --channel inverse_warp --image warp.nrrd")
+    run("write-field brain.h5 --channel warp --image warp.nrrd --from aligned --to template --inverse-of inverse_warp")
+    Path("cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
+    return brain
+
+
+EXPORT = "export brain.h5 --channel cfos --output x.npy"
+POINTS = "transform-points cells.csv --file brain.h5 --channel cfos --output y.csv"
+
+
+@pytest.mark.parametrize(
+    "command", [f"{EXPORT} --region 1", f"{POINTS}", "export-slices brain.h5 --channel cfos --region 1 --output %d.tif"]
+)
+def test_labels_of_another_space_are_refused_with_what_would_be_right(
+    command: str, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = why(capsys, f"{command} --labels-channel atlas")
+    assert "'native of autofluo'" in text and "'native of cfos'" in text
+    (advice,) = re.findall(r"They are met with (.*?)\. ", text)
+    assert advice == "--transform to_structural --labels-in output"
+    assert not list(study.parent.glob("[xy%0-9]*.*"))
+    assert warned(capsys, f"{command} --labels-channel atlas {advice}") == []
+    # Further on, they are met on the way.
+    chain = "--transform to_structural --transform to_template --transform warp"
+    text = why(capsys, f"{command} --labels-channel atlas {chain}")
+    assert "They are met with --labels-in to_structural." in text
+    text = why(capsys, f"{command} --labels-channel atlas {chain} --labels-in output")
+    assert "'template'" in text and "--labels-in to_structural" in text
+    assert warned(capsys, f"{command} --labels-channel atlas {chain} --labels-in to_structural") == []
+    # A way round, where the chain does not lead through their space.
+    run("write-affine brain.h5 --channel cfos --name straight --affine shift.txt --to aligned")
+    text = why(capsys, f"{command} --labels-channel atlas --transform straight")
+    (advice,) = re.findall(r"They are met with (.*?)\. ", text)
+    assert advice == "--transform to_structural --transform to_template --labels-in to_structural"
+    assert warned(capsys, f"{command} --labels-channel atlas {advice}") == []
+
+
+def test_two_ways_of_equal_length_are_both_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("write-affine brain.h5 --channel cfos --name other --affine shift.txt --to autofluo")
+    text = why(capsys, f"{EXPORT} --region 1 --labels-channel atlas")
+    assert "Several ways lead there: --transform other; --transform to_structural." in text
+    # An inverse is one as well, and a name that several channels have is given in full.
+    run("set-space brain.h5 --transform other --to elsewhere")
+    run("write-affine brain.h5 --channel autofluo --name to_structural --affine shift.txt --from autofluo --to cfos")
+    run("set-space brain.h5 --transform cfos/to_structural --to ?")
+    text = why(capsys, f"{EXPORT} --region 1 --labels-channel atlas")
+    assert "--transform autofluo/to_structural:invert --labels-in output" in text
+    assert (
+        warned(capsys, f"{EXPORT} --region 1 --labels-channel atlas --transform autofluo/to_structural:invert --labels-in output")
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("chain", "advice"),
+    [
+        ("--transform to_template --transform warp", "--transform to_structural --transform to_template --transform warp"),
+        ("--transform to_structural --transform warp", "--transform to_structural --transform to_template --transform warp"),
+        ("--transform to_template --transform to_structural", "--transform to_structural"),
+        ("--transform to_structural:invert --transform to_template", "--transform to_structural --transform to_template"),
+        ("--transform to_structural --transform to_template:invert", "--transform to_structural"),
+        (
+            "--transform to_structural --transform to_template --transform inverse_warp",
+            "--transform to_structural --transform to_template",
+        ),
+        (
+            "--transform to_structural --transform to_template --transform warp:invert",
+            "--transform to_structural --transform to_template",
+        ),
+    ],
+)
+def test_a_chain_that_does_not_join_is_refused(chain: str, advice: str, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (EXPORT, POINTS):
+        text = why(capsys, f"{command} {chain}")
+        assert "is one left out" in text
+        assert f"leads {advice}." in text
+        assert warned(capsys, f"{command} {advice}") == []
+
+
+def test_a_reference_of_another_space_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = why(capsys, f"{EXPORT} --reference autofluo")
+    assert "'native of autofluo'" in text and "--transform to_structural." in text
+    assert warned(capsys, f"{EXPORT} --transform to_structural --reference autofluo") == []
+    assert warned(capsys, f"{EXPORT} --reference cfos") == []
+    points = f"{POINTS} --reference autofluo --to output-voxel"
+    assert "--transform to_structural." in why(capsys, points)
+    assert warned(capsys, f"{points} --transform to_structural") == []
+    run("set-space brain.h5 --transform to_structural --to ?")
+    (warning,) = warned(capsys, f"{EXPORT} --transform to_structural --reference autofluo")
+    run(re.findall(r"this records it: lsfm-core (.*)", warning)[0])
+    assert warned(capsys, f"{EXPORT} --transform to_structural --reference autofluo") == []
+    write("spots", "--kind labels")
+    (warning,) = warned(capsys, f"{EXPORT} --reference spots")
+    run(re.findall(r"this records it: lsfm-core (.*)", warning)[0])
+    assert warned(capsys, f"{EXPORT} --reference spots") == []
+
+
+def test_what_is_not_recorded_is_warned_of_once_with_what_settles_it(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("set-space brain.h5 --channel atlas --space ?")
+    for command in (f"{EXPORT} --region 1", POINTS):
+        (warning,) = warned(capsys, f"{command} --labels-channel atlas")
+        assert "not recorded" in warning and "that of 'autofluo' as well" in warning
+    assert main(shlex.split(f"{EXPORT} --region 1 --labels-channel atlas --dry-run --overwrite")) == 0
+    assert "\nwarning the space that the labels" in capsys.readouterr().out
+    assert main(shlex.split(f"{EXPORT} --region 1 --labels-channel atlas --overwrite")) == 0
+    shown = capsys.readouterr()
+    assert "not recorded" not in shown.out
+    assert shown.err.count("not recorded") == 1
+    run(re.findall(r"this records it: lsfm-core (.*)", warning)[0])
+    assert warned(capsys, f"{EXPORT} --region 1 --labels-channel atlas") == []
+    # Where a transform leads is settled at it.
+    run("set-space brain.h5 --channel atlas --space autofluo")
+    run("set-space brain.h5 --transform to_structural --to ?")
+    line = f"{EXPORT} --region 1 --labels-channel atlas --transform to_structural --labels-in to_structural"
+    (warning,) = warned(capsys, line)
+    run(re.findall(r"this records it: lsfm-core (.*)", warning)[0])
+    assert sides(study, "cfos", "to_structural").outer == "native of autofluo"
+    assert warned(capsys, line) == []
+    # Of a file nobody can record anything.
+    (warning,) = warned(capsys, f"{EXPORT} --region 1 --labels-channel atlas --transform shift.txt --labels-in output")
+    assert "stored in the file" in warning
+
+
+def test_labels_without_a_record_that_have_the_box_of_another_image_are_refused(
+    brain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("write-affine brain.h5 --channel cfos --name to_structural --affine shift.txt --to autofluo")
+    # Nearly the box of the one image, while the other is smaller by more than a voxel of theirs.
+    write_series(Path("small"), VOXELS[:, :, 2:])
+    run("write brain.h5 --channel cfos --image small --voxel-size 0.1,0.1,0.1 --orientation SAR --replace")
+    run("write brain.h5 --channel atlas --kind labels --image planes --voxel-size 0.099,0.101,0.1 --orientation SAR")
+    text = why(capsys, f"{EXPORT} --region 1 --labels-channel atlas")
+    first, second = re.findall(r"this records it: lsfm-core (.*?--space \w+)", text)
+    assert "--transform to_structural --labels-in output" in text
+    run(first)
+    assert spaces(brain)["atlas"] == "native of autofluo"
+    run("set-space brain.h5 --channel atlas --space ?")
+    run(second)
+    assert spaces(brain)["atlas"] == "native of cfos"
+    assert warned(capsys, f"{EXPORT} --region 1 --labels-channel atlas") == []
+    run("set-space brain.h5 --channel atlas --space ?")
+    # Labels that fit it are taken, with a warning; others as well, for nothing tells against them.
+    run("write brain.h5 --channel own --kind labels --image small --voxel-size 0.1,0.1,0.1 --orientation SAR")
+    (warning,) = warned(capsys, f"{EXPORT} --region 1 --labels-channel own")
+    assert "(their box is that of channel 'cfos', as it should be)" in warning
+    write_series(Path("piece"), VOXELS[3:6, 3:9, 3:9])
+    run("write brain.h5 --channel piece --kind labels --image piece --voxel-size 0.1,0.1,0.1 --orientation SAR")
+    (warning,) = warned(capsys, f"{EXPORT} --region 1 --labels-channel piece")
+    assert "box" not in warning
+
+
+def test_outlines_are_drawn_over_images_of_their_own_space_only(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = why(capsys, "preview brain.h5 --channel cfos --labels-channel atlas --output p.png")
+    assert "They fit --channel autofluo." in text
+    assert not Path("p.png").exists()
+    assert warned(capsys, "preview brain.h5 --channel autofluo --labels-channel atlas --output p.png") == []
+    (warning,) = warned(capsys, "preview brain.h5 --labels-channel atlas --output p.png")
+    assert "no outlines are drawn over channel 'cfos'" in warning
+    fields: dict[str, Any] = {"path": study, "labels_channel": "atlas"}
+    both = preview_file(PreviewRequest(**fields))
+    assert both.layout is not None and both.image is not None
+    texts = [text.text for text in both.layout.texts]
+    assert sum("outlines: atlas" in text for text in texts) == 1
+    plain = preview_file(PreviewRequest(path=study))
+    assert plain.layout is not None and plain.image is not None
+    for panel in plain.layout.panels:
+        left, top, right, bottom = panel.box
+        same = (both.image[top:bottom, left:right] == plain.image[top:bottom, left:right]).all()
+        assert same == (panel.channel == "cfos"), panel
+    assert len(warned(capsys, "preview brain.h5 --labels-channel atlas --output p.html")) == 1
+    run("set-space brain.h5 --channel atlas --space ?")
+    assert len(warned(capsys, "preview brain.h5 --channel cfos --labels-channel atlas --output p.png")) == 1
+
+
+def test_the_check_can_be_asked_for_alone(study: Path) -> None:
+    with open_lsfm(study) as file:
+        request = ExportRequest(path=study, channel="cfos")
+        assert check_spaces(file, request) == ()
+        with pytest.raises(InputError, match="wrong anatomy"):
+            check_spaces(file, request, labels=("atlas", "native"))
+        assert plan_export(file, request).warnings == ()
+
+
+# --- the real brain ---------------------------------------------------------------------------------------------------------
+
+
+def lps_affine(brain_data: Path) -> npt.NDArray[np.float64]:
+    """The affine of the real specimen that maps a structural point to the signal's, 4 x 4, RAS mm, read by SimpleITK."""
+    import SimpleITK as sitk
+
+    read = sitk.AffineTransform(sitk.ReadTransform(str(brain_data / "transforms" / "structural_to_signal_affine.txt")))
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(read.GetMatrix(), (3, 3))
+    matrix[:3, 3] = read.TransformPoint((0.0, 0.0, 0.0))
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return flip @ matrix @ flip
+
+
+def test_cells_of_the_real_brain_get_their_regions_or_none(
+    registered_file: Path, brain_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = brain_data / "signal_cells_voxel_zyx.csv"
+    request: dict[str, Any] = {"path": registered_file, "channel": "cfos", "points": cells, "labels_channel": "atlas"}
+    with pytest.raises(InputError, match="--transform signal_to_structural --labels-in output"):
+        transform_points(PointsRequest(**request))
+    found = transform_points(PointsRequest(**request, transforms=("signal_to_structural",), labels_in="output"))
+    # By numpy and nibabel: planes toward A, rows toward I, columns toward R; the voxel first in R, A and S lies at 0.
+    z, y, x = np.loadtxt(cells, delimiter=",", skiprows=1, unpack=True)
+    signal = np.stack([0.05 * x, 0.06 * z, 0.05 * (153 - y)], axis=1)
+    inverse = np.linalg.inv(lps_affine(brain_data))
+    structural = signal @ inverse[:3, :3].T + inverse[:3, 3]
+    np.testing.assert_allclose(found.points, structural, atol=1e-9)
+    labels = nib.load(brain_data / "annotation_in_structural_100um.nii.gz")
+    voxel_from_world = np.linalg.inv(labels.affine)
+    index = np.floor(structural @ voxel_from_world[:3, :3].T + voxel_from_world[:3, 3] + 0.5).astype(int)
+    inside = ((index >= 0) & (index < labels.shape)).all(axis=1)
+    expected = np.zeros(len(index), int)
+    expected[inside] = np.asarray(labels.dataobj)[tuple(index[inside].T)]
+    assert found.region_ids is not None
+    assert np.count_nonzero(expected) == 5635
+    np.testing.assert_array_equal(found.region_ids, expected)
+    assert found.warnings == ()
+
+
+def test_a_region_of_the_real_signal_is_that_of_brute_force(registered_file: Path, brain_data: Path) -> None:
+    import SimpleITK as sitk
+
+    region: dict[str, Any] = {"labels_channel": "atlas", "select": "CA1", "mask": True}
+    request: dict[str, Any] = {"path": registered_file, "channel": "cfos"}
+    with pytest.raises(InputError, match="--transform signal_to_structural --labels-in output"):
+        export_channel(ExportRequest(**request, region=RegionSelection(**region)))
+    chosen = RegionSelection(**region, labels_in="output")
+    volume = export_channel(
+        ExportRequest(**request, region=chosen, transforms=("signal_to_structural",), reference="atlas", level=0, antialias=False)
+    ).volume
+    assert volume is not None
+    # The signal as SimpleITK reads it, placed by hand, and carried onto the grid of the annotation.
+    image = sitk.ReadImage(str(brain_data / "signal_stack.tif"))
+    image.SetSpacing((0.05, 0.05, 0.06))
+    image.SetDirection((-1, 0, 0, 0, 0, -1, 0, -1, 0))
+    image.SetOrigin((0, 0, 0.05 * 153))
+    annotation = sitk.ReadImage(str(brain_data / "annotation_in_structural_100um.nii.gz"))
+    affine = sitk.ReadTransform(str(brain_data / "transforms" / "structural_to_signal_affine.txt"))
+    carried = sitk.Resample(sitk.Cast(image, sitk.sitkFloat64), annotation, affine, sitk.sitkLinear)
+    lines = (brain_data / "allen_labels_itksnap.txt").read_text().splitlines()
+    (key,) = (int(line.split()[0]) for line in lines if line.endswith('(CA1)"'))
+    mask = sitk.GetArrayFromImage(annotation) == key
+    box = tuple(slice(found.min(), found.max() + 1) for found in np.nonzero(mask))
+    expected = np.where(mask, np.rint(sitk.GetArrayFromImage(carried)), 0)[box].T
+    assert volume.array.shape == expected.shape
+    apart = np.abs(volume.array.astype(float) - expected)
+    assert apart.max() <= 1
+    assert np.count_nonzero(apart) < 1e-3 * apart.size
+    assert np.count_nonzero(expected) > 1000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
@@ -11,7 +13,15 @@ from lsfm_core.cli._options import KINDS, add_request, add_resources, add_transf
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
-    from lsfm_core.export import ExportRequest, MergeRequest, SlicesRequest
+    from lsfm_core.export import (
+        ChunksResult,
+        ExportPlan,
+        ExportRequest,
+        ExportResult,
+        MergeRequest,
+        SlicesRequest,
+        SlicesResult,
+    )
 
 __all__ = ["add_commands"]
 
@@ -258,11 +268,13 @@ def _export(arguments: argparse.Namespace) -> None:
         if request.grid is not None:
             chunks = export_chunks(request, progress=progress, cancel=arguments.cancel)
             done = f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name} in {chunks.seconds:.1f} s"
-            tell(arguments, chunks, lambda: f"{done}\n{chunks.plan.describe()}")
+            _warn(chunks)
+            tell(arguments, chunks, lambda: f"{done}\n{_words(chunks.plan)}")
         else:
             result = export_channel(request, progress=progress, cancel=arguments.cancel)
             size = size_text(result.written.size if result.written is not None else 0)
-            tell(arguments, result, lambda: f"{result.path}: {size} in {result.seconds:.1f} s\n{result.plan.describe()}")
+            _warn(result)
+            tell(arguments, result, lambda: f"{result.path}: {size} in {result.seconds:.1f} s\n{_words(result.plan)}")
 
 
 def _export_slices(arguments: argparse.Namespace) -> None:
@@ -279,7 +291,18 @@ def _export_slices(arguments: argparse.Namespace) -> None:
     names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
     rows, columns = result.shape
     planes = f"{len(result.paths)} plane(s) of {columns} x {rows} pixels across axis {request.axis}"
-    tell(arguments, result, lambda: f"{names}: {planes} in {result.seconds:.1f} s\n{result.plan.describe()}")
+    _warn(result)
+    tell(arguments, result, lambda: f"{names}: {planes} in {result.seconds:.1f} s\n{_words(result.plan)}")
+
+
+def _warn(result: ExportResult | ChunksResult | SlicesResult) -> None:
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _words(plan: ExportPlan) -> str:
+    # What it warns of was said on stderr.
+    return replace(plan, warnings=()).describe()
 
 
 def _merge_request(arguments: argparse.Namespace) -> MergeRequest:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +85,20 @@ def _lsfm(line: str) -> Any:
 
 def _result(request: ExportRequest, file: LsfmFile | None, progress: ProgressCallback | None, cancel: CancelToken | None) -> Any:
     """What a request gives; where it names an output, that is written as well."""
-    from lsfm_core.export import SlicesRequest, export_channel, export_chunks, export_slices, iter_chunks, iter_slices
+    from lsfm_core.export import (
+        SlicesRequest,
+        check_spaces,
+        export_channel,
+        export_chunks,
+        export_slices,
+        iter_chunks,
+        iter_slices,
+    )
+    from lsfm_core.store import open_lsfm
 
+    with nullcontext(file) if file is not None else open_lsfm(request.path) as opened:
+        for warning in check_spaces(opened, request):
+            print(f"warning: {warning}", file=sys.stderr)
     if not isinstance(request, SlicesRequest) and request.grid is None:
         return export_channel(request, file=file, keep=True, progress=progress, cancel=cancel).volume
     in_memory = request.model_copy(update={"output": None})

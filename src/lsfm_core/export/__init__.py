@@ -1,12 +1,13 @@
 """Taking pieces out: a request becomes a plan, which can be shown before it runs; running it gives arrays or files.
 
-Inside: `request` what can be asked for; `_names` what its names and paths stand for; `_region` the part of the brain that labels
-tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `chunks` and `slices` the forms in which they come;
-`merge` the way back from chunks; `volume` an image in memory.
+Inside: `request` what can be asked for; `_names` what its names and paths stand for, `_spaces` whether these fit; `_region` the
+part of the brain that labels tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `chunks` and `slices`
+the forms in which they come; `merge` the way back from chunks; `volume` an image in memory.
 """
 
 from lsfm_core.export._names import native_space
 from lsfm_core.export._region import RegionMask, find_region
+from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.channel import ExportResult, export_blocks, export_channel, read_volume
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
 from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_chunks, plan_merge
@@ -35,6 +36,7 @@ __all__ = [
     "TransformRequest",
     "TransformStep",
     "Volume",
+    "check_spaces",
     "describe_points",
     "export_blocks",
     "export_channel",

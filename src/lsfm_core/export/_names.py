@@ -14,10 +14,11 @@ from lsfm_core.errors import InputError, SourceError
 from lsfm_core.export.request import TransformRequest, TransformStep
 from lsfm_core.formats import FieldConvention, is_field, open_source
 from lsfm_core.geometry import Orientation, Reorientation, Space
+from lsfm_core.spaces import stored_transform
 from lsfm_core.store import Channel, LsfmFile
 from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
 
-__all__ = ["chains_around", "named_files", "native_space", "open_chain", "reference_space"]
+__all__ = ["chains_around", "named_files", "native_space", "open_chain", "place_of", "reference_space"]
 
 Array = npt.NDArray[Any]
 
@@ -101,18 +102,29 @@ def chains_around(file: LsfmFile, request: TransformRequest, space: str) -> tupl
     InputError
         As `open_chain`; also if there is no such space.
     """
-    names = [step.name for step in request.transforms]
-    if space not in ("native", "output", *names):
-        known = ", ".join(names) or "none"
-        raise InputError(f"labels_in {space!r}: expected native, output, or the name of a transform of the chain ({known})")
-    count = {"native": 0, "output": len(names)}.get(space)
-    count = names.index(space) + 1 if count is None else count
+    count = place_of(request, space)
 
     def part(steps: tuple[TransformStep, ...]) -> TransformChain:
         inverse = tuple(name for name in request.numeric_inverse if name in {step.name for step in steps})
         return open_chain(file, request.model_copy(update={"transforms": steps, "numeric_inverse": inverse}))
 
     return part(request.transforms[:count]), part(request.transforms[count:])
+
+
+def place_of(request: TransformRequest, space: str) -> int:
+    """How many transforms lie between the image and a space on the way, which is named as in `chains_around`.
+
+    Raises
+    ------
+    InputError
+        If there is no such space.
+    """
+    names = [step.name for step in request.transforms]
+    if space not in ("native", "output", *names):
+        known = ", ".join(names) or "none"
+        raise InputError(f"labels_in {space!r}: expected native, output, or the name of a transform of the chain ({known})")
+    count = {"native": 0, "output": len(names)}.get(space)
+    return names.index(space) + 1 if count is None else count
 
 
 def reference_space(file: LsfmFile, reference: str) -> Space:
@@ -153,19 +165,11 @@ def named_files(file: LsfmFile, request: TransformRequest, reference: str | None
 
 def _find(file: LsfmFile, request: TransformRequest, step: TransformStep) -> list[Transform]:
     may_invert = step.name in request.numeric_inverse
-    owner, slash, affine = step.name.rpartition("/")
-    if slash and owner in file and affine in file[owner].affines:
-        return [file.affine(owner, affine)]
-    if step.name in file[request.channel].affines:
-        return [file.affine(request.channel, step.name)]
-    if step.name in file and file[step.name].kind == "vectors":
-        return [_stored_field(file, step.name, may_invert)]
-    owners = [name for name, channel in file.channels.items() if step.name in channel.affines]
-    if len(owners) > 1:
-        choices = ", ".join(f"{owner}/{step.name}" for owner in owners)
-        raise InputError(f"{file.path}: transform {step.name!r} is stored with several channels: say which: {choices}")
-    if owners:
-        return [file.affine(owners[0], step.name)]
+    stored = stored_transform(file, step.name, request.channel)
+    if stored is not None and stored.affine is not None:
+        return [file.affine(stored.channel, stored.affine)]
+    if stored is not None:
+        return [_stored_field(file, stored.channel, may_invert)]
     path = Path(step.name)
     if not path.is_file():
         raise InputError(

@@ -58,6 +58,11 @@ class ExportResult:
     seconds: float
     written: LoggedFile | None
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should look at."""
+        return self.plan.warnings
+
 
 def export_channel(
     request: ExportRequest,

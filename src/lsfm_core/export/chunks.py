@@ -81,6 +81,11 @@ class ChunksResult:
     seconds: float
     written: LoggedFile
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should look at."""
+        return self.plan.warnings
+
 
 def lay_out_chunks(whole: Space, request: ExportRequest) -> list[ChunkBox]:
     """Divide a grid into the request's chunks, the first at the smallest R, A, S; the last ones end where the grid does.

@@ -16,6 +16,7 @@ from lsfm_core.export._files import check_not_read
 from lsfm_core.export._majority import cover_of, samples_of
 from lsfm_core.export._names import named_files, native_space, open_chain, reference_space
 from lsfm_core.export._region import RegionMask, find_region
+from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.request import ExportRequest, Method, three
 from lsfm_core.formats import OutputImage, check_output
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
@@ -87,6 +88,8 @@ class ExportPlan:
         Estimate of the process' largest resident size; below the budget.
     read_bytes : int
         Estimate of what is read of the level, decoded.
+    warnings : tuple of str
+        What the user should look at.
     """
 
     path: Path
@@ -110,6 +113,7 @@ class ExportPlan:
     cache_bytes: int
     peak_bytes: int
     read_bytes: int
+    warnings: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -182,6 +186,7 @@ class ExportPlan:
             f"how     {how}",
             f"size    {size_text(self.output_bytes)} uncompressed, in {self.block_count} block(s) of {len(self.slabs)} slab(s)",
             f"memory  at most {size_text(self.peak_bytes)}",
+            *(f"warning {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
 
@@ -240,6 +245,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
     _check_fill(name, channel, request.fill)
     base = native_space(file, channel, request)
     chain = open_chain(file, request)
+    warnings = check_spaces(file, request)
     first = _given_level(file, channel, request)
     start = base.level(first.factors, first.shape[:3])
     region = find_region(file, request, request.region, cancel=cancel) if request.region is not None else None
@@ -282,6 +288,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         cache_bytes=0,
         peak_bytes=0,
         read_bytes=0,
+        warnings=warnings,
     )
 
 

@@ -24,6 +24,7 @@ from lsfm_core.export._csv import PointTable, quoted, write_rows
 from lsfm_core.export._markers import MarkerTable, write_markers
 from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
 from lsfm_core.export._region import find_midline, label_level
+from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
@@ -402,7 +403,9 @@ def _prepared(file: LsfmFile, request: PointsRequest) -> tuple[_Way, _Labels | N
         check_new(path, request.overwrite)
         if path.resolve() in (file.path.resolve(), file.xml_path.resolve()):
             raise InputError(f"{path}: belongs to the file of the channels: choose another name")
+    doubts = check_spaces(file, request)
     way = _Way(file, request)
+    way.remarks[:0] = doubts
     labels = None if request.labels_channel is None else _Labels(file, request, request.labels_channel)
     table, given = _read(request, labels is not None)
     return way, labels, table, given, _spare_bytes(request, len(given))
@@ -423,7 +426,7 @@ class _Way:
     native : Space
         Of level 0 of the channel.
     remarks : list of str
-        How exact the way is, where that is not known beforehand.
+        How exact the way is, where that is not known beforehand; and what is not known of the spaces.
     """
 
     def __init__(self, file: LsfmFile, request: PointsRequest) -> None:

@@ -125,6 +125,11 @@ class SlicesResult:
     seconds: float
     written: LoggedFile
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should look at."""
+        return self.plan.warnings
+
 
 def plan_slices(file: LsfmFile, request: SlicesRequest) -> SlicesPlan:
     """Decide everything about an export of slices.

@@ -17,7 +17,7 @@ from lsfm_core.pyramid import Kind
 from lsfm_core.resample import resample
 from lsfm_core.store import Channel, LsfmFile
 
-__all__ = ["View", "extent", "read_values", "read_views"]
+__all__ = ["View", "export_request", "extent", "read_values", "read_views"]
 
 Array = npt.NDArray[Any]
 
@@ -63,12 +63,12 @@ def extent(file: LsfmFile, name: str, request: PreviewRequest) -> Triple:
     LsfmError
         If it is not there, or nothing tells how it lies.
     """
-    return native_space(file, file[name], _export(request, name)).bounds.size_mm
+    return native_space(file, file[name], export_request(request, name)).bounds.size_mm
 
 
 def read_views(file: LsfmFile, name: str, request: PreviewRequest, pixel_mm: float) -> tuple[View, ...]:
     """Views of a channel across R, A and S, through the middle of its own extent."""
-    native = native_space(file, file[name], _export(request, name))
+    native = native_space(file, file[name], export_request(request, name))
     grid = Space.from_box(native.bounds, (pixel_mm,) * 3, Orientation("RAS"))
     return read_values(file, name, request, [_middle(grid, across) for across in range(3)])
 
@@ -76,7 +76,7 @@ def read_views(file: LsfmFile, name: str, request: PreviewRequest, pixel_mm: flo
 def read_values(file: LsfmFile, name: str, request: PreviewRequest, spaces: Sequence[Space]) -> tuple[View, ...]:
     """Views of a channel across R, A and S, at given pixels; 0 where it has none."""
     channel = file[name]
-    native = native_space(file, channel, _export(request, name))
+    native = native_space(file, channel, export_request(request, name))
     if request.projection == "max":
         return _projections(file, channel, native, request, spaces)
     views = []
@@ -86,7 +86,7 @@ def read_values(file: LsfmFile, name: str, request: PreviewRequest, spaces: Sequ
             views.append(View(across, space, _picture(np.zeros(space.shape, channel.dtype), across), 0))
             continue
         piece = {"origin_mm": box.lower_mm, "size_mm": box.size_mm, "resolution_mm": pixel_mm}
-        plan = plan_export(file, _export(request, name, level=_level(channel, native, pixel_mm), **piece))
+        plan = plan_export(file, export_request(request, name, level=_level(channel, native, pixel_mm), **piece))
         voxels = read_volume(plan, Progress("preview", plan.output_bytes)).array
         views.append(View(across, space, _picture(_shown(voxels, channel.kind), across), plan.level.index))
     return tuple(views)
@@ -99,7 +99,7 @@ def _projections(
     pixel_mm = spaces[0].voxel_size_mm[0]
     is_labels = channel.kind == "labels"
     look = _first_seen if is_labels else _brightest
-    plan = plan_pieces(file, _export(request, channel.name, level=_level(channel, native, pixel_mm)), axis=2)
+    plan = plan_pieces(file, export_request(request, channel.name, level=_level(channel, native, pixel_mm)), axis=2)
     report = Progress("preview", plan.output_bytes)
     (right, anterior, _), whole = plan.target.shape, plan.target
     from_side: list[Array] = []
@@ -164,5 +164,6 @@ def _picture(thin: Array, across: int) -> Array:
     return rows
 
 
-def _export(request: PreviewRequest, name: str, **fields: Any) -> ExportRequest:
+def export_request(request: PreviewRequest, name: str, **fields: Any) -> ExportRequest:
+    """An export of a channel as a preview takes it."""
     return ExportRequest(path=request.path, channel=name, orientation=request.orientation, timepoint=request.timepoint, **fields)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.preview.picture import draw_picture
+from lsfm_core.preview.picture import draw_picture, outlined
 from lsfm_core.preview.request import PreviewRequest
 from lsfm_core.progress import size_text
 from lsfm_core.provenance import LogRecord
@@ -230,7 +230,8 @@ def _can_be_drawn(channel: Channel, request: PreviewRequest) -> bool:
 def _picture(file: LsfmFile, channel: Channel, request: PreviewRequest) -> ET.Element:
     from PIL import Image
 
-    overlaid = request.labels_channel if channel.kind in ("image", "components") else None
+    drawn, _ = outlined(file, request.channels or tuple(file), request)
+    overlaid = request.labels_channel if channel.name in drawn else None
     wanted = {"labels_channel": overlaid} if "size" in request.model_fields_set else {"labels_channel": overlaid, "size": _SIZE}
     picture = draw_picture(file, [channel.name], request.model_copy(update=wanted), titles=False)
     png = io.BytesIO()

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError
+from lsfm_core.export import check_spaces
 from lsfm_core.geometry import Triple
-from lsfm_core.preview._planes import View, extent, read_values, read_views
+from lsfm_core.preview._planes import View, export_request, extent, read_values, read_views
 from lsfm_core.preview.request import PreviewRequest
 from lsfm_core.regions import LabelTable, rgb_of
 from lsfm_core.store import Channel, LsfmFile
@@ -19,7 +20,7 @@ from lsfm_core.store import Channel, LsfmFile
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["Layout", "Panel", "Picture", "ScaleBar", "Text", "check_labels", "draw_picture"]
+__all__ = ["Layout", "Panel", "Picture", "ScaleBar", "Text", "draw_picture", "outlined"]
 
 Array = npt.NDArray[Any]
 Rgb = tuple[int, int, int]
@@ -116,16 +117,36 @@ class _Row:
     caption: str
 
 
-def check_labels(file: LsfmFile, request: PreviewRequest) -> None:
-    """Refuse outlines of what has none.
+def outlined(file: LsfmFile, names: Sequence[str], request: PreviewRequest) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Over which of some channels the labels are drawn, and what the user should look at.
+
+    Channels of another space are left out where nobody has named them.
 
     Raises
     ------
-    UnknownChannelError, InputError
+    UnknownChannelError
+    InputError
+        If there are no outlines to draw, or they would be drawn over another anatomy.
     """
     labels = request.labels_channel
-    if labels is not None and file[labels].kind != "labels":
+    if labels is None:
+        return frozenset(), ()
+    if file[labels].kind != "labels":
         raise InputError(f"{file.path}: channel {labels!r} holds {file[labels].kind}: only labels have outlines")
+    drawn: list[str] = []
+    warnings: list[str] = []
+    kinds = ("image",) if request.is_page else ("image", "vectors")
+    images = [name for name in names if file[name].kind in kinds]
+    for name in images:
+        try:
+            warnings += check_spaces(file, export_request(request, name), labels=(labels, "native"), may_transform=False)
+        except InputError as error:
+            if request.channels or (name == images[-1] and not drawn):
+                raise
+            warnings.append(f"no outlines are drawn over channel {name!r}: {error}")
+        else:
+            drawn.append(name)
+    return frozenset(drawn), tuple(warnings)
 
 
 def draw_picture(file: LsfmFile, names: Sequence[str], request: PreviewRequest, *, titles: bool = True) -> Picture:
@@ -135,9 +156,9 @@ def draw_picture(file: LsfmFile, names: Sequence[str], request: PreviewRequest, 
     ------
     LsfmError
     """
-    check_labels(file, request)
+    drawn, _ = outlined(file, names, request)
     pixel_mm = max(max(extent(file, name, request)) for name in names) / request.size
-    rows = [_read_row(file, name, request, pixel_mm) for name in names]
+    rows = [_read_row(file, name, request, pixel_mm, name in drawn) for name in names]
     layout = _lay_out(rows, request, pixel_mm, titles)
     return Picture(_draw(rows, layout), layout)
 
@@ -145,7 +166,7 @@ def draw_picture(file: LsfmFile, names: Sequence[str], request: PreviewRequest, 
 # --- colours --------------------------------------------------------------------------------------------------------------------
 
 
-def _read_row(file: LsfmFile, name: str, request: PreviewRequest, pixel_mm: float) -> _Row:
+def _read_row(file: LsfmFile, name: str, request: PreviewRequest, pixel_mm: float, is_outlined: bool) -> _Row:
     channel = file[name]
     views = read_views(file, name, request, pixel_mm)
     caption = _caption(channel, extent(file, name, request), views[0].level)
@@ -153,7 +174,7 @@ def _read_row(file: LsfmFile, name: str, request: PreviewRequest, pixel_mm: floa
         table = LabelTable.from_json(file.label_table(name))
         return _Row(channel, views, tuple(_filled(view.values, table) for view in views), caption)
     images = _shaded(channel, views, request)
-    if request.labels_channel is not None:
+    if request.labels_channel is not None and is_outlined:
         labels = file[request.labels_channel].name
         table = LabelTable.from_json(file.label_table(labels))
         over = read_values(file, labels, request, [view.space for view in views])

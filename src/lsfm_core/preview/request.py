@@ -27,8 +27,8 @@ class PreviewRequest(Request):
     channels : tuple of str
         Default: in a picture all images, or if there is none, all channels; in a page all channels.
     labels_channel : str, optional
-        Draw the outlines of these labels over the images. They are taken to lie in the images' own world: nothing in a file tells
-        which channels share one, so it is never done unasked.
+        Draw the outlines of these labels over the images. Those that lie in another space are refused where `channels` names them,
+        and are left without outlines otherwise.
     projection : {"middle", "max"}
         The slices through the middle of the image, or the brightest voxel behind each pixel (of labels the first one that is seen).
     size : int

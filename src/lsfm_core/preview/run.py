@@ -14,7 +14,7 @@ from lsfm_core.durable import check_new, new_file
 from lsfm_core.errors import InputError
 from lsfm_core.preview._planes import extent
 from lsfm_core.preview.page import render_page
-from lsfm_core.preview.picture import Layout, Picture, check_labels, draw_picture
+from lsfm_core.preview.picture import Layout, Picture, draw_picture, outlined
 from lsfm_core.preview.request import PreviewRequest, Projection
 from lsfm_core.store import LsfmFile, open_lsfm
 
@@ -36,12 +36,15 @@ class PreviewResult:
     path : Path or None
         The file that was written.
     seconds : float
+    warnings : tuple of str
+        What the user should look at.
     """
 
     image: npt.NDArray[np.uint8] | None
     layout: Layout | None
     path: Path | None
     seconds: float
+    warnings: tuple[str, ...]
 
 
 def describe_preview(file: LsfmFile, request: PreviewRequest) -> str:
@@ -56,14 +59,15 @@ def describe_preview(file: LsfmFile, request: PreviewRequest) -> str:
         check_new(request.output, request.overwrite)
     file = _ready(file, request)
     names = _shown(file, request)
+    drawn, warnings = outlined(file, names, request)
     if not request.is_page:
-        check_labels(file, request)
         for name in names:
             extent(file, name, request)
     what = "a page about" if request.is_page else f"{_SLICES[request.projection]} of"
     channels = ", ".join(repr(file[name].name) for name in names)
-    labels = "" if request.labels_channel is None else f", with the outlines of {request.labels_channel!r}"
-    return f"makes   {request.output}: {what} {channels}{labels}"
+    over = "" if len(drawn) == len(names) else f" over {', '.join(repr(name) for name in names if name in drawn)}"
+    labels = "" if request.labels_channel is None else f", with the outlines of {request.labels_channel!r}{over}"
+    return "\n".join([f"makes   {request.output}: {what} {channels}{labels}", *(f"warning {warning}" for warning in warnings)])
 
 
 def preview_file(request: PreviewRequest, *, file: LsfmFile | None = None) -> PreviewResult:
@@ -86,6 +90,7 @@ def preview_file(request: PreviewRequest, *, file: LsfmFile | None = None) -> Pr
     picture: Picture | None = None
     with open_lsfm(request.path) if file is None else nullcontext(file) as given:
         opened = _ready(given, request)
+        _, warnings = outlined(opened, _shown(opened, request), request)
         if request.output is not None:
             with new_file(request.output, request.overwrite) as partial:
                 if request.is_page:
@@ -97,7 +102,7 @@ def preview_file(request: PreviewRequest, *, file: LsfmFile | None = None) -> Pr
         else:
             picture = draw_picture(opened, _shown(opened, request), request)
     image, layout = (picture.image, picture.layout) if picture is not None else (None, None)
-    return PreviewResult(image, layout, request.output, time.perf_counter() - began)
+    return PreviewResult(image, layout, request.output, time.perf_counter() - began, warnings)
 
 
 def _ready(file: LsfmFile, request: PreviewRequest) -> LsfmFile:
