@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from lsfm_core.provenance import LogRecord
     from lsfm_core.recipes import recipe_entry
     from lsfm_core.regions import Label, LabelTable, count_labels
+    from lsfm_core.spaces import known_spaces, linear_way
     from lsfm_core.store import (
         Channel,
         ChunkCache,
@@ -147,6 +148,7 @@ _ROOMS = {
     "provenance": ("LogRecord",),
     "recipes": ("recipe_entry",),
     "regions": ("Label", "LabelTable", "count_labels"),
+    "spaces": ("known_spaces", "linear_way"),
     "store": (
         "Channel",
         "ChunkCache",
@@ -242,7 +244,9 @@ __all__ = [
     "ingest_channel",
     "iter_chunks",
     "iter_slices",
+    "known_spaces",
     "lay_out_chunks",
+    "linear_way",
     "merge_chunks",
     "open_lsfm",
     "open_source",

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lsfm_core.errors import InputError
 from lsfm_core.provenance import as_command_line
 from lsfm_core.store import LsfmFile, Sides, own_space
+from lsfm_core.transforms import Affine
 
 __all__ = [
     "UNKNOWN",
@@ -133,7 +136,50 @@ def set_space_command(file: LsfmFile, **options: str) -> str:
     return as_command_line(["set-space", str(file.path), *words])
 
 
-def find_ways(file: LsfmFile, start: str, end: str, channel: str | None = None) -> list[tuple[str, ...]]:
+def linear_way(file: LsfmFile, channel: str, space: str) -> Affine:
+    """The way that carries a channel into a space, through affines of the file alone.
+
+    Parameters
+    ----------
+    channel : str
+    space : str
+        Its name, or that of a channel that lives there.
+
+    Returns
+    -------
+    Affine
+        As all transforms, it maps a point of that space to the channel's world; its inverse places the channel there.
+
+    Raises
+    ------
+    UnknownChannelError
+    InputError
+        If it is not known where one of them lies, there is no such way, or there are several that are equally short.
+    """
+    start, end = file[channel].space_name, resolve_space(file, space)
+    if start is None or end is None:
+        raise InputError(
+            f"{file.path}: in which space channel {channel!r} lies is not recorded: "
+            f"{set_space_command(file, channel=channel, space='NAME')} records it"
+        )
+    ways = find_ways(file, start, end, channel, linear=True)
+    if len(ways) > 1:
+        listing = "; ".join(", ".join(way) for way in ways)
+        raise InputError(f"{file.path}: several ways lead from space {start!r} to {end!r}, and none is shorter: {listing}")
+    if not ways:
+        others = find_ways(file, start, end, channel)
+        through = f": through {', '.join(others[0])} only, which is not linear; export the channel that way" if others else ""
+        raise InputError(f"{file.path}: no affines that are stored lead from space {start!r} to {end!r}{through}")
+    matrix = Affine(np.eye(4))
+    for step in ways[0]:
+        found = stored_transform(file, step.removesuffix(":invert"), channel)
+        if found is not None and found.affine is not None:
+            affine = file.affine(found.channel, found.affine)
+            matrix = matrix @ (affine.inverse() if step.endswith(":invert") else affine)
+    return Affine(matrix.matrix, name=", ".join(ways[0]))
+
+
+def find_ways(file: LsfmFile, start: str, end: str, channel: str | None = None, *, linear: bool = False) -> list[tuple[str, ...]]:
     """The shortest ways from one space to another through the transforms of a file, as their recorded sides have it.
 
     Parameters
@@ -142,13 +188,16 @@ def find_ways(file: LsfmFile, start: str, end: str, channel: str | None = None) 
         The image's side, and the output's.
     channel : str, optional
         The channel that is exported, whose affines need not be named in full.
+    linear : bool
+        Whether only affines count.
 
     Returns
     -------
     list of tuple of str
         Of each way the transforms, as ``--transform`` takes them, the first one nearest to the image. Empty if there is no way.
     """
-    steps = [step for transform in stored_transforms(file) for step in _steps(file, transform, channel)]
+    usable = (found for found in stored_transforms(file) if found.affine is not None or not linear)
+    steps = [step for transform in usable for step in _steps(file, transform, channel)]
     ways: list[tuple[str, tuple[str, ...]]] = [(start, ())]
     seen = {start}
     while ways and end not in seen:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfm_core import CancelledError, CancelToken, InputError, LabelTable, MemoryBudgetError, open_lsfm, size_text
+from lsfm_core import (
+    CancelledError,
+    CancelToken,
+    InputError,
+    LabelTable,
+    MemoryBudgetError,
+    known_spaces,
+    linear_way,
+    open_lsfm,
+    size_text,
+)
 from napari_lsfm import _reader
-from napari_lsfm._layers import field_layer
+from napari_lsfm._layers import affine_in_space, field_layer
 from napari_lsfm._settings import current_settings
 from napari_lsfm._viewing import attend, copy_position
 
@@ -18,6 +29,8 @@ if TYPE_CHECKING:
 
     import napari.layers
     import napari.viewer
+
+    from lsfm_core import LsfmFile
 
 __all__ = [
     "copy_position",
@@ -29,6 +42,7 @@ __all__ = [
     "show_automatic",
     "show_field",
     "show_finest_3d",
+    "show_in_space",
     "toggle_letters",
 ]
 
@@ -37,6 +51,8 @@ _MIN_TEXTURE_EDGE = 2048
 #: Of a copy in memory that can be painted on.
 _MAX_COPY_BYTES = 2**31
 _SAVE_FILTER = "LSFM files (*.h5 *.hdf5)"
+#: Degrees by which planes may be tilted before it is told.
+_LEAST_TILT = 0.05
 #: As in napari.yaml.
 _ENDINGS = ("*.h5", "*.hdf5", "*.xml")
 
@@ -127,6 +143,47 @@ def show_field(viewer: napari.viewer.Viewer) -> None:
             return
     data, keywords, _ = field_layer(path, channel)
     viewer.add_vectors(data, **keywords)
+
+
+def show_in_space(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None, space: str | None = None) -> None:
+    """Show a layer in the space of another channel, to which affines of its file lead.
+
+    The layer's affine does it, so that no voxel changes. What napari cannot do is told: in 2D it shows the planes as they are
+    stored, even if the affine tilts them.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    layer : Layer, optional
+        Default: the active one.
+    space : str, optional
+        Its name, or a channel that lives there. Default: ask.
+    """
+    layer = layer or viewer.layers.selection.active
+    origin = {} if layer is None else layer.metadata.get("lsfm", {})
+    if "path" not in origin or origin.get("kind") == "vectors":
+        raise InputError("select a layer of a file first: one that shows an image or labels")
+    with open_lsfm(origin["path"], detached=True) as file:
+        name = origin["channel"]
+        if space is None:
+            space = _ask_for_space(file, name)
+            if space is None:
+                return
+        affine = affine_in_space(file, name, space)
+    whole = np.eye(layer.ndim + 1)
+    whole[-4:, -4:] = affine
+    if layer.ndim > 3:
+        # Of a layer with time, what moves it along time stays.
+        whole[:-4, -1] = np.asarray(layer.affine.affine_matrix)[:-4, -1]
+    layer.affine = whole
+    tilt = _tilt(layer)
+    note = (
+        f"; its stored planes are tilted by {tilt:.1f}° there, and in 2D napari shows them as if they were not: look in 3D, or "
+        "export it through the transforms"
+        if tilt > _LEAST_TILT
+        else ""
+    )
+    _tell(f"{layer.name} is shown in the space of {space}{note}")
 
 
 def toggle_letters(viewer: napari.viewer.Viewer) -> None:
@@ -226,6 +283,39 @@ def finest_level_3d(shapes: Any, dtype: Any, max_bytes: int, max_edge: int) -> i
         if max(volume) <= max_edge and _texture_bytes(volume, dtype) <= max_bytes:
             return level
     return len(shapes) - 1
+
+
+def _ask_for_space(file: LsfmFile, channel: str) -> str | None:
+    """One of the spaces to which affines lead from a channel; None if the user changes his mind."""
+    from qtpy.QtWidgets import QInputDialog
+
+    own = file[channel].space_name
+    found: dict[str, str] = {}
+    for space in sorted(known_spaces(file)):
+        with suppress(InputError):
+            if space != own:
+                linear_way(file, channel, space)
+            there = ", ".join(
+                other.name for other in file.channels.values() if other.space_name == space and other.kind != "labels"
+            )
+            found[f"{space} ({there})" if there else space] = space
+    if not set(found.values()) - {own}:
+        raise InputError(
+            f"{file.path}: no affine that is stored leads from channel {channel!r} to another space; write-affine --to and "
+            "set-space record where one leads"
+        )
+    first = next(index for index, space in enumerate(found.values()) if space != own)
+    title = "Show in the space of"
+    chosen, accepted = QInputDialog.getItem(None, title, f"Show {channel} in space:", list(found), first, editable=False)
+    return found[chosen] if accepted else None
+
+
+def _tilt(layer: Any) -> float:
+    """How far a layer's stored planes are from those along napari's axes, degrees."""
+    linear = np.asarray(layer.affine.affine_matrix)[-4:-1, -4:-1] @ np.diag(layer.scale[-3:])
+    normals = np.linalg.inv(linear).T
+    cosines = np.abs(np.diag(normals)) / np.linalg.norm(normals, axis=0)
+    return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
 
 
 def _stored_volume(viewer: Any, layer: Any, level: int) -> Any:

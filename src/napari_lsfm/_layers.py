@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfm_core import InputError, LabelTable, Orientation, Space, open_lsfm
+from lsfm_core import InputError, LabelTable, Orientation, Space, linear_way, open_lsfm
 from napari_lsfm._labels import label_looks
 from napari_lsfm._views import OverTime, Recoded, Transposed
 
 if TYPE_CHECKING:
     from lsfm_core import Channel, Level, LsfmFile, Volume
 
-__all__ = ["LayerData", "field_layer", "layer_tuple", "layer_tuples", "native_frame", "volume_layer"]
+__all__ = ["LayerData", "affine_in_space", "field_layer", "layer_tuple", "layer_tuples", "native_frame", "volume_layer"]
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -114,6 +114,35 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
         levels = _over_time(file, channel, native, times, levels)
         keywords |= _with_time(keywords, times)
     return levels if len(levels) > 1 else levels[0], keywords, channel.kind
+
+
+def affine_in_space(file: LsfmFile, channel: str, space: str) -> np.ndarray[Any, Any]:
+    """The affine (4, 4) of a channel's layer that shows it in another space, exactly: all else of the layer stays.
+
+    Parameters
+    ----------
+    file : LsfmFile
+    channel : str
+    space : str
+        Its name, or that of a channel that lives there.
+
+    Raises
+    ------
+    LsfmError
+        If no affines of the file lead there, or it is not recorded how the channel lies.
+    """
+    own = file[channel]
+    if own.orientation is None:
+        raise InputError(f"{file.path}: channel {channel!r} has no orientation recorded: nothing tells where its world lies")
+    native = native_frame(file, own)
+    native_from_world = np.eye(4)
+    native_from_world[:3, :3] = native.direction.T
+    there_from_own = np.eye(4)
+    if own.space_name is None or space not in (own.space_name, channel):
+        there_from_own = linear_way(file, channel, space).inverse().matrix
+    placed = _placement(_levels_along(own.levels, native)[1], native).get("affine", np.eye(4))
+    affine: np.ndarray[Any, Any] = native_from_world @ there_from_own @ native_from_world.T @ placed
+    return affine
 
 
 def volume_layer(

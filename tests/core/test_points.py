@@ -40,6 +40,8 @@ from lsfm_core.store import lazy
 
 Points = npt.NDArray[np.float64]
 CHAIN = ("signal_to_structural", "structural_to_template", "warp")
+#: The regions of what lies in the signal channel, whose labels lie behind the first of them.
+REGIONS: Any = {"transforms": CHAIN[:1], "labels_channel": "atlas", "labels_in": "output"}
 #: Planes, rows, columns of the signal channel, mm, and how many rows it has; its orientation is AIR.
 SIGNAL_MM, SIGNAL_ROWS = np.array([0.06, 0.05, 0.05]), 154
 
@@ -63,7 +65,19 @@ def brain(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     fields = ("template_to_structural_1InverseWarp.nii.gz", "template_to_structural_1Warp.nii.gz")
     run("write-field", "--channel", "inverse_warp", "--image", transforms / fields[0])
-    run("write-field", "--channel", "warp", "--image", transforms / fields[1], "--inverse-of", "inverse_warp", "--from", "aligned", "--to", "template")
+    run(
+        "write-field",
+        "--channel",
+        "warp",
+        "--image",
+        transforms / fields[1],
+        "--inverse-of",
+        "inverse_warp",
+        "--from",
+        "aligned",
+        "--to",
+        "template",
+    )
     affine = transforms / "template_to_structural_0GenericAffine.mat"
     run("write-affine", "--channel", "autofluo", "--name", CHAIN[1], "--affine", affine, "--to", "aligned")
     signal = transforms / "structural_to_signal_affine.txt"
@@ -223,7 +237,7 @@ def test_voxel_i_of_a_level_lies_at_f_i_plus_half_of_f_minus_1(pyramid: Path, in
 
 def test_a_channel_as_reference_counts_the_voxels_of_its_ras_exports(carry: Carry) -> None:
     # The atlas is stored as SAR with its first voxel at 0, 0, 0, so an index is a position in tenths of a millimetre.
-    result = carry([[1.0, 2.0, 3.0]], source="native-mm", target="output-voxel", reference="atlas")
+    result = carry([[1.0, 2.0, 3.0]], channel="autofluo", source="native-mm", target="output-voxel", reference="atlas")
     np.testing.assert_allclose(result.points, [[10, 20, 30]], atol=1e-9)
 
 
@@ -441,7 +455,7 @@ def write_cells(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 def test_the_output_has_the_input_s_columns_and_the_new_ones(tmp_path: Path, carry: Carry) -> None:
     source = write_cells(tmp_path / "cells.csv", 'X;note;y;Z;"a;b"\n10;"é;1";20;30; x \n\n11.5;=1+1;21;31;\n', "utf-8-sig")
-    result = carry(source, target="native-mm", output=tmp_path / "out.csv", labels_channel="atlas")
+    result = carry(source, target="native-mm", output=tmp_path / "out.csv", **REGIONS)
     assert result.path == tmp_path / "out.csv"
     lines = result.path.read_text("utf-8").splitlines()
     assert lines[0] == 'X;note;y;Z;"a;b";R_mm;A_mm;S_mm;region_id;region'
@@ -486,7 +500,7 @@ def test_columns_are_known_by_their_names(
     separator = "\t" if "\t" in header else ","
     values = [float(10 + k) for k in range(header.count(separator) + 1)]
     file = write_cells(tmp_path / "cells.csv", f"{header}\n{separator.join(map(str, values))}\n")
-    fields = {"source": source, "target": source, "reference": "atlas" if source == "output-voxel" else None}
+    fields = {"source": source, "target": source, "reference": "cfos" if source == "output-voxel" else None}
     np.testing.assert_allclose(carry(file, **fields).points, [[values[k] for k in order]], atol=1e-9)
 
 
@@ -528,7 +542,7 @@ def markers(types: dict[int, list[tuple[float, float, float]]], properties: str 
 def test_cells_of_cellfinder(tmp_path: Path, carry: Carry, cells: Points) -> None:
     some = [tuple(row) for row in cells[:300].tolist()]
     file = write_cells(tmp_path / "cells.xml", markers({1: some[:100], 2: some[100:]}))
-    result = carry(file, target="native-mm", output=tmp_path / "out.csv", labels_channel="atlas")
+    result = carry(file, target="native-mm", output=tmp_path / "out.csv", **REGIONS)
     np.testing.assert_allclose(result.points, signal_mm(cells[100:300]), atol=1e-9)
     assert "left out: 100 of type 1 (no cells)" in result.warnings[0]
     rows = rows_of(tmp_path / "out.csv")
@@ -577,7 +591,7 @@ def test_columns_can_be_named(tmp_path: Path, carry: Carry) -> None:
 
 def test_no_point_is_no_error(tmp_path: Path, carry: Carry) -> None:
     file = write_cells(tmp_path / "cells.csv", "z,y,x,note\n")
-    result = carry(file, transforms=CHAIN, labels_channel="atlas", output=tmp_path / "out.csv", counts=tmp_path / "counts.csv")
+    result = carry(file, **REGIONS, output=tmp_path / "out.csv", counts=tmp_path / "counts.csv")
     assert result.points.shape == (0, 3) and not result.warnings
     assert (tmp_path / "out.csv").read_text() == "z,y,x,note,R_mm,A_mm,S_mm,region_id,region\n"
     assert {row["count"] for row in rows_of(tmp_path / "counts.csv")} == {"0"}
@@ -662,7 +676,7 @@ def test_bad_requests_are_refused(carry: Carry, fields: dict[str, Any], error: t
 def test_outputs_are_made_together_or_not_at_all(tmp_path: Path, brain: Path, carry: Carry) -> None:
     source = write_cells(tmp_path / "cells.csv", "z,y,x\n1,2,3\n")
     output, counts = tmp_path / "out.csv", write_cells(tmp_path / "counts.csv", "old")
-    fields = {"labels_channel": "atlas", "output": output, "counts": counts}
+    fields = {**REGIONS, "output": output, "counts": counts}
     heard: list[Any] = []
     with pytest.raises(ExistsError, match=r"counts.csv: exists already"):
         transform_points(PointsRequest(path=brain, channel="cfos", points=source, **fields), progress=lambda *a: heard.append(a))
@@ -699,7 +713,7 @@ def test_points_far_from_the_image_are_remarked(carry: Carry, cells: Points) -> 
     few[:4] = most[:5] = 99
     assert not carry(few, source="output-mm").warnings
     assert "are they output-mm" in carry(most, source="output-mm").warnings[0]
-    away = carry(cells + 1000, labels_channel="atlas")
+    away = carry(cells + 1000, **REGIONS)
     assert away.outside == 6000 and "no point is in a region of channel 'atlas'" in away.warnings[1]
 
 
@@ -727,11 +741,11 @@ def test_the_command(brain_data: Path, brain: Path, tmp_path: Path, carry: Carry
 
     source = brain_data / "signal_cells_voxel_zyx.csv"
     transforms = [word for name in CHAIN for word in ("--transform", name)]
-    where = ("--from", "native-voxel", "--to", "output-mm", "--labels-channel", "atlas", "--labels-in", "output")
+    where = ("--from", "native-voxel", "--to", "output-mm", "--labels-channel", "atlas", "--labels-in", CHAIN[0])
     files = ("--output", tmp_path / "out.csv", "--counts", tmp_path / "counts.csv", "--overwrite")
     out, err = run(source, "--file", brain, "--channel", "cfos", *transforms, *where, *files)
     assert "6000 points, native-voxel -> output-mm, 0 outside of channel 'cfos'" in out and not err
-    expected = carry(source, transforms=CHAIN, labels_channel="atlas", labels_in="output", counts=True)
+    expected = carry(source, transforms=CHAIN, labels_channel="atlas", labels_in=CHAIN[0], counts=True)
     assert expected.region_ids is not None and expected.counts is not None
     inside = int(np.count_nonzero(expected.region_ids))
     assert f"{inside} of them in {sum(row.count > 0 for row in expected.counts[1:])} regions of 'atlas'" in out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
         ExportRequest,
         ExportResult,
         MergeRequest,
+        SlicesPlan,
         SlicesRequest,
         SlicesResult,
     )
@@ -300,9 +300,10 @@ def _warn(result: ExportResult | ChunksResult | SlicesResult) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _words(plan: ExportPlan) -> str:
+def _words(plan: ExportPlan | SlicesPlan) -> str:
     # What it warns of was said on stderr.
-    return replace(plan, warnings=()).describe()
+    lines = plan.describe().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("warning "))
 
 
 def _merge_request(arguments: argparse.Namespace) -> MergeRequest:

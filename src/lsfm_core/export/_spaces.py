@@ -18,6 +18,9 @@ from lsfm_core.store import Channel, LsfmFile, Sides, own_space
 
 __all__ = ["check_spaces"]
 
+#: Kinds of channels of which the box tells what labels are made for.
+_IMAGES = ("image", "components")
+
 
 def check_spaces(
     file: LsfmFile, request: TransformRequest, *, labels: tuple[str, str] | None = None, may_transform: bool = True
@@ -134,7 +137,7 @@ class _Places:
         candidates = 0
         for image in self._file.channels.values():
             is_here = (index == 0 and image.name == self._channel.name) or (wanted is not None and image.space_name == wanted)
-            if image.name == labels.name or (image.kind != "image" and not is_here):
+            if image.name == labels.name or (image.kind not in _IMAGES and not is_here):
                 continue
             other = self._box(image)
             candidates += is_here
@@ -167,7 +170,7 @@ class _Places:
         if space is None:
             return ""
         if not self._may_transform:
-            there = [image.name for image in self._file.channels.values() if image.kind == "image" and image.space_name == space]
+            there = [image.name for image in self._file.channels.values() if image.kind in _IMAGES and image.space_name == space]
             return f"They fit --channel {shlex.quote(there[0])}. " if there else ""
         if space in self._names:
             return f"They are met with --labels-in {shlex.quote(self._spell_place(self._names.index(space)))}. "

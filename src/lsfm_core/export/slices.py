@@ -97,6 +97,11 @@ class SlicesPlan:
     view: View
     shades: Shades | None
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should look at."""
+        return self.whole.warnings
+
     def describe(self) -> str:
         """The plan in words, one fact per line."""
         values = "as they are" if self.shades is None else self.shades.text

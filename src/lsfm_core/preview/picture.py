@@ -135,7 +135,7 @@ def outlined(file: LsfmFile, names: Sequence[str], request: PreviewRequest) -> t
         raise InputError(f"{file.path}: channel {labels!r} holds {file[labels].kind}: only labels have outlines")
     drawn: list[str] = []
     warnings: list[str] = []
-    kinds = ("image",) if request.is_page else ("image", "vectors")
+    kinds = ("image", "components") if request.is_page else ("image", "components", "vectors")
     images = [name for name in names if file[name].kind in kinds]
     for name in images:
         try:

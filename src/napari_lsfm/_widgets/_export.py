@@ -97,11 +97,12 @@ class _Outlook:
         where = {"": "in memory", **dict.fromkeys(_COMPRESS_S, "on disk before compression")}.get(self.suffix, "on disk")
         how = _way(plan)
         seconds = _guess_seconds(plan, self.suffix) * _slowness.get((how, self.suffix), 1)
+        warnings = "".join(f"\nwarning: {warning}" for warning in plan.warnings)
         return (
             f"{_by(plan.target.shape)} voxels{parts} of {_by(plan.target.voxel_size_mm)} mm\n"
             f"{plan.dtype}, {plan.target.orientation}, {how}, level {plan.level.index} is read\n"
             f"{size_text(plan.output_bytes)} {where}\n"
-            f"at most {size_text(plan.peak_bytes)} of memory, about {max(1, round(seconds))} s"
+            f"at most {size_text(plan.peak_bytes)} of memory, about {max(1, round(seconds))} s{warnings}"
         )
 
 

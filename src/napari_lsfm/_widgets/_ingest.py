@@ -209,6 +209,13 @@ class IngestWidget(Form):
         self.channel = QLineEdit()
         self.channel.setPlaceholderText("such as autofluo")
         section.row("Channel", self.channel, "Name of the new channel")
+        self.space = QLineEdit()
+        tip = "The space that it lies in: a name, or a channel that lives there; of a displacement field where it leads to"
+        section.row("Space", self.space, tip)
+        self.from_space = QLineEdit()
+        self.from_space.setPlaceholderText("not known")
+        section.row("From space", self.from_space, "The space that the displacement field leads from, toward the image")
+        self._target_section = section
         self.replace = QCheckBox("a channel of that name")
         section.row("Replace", self.replace, "Whether a channel of that name gives way")
         return section
@@ -234,7 +241,8 @@ class IngestWidget(Form):
         for edit in (self.path, self.image_channel):
             edit.textChanged.connect(self._describe)
         self.target.textChanged.connect(self._look_at_target)
-        for edit in (self.labels, self.ontology, self.metadata, self.channel, self.memory, self.threads):
+        texts = (self.labels, self.ontology, self.metadata, self.channel, self.space, self.from_space, self.memory, self.threads)
+        for edit in texts:
             edit.textChanged.connect(self._changed)
         for triple in (self.voxel_size, self.origin):
             triple.edited.connect(self._changed)
@@ -295,6 +303,8 @@ class IngestWidget(Form):
             (self.partner, kind == "vectors"),
         ):
             self._image_section.show_row(row, visible)
+        self._target_section.show_row(self.from_space, kind == "vectors")
+        self.space.setPlaceholderText("its own" if kind == "image" else "not known")
         self._describe()
 
     def _image(self) -> _Image | None:
@@ -451,6 +461,8 @@ class IngestWidget(Form):
             labels=_path_or_none(self.labels) if is_labels else None,
             ontology=_path_or_none(self.ontology) if is_labels else None,
             inverse_of=self.partner.value if is_vectors else None,
+            space=self.space.text().strip() or None,
+            from_space=(self.from_space.text().strip() or None) if is_vectors else None,
             replace=self.replace.isChecked(),
             memory_bytes=round(1e9 * numbers(self.memory.text(), "memory", 1)[0]),
             threads=_whole(self.threads.text(), "threads"),

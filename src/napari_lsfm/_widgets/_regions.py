@@ -28,6 +28,7 @@ from lsfm_core import (
     RegionSelection,
     TransformRequest,
     Volume,
+    check_spaces,
     count_labels,
     find_region,
     open_lsfm,
@@ -73,6 +74,9 @@ class _Measured:
     upper_mm: tuple[float, float, float]
     middle_mm: tuple[float, float, float]
     look: Volume
+    refusal: str
+    """Why it cannot be cut out of the image as it stands; empty if it can."""
+    warnings: tuple[str, ...]
 
 
 class RegionWidget(Form):
@@ -176,7 +180,8 @@ class RegionWidget(Form):
         self.search.returnPressed.connect(self._on_enter)
         self.regions.ticked.connect(self._on_ticked)
         self.clear.clicked.connect(lambda: self.select(()))
-        self.side.chosen.connect(self._changed)
+        for choice in (self.side, self.image):
+            choice.chosen.connect(self._changed)
         for edit in (self.midline, self.margin):
             edit.textChanged.connect(self._changed)
         self.find.clicked.connect(self.show_in_viewer)
@@ -203,11 +208,23 @@ class RegionWidget(Form):
     def _on_facts(self, facts: FileFacts) -> None:
         self._facts = facts
         self.labels.offer((name, name) for name in facts.of_kind("labels"))
-        images = facts.of_kind("image")
-        self.image.offer((name, name) for name in images + [name for name in facts.channels if name not in images])
         self._on_labels()
 
+    def _offer_images(self) -> None:
+        """Offer all channels, those first that lie where the labels do."""
+        if self._facts is None or self.labels.value is None:
+            self.image.offer(())
+            return
+        channels = self._facts.channels
+        space = channels[self.labels.value].space_name
+
+        def place(name: str) -> tuple[bool, bool]:
+            return channels[name].kind != "image", space is not None and channels[name].space_name != space
+
+        self.image.offer((name, name) for name in sorted(channels, key=place))
+
     def _on_labels(self) -> None:
+        self._offer_images()
         self._ids.clear()
         self._forget_look()
         self._table = LabelTable() if self._facts is None or self.labels.value is None else self._facts.tables[self.labels.value]
@@ -355,10 +372,10 @@ class RegionWidget(Form):
             self.go.setEnabled(False)
             return
         assert self._facts is not None
-        path = self._facts.path
+        path, image = self._facts.path, self.image.value
         self.summary.say("…")
         self.go.setEnabled(True)
-        self._measurer.ask(lambda cancel: _measure(path, selection, cancel))
+        self._measurer.ask(lambda cancel: _measure(path, selection, image, cancel))
 
     def _on_measured(self, measured: _Measured) -> None:
         assert self._facts is not None
@@ -367,10 +384,12 @@ class RegionWidget(Form):
         size = np.subtract(measured.upper_mm, measured.lower_mm)
         ends = zip("RAS", measured.lower_mm, measured.upper_mm, strict=True)
         box = ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, low, high in ends)
-        self.summary.say(
+        doubts = [f"\nwarning: {text}" for text in measured.warnings]
+        (self._complain if measured.refusal else self.summary.say)(
             f"{', '.join(names[:_NAMED])}{more}\n"
             f"{measured.volume_mm3:.4g} mm³, {measured.count:,} voxels\n"
             f"box of {size[0]:.2f} x {size[1]:.2f} x {size[2]:.2f} mm (R, A, S)\n{box}"
+            f"{''.join(doubts)}{measured.refusal and chr(10)}{measured.refusal}"
         )
         if not layers_of(self._viewer, self._facts.path):
             return
@@ -484,13 +503,21 @@ class RegionWidget(Form):
         super()._let_go()
 
 
-def _measure(path: Path, selection: RegionSelection, cancel: CancelToken) -> _Measured:
+def _measure(path: Path, selection: RegionSelection, image: str | None, cancel: CancelToken) -> _Measured:
+    refusal, warnings = "", ()
     with open_lsfm(path) as file:
         region = find_region(file, TransformRequest(path=path, channel=selection.labels_channel), selection, cancel=cancel)
         look = region.look(file[selection.labels_channel].levels, _MAX_LOOK_VOXELS)
+        try:
+            if image is not None:
+                warnings = check_spaces(file, ExportRequest(path=path, channel=image, region=selection))
+        except LsfmError as error:
+            # The region is where it is; only the image is another's.
+            refusal = in_words(error)
     box = region.box.grown(selection.margin_mm)
     count = region.voxels.count
-    return _Measured(count, count * region.space.voxel_volume_mm3, box.lower_mm, box.upper_mm, _middle(look), look)
+    volume_mm3 = count * region.space.voxel_volume_mm3
+    return _Measured(count, volume_mm3, box.lower_mm, box.upper_mm, _middle(look), look, refusal, warnings)
 
 
 def _middle(look: Volume) -> tuple[float, float, float]:
