@@ -438,6 +438,39 @@ def test_planes_are_no_times_where_there_are_planes(truth: Array, tmp_path: Path
         open_source(image, planes_are="time")
 
 
+# --- grey that was saved in colours ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+@pytest.mark.parametrize("make", ["stack", "series"])
+def test_grey_saved_as_rgb(make: str, samples: int, truth: Array, tmp_path: Path) -> None:
+    colours = np.repeat((truth >> 8).astype(np.uint8)[..., None], samples, axis=-1)
+    colours[..., 3:] = 255
+    extra = {"extrasamples": ["unassalpha"]} if samples == 4 else {}
+
+    def save() -> Path:
+        if make == "stack":
+            tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb", metadata=None, **extra)
+            return tmp_path / "a.tif"
+        for z, plane in enumerate(colours):
+            tifffile.imwrite(tmp_path / f"p_{z}.tif", plane, photometric="rgb", metadata=None, **extra)
+        return tmp_path
+
+    voxels, source = read(save())
+    np.testing.assert_array_equal(voxels, truth >> 8)
+    assert source.components == 1
+    assert "read as grey" in notes(source)
+    assert read(save(), kind="components")[0].shape == (*truth.shape, samples)
+    # One coloured pixel, in a plane that is not looked at beforehand.
+    colours[1, 3, 4, 1] ^= 1
+    with pytest.raises(SourceError, match="plane 1 has colours, others are grey: say --kind components"):
+        read(save())
+    colours[0, 3, 4, 1] ^= 1
+    voxels, source = read(save())
+    assert source.components == samples
+    np.testing.assert_array_equal(voxels, colours)
+
+
 # --- mesoSPIM, Analyze, NIfTI pairs, Zarr -----------------------------------------------------------------------------------------
 
 

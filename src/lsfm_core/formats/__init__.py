@@ -17,6 +17,7 @@ from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.formats._channels import PlanesAre, pick_channel
 from lsfm_core.formats._convert import converted
 from lsfm_core.formats._field import FieldConvention, FieldSource, field_source
+from lsfm_core.formats._grey import as_grey
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats._source import Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
@@ -192,6 +193,8 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind, planes_are: Pl
         from lsfm_core.formats.tiff_stack import open_tiff
 
         source = open_tiff(path, channel, planes_are)
+        if kind in ("image", "labels"):
+            source = as_grey(source)
     if kind == "vectors" and source.facts.get("kind") != "vectors":
         source.close()
         raise InputError(
