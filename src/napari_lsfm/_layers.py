@@ -16,7 +16,7 @@ import numpy as np
 
 from lsfm_core import InputError, LabelTable, Orientation, Space, linear_way, open_lsfm
 from napari_lsfm._labels import label_looks
-from napari_lsfm._views import OverTime, Recoded, Transposed
+from napari_lsfm._views import OverTime, Recoded, Shaded, Transposed
 
 if TYPE_CHECKING:
     from lsfm_core import Channel, Level, LsfmFile, Volume
@@ -33,7 +33,7 @@ _SAMPLE_EDGE = 256
 
 
 def layer_tuples(file: LsfmFile) -> list[LayerData]:
-    """Layer tuples of a file's channels, in order; vectors have no layer.
+    """Layer tuples of a file's channels, in order; vectors have no layer, components that are no colours one each.
 
     Returns
     -------
@@ -46,7 +46,10 @@ def layer_tuples(file: LsfmFile) -> list[LayerData]:
     times = range(min(moments, default=0), max(moments, default=0) + 1)
     layers = []
     for channel in channels:
-        if channel.kind != "vectors":
+        if channel.kind == "components" and not _are_colours(channel.levels[0]):
+            values = channel.levels[0].shape[3]
+            layers += [layer_tuple(file, channel, colormap="gray", times=times, component=value) for value in range(values)]
+        elif channel.kind != "vectors":
             colormap = next(colormaps) if channel.kind == "image" else None
             layers.append(layer_tuple(file, channel, colormap=colormap, times=times))
     return layers
@@ -59,8 +62,14 @@ def native_frame(file: LsfmFile, channel: Channel) -> Orientation:
     return peers[0].orientation or peers[0].space.orientation
 
 
-def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None, times: range = range(1)) -> LayerData:
-    """Layer tuple of one channel of kind image or labels; reads no voxels if the channel has a display range.
+def _are_colours(array: Any) -> bool:
+    return array.shape[3:] in ((3,), (4,)) and array.dtype.name in ("uint8", "uint16")
+
+
+def layer_tuple(
+    file: LsfmFile, channel: Channel, *, colormap: str | None = None, times: range = range(1), component: int | None = None
+) -> LayerData:
+    """Layer tuple of one channel of kind image, labels or components; reads no voxels if the channel has a display range.
 
     Parameters
     ----------
@@ -71,6 +80,8 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
         For images that bring none.
     times : range
         BigDataViewer's timepoints; if there are several, the layer has time as its first axis.
+    component : int, optional
+        Which value of each voxel is shown, of components that are no colours.
 
     Returns
     -------
@@ -82,6 +93,8 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
     """
     native = native_frame(file, channel)
     levels, space, box = _levels_along(channel.levels, native)
+    if component is not None:
+        levels = [level[..., component] for level in levels]
     about: dict[str, Any] = {
         "path": str(file.opened_as),
         "xml": None if file.named_xml is None else str(file.named_xml),
@@ -91,14 +104,17 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
         "box": box,
     }
     keywords: dict[str, Any] = {
-        "name": channel.name,
+        "name": channel.name if component is None else f"{channel.name} [{component}]",
         "multiscale": len(levels) > 1,
         **_placement(space, native),
         "units": ("mm" if channel.unit == "mm" else "pixel",) * 3,
         "axis_labels": ("z", "y", "x"),
         "metadata": {"lsfm": about},
     }
-    if channel.kind == "image":
+    if channel.kind == "components" and component is None:
+        keywords |= {"rgb": True, "blending": "translucent_no_depth"}
+        levels = [_in_8_bits(level, _contrast_limits(channel)) for level in levels]
+    elif channel.kind != "labels":
         keywords |= {
             "contrast_limits": _contrast_limits(channel),
             "colormap": channel.colormap or colormap,
@@ -113,7 +129,12 @@ def layer_tuple(file: LsfmFile, channel: Channel, *, colormap: str | None = None
     if len(times) > 1:
         levels = _over_time(file, channel, native, times, levels)
         keywords |= _with_time(keywords, times)
-    return levels if len(levels) > 1 else levels[0], keywords, channel.kind
+    return levels if len(levels) > 1 else levels[0], keywords, "labels" if channel.kind == "labels" else "image"
+
+
+def _in_8_bits(colours: Any, limits: tuple[float, float]) -> Any:
+    """Colours as napari shows them: other types than uint8 have their range in its stead."""
+    return colours if colours.dtype == np.uint8 else Shaded(colours, *limits)
 
 
 def affine_in_space(file: LsfmFile, channel: str, space: str) -> np.ndarray[Any, Any]:
@@ -157,7 +178,8 @@ def volume_layer(
     Parameters
     ----------
     volume : Volume
-        Of kind image or labels, with mm along the native frame's axes in the place of R, A, S.
+        Of kind image, labels or components, with mm along the native frame's axes in the place of R, A, S. Components that are no
+        colours become a first axis.
     name : str
     contrast_limits : tuple of 2 float, optional
         Of an image; napari chooses some where they are missing.
@@ -186,7 +208,13 @@ def volume_layer(
         data = data if ids is None else Recoded(data, ids)
     if about:
         keywords["metadata"] = {"lsfm": about}
-    return data, keywords, volume.kind
+    if volume.kind == "components" and _are_colours(data):
+        keywords["rgb"] = True
+        data = _in_8_bits(data, contrast_limits or (0.0, float(max(1, data.max()))))
+    elif volume.kind == "components":
+        keywords |= {**_with_time(keywords, range(data.shape[3])), "axis_labels": ("c", "z", "y", "x")}
+        data = np.moveaxis(data, -1, 0)
+    return data, keywords, "labels" if volume.kind == "labels" else "image"
 
 
 def _levels_along(own: Sequence[Level], native: Orientation) -> tuple[list[Any], Space, list[list[int]]]:
@@ -205,9 +233,11 @@ def _levels_along(own: Sequence[Level], native: Orientation) -> tuple[list[Any],
     flips = tuple(slice(None, None, -1 if flip else 1) for flip in reorientation.flips)
     levels: list[Any] = []
     for index in exact:
-        data = own[index].data.padded(tuple((shape // whole[index]).tolist()))
+        values = own[index].shape[3:]
+        data = own[index].data.padded((*(shape // whole[index]).tolist(), *values))
+        axes = (*reorientation.axes, *range(3, 3 + len(values)))
         # Not through napari's affine: it cannot slice along axes that are exchanged there.
-        levels.append((data if reorientation.axes == (0, 1, 2) else Transposed(data, reorientation.axes))[flips])
+        levels.append((data if reorientation.axes == (0, 1, 2) else Transposed(data, axes))[flips])
     padding = shape - finest.space.shape
     box = [
         [int(padding[axis]) if flip else 0, int(shape[axis]) if flip else finest.space.shape[axis]]

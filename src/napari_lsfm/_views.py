@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lsfm_core import InputError
 
-__all__ = ["OverTime", "Recoded", "Transposed", "View"]
+__all__ = ["OverTime", "Recoded", "Shaded", "Transposed", "View"]
 
 Array = npt.NDArray[Any]
 
@@ -127,6 +127,33 @@ class Recoded(View):
         places = np.minimum(np.searchsorted(self._sorted, found), len(self._ids) - 1)
         numbers = np.where(self._sorted[places] == found, self._order[places], len(self._ids)).astype(self.dtype)
         return np.repeat(numbers, np.diff(starts, append=flat.size)).reshape(labels.shape)
+
+
+class Shaded(View):
+    """A lazy array of colours in the 8 bits that napari shows.
+
+    Parameters
+    ----------
+    source : array, lazy or not
+    low, high : float
+        What becomes dark, and what bright.
+    """
+
+    def __init__(self, source: Any, low: float, high: float) -> None:
+        #: The colours as they are stored.
+        self.source = source
+        self._range = low, high
+        self.shape = tuple(source.shape)
+        self.chunks = tuple(getattr(source, "chunks", source.shape))
+        self.dtype = np.dtype(np.uint8)
+
+    def _select(self, items: Sequence[Any]) -> Shaded:
+        return Shaded(self.source[tuple(items)], *self._range)
+
+    def _read(self) -> Array:
+        low, high = self._range
+        values = (np.asarray(self.source, np.float32) - low) * (255 / (high - low))
+        return np.clip(np.rint(values), 0, 255).astype(self.dtype)
 
 
 class OverTime(View):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from lsfm_core import (
     open_lsfm,
 )
 from napari_lsfm._settings import current_settings
-from napari_lsfm._views import Recoded
+from napari_lsfm._views import Recoded, Shaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,8 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
     path : path
         Without one of our endings, ``.h5`` is added.
     layers : sequence of LayerData
-        Of type image or labels; multiscale or not.
+        Of type image or labels; multiscale or not. Colours become a channel of kind components; a layer of two axes one plane, as
+        thick as its rows are apart; one of four axes a channel for each step of the first, as ``name_t000``.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def write_layers(path: str | os.PathLike[str], layers: Sequence[LayerData]) -> l
 
 def _save(path: Path, layers: Sequence[LayerData]) -> None:
     world = _world_orientation(layers)
-    channels = [_Channel.of(layer, world) for layer in layers]
+    channels = [_Channel.of(layer, world) for layer in map(_as_volume, chain.from_iterable(map(_moments, layers)))]
     names = [channel.name for channel in channels]
     if path.exists():
         with open_lsfm(path, detached=True) as file:
@@ -172,31 +174,74 @@ class _Channel:
         name = meta["name"]
         about = meta.get("metadata", {}).get("lsfm", {})
         array = data[0] if meta.get("multiscale") else data
-        if meta.get("rgb"):
-            raise InputError(f"layer {name!r} has colours in its voxels: split it into channels first (right click: Split RGB)")
-        if len(array.shape) != 3:
+        values = array.shape[3:] if meta.get("rgb") else ()
+        if len(array.shape) != 3 + len(values):
             axes = ", ".join(meta.get("axis_labels") or ())
             raise InputError(
                 f"layer {name!r} has {len(array.shape)} axes ({axes}), a channel has three: take a volume out of it first"
             )
+        if isinstance(array, Shaded):
+            array = array.source
         if np.dtype(array.dtype).kind not in "uifb":
             raise InputError(f"layer {name!r} has voxels of type {array.dtype}: a file holds integers and floats")
         affine = world.direction @ _world_mm_from_voxel(name, meta)[:3]
-        box = about.get("box") or [[0, n] for n in array.shape]
+        shape = array.shape[:3]
+        box = about.get("box") or [[0, n] for n in shape]
         # Who computed something from our layer may have cut it, and kept what it says of itself.
-        if any(stop > n for (_, stop), n in zip(box, array.shape, strict=True)):
-            box = [[0, n] for n in array.shape]
-        space = Space(array.shape, np.vstack([affine, (0, 0, 0, 1)])).crop(*zip(*box, strict=True))
+        if any(stop > n for (_, stop), n in zip(box, shape, strict=True)):
+            box = [[0, n] for n in shape]
+        space = Space(shape, np.vstack([affine, (0, 0, 0, 1)])).crop(*zip(*box, strict=True))
         planes = _planes(name, array, box, kind, about.get("ids"))
-        limits = meta.get("contrast_limits") if kind == "image" else None
+        limits = meta.get("contrast_limits") if kind == "image" and not values else None
+        dtype = _dtype(array, about.get("ids"))
+        each = int(values[0]) if values else 1
         return cls(
             name=name,
-            kind=kind,
-            planes=PlaneFunction(space.shape, _dtype(array, about.get("ids")), planes, space=space, name=f"layer {name!r}"),
+            kind="components" if values else kind,
+            planes=PlaneFunction(space.shape, dtype, planes, components=each, space=space, name=f"layer {name!r}"),
             display_range=None if limits is None else (float(limits[0]), float(limits[1])),
-            colormap=_colormap(meta) if kind == "image" else None,
+            colormap=_colormap(meta) if kind == "image" and not values else None,
             table=_table(about) if kind == "labels" else LabelTable(),
         )
+
+
+def _moments(layer: LayerData) -> Iterator[LayerData]:
+    """The volumes of a layer of four axes, one for each step of the first; any other layer as it is."""
+    data, meta, kind = layer
+    array = data[0] if meta.get("multiscale") else data
+    if len(array.shape) - bool(meta.get("rgb")) != 4:
+        yield layer
+        return
+    matrix = _matrix(meta, 4)
+    if np.any(matrix[0, 1:4]) or np.any(matrix[1:4, 0]):
+        raise InputError(f"layer {meta['name']!r}: its first axis, of four, is turned against the others: it is no time")
+    # What is left of the matrix stands in for the scale and all else.
+    rest = {
+        key: value for key, value in meta.items() if key not in ("scale", "translate", "rotate", "shear", "affine", "axis_labels")
+    }
+    rest |= {
+        "multiscale": False,
+        "affine": matrix[1:, 1:],
+        **({"units": meta["units"][1:]} if meta.get("units") is not None else {}),
+    }
+    for index in range(array.shape[0]):
+        yield array[index], {**rest, "name": f"{meta['name']}_t{index:03d}"}, kind
+
+
+def _as_volume(layer: LayerData) -> LayerData:
+    """A layer of two axes as one plane, which is as thick as its rows are apart; any other layer as it is."""
+    data, meta, kind = layer
+    array = data[0] if meta.get("multiscale") else data
+    if len(array.shape) - bool(meta.get("rgb")) != 2:
+        return layer
+    matrix = np.eye(4)
+    matrix[1:, 1:] = _matrix(meta, 2)
+    matrix[0, 0] = np.linalg.norm(matrix[1:3, 1])
+    rest = {
+        key: value for key, value in meta.items() if key not in ("scale", "translate", "rotate", "shear", "affine", "axis_labels")
+    }
+    units = {} if meta.get("units") is None else {"units": (meta["units"][0], *meta["units"])}
+    return np.asarray(array)[None], {**rest, "multiscale": False, "affine": matrix, **units}, kind
 
 
 def _world_orientation(layers: Sequence[LayerData]) -> Orientation:
@@ -219,22 +264,8 @@ def _axcodes_on_screen() -> set[str]:
 def _world_mm_from_voxel(name: str, meta: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     """(4, 4): napari's world, in mm, from voxel indices."""
     import pint
-    from napari.utils.transforms import Affine, CompositeAffine
 
-    ndim = 3
-    inner = CompositeAffine(
-        scale=meta.get("scale", np.ones(ndim)),
-        translate=meta.get("translate", np.zeros(ndim)),
-        rotate=meta.get("rotate"),
-        shear=meta.get("shear"),
-        ndim=ndim,
-    )
-    outer = meta.get("affine")
-    matrix = (
-        inner.affine_matrix
-        if outer is None
-        else Affine(affine_matrix=np.asarray(outer), ndim=ndim).affine_matrix @ inner.affine_matrix
-    )
+    matrix = _matrix(meta, 3)
     try:
         units = [
             pint.get_application_registry().Quantity(1, f"{unit:~}" if isinstance(unit, pint.Unit) else unit)
@@ -249,6 +280,26 @@ def _world_mm_from_voxel(name: str, meta: Mapping[str, Any]) -> npt.NDArray[np.f
         ) from None
     mm: npt.NDArray[np.float64] = np.diag([*factors, 1.0]) @ matrix
     return mm
+
+
+def _matrix(meta: Mapping[str, Any], ndim: int) -> npt.NDArray[np.float64]:
+    """(ndim + 1, ndim + 1): napari's world, in its units, from indices."""
+    from napari.utils.transforms import Affine, CompositeAffine
+
+    inner = CompositeAffine(
+        scale=meta.get("scale", np.ones(ndim)),
+        translate=meta.get("translate", np.zeros(ndim)),
+        rotate=meta.get("rotate"),
+        shear=meta.get("shear"),
+        ndim=ndim,
+    )
+    outer = meta.get("affine")
+    matrix: npt.NDArray[np.float64] = (
+        inner.affine_matrix
+        if outer is None
+        else Affine(affine_matrix=np.asarray(outer), ndim=ndim).affine_matrix @ inner.affine_matrix
+    )
+    return matrix
 
 
 def _dtype(array: Any, ids: npt.NDArray[Any] | None) -> np.dtype[Any]:

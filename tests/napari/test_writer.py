@@ -20,7 +20,16 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QDialog, QLabel, QPushButton
 
-from lsfm_core import CancelledError, LsfmError, Orientation, edit_lsfm, open_lsfm, verify_file
+from lsfm_core import (
+    CancelledError,
+    IngestRequest,
+    LsfmError,
+    Orientation,
+    edit_lsfm,
+    ingest_channel,
+    open_lsfm,
+    verify_file,
+)
 from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
 from napari_lsfm._reader import read_layers
 from napari_lsfm._writer import NotSavedError, write_layers
@@ -147,15 +156,64 @@ def test_without_a_hint_the_settings_decide(tmp_path: Path, plugin_settings: Any
         np.testing.assert_allclose(file["image"].space.to_world([(0, 0, 0), (1, 2, 3)]), [(0, 0, 0), (-1e-3, 3e-3, 2e-3)])
 
 
+@pytest.mark.parametrize(("components", "dtype"), [(3, "uint8"), (4, "uint8"), (3, "uint16"), (2, "float32"), (3, "float32")])
+@pytest.mark.parametrize("stored", ["AIR", "RSP"])
+def test_components_are_shown_and_saved_as_they_are(tmp_path: Path, components: int, dtype: str, stored: str) -> None:
+    path = ingest_volume(tmp_path / "brain.h5", "first", VOLUME)
+    voxels = np.random.default_rng(0).integers(0, 200, (300, 5, 6, components)).astype(dtype)
+    request = {"voxel_size_mm": (0.001, 0.002, 0.003), "orientation": stored}
+    ingest_channel(IngestRequest(path=path, channel="c", image=voxels, kind="components", **request))
+    _, *layers = [Layer.create(*layer) for layer in read_layers(path)]
+    is_colour = dtype != "float32"
+    assert [layer.name for layer in layers] == (["c"] if is_colour else [f"c [{value}]" for value in range(components)])
+    assert all(layer.rgb == is_colour for layer in layers)
+    with open_lsfm(path) as before, open_lsfm(save(tmp_path / "copy.h5", *layers)) as after:
+        turn = before["c"].space.reorientation_to(Orientation(AXCODES))
+        expected = turn.apply(voxels)
+        for number, layer in enumerate(layers):
+            assert after[layer.name].space.same_grid(before["c"].space.reoriented(turn))
+            assert after[layer.name].kind == ("components" if is_colour else "image")
+            np.testing.assert_array_equal(after[layer.name].levels[0], expected if is_colour else expected[..., number])
+            if is_colour:
+                shown = np.asarray(layer.data[0])
+                assert shown.dtype == np.uint8
+
+
+def test_colours_of_a_new_layer(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (5, 6, 7, 3)).astype(np.uint8)
+    with open_lsfm(save(tmp_path / "a.h5", image(colours, rgb=True, scale=(5, 4, 3)))) as file:
+        assert file["image"].kind == "components"
+        assert file["image"].space.voxel_size_mm == pytest.approx((0.005, 0.004, 0.003))
+        np.testing.assert_array_equal(file["image"].levels[0], colours)
+
+
+def test_each_moment_becomes_a_channel(tmp_path: Path) -> None:
+    movie = np.random.default_rng(0).integers(0, 255, (3, 5, 6, 7)).astype(np.uint8)
+    layer = image(movie, scale=(9, 5, 4, 3), translate=(7, 1000, 2000, 3000), units=("s", "um", "um", "um"))
+    with open_lsfm(save(tmp_path / "a.h5", layer)) as file:
+        assert list(file) == ["image_t000", "image_t001", "image_t002"]
+        for index, channel in enumerate(file.channels.values()):
+            np.testing.assert_array_equal(channel.levels[0], movie[index])
+            assert channel.space.voxel_size_mm == pytest.approx((0.005, 0.004, 0.003))
+            assert sorted(np.abs(channel.space.world_from_voxel[:3, 3])) == pytest.approx([1, 2, 3])
+
+
+@pytest.mark.parametrize("rgb", [False, True])
+def test_a_plane_becomes_a_volume_of_one(rgb: bool, tmp_path: Path) -> None:
+    plane = np.random.default_rng(0).integers(0, 255, (6, 7, 3) if rgb else (6, 7)).astype(np.uint8)
+    layer = image(plane, scale=(4, 3), units="um", rgb=rgb)
+    with open_lsfm(save(tmp_path / "a.h5", layer)) as file:
+        np.testing.assert_array_equal(file["image"].levels[0], plane[None])
+        assert file["image"].space.voxel_size_mm == pytest.approx((0.004, 0.004, 0.003))
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (image(np.zeros((5, 6, 7, 3), np.uint8), rgb=True), "colours in its voxels"),
-        (image(np.zeros((2, 5, 6, 7), np.uint8)), "has 4 axes"),
-        (image(np.zeros((6, 7), np.uint8)), "has 2 axes"),
+        (image(np.zeros((2, 2, 5, 6, 7), np.uint8)), "has 5 axes"),
         (image(units="pixel"), "no lengths"),
         (image(units="s"), "no lengths"),
         (Labels(np.full((5, 6, 7), -3, np.int16), name="image", units="um"), "label -3"),

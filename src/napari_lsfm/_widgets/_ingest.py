@@ -143,7 +143,9 @@ class IngestWidget(Form):
         file = _button("File…", "Choose a file: TIFF, OME-TIFF, NIfTI, NRRD, MetaImage", self._browse_image)
         tip = "A folder or file, one file of a series, or a pattern such as img_*_C01.tif"
         self._path_row = _path_row(section, "Path", self.path, tip, folder, file)
-        self.kind = Choice([("image", "image"), ("labels", "labels"), ("displacement field", "vectors")])
+        self.kind = Choice(
+            [("image", "image"), ("labels", "labels"), ("displacement field", "vectors"), ("components (colours)", "components")]
+        )
         section.row("Kind", self.kind, "What the voxels are")
         self.image_channel = QLineEdit()
         self.image_channel.setPlaceholderText("if it has several")
@@ -292,7 +294,8 @@ class IngestWidget(Form):
         layer = self.origin_of_image.value
         self._image_section.show_row(self._path_row, layer is None)
         if layer is not None:
-            self.kind.value = "labels" if type(layer).__name__ == "Labels" else "image"
+            colours = getattr(layer, "rgb", False)
+            self.kind.value = "labels" if type(layer).__name__ == "Labels" else "components" if colours else "image"
         self._describe()
 
     def _on_kind(self) -> None:
@@ -313,7 +316,7 @@ class IngestWidget(Form):
         channel = self.image_channel.text().strip()
         if layer is None and not text:
             return None
-        image = text if layer is None else layer.data[0] if layer.multiscale else layer.data
+        image = text if layer is None else _volume_of(layer)
         # Regions under their own ids, if they are shown under other numbers.
         image = getattr(image, "source", image)
         return _Image(text if layer is None else layer, image, channel or None, self.kind.value, self.planes_are.value)
@@ -612,11 +615,14 @@ class IngestWidget(Form):
     def _on_opened(self, layers: Sequence[LayerData], channels: Sequence[str]) -> None:
         closed, self._closed = self._closed, None
         wanted = set(channels) | (closed.channels if closed is not None else set())
+        # All of a channel's first: it may have several layers.
+        for _, keywords, _ in layers:
+            about = keywords["metadata"]["lsfm"]
+            for old in layers_of(self._viewer, Path(about["path"]), about["channel"]) if about["channel"] in wanted else ():
+                self._viewer.layers.remove(old)
         for data, keywords, kind in layers:
             name = keywords["metadata"]["lsfm"]["channel"]
             if name in wanted:
-                for old in layers_of(self._viewer, Path(keywords["metadata"]["lsfm"]["path"]), name):
-                    self._viewer.layers.remove(old)
                 layer = getattr(self._viewer, f"add_{kind}")(data, **keywords)
                 if closed is not None:
                     closed.restore(layer, name)
@@ -683,16 +689,23 @@ def _kinds_in(path: Path) -> dict[str, str]:
 
 
 def _can_be_ingested(layer: Layer) -> bool:
-    """Volumes that are not in a file of ours already; the layers of those are padded."""
-    is_volume = type(layer).__name__ in ("Image", "Labels") and layer.ndim == 3 and not getattr(layer, "rgb", False)
-    return is_volume and origin_of(layer) is None
+    """Volumes and planes that are not in a file of ours already; the layers of those are padded."""
+    return type(layer).__name__ in ("Image", "Labels") and layer.ndim in (2, 3) and origin_of(layer) is None
+
+
+def _volume_of(layer: Layer) -> Any:
+    """The finest level of a layer; a layer of two axes as one plane."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    return np.asarray(data)[None] if layer.ndim == 2 else data
 
 
 def _voxel_size_um(layer: Layer) -> list[float] | None:
     """From a layer's scale, if its units are lengths."""
     if not all(unit.is_compatible_with("mm") for unit in layer.units):
         return None
-    return [float((scale * unit).to("um").magnitude) for scale, unit in zip(layer.scale, layer.units, strict=True)]
+    sizes = [float((scale * unit).to("um").magnitude) for scale, unit in zip(layer.scale, layer.units, strict=True)]
+    # A single plane is as thick as its rows are apart, until somebody knows better.
+    return sizes if len(sizes) == 3 else [sizes[0], *sizes]
 
 
 def _path_row(section: Section, label: str, edit: PathEdit, tip: str, *buttons: QPushButton) -> QWidget:

@@ -100,7 +100,8 @@ def as_grey(plane: npt.NDArray[Any], kind: str, edge: int) -> Grey:
 
     Parameters
     ----------
-    plane : array (rows, columns), or (rows, columns, 3) of vectors, which are shown by their lengths
+    plane : array (rows, columns), or (rows, columns, values) of vectors, which are shown by their lengths, or components, by their
+        mean
     kind : {"image", "labels", "vectors", "components"}
     edge : int
         Longest side of the result.
@@ -110,6 +111,7 @@ def as_grey(plane: npt.NDArray[Any], kind: str, edge: int) -> Grey:
     if kind == "labels":
         return np.where(small, small.astype(np.int64) * _LABEL_STEP % (256 - _LABEL_DARKEST) + _LABEL_DARKEST, 0).astype(np.uint8)
     values = np.linalg.norm(small, axis=-1) if kind == "vectors" else small.astype(np.float64)
+    values = values.mean(axis=-1) if values.ndim > 2 else values
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, _PERCENTILES) if finite.size else (0.0, 1.0)
     scaled = np.nan_to_num((values - low) / max(high - low, 1e-12))
