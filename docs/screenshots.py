@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,14 @@ def settle(milliseconds: int = 500) -> None:
     loop.exec()
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Let the window go on until something is so, for a minute at most."""
+    for _ in range(300):
+        if is_so():
+            return
+        settle(200)
+
+
 @contextmanager
 def form_beside(shown: Shown, name: str, target: Path) -> Iterator[tuple[napari.Viewer, Any]]:
     """A file's channels, and a form of the plugin in use; what the window looks like in the end is saved."""
@@ -104,6 +112,7 @@ def take_forms(shown: Shown, images: Path) -> None:
         form.orientation.choose("AIR")
         form.target.setText("brain.h5")
         form.channel.setText("second scan")
+        wait_until(lambda: form.go.isEnabled() and form.thumbnail.image is not None)
     with form_beside(shown, "Export", images / "export.png") as (viewer, form):
         viewer.layers[shown.labels].visible = False
         settle(1000)
@@ -117,12 +126,14 @@ def take_forms(shown: Shown, images: Path) -> None:
                 output="piece.nii.gz",
             )
         )
+        wait_until(form.go.isEnabled)
     with form_beside(shown, "Regions", images / "region-form.png") as (viewer, form):
         viewer.layers[shown.labels].visible = False
         settle(1000)
+        wait_until(lambda: form.labels.value is not None)
         form.search.setText("isocortex")
         form.search.returnPressed.emit()
-        settle(4000)
+        wait_until(form.find.isEnabled)
     with form_beside(shown, "Information and log", images / "info.png"):
         pass
 
