@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -579,6 +581,20 @@ def test_zarr_without_types(version: str, axes: Any, size: Any, truth: Array, tm
     (tmp_path / "c.zarr.zip").write_bytes(b"no zip file")
     with pytest.raises(SourceError, match=r"c\.zarr\.zip"):
         open_source(tmp_path / "c.zarr.zip")
+
+
+def test_libraries_do_not_speak_on_stderr(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("0", shape=(4, 5, 6), dtype="uint16")
+    (tmp_path / "a.zarr" / "notes.txt").write_text("mine")
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((4, 5, 6), np.uint16), photometric="minisblack")
+    os.truncate(tmp_path / "b.tif", 200)
+    for name in ("a.zarr", "b.tif"):
+        command = [sys.executable, "-m", "lsfm_core.cli", "dump-metadata", name]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode != 0
+        assert result.stderr.startswith(f"lsfm-core dump-metadata: {name}: ")
+        assert result.stderr.count("\n") == 1
 
 
 # --- pages of other sizes -------------------------------------------------------------------------------------------------------

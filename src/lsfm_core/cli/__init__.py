@@ -48,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int | None] = arguments.command
     if "request_of" in arguments and arguments.dry_run:
         command = show_plan
-    # tifffile logs what it finds odd in a file; what matters of it comes as an error of ours.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    # They log what they find odd in a file; what matters of it comes as an error of ours.
+    for library in ("tifffile", "zarr", "nibabel.global"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     from lsfm_core.confinement import allow_outside
     from lsfm_core.provenance import running
 

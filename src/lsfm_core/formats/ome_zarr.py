@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,9 @@ def _open(path: Path, place: Any, channel: int | str | None, kind: Kind, planes_
     if "multiscales" not in ome:
         if "bioformats2raw.layout" in ome and "0" in node and "1" not in node:
             return _open(path, place, channel, kind, planes_are, f"{inner}/0".lstrip("/"))
-        members = ", ".join(sorted(name for name, _ in node.members())[:10])
+        # Zarr warns of each file that is none of its own.
+        with warnings.catch_warnings(action="ignore"):
+            members = ", ".join(sorted(name for name, _ in node.members())[:10])
         raise InputError(
             f"{path}: is no OME-Zarr image: give the path of an image or array in it (it holds: {members or 'nothing'})"
         )
