@@ -36,7 +36,7 @@ from lsfm_core.durable._disk import RawFile, generation, reason_of, sync_directo
 from lsfm_core.durable._journal import PAGE, Commit, Header, Journal, Survey
 from lsfm_core.durable._lock import CAN_LOCK, Hold, flock, lock
 from lsfm_core.durable._mark import MARK_SIZE, SIGNATURE, is_mark, is_marked, mark_of, new_mark, read_at
-from lsfm_core.errors import BusyError, StorageError, UnfinishedError
+from lsfm_core.errors import BusyError, LsfmError, StorageError, UnfinishedError
 
 __all__ = [
     "JournaledFile", "checkpoint_path", "give_up", "journal_path", "partial_path", "recover", "replacing", "waiting_xml", "waits",
@@ -69,6 +69,19 @@ def partial_path(path: Path) -> Path:
 def xml_partial_path(path: Path) -> Path:
     """Where the XML of a file waits for the change that it goes with."""
     return partial_path(_xml_path(path))
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Tell of what goes wrong before a file is changed as errors of ours."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, LsfmError):
+            raise
+        raise StorageError(
+            f"{path}: what stands beside it cannot be put in order: {reason_of(error)}; nothing was changed"
+        ) from error
 
 
 def waiting_xml(data: bytes, path: Path, xml: Path) -> bytes:
@@ -120,21 +133,27 @@ class JournaledFile(RawFile):
         super().__init__(file, path)
         try:
             self._hold = lock(self._file, path)
-            if self._appears and journal_path(path).exists():
-                raise BusyError(f"{path}: another program was making it just now: try again")
-            if not (resume and self._go_on()):
-                if self._appears:
-                    checkpoint_path(path).unlink(missing_ok=True)
-                    xml_partial_path(path).unlink(missing_ok=True)
-                    self._file.truncate(0)
-                else:
-                    _settle(self._file, path, undo_checkpoint=True)
-                    self._start_base()
+            with _telling(path):
+                self._start(resume)
         except BaseException:
             self.release()
             raise
         self.is_new = self._appears and self.note is None
         self._wanted_size = self._size()
+
+    def _start(self, resume: bool) -> None:
+        path = self.path
+        if self._appears and journal_path(path).exists():
+            raise BusyError(f"{path}: another program was making it just now: try again")
+        if resume and self._go_on():
+            return
+        if self._appears:
+            checkpoint_path(path).unlink(missing_ok=True)
+            xml_partial_path(path).unlink(missing_ok=True)
+            self._file.truncate(0)
+        else:
+            _settle(self._file, path, undo_checkpoint=True)
+            self._start_base()
 
     def checkpoint(self, note: bytes) -> None:
         """From now on, an interrupted writer can be resumed here; HDF5 must have been flushed.
@@ -350,6 +369,11 @@ def recover(path: Path) -> bool:
     StorageError
         If the file needs rolling back, but cannot be written.
     """
+    with _telling(path):
+        return _recover(path)
+
+
+def _recover(path: Path) -> bool:
     journal = journal_path(path)
     if journal.exists() and not path.exists() and not partial_path(path).exists():
         _drop_orphans(path, False)
@@ -395,6 +419,11 @@ def give_up(path: Path, *, force: bool = False, discard: bool = False) -> tuple[
     ------
     BusyError, UnfinishedError, StorageError
     """
+    with _telling(path):
+        return _give_up(path, force, discard)
+
+
+def _give_up(path: Path, force: bool, discard: bool) -> tuple[str, ...]:
     places = [journal_path(path), checkpoint_path(path), partial_path(path)]
     if not any(place.exists() for place in places) and not is_marked(path):
         _drop_parts(path)
