@@ -126,7 +126,7 @@ class Journal:
         commit : Commit, optional
             Let it say from the beginning that the change is complete.
         """
-        fresh = path.with_name(path.name + ".new")
+        fresh, stood = path.with_name(path.name + ".new"), path.exists()
         file = open(fresh, "w+b", buffering=0)  # noqa: SIM115
         try:
             data = _encoded(header)
@@ -139,6 +139,8 @@ class Journal:
         except BaseException:
             file.close()
             fresh.unlink(missing_ok=True)
+            if not stood:
+                path.unlink(missing_ok=True)
             raise
         return cls(path, file, header, set())
 
