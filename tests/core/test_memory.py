@@ -24,9 +24,9 @@ def _noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(200, 400, shape, dtype=np.uint16)
 
 
-def _series(folder: Path, planes: int, rows: int, columns: int) -> Path:
-    """Planes most of which are links to the same few files."""
-    for index, plane in enumerate(_noise(4, rows, columns)):
+def _series(folder: Path, planes: int, *size: int) -> Path:
+    """Planes (rows, columns; or rows, columns, 3 of colours) most of which are links to the same few files."""
+    for index, plane in enumerate(_noise(4, *size)):
         tifffile.imwrite(folder / f"{index:04d}.tif", plane)
     for index in range(4, planes):
         os.link(folder / f"{index % 4:04d}.tif", folder / f"{index:04d}.tif")
@@ -79,6 +79,7 @@ def _zarr(folder: Path) -> Path:
 INPUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "many planes": (lambda folder: _series(folder, 600, 1024, 1024), "image"),
     "large planes": (lambda folder: _series(folder, 50, 3500, 3500), "image"),
+    "colours": (lambda folder: _series(folder, 200, 1024, 1024, 3), "image"),
     "one stack": (_stack, "image"),
     "NRRD, gzip": (_nrrd, "image"),
     "Zarr": (_zarr, "image"),
