@@ -125,6 +125,14 @@ def test_missing_members_are_named(truth: Array, tmp_path: Path) -> None:
         open_source(files[3])
 
 
+def test_members_that_are_links_out_of_the_folder_are_not_opened(truth: Array, tmp_path: Path) -> None:
+    files = write_binary_only(tmp_path / "set", truth)
+    files[2].rename(tmp_path / "elsewhere.tif")
+    files[2].symlink_to(tmp_path / "elsewhere.tif")
+    with pytest.raises(LsfmError, match=r"s_002\.ome\.tif"):
+        open_source(files[0])
+
+
 def test_files_that_tell_of_themselves_only(truth: Array, tmp_path: Path) -> None:
     """Plane 0 is in the last file: the XML counts, not the names."""
     files = [tmp_path / f"p_{5 - z}.ome.tif" for z in range(6)]

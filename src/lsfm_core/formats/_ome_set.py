@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.formats._channels import PlanesAre, check_one_timepoint, pick_channel
-from lsfm_core.formats._files import companion
+from lsfm_core.formats._files import check_inside, companion
 from lsfm_core.formats._ome import OmeBlock, OmeImage, metadata_file, parse_ome
 from lsfm_core.formats._series import Selection, find_series, select_files
 
@@ -132,6 +132,7 @@ def _beside(path: Path, name: str) -> Path | None:
         if candidate and not pure.is_absolute() and ".." not in pure.parts and "\0" not in candidate:
             file = path.parent / candidate
             if file.is_file():
+                check_inside(file, path)
                 return file
     return None
 
