@@ -344,7 +344,7 @@ def test_where_no_folder_can_be_made_the_record_is_beside_the_output(brain: Path
     export_channel(ExportRequest(path=brain, channel="signal", output="y.nii"))
     assert Path("y.nii").is_file()
     assert sorted(path.name for path in brain.parent.iterdir()) == [
-        "brain.h5", "brain.h5-log", "brain.xml", "x.nii", "x.nii.log.json", "y.nii", "y.nii.log.json",
+        "brain.h5", "brain.h5-log", "brain.settings.xml", "brain.xml", "x.nii", "x.nii.log.json", "y.nii", "y.nii.log.json",
     ]  # fmt: skip
 
 

@@ -502,7 +502,14 @@ def test_a_flipped_bit_is_found_and_the_file_left(
         with pytest.raises(ChecksumError, match=re.escape(f"channel 'stays', level 0, voxels [{box}]")):
             run(path, output=output, **change)
         assert path.read_bytes() == before
-        assert {p.name for p in tmp_path.iterdir()} == {"brain.h5", "brain.h5-log", "brain.xml", "gone", "stays"}
+        assert {p.name for p in tmp_path.iterdir()} == {
+            "brain.h5",
+            "brain.h5-log",
+            "brain.settings.xml",
+            "brain.xml",
+            "gone",
+            "stays",
+        }
 
 
 def flip(path: Path, place: int) -> None:
@@ -754,7 +761,7 @@ def test_xml_made_anew(tmp_path: Path, ingest_series: Ingester, volume: Any, cap
     assert xml.read_bytes() == good[:500]
     assert main(["xml", str(path), "--overwrite"]) == 0
     assert xml.read_bytes() == good
-    assert {p.name for p in tmp_path.iterdir()} == {"brain.h5", "brain.h5-log", "brain.xml", "gone", "stays"}
+    assert {p.name for p in tmp_path.iterdir()} == {"brain.h5", "brain.h5-log", "brain.settings.xml", "brain.xml", "gone", "stays"}
 
 
 def test_xml_of_others_keeps_views_and_timepoints(tmp_path: Path) -> None:

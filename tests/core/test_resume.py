@@ -107,7 +107,7 @@ def test_going_on_redoes_no_finished_slab(
     with open_lsfm(request.path) as file:
         assert [record.name for record in file["tall"].sources] == [f"plane_{index:04d}.tif" for index in range(700)]
     assert main(["verify", str(request.path), "--levels"]) == 0
-    assert sorted(path.name for path in request.path.parent.iterdir()) == ["brain.h5", "brain.xml"]
+    assert sorted(path.name for path in request.path.parent.iterdir()) == ["brain.h5", "brain.settings.xml", "brain.xml"]
 
 
 def test_a_file_that_waits_says_so_and_can_be_recovered(
@@ -137,7 +137,7 @@ def test_a_write_that_does_not_resume_starts_anew(
     ingest_channel(request_of(resume=False, compression=0))
     assert len(planes_read) == 700
     assert_levels(request_of().path, "tall", tall)
-    assert sorted(file.name for file in request_of().path.parent.iterdir()) == ["brain.h5", "brain.xml"]
+    assert sorted(file.name for file in request_of().path.parent.iterdir()) == ["brain.h5", "brain.settings.xml", "brain.xml"]
 
 
 @pytest.mark.parametrize("existing", [False, True])
@@ -170,5 +170,5 @@ def test_a_forgotten_part_beside_a_complete_file_goes(request_of: Callable[..., 
     path.with_name("brain.h5.partial").write_bytes(b"old")
     before = path.read_bytes()
     assert main(["recover", str(path)]) == 0
-    assert sorted(file.name for file in path.parent.iterdir()) == ["brain.h5", "brain.h5-log", "brain.xml"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["brain.h5", "brain.h5-log", "brain.settings.xml", "brain.xml"]
     assert path.read_bytes() == before

@@ -277,7 +277,11 @@ with edit_lsfm(sys.argv[1]) as editor:
         seen.add(names[0])
         assert names in (["signal"], ["renamed"])
         assert verify_file(path).defects == ()
-        assert {file.name for file in path.parent.iterdir() if file.suffix != ".h5-log"} == {"brain.h5", "brain.xml"}
+        assert {file.name for file in path.parent.iterdir() if file.suffix != ".h5-log"} <= {
+            "brain.h5",
+            "brain.settings.xml",
+            "brain.xml",
+        }
         if names == ["signal"]:
             assert content(path.parent) == before
         if code == 0:

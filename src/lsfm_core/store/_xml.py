@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from types import MappingProxyType
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -343,7 +344,20 @@ def _setups(
     setups.extend(
         e for e in old.iterfind("SequenceDescription/ViewSetups/*") if e.tag != "ViewSetup" and e.get("name") not in _ATTRIBUTES
     )
+    _close_gaps(setups, [element for setup, element in elements.items() if setup not in foreign], foreign.values())
     return setups
+
+
+def _close_gaps(setups: Element, ours: Iterable[Element], foreign: Iterable[Element]) -> None:
+    """Number our channels without gaps, which some readers cannot do with; those of others keep their numbers."""
+    place = "attributes/channel"
+    fixed = {element.findtext(place) for element in foreign}
+    used = {element.findtext(place, "") for element in ours} - fixed
+    free = (str(number) for number in count() if str(number) not in fixed)
+    numbers = dict(zip(sorted((text for text in used if text.isdecimal()), key=int), free, strict=False))
+    items = setups.iterfind("Attributes[@name='channel']/*/id")
+    for item in [*items, *(e for e in setups.iterfind(f"ViewSetup/{place}"))]:
+        item.text = numbers.get(item.text or "", item.text)
 
 
 def _setup_of(element: Element) -> int:

@@ -25,6 +25,7 @@ from lsfm_core.store import _metadata, _paths
 from lsfm_core.store._broken import changes_structure, changing, reading
 from lsfm_core.store._chunks import ChunkCodec
 from lsfm_core.store._log import drop_merged, merge_log
+from lsfm_core.store._settings import render_settings, write_settings
 from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, Sides, named_xml, open_lsfm, own_space, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
@@ -571,7 +572,9 @@ def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> 
                 h5.flush()
                 raw.check()
                 previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
-                durable.write_file(xml_partial, durable.waiting_xml(editor.render_xml(previous), target, editor.xml_path))
+                xml_data = editor.render_xml(previous)
+                settings = render_settings(xml_data, str(editor.xml_path), editor.channels)
+                durable.write_file(xml_partial, durable.waiting_xml(xml_data, target, editor.xml_path))
         except BaseException:
             raw.detach()
             raise
@@ -594,6 +597,7 @@ def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> 
     if merged is not None:
         draft.settled = True
         drop_merged(target, merged)
+    write_settings(editor.xml_path, settings)
 
 
 def recover_lsfm(path: str | os.PathLike[str], *, force: bool = False, discard_journal: bool = False) -> tuple[str, ...]:
@@ -757,9 +761,11 @@ def write_xml(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     with recorded(Path(path), "xml", {"path": str(path), "overwrite": overwrite}), open_lsfm(path) as file:
         xml, previous = file.xml_path, previous_xml(file, overwrite)
         try:
-            durable.write_file(xml, file.render_xml(previous))
+            data = file.render_xml(previous)
+            durable.write_file(xml, data)
         except OSError as error:
             raise StorageError(f"{xml}: cannot be written: {error.strerror}") from error
+        write_settings(xml, render_settings(data, str(xml), file.channels))
     return xml
 
 

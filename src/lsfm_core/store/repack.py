@@ -32,6 +32,7 @@ from lsfm_core.store import _paths
 from lsfm_core.store._broken import changing
 from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, default_threads
 from lsfm_core.store._elsewhere import inside
+from lsfm_core.store._settings import render_settings, settings_path, write_settings
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
 from lsfm_core.store.edit import LIBVER
@@ -174,12 +175,17 @@ def _repack(request: RepackRequest, progress: ProgressCallback | None, cancel: C
             plan = _Plan(file, request, target)
             _make(plan, place, request, progress, cancel)
             if new_xml is not None:
-                durable.write_file(new_xml, _xml_of_copy(file, xml, target.name))
+                data = _xml_of_copy(file, xml, target.name)
+                durable.write_file(new_xml, data)
+                shown = settings_path(xml)
+                settings = shown.read_bytes() if shown.is_file() else render_settings(data, str(xml), file.channels)
             report = plan.report(target, place.stat().st_size, began)
     except BaseException as error:
         if isinstance(error, OSError) and not isinstance(error, LsfmError):
             raise StorageError(f"{target}: writing failed: {error}; what was there is left as it was") from error
         raise
+    if new_xml is not None:
+        write_settings(target.with_suffix(".xml"), settings)
     return report
 
 
