@@ -282,6 +282,18 @@ def test_slices_and_previews_in_colour(tmp_path: Path) -> None:
     assert (pixels[:, 0] - pixels[:, 1:].max(axis=1) > 150).sum() > 1000
 
 
+@pytest.mark.parametrize(("components", "dtype"), [(4, "uint8"), (4, "uint16"), (2, "float32"), (5, "uint8")])
+def test_slices_of_any_number_of_values(components: int, dtype: str, tmp_path: Path) -> None:
+    voxels = noise((3, 8, 9, components), dtype)
+    write(tmp_path / "a.h5", voxels, kind="components")
+    request = {"path": tmp_path / "a.h5", "channel": "a", "axis": 2, "as_stored": True}
+    (path, *_) = export_slices(SlicesRequest(output=tmp_path / "s_%d.tif", **request)).paths
+    np.testing.assert_array_equal(tifffile.imread(path), voxels[0].transpose(1, 0, 2))
+    if components == 5:
+        with pytest.raises(InputError, match="1, 3 or 4 values"):
+            export_slices(SlicesRequest(output=tmp_path / "s_%d.png", **request))
+
+
 def test_regions_are_cut_out(rgb: Array, tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     labels = np.zeros((5, 8, 9), np.uint8)

@@ -303,7 +303,8 @@ def write_plane(path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[flo
     ----------
     path : Path
         ``.tif``, ``.tiff`` or ``.png``.
-    plane : array (rows, columns) or (rows, columns, 3)
+    plane : array (rows, columns) or (rows, columns, values)
+        Three values are colours, four of uint8 or uint16 colours with opacity.
     pixel_size_mm : tuple of 2 float, optional
         Along rows and columns, which TIFF keeps: the distance from one row to the next, and from one column to the next.
     overwrite : bool
@@ -315,8 +316,10 @@ def write_plane(path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[flo
     ExistsError, StorageError
     """
     check_plane(path, plane.dtype)
-    if plane.ndim not in (2, 3) or plane.shape[2:] not in ((), (3,)):
-        raise InputError(f"{path}: an array of shape {plane.shape} is no plane: expected rows, columns, or rows, columns, 3")
+    if plane.ndim not in (2, 3):
+        raise InputError(f"{path}: an array of shape {plane.shape} is no plane: expected rows, columns, or rows, columns, values")
+    if path.name.lower().endswith(".png") and plane.shape[2:] not in ((), (3,), (4,)):
+        raise InputError(f"{path}: PNG holds 1, 3 or 4 values per pixel, not {plane.shape[2]}: write a .tif file")
     if path.name.lower().endswith(".png"):
         import imagecodecs
 

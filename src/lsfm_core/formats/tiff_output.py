@@ -104,9 +104,12 @@ def _ome(image: OutputImage) -> dict[str, Any]:
 def write_tiff_plane(path: Path, plane: npt.NDArray[Any], pixel_size_mm: tuple[float, float] | None) -> None:
     """Write one plane, with its pixel size (rows, columns) in the resolution tags."""
     options: dict[str, Any] = {}
+    is_colour = plane.shape[2:] == (3,) or (plane.shape[2:] == (4,) and plane.dtype.name in ("uint8", "uint16"))
+    if plane.ndim == 3:
+        options["planarconfig"] = "contig"
+    if is_colour and plane.shape[2] == 4:
+        options["extrasamples"] = ["unassalpha"]
     if pixel_size_mm is not None:
         rows, columns = pixel_size_mm
-        options = {"resolution": (10 / columns, 10 / rows), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(
-        path, np.ascontiguousarray(plane), photometric="rgb" if plane.ndim == 3 else "minisblack", metadata=None, **options
-    )
+        options |= {"resolution": (10 / columns, 10 / rows), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, np.ascontiguousarray(plane), photometric="rgb" if is_colour else "minisblack", metadata=None, **options)
