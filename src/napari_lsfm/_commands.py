@@ -216,9 +216,12 @@ def editable_copy(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | Non
     data, keywords, layer_type = layer.as_layer_data_tuple()
     about = dict(keywords["metadata"].get("lsfm", {}))
     finest = data[0] if layer.multiscale else data
-    box = about.pop("box", [[0, n] for n in finest.shape])
+    box = about.pop("box", [[0, n] for n in finest.shape[: layer.ndim]])
     # Time, and all else that comes before the axes of space, is not padded.
-    box = [[0, n] for n in finest.shape[: finest.ndim - len(box)]] + box
+    box = [[0, n] for n in finest.shape[: layer.ndim - len(box)]] + box
+    place_of_first = [start for start, _ in box]
+    # Nor are colours, which come after them.
+    box += [[0, n] for n in finest.shape[layer.ndim :]]
     nbytes = int(np.prod(np.diff(box)) * np.dtype(finest.dtype).itemsize)
     if nbytes > _MAX_COPY_BYTES:
         raise MemoryBudgetError(
@@ -244,7 +247,7 @@ def editable_copy(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | Non
     keywords |= {
         "name": f"{layer.name} (copy)",
         "multiscale": False,
-        "translate": place([start for start, _ in box]),
+        "translate": place(place_of_first),
         "metadata": {**keywords["metadata"], "lsfm": about},
     }
     layer.visible = layer_type != "labels"

@@ -211,6 +211,17 @@ def test_a_copy_leaves_the_padding_out(viewer: napari.Viewer, specimen_file: Pat
     np.testing.assert_allclose(copy.data_to_world((0, 0, 0)), layer.data_to_world(start))
 
 
+def test_a_copy_keeps_colours(viewer: napari.Viewer) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (4, 20, 30, 3)).astype(np.uint8)
+    layer = viewer.add_image(colours, rgb=True, scale=(2, 1, 1), translate=(5, 6, 7))
+    viewer.layers.selection.active = layer
+    run_command("napari-lsfm.editable_copy")
+    copy = viewer.layers.selection.active
+    assert copy.rgb and copy is not layer
+    np.testing.assert_array_equal(copy.data, colours)
+    np.testing.assert_allclose(copy.data_to_world((1, 1, 1)), layer.data_to_world((1, 1, 1)))
+
+
 # --- saving ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -179,7 +179,7 @@ class InfoWidget(Form):
         self.channel.blockSignals(False)
         self.file_facts.setStyleSheet("")
         size = f"{len(look.channels)} channel(s), {size_text(info.bytes)}"
-        facts = [("folder", str(look.path.parent)), ("size", size), ("XML", info.xml.words)]
+        facts = [("folder", str(look.path.absolute().parent)), ("size", size), ("XML", info.xml.words)]
         self.file_facts.setText(_table(facts, info.warnings))
         self.file_notes.show_notes((look.path, None), info.metadata)
         self.log.show_log(look.path, look.log)
