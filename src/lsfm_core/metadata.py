@@ -271,6 +271,9 @@ def describe_image(
     return own if like is None else _completed(own, like)
 
 
+_LSFMPY_KEYS = {f"{name}_{letter}" for name in ("image_size", "voxel_size") for letter in "xyz"}
+
+
 def read_metadata(path: Path) -> ImageMetadata:
     """Read and check a JSON file.
 
@@ -293,13 +296,34 @@ def read_metadata(path: Path) -> ImageMetadata:
     try:
         text = data.decode("utf-8-sig")
         # Python's parser, to refuse what the other lets pass, and to name line and column.
-        json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        facts = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON: {error}") from error
+    if isinstance(facts, dict) and "schema_version" not in facts and _LSFMPY_KEYS & facts.keys():
+        text = json.dumps(_from_lsfmpy(facts))
     try:
         return ImageMetadata.model_validate_json(text)
     except ValidationError as error:
         raise InputError(f"{path}: {_defects(error)}: correct it (lsfm-core dump-metadata --schema prints the rules)") from error
+
+
+def _from_lsfmpy(facts: dict[str, Any]) -> dict[str, Any]:
+    """What lsfmpy's dump-metadata wrote, in our words: x are columns, y rows, z planes; lengths are mm."""
+
+    def three(name: str, **more: str) -> dict[str, Any] | None:
+        values = {along: facts.get(f"{name}_{letter}") for along, letter in (("planes", "z"), ("rows", "y"), ("columns", "x"))}
+        return None if None in values.values() else {**values, **more}
+
+    return {
+        "schema_version": 1,
+        "shape": three("image_size"),
+        # It knows how many bits there are, and not what they mean; nor toward which side an index grows.
+        "dtype": None,
+        "voxel_size": three("voxel_size", unit="mm"),
+        "orientation": None,
+        "image": str(facts.get("file_path", "")),
+        "acquisition": {key: value for key, value in facts.items() if key not in _LSFMPY_KEYS},
+    }
 
 
 def metadata_schema() -> dict[str, Any]:

@@ -46,6 +46,7 @@ from lsfm_core.export import (
     merge_chunks,
     plan_export,
     plan_merge,
+    plan_pieces,
     plan_slices,
     transform_points,
 )
@@ -131,7 +132,8 @@ class _ChunksPlan:
 
 
 def _plan_export(request: ExportRequest, file: Any) -> ExportPlan | _ChunksPlan:
-    plan = plan_export(file, request)
+    # Who only wants to know does not say where it is to go; nobody keeps it in memory for that.
+    plan = plan_pieces(file, request, 2) if request.output is None else plan_export(file, request)
     return plan if request.grid is None else _ChunksPlan(plan, len(lay_out_chunks(plan.target, request)))
 
 

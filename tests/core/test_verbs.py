@@ -33,6 +33,7 @@ from lsfm_core import (
 )
 from lsfm_core.cli import build_parser, look, main
 from lsfm_core.cli._lsfmpy import _OPTIONS, _PATTERN, _REFUSED, _SWITCHES, in_our_words
+from lsfm_core.cli._options import memory
 from lsfm_core.cli.completion import candidates
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -132,16 +133,82 @@ def test_the_manual_promises_the_exit_codes() -> None:
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", manual, re.MULTILINE)] == list(Exit)
 
 
-def test_a_closed_pipe_is_no_complaint(brain_file: Path) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    "words", ["info FILE --json", "verify FILE", "info --schema", "export --help", "completion bash", "--version"]
+)
+def test_who_reads_no_further_is_no_complaint(brain_file: Path, words: str, buffered: bool) -> None:
+    child = run_without_reader([str(brain_file) if word == "FILE" else word for word in words.split()], buffered)
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_a_recipe_is_carried_out_whether_somebody_reads_or_not(brain_file: Path, tmp_path: Path) -> None:
+    steps = "".join(f"  - export: {{channel: autofluo, resolution_mm: 0.5, output: '{tmp_path}/{n}.npy'}}\n" for n in range(3))
+    (tmp_path / "recipe.yaml").write_text(f"file: {brain_file}\nsteps:\n{steps}")
+    child = run_without_reader(["run", str(tmp_path / "recipe.yaml")], buffered=False)
+    assert (child.returncode, child.stderr) == (0, "")
+    assert all((tmp_path / f"{n}.npy").exists() for n in range(3))
+
+
+def run_without_reader(words: list[str], buffered: bool) -> subprocess.CompletedProcess[str]:
+    """A command whose stdout is a pipe that nobody reads any more, written to at once or at the end."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "lsfm_core.cli", "info", str(brain_file), "--json"]
-    # What is printed waits in a buffer until the end.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if not buffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    command = [sys.executable, "-m", "lsfm_core.cli", *words]
     child = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     os.close(writer)
-    assert child.stderr == ""
-    assert child.returncode == 1
+    return child
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("export FILE --channel autofluo --output x.npy --margin 1", "--margin: tell how a region"),
+        ("export FILE --channel autofluo --output x.npy --overlap 1", "export: --overlap: only chunks have one"),
+        ("export FILE --channel autofluo --output x.npy --resolution 0", "export: --resolution: every number must be"),
+        ("export FILE --channel autofluo --output x.npy --threads 0", "export: --threads: must be more than 0"),
+        ("transform-points c.csv --file FILE --channel autofluo --output o.csv --counts n.csv", "(--labels-channel)"),
+        (
+            "transform-points c.csv --file FILE --channel autofluo --output o.csv --labels-in output",
+            "points: --labels-in: tells where",
+        ),
+        ("write FILE --channel b --image c.tif --voxel-size 0,1,1 --orientation AIR", "write: --voxel-size: every number must be"),
+    ],
+)
+def test_errors_name_options(brain_file: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.replace("FILE", str(brain_file)).split()) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_letters_of_brainglobe_are_asked_back(brain_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in ("write x.h5 --channel a --image b --orientation psl", f"export {brain_file} --channel autofluo --orientation psl"):
+        with pytest.raises(SystemExit) as caught:
+            main(line.split())
+        assert caught.value.code == 2
+        assert "give AIR for that (or write's --origin-orientation psl), or PSL if" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2", 2 * 10**9),
+        ("0.5", 5 * 10**8),
+        ("500MB", 5 * 10**8),
+        ("1GiB", 2**30),
+        ("2000000000", 2 * 10**9),
+        ("64B", 64),
+        ("20000", None),
+    ],
+)
+def test_a_small_number_alone_is_gigabytes(text: str, size: int | None) -> None:
+    if size is not None:
+        assert memory(text) == size
+    else:
+        with pytest.raises(argparse.ArgumentTypeError, match="with its unit"):
+            memory(text)
 
 
 def test_nothing_is_made_by_commands_that_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,7 +355,7 @@ def test_what_lsfmpys_file_records_is_translated_or_refused(legacy_file: Path, c
     ]
     refused = capsys.readouterr().err
     assert refused.count("\n") == 4
-    for option in ("--voxel-size and --orientation", "NAME:invert"):
+    for option in ("leave it out", "NAME:invert"):
         assert option in refused
 
 
@@ -307,6 +374,15 @@ def test_what_lsfmpys_file_records_is_translated_or_refused(legacy_file: Path, c
         ("export --segmentation-name s --region-id 5 --grid-size 2,2,2", "export --labels-channel=s --region=5 --grid=2,2,2"),
         ("export a.h5 --channel b --output c.nii", "export a.h5 --channel b --output c.nii"),
         ("completion bash =--hdf-path", "completion bash =--hdf-path"),
+        ("show-log --hdf-path a.h5", "log a.h5"),
+        ("show_log a.h5", "log a.h5"),
+        ("dump-metadata --input-file a.tif", "dump-metadata a.tif"),
+        ("add-metadata a.h5 --m-key k --m-value v", "add-metadata a.h5 k v"),
+        ("add-metadata --m-key k --m-value v --hdf-path a.h5", "add-metadata a.h5 k v"),
+        (
+            "export a.h5 --slicing-range [1,5,2] --extract-roi 1,2,3,4 --output s_%d.tif",
+            "export-slices a.h5 --range=1,5,2 --roi=1,2,3,4 --output s_%d.tif --as-stored",
+        ),
     ],
 )
 def test_lsfmpys_options(words: str, ours: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import os
 import signal
 import sys
 import threading
@@ -20,10 +19,10 @@ from typing import IO, Any, cast
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
 from lsfm_core.cli import completion, export, log, look, maintain, metadata, points, preview, run, write
 from lsfm_core.cli._exit import Exit
-from lsfm_core.cli._json import remark
+from lsfm_core.cli._json import nobody_listens, remark
 from lsfm_core.cli._lines import command_line, request_command
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
-from lsfm_core.cli._options import Parser, show_plan
+from lsfm_core.cli._options import Parser, option_names, show_plan
 from lsfm_core.errors import ExistsError, LsfmError
 from lsfm_core.plain import plain
 from lsfm_core.progress import CancelToken
@@ -38,6 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A name that the output's encoding does not know is no reason to fail; stderr does the same of itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _main(argv)
+        finally:
+            # Also of --help: at the end of the interpreter nobody could do anything about it.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Somebody has read enough (`lsfm-core info … | head`). What was to be done is done: commands speak afterwards.
+        nobody_listens()
+        return Exit.DONE
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     given = [*(sys.argv[1:] if argv is None else argv)]
     try:
@@ -65,11 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown = nullcontext() if is_session else redirect_stdout(cast(IO[str], _Shown(sys.stdout)))
         with _interruptible(arguments, interrupted), running(given), confinement, shown:
             code = command(arguments)
-            sys.stdout.flush()
     except BrokenPipeError:
-        # Somebody closed the pipe we print to (`lsfm-core info … | head`); what is left in the buffer would be complained of.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.FAILED
+        raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a line to act on
         # What an interrupt falls into may make an error of its own of it.
         if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
@@ -78,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, LsfmError):
             # The core speaks to forms and scripts as well, and names no options.
             may_overwrite = isinstance(error, ExistsError) and ("overwrite" in arguments or "replace" in arguments)
-            return _complain(arguments, f"{error}{' (--overwrite)' if may_overwrite else ''}{done}", Exit.of(error))
+            message = option_names(str(error), arguments.parser)
+            return _complain(arguments, f"{message}{' (--overwrite)' if may_overwrite else ''}{done}", Exit.of(error))
         bug = f"unexpected {type(error).__name__}: {error}: this is a bug: repeat the command with --debug and report its output"
         return _complain(arguments, f"{bug}{done}", Exit.FAILED)
     return code or Exit.DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from lsfm_core.plain import plain
 
-__all__ = ["add_json", "as_json", "print_json", "remark", "tell"]
+__all__ = ["add_json", "as_json", "nobody_listens", "print_json", "remark", "say", "tell"]
 
 #: Shapes of arrays whose values are told: numbers, and affines.
 _TOLD = ((), (4, 4))
@@ -28,7 +29,20 @@ def tell(arguments: argparse.Namespace, result: object, words: Callable[[], str]
     if arguments.json:
         print_json(as_json(result))
     elif not arguments.quiet:
-        print(words())
+        say(words())
+
+
+def say(text: str) -> None:
+    """Print, whether somebody still reads it or not: work that is not done yet must not end with the reader."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        nobody_listens()
+
+
+def nobody_listens() -> None:
+    """Send what is left for stdout, and what follows, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def remark(text: str) -> None:

@@ -21,6 +21,10 @@ _OPTIONS = {
     "--hdf-path": "",
     "--channel-name": "--channel",
     "--image-path": "--image",
+    "--metadata-path": "--metadata",
+    "--slicing-range": "--range",
+    "--extract-roi": "--roi",
+    "--input-file": "",
     "--n-cpus": "--threads",
     "--affine-name": "--name",
     "--affine-path": "--affine",
@@ -41,13 +45,13 @@ _SWITCHES = {"--is-segmentation": ("--kind", "labels"), "--is-multichannel": ("-
 _REFUSED = {
     "--input-orientation": "its letters are not nibabel's: give --orientation, for planes, rows and columns the side toward which "
     "the index grows",
-    "--metadata-path": "its JSON is another one: give --voxel-size and --orientation, or --metadata with what dump-metadata writes",
     "--slab-memory-size": "it limits a slab: give --memory SIZE, which limits the whole command",
     "--bdv-xml": "leave it out: BigDataViewer's XML always stands beside the file, under its name",
     "--ordn": "give --transform NAME or NAME:invert, once for each transform, the one nearest to the image first",
     "--transform-type": "give --transform NAME or NAME:invert: what a transform is, is read from it",
 }
 _PATTERN = "--file-name-format"
+_VERBS = {"show-log": "log", "show_log": "log"}
 _ADD_TRANSFORM = (
     "lsfmpy's add-transform: which of its transforms comes first, and which way it goes, is not certain: give export --transform "
     "NAME or NAME:invert, once for each, the one nearest to the image first"
@@ -94,7 +98,16 @@ def in_our_words(argv: Sequence[str]) -> list[str]:
             positional[name] = value
     if pattern is not None:
         options = [_series(option, pattern) for option in options]
-    return [*argv[:1], *(positional[name] for name in ("--hdf-path", "--m-key", "--m-value") if name in positional), *options]
+    verb = _VERBS.get(argv[0], argv[0].replace("_", "-")) if argv else ""
+    if verb == "export" and any(option.startswith(("--range=", "--roi=")) for option in options):
+        # What lsfmpy's export did, one of ours does that is named for it; its planes were the matrix itself.
+        verb = "export-slices"
+        options.append("--as-stored")
+    named = [positional[name] for name in ("--hdf-path", "--input-file") if name in positional]
+    noted = [positional[name] for name in ("--m-key", "--m-value") if name in positional]
+    # A file that comes first stays before what is noted of it.
+    first = [options.pop(0)] if noted and options and not options[0].startswith("-") else []
+    return [*([verb] if argv else []), *named, *first, *noted, *options]
 
 
 def _numbers(value: str) -> str:

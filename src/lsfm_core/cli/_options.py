@@ -24,6 +24,7 @@ __all__ = [
     "KINDS",
     "Parser",
     "PrintSchema",
+    "Waive",
     "add_field_convention",
     "add_placement",
     "add_request",
@@ -36,6 +37,8 @@ __all__ = [
     "by",
     "memory",
     "numbers",
+    "option_names",
+    "orientation_code",
     "outlook_json",
     "show_plan",
 ]
@@ -44,6 +47,20 @@ __all__ = [
 KINDS = ("image", "labels", "vectors", "components")
 _EXAMPLE = "example: "
 _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+#: A number without a unit is GB up to the one, and bytes from the other on.
+_MOST_GB, _LEAST_BYTES = 4096, 10**6
+
+
+#: Options by another name than that of the field that they fill.
+_FIELDS = {
+    "select": "region", "origin_letters": "origin_orientation",
+    "compression": "compression_level", "start": "range", "stop": "range", "step": "range", "new_name": "to", "source": "from",
+    "target": "to", "margin_mm": "margin", "margin_vox": "margin", "transforms": "transform", "origin_mm": "origin",
+    "size_mm": "size", "resolution_mm": "resolution", "overlap_mm": "overlap", "midline_mm": "midline", "memory_bytes": "memory",
+    "voxel_size_mm": "voxel_size", "replace": "overwrite",
+}  # fmt: skip
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -95,7 +112,7 @@ def add_verb(
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=_EXAMPLE + example
     )
-    parser.set_defaults(command=command)
+    parser.set_defaults(command=command, parser=parser)
     parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     parser.add_argument(
@@ -106,8 +123,25 @@ def add_verb(
     return parser
 
 
+class Waive(argparse.Action):
+    """A switch with which another option need not be given."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, waives: argparse.Action | None = None, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, **options)
+        self._waives = waives
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        setattr(namespace, self.dest, True)
+        if self._waives is not None:
+            self._waives.required = False
+
+
 def add_request(
-    parser: argparse.ArgumentParser, request_of: Callable[[argparse.Namespace], Request], operation: str | None = None
+    parser: argparse.ArgumentParser,
+    request_of: Callable[[argparse.Namespace], Request],
+    operation: str | None = None,
+    *,
+    waives: argparse.Action | None = None,
 ) -> None:
     """Let a command be told what to do by a request: it can be shown before it runs, as a step of a recipe too.
 
@@ -118,10 +152,14 @@ def add_request(
         Fills the request.
     operation : str, optional
         Its name, where the command has another one.
+    waives : Action, optional
+        An option that is not needed to be told.
     """
     parser.set_defaults(request_of=request_of, operation=operation)
     add_json(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and a recipe's step for it, and stop")
+    parser.add_argument(
+        "--dry-run", action=Waive, waives=waives, help="print what would be done, and a recipe's step for it, and stop"
+    )
 
 
 def show_plan(arguments: argparse.Namespace) -> None:
@@ -135,7 +173,8 @@ def show_plan(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(outlook_json(step, outlook))
     elif not arguments.quiet:
-        print(f"{outlook.text}\n\n{recipe_entry(name, request)}", end="")
+        lacks_output = step.operation.needs_output and getattr(request, "output", None) is None
+        print(f"{outlook.text}\n\n{'' if lacks_output else recipe_entry(name, request)}", end="")
 
 
 def outlook_json(step: Step, outlook: Outlook) -> dict[str, Any]:
@@ -160,13 +199,17 @@ def apply(arguments: argparse.Namespace) -> None:
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Options of commands that work for long."""
-    parser.add_argument("--memory", type=memory, default=2 * 10**9, metavar="SIZE", help="memory to use at most (default 2GB)")
+    parser.add_argument(
+        "--memory", type=memory, default=2 * 10**9, metavar="SIZE", help="memory to use at most, as 500MB or 2GB (default 2GB)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
 
 
 def add_placement(parser: Any) -> None:
     """What files of other programs may not record of an image."""
-    parser.add_argument("--orientation", metavar="CODE", help="how the stored image lies, for files that do not record it")
+    parser.add_argument(
+        "--orientation", type=orientation_code, metavar="CODE", help="how the stored image lies, for files that do not record it"
+    )
     add_voxel_size(parser)
 
 
@@ -243,11 +286,54 @@ def numbers(*counts: int) -> Callable[[str], Any]:
 
 
 def memory(text: str) -> int:
-    """Bytes of a size such as 2GB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", text.strip().upper())
+    """Bytes of a size such as 2GB. A small number alone, 2, is so many GB, as lsfmpy had it; a large one is bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)(B?)", text.strip().upper())
     if not match or match.group(2) not in _MEMORY_UNITS:
         raise argparse.ArgumentTypeError(f"expected a size such as 500MB, 2GB or 4GiB, found {text!r}")
-    return int(float(match.group(1)) * _MEMORY_UNITS[match.group(2)])
+    number = float(match.group(1))
+    if not match.group(2) and not match.group(3) and number < _LEAST_BYTES:
+        if number > _MOST_GB:
+            raise argparse.ArgumentTypeError(f"expected a size with its unit, such as 500MB or 2GB, found {text!r}")
+        return int(number * 10**9)
+    return int(number * _MEMORY_UNITS[match.group(2)])
+
+
+def orientation_code(text: str) -> str:
+    """Axis codes; in small letters they are those of BrainGlobe, which name the other side."""
+    letters = text.strip()
+    if letters.islower() and len(letters) == 3:
+        from lsfm_core.errors import InputError
+        from lsfm_core.geometry import Orientation
+
+        try:
+            meant = Orientation.from_origin(letters).axcodes
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} in small letters is, as BrainGlobe has it, where the first voxel lies: give {meant} for that (or write's "
+            f"--origin-orientation {letters}), or {letters.upper()} if the index grows toward these sides"
+        )
+    return text
+
+
+def option_names(message: str, parser: argparse.ArgumentParser) -> str:
+    """A message of the core, which speaks to forms, scripts and recipes too, with a command's options for the fields of requests.
+
+    Fields that are common words are only meant where they stand before a colon that begins what is said.
+    """
+    options = {}
+    for action in parser._actions:
+        option = next((name for name in action.option_strings if name.startswith("--")), None)
+        if option is not None:
+            options[action.dest] = options[option[2:].replace("-", "_")] = option
+    options |= {field: options[name] for field, name in _FIELDS.items() if name in options}
+    for field, option in options.items():
+        if "_" in field:
+            message = re.sub(rf"(?<![\w/\\.'\"-]){field}(?![\w/\\'\"-]|\.\w)", option, message)
+        # Also where pydantic says which of several values it is.
+        words = field.replace("_", "[_ ]")
+        message = re.sub(rf"(^|; ){words}(?=: |, value \d+: )", rf"\g<1>{option}", message)
+    return message
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
-from lsfm_core.cli._options import KINDS, add_request, add_resources, add_transforms, add_verb, bar, by, numbers
+from lsfm_core.cli._options import KINDS, Waive, add_request, add_resources, add_transforms, add_verb, bar, by, numbers
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
@@ -35,19 +35,19 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core export brain.h5 --channel autofluo --resolution 0.1 --output brain_100um.nii.gz",
     )  # fmt: skip
     _add_image_options(export)
-    add_request(export, _export_request)
     output = export.add_argument(
         "--output",
         required=True,
         help=".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy; for --grid a folder, or FOLDER/name_%%d_%%d_%%d.tif",
     )
+    add_request(export, _export_request, waives=output)
     _add_interactive(export, output)
     grid = export.add_argument_group("in chunks")
     grid.add_argument(
         "--grid",
         type=_counts,
         metavar="N,N,N",
-        help="so many chunks of --size along R, A, S, the first at --origin; 0,0,0 for the whole image",
+        help="so many chunks of --size along R, A, S, from --origin or the region's corner; 0,0,0 for the whole image or region",
     )
     grid.add_argument("--overlap", type=numbers(1, 3), default=0.0, metavar="MM", help="what neighbouring chunks share (default 0)")
 
@@ -56,7 +56,6 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core export-slices brain.h5 --channel autofluo --axis 0 --level 1 --range 20,400,2 --output 'slices/s_%04d.tif'",
     )  # fmt: skip
     _add_image_options(slices)
-    add_request(slices, _slices_request)
     slices.add_argument(
         "--axis",
         type=int,
@@ -87,6 +86,7 @@ def add_commands(verbs: Any) -> None:
         "TIFF keeps values; labels get their colours",
     )
     output = slices.add_argument("--output", required=True, metavar="PATTERN", help="such as 'slices/s_%%04d.tif' or .png")
+    add_request(slices, _slices_request, waives=output)
     _add_interactive(slices, output)
 
     merge = add_verb(
@@ -110,20 +110,10 @@ def add_commands(verbs: Any) -> None:
 def _add_interactive(parser: argparse.ArgumentParser, output: argparse.Action) -> None:
     parser.add_argument(
         "--interactive",
-        action=_Interactive,
-        output=output,
+        action=Waive,
+        waives=output,
         help="end in IPython, with the data as result and the open file as lsfm; needs no --output",
     )
-
-
-class _Interactive(argparse.Action):
-    def __init__(self, option_strings: Any, dest: str, output: argparse.Action, **options: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, default=False, **options)
-        self._output = output
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
-        setattr(namespace, self.dest, True)
-        self._output.required = False
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from lsfm_core.cli._json import add_json, as_json, print_json, remark
+from lsfm_core.cli._json import add_json, as_json, print_json, remark, say
 from lsfm_core.cli._options import PrintSchema, add_verb, bar, outlook_json
 from lsfm_core.errors import LsfmError
 
@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> None:
                     outlook = work.plan(step)
                     told.append({"step": step.place, **outlook_json(step, outlook)})
                     if talks:
-                        print(f"{named}\n{outlook.text}")
+                        say(f"{named}\n{outlook.text}")
                     continue
                 with bar(arguments) as progress:
                     result = work.run(step, progress=progress, cancel=arguments.cancel)
@@ -56,6 +56,6 @@ def _run(arguments: argparse.Namespace) -> None:
                 remark(f"warning: {step.place}: {warning}")
             told.append({"step": step.place, "operation": step.name, "result": as_json(result)})
             if talks:
-                print(f"{named} in {time.perf_counter() - began:.1f} s")
+                say(f"{named} in {time.perf_counter() - began:.1f} s")
     if arguments.json:
         print_json(told)

@@ -18,6 +18,7 @@ from lsfm_core.cli._options import (
     bar,
     by,
     numbers,
+    orientation_code,
 )
 from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
@@ -186,6 +187,7 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
     orientation = write.add_mutually_exclusive_group()
     orientation.add_argument(
         "--orientation",
+        type=orientation_code,
         metavar="CODE",
         help="for planes, rows and columns the side toward which the index grows: R or L, A or P, S or I (nibabel's axis codes), "
         "as AIR",

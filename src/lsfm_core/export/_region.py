@@ -108,6 +108,11 @@ def find_region(
     channel = file[selection.labels_channel]
     level, space = label_level(file, channel, request)
     table = LabelTable.from_json(file.label_table(channel.name))
+    if {str(selector).strip() for selector in selection.select} == {"0"}:
+        raise InputError(
+            f"{file.path}: channel {channel.name!r}: region 0 is the background, all that is in no region: is that meant? Name a "
+            "region; without one the whole image is taken"
+        )
     ids = table.select(selection.select, selection.include_descendants)
     side = None
     if selection.side is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -73,7 +73,9 @@ class ExportPlan:
     fill : float
         Value of voxels where the image has none.
     region : RegionMask or None
-        What is cut out, and of which labels.
+        What is left of the box when it is masked, and of which labels.
+    remarks : tuple of str
+        Facts about the request that are not as one may think: which region is meant, sizes that are not whole voxels.
     axis : int
         Axis of the result along which slabs are made one after the other.
     slabs : tuple of (int, int)
@@ -105,6 +107,7 @@ class ExportPlan:
     method: Method
     fill: float
     region: RegionMask | None
+    remarks: tuple[str, ...]
     axis: int
     slabs: tuple[tuple[int, int], ...]
     block: Shape3
@@ -180,7 +183,7 @@ class ExportPlan:
             f"reads   level {self.level.index}{when}: {stored}, {size_text(self.read_bytes)} of it",
             f"        {self.source.orientation.describe()}",
             *(f"through {line}" for line in self.chain.describe().splitlines() if self.chain.transforms),
-            *([f"region  {self.region.describe()}"] if self.region is not None else []),
+            *self.remarks,
             f"makes   {_by(target.shape)} voxels of {_mm(target.voxel_size_mm)}, {self.dtype}{components}, {target.orientation}",
             f"extent  {size[0]:.3f} x {size[1]:.3f} x {size[2]:.3f} mm (R, A, S): {target.bounds}",
             f"how     {how}",
@@ -280,6 +283,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         method=method,
         fill=request.fill,
         region=region if request.region is not None and request.region.mask else None,
+        remarks=tuple(_remarks(request, region, target)),
         axis=2,
         slabs=((0, target.shape[2]),),
         block=target.shape,
@@ -290,6 +294,22 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         read_bytes=0,
         warnings=warnings,
     )
+
+
+def _remarks(request: ExportRequest, region: RegionMask | None, target: Space) -> Iterator[str]:
+    if region is not None:
+        yield f"region  {region.describe()}"
+    if request.origin_mm is not None and request.corner_mm is None:
+        yield "origin  passed over: 0,0,0 chunks take all there is"
+    if request.size_mm is None:
+        return
+    voxel = target.reoriented(target.reorientation_to(Orientation("RAS"))).voxel_size_mm
+    what, found = "size  ", target.bounds.size_mm
+    if request.grid is not None:
+        size = chunk_voxels(voxel, request)[0]
+        what, found = "chunks", (size[0] * voxel[0], size[1] * voxel[1], size[2] * voxel[2])
+    if not np.allclose(found, three(request.size_mm), rtol=1e-4, atol=0):
+        yield f"{what}  {_mm(found)}, not {_mm(three(request.size_mm))}: whole voxels of {_mm(voxel)}"
 
 
 # --- what is made of the voxels -------------------------------------------------------------------------------------------------
@@ -336,8 +356,8 @@ def _target(file: LsfmFile, request: ExportRequest, base: Space, source: Space, 
     box = region
     if region is not None and request.region is not None:
         box = region.grown(request.region.margin_mm)
-    if request.origin_mm is not None and request.size_mm is not None:
-        box = Box(request.origin_mm, _add(request.origin_mm, three(request.size_mm)))
+    if request.corner_mm is not None and request.size_mm is not None:
+        box = Box(request.corner_mm, _add(request.corner_mm, three(request.size_mm)))
     whole = _whole_grid(file, request, base, source, chain, resolution, box)
     if box is None:
         return whole
@@ -356,13 +376,15 @@ def _target(file: LsfmFile, request: ExportRequest, base: Space, source: Space, 
         elif request.snap:
             start = np.rint(whole.to_voxel([grid.world_from_voxel[:3, 3]])[0])
             grid = whole.crop(start, start + grid.shape)
-    if request.grid is not None:
+    if request.region is not None:
+        margin = request.region.margin_vox
+        grid = grid.crop([-margin] * 3, [n + margin for n in grid.shape])
+    if request.grid is not None and request.grid != (0, 0, 0):
         ras = grid.reoriented(grid.reorientation_to(Orientation("RAS")))
         size, step = chunk_voxels(ras.voxel_size_mm, request)
         ras = ras.crop((0, 0, 0), [t * (count - 1) + s for s, t, count in zip(size, step, request.grid, strict=True)])
         return ras.reoriented(ras.reorientation_to(grid.orientation))
-    margin = request.region.margin_vox if request.region is not None else 0
-    return grid.crop([-margin] * 3, [n + margin for n in grid.shape])
+    return grid
 
 
 def _whole_grid(
@@ -385,7 +407,7 @@ def _whole_grid(
         given = reference_space(file, request.reference)
         if wanted in (None, "native"):
             orientation = given.orientation
-    elif chain.domain is not None and request.origin_mm is None and (box is None or chain.domain.is_axis_aligned):
+    elif chain.domain is not None and request.corner_mm is None and (box is None or chain.domain.is_axis_aligned):
         given = chain.domain
     if given is not None:
         grid = given.reoriented(given.reorientation_to(orientation))

@@ -200,14 +200,16 @@ class ExportRequest(TransformRequest):
     reference : str, optional
         A channel of the file, or the path of an image, whose grid the result takes.
     origin_mm : tuple of 3 float, optional
-        R, A, S of the cuboid's outer corner with the smallest R, A, S, in the world of the output.
+        R, A, S of the cuboid's outer corner with the smallest R, A, S, in the world of the output. A grid of 0, 0, 0 chunks passes
+        it over.
     size_mm : float or tuple of 3 float, optional
         Extent of the cuboid, or of each chunk of a `grid`, along R, A, S.
     snap : bool
         Move the cuboid to the nearest voxel faces of the level, so that voxels are copied and not interpolated.
     region : RegionSelection, optional
     grid : tuple of 3 int, optional
-        How many chunks of `size_mm`, from `origin_mm`, along R, A, S; 0, 0, 0: as many as the whole image takes.
+        How many chunks of `size_mm` along R, A, S, from `origin_mm` or from the corner of the region's box; 0, 0, 0: as many as the
+        whole image, or the region, takes.
     overlap_mm : float or tuple of 3 float
         How much neighbouring chunks have in common, along R, A, S.
     interpolation : {"linear", "nearest", "bspline", "mode"}, optional
@@ -265,25 +267,26 @@ class ExportRequest(TransformRequest):
             raise InputError("a cuboid needs both: origin (R, A, S of its smallest corner, mm) and size (mm)")
         if self.grid is None and any(three(self.overlap_mm)):
             raise InputError("overlap: only chunks have one: give a grid as well, or leave it out")
-        if self.region is not None and (self.origin_mm is not None or self.grid is not None):
-            raise InputError("region: choose a region, a cuboid or a grid of chunks, not several of them")
-        if self.snap and self.origin_mm is None:
+        if self.region is not None and self.corner_mm is not None:
+            raise InputError("region: choose a region, or a place by its origin, not both")
+        if self.snap and self.corner_mm is None:
             raise InputError("snap: only a cuboid can be moved to voxel faces: give origin and size")
         if self.snap and (self.transforms or self.resolution_mm is not None or self.reference is not None):
             raise InputError("snap: copies voxels as they are, so it goes with no resolution, transform or reference")
         return self
+
+    @property
+    def corner_mm(self) -> Triple | None:
+        """`origin_mm`, where it counts."""
+        return None if self.grid == (0, 0, 0) else self.origin_mm
 
     def _check_grid(self, grid: tuple[int, int, int]) -> None:
         if self.size_mm is None:
             raise InputError("grid: needs the size of a chunk (mm)")
         if min(grid) < 0 or (0 in grid and grid != (0, 0, 0)):
             raise InputError(f"grid: expected three positive numbers of chunks, or 0,0,0 for the whole image, found {grid}")
-        if grid != (0, 0, 0) and self.origin_mm is None:
+        if grid != (0, 0, 0) and self.origin_mm is None and self.region is None:
             raise InputError("grid: needs the origin of the first chunk (R, A, S, mm), or 0,0,0 chunks for the whole image")
-        if grid == (0, 0, 0) and self.origin_mm is not None:
-            raise InputError(
-                "grid: 0,0,0 chunks take the whole image, so they have no origin: leave it out, or say how many chunks"
-            )
         name = "" if self.output is None else self.output.name
         if "%" not in name and name.lower().endswith(OUTPUT_SUFFIXES):
             raise InputError(
