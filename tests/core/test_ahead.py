@@ -72,7 +72,8 @@ def settle(level: LazyLevel) -> None:
     """Look at a plane for as long as there is something to be done."""
     ahead = level._store.cache.ahead
     assert ahead is not None
-    until = time.monotonic() + 10
+    # Only so that a hang ends some day: a busy machine may take its time.
+    until = time.monotonic() + 300
     while ahead._is_at_work or ahead._waiting:
         assert time.monotonic() < until
         time.sleep(0.001)

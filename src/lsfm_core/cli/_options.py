@@ -50,7 +50,7 @@ _MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2
 
 
 #: A number without a unit is GB up to the one, and bytes from the other on.
-_MOST_GB, _LEAST_BYTES = 4096, 10**6
+_MOST_GB, _LEAST_BYTES = 256, 10**6
 
 
 #: Options by another name than that of the field that they fill.
