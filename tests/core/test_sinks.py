@@ -640,7 +640,7 @@ def test_planes_are_refused_and_atomic(tmp_path: Path) -> None:
             write_plane(tmp_path / "x.png", np.zeros((2, 3), dtype), pixel_size_mm=None, overwrite=False)
     with pytest.raises(InputError, match=r"complex64"):
         write_plane(tmp_path / "x.tif", np.zeros((2, 3), "c8"), pixel_size_mm=None, overwrite=False)
-    for shape in ((2,), (2, 3, 4), (2, 3, 3, 1)):
+    for shape in ((2,), (2, 3, 3, 1)):
         with pytest.raises(InputError, match="is no plane"):
             write_plane(tmp_path / "x.png", np.zeros(shape, "u1"), pixel_size_mm=None, overwrite=False)
     with pytest.raises(InputError, match="unknown format"):
