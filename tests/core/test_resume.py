@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from lsfm_core import (
     BusyError,
@@ -172,3 +173,37 @@ def test_a_forgotten_part_beside_a_complete_file_goes(request_of: Callable[..., 
     assert main(["recover", str(path)]) == 0
     assert sorted(file.name for file in path.parent.iterdir()) == ["brain.h5", "brain.h5-log", "brain.settings.xml", "brain.xml"]
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["other voxels", "copied anew", "not read yet"])
+def test_an_image_that_has_changed_since_is_not_mixed(
+    change: str, request_of: Callable[..., IngestRequest], tall: np.ndarray, tmp_path: Path
+) -> None:
+    interrupt(request_of(), 0.5)
+    done = secured(request_of().path)
+    plane = 650 if change == "not read yet" else 3
+    assert (plane < done) == (plane == 3)
+    if change != "copied anew":
+        tall[plane] += 1
+        tifffile.imwrite(tmp_path / "one.tif", tall[plane])
+        (tmp_path / "one.tif").replace(tmp_path / "series" / f"plane_{plane:04d}.tif")
+    else:
+        (tmp_path / "series" / "plane_0003.tif").touch()
+    if change == "other voxels":
+        with pytest.raises(InputError, match=r"plane_0003.tif has changed since .* leave out --resume"):
+            ingest_channel(request_of())
+        assert secured(request_of().path) == done
+        ingest_channel(request_of(resume=False))
+    else:
+        ingest_channel(request_of())
+    assert_levels(request_of().path, "tall", tall)
+
+
+def test_one_file_that_has_changed_since_is_not_gone_on_with(
+    request_of: Callable[..., IngestRequest], tall: np.ndarray, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", tall)
+    interrupt(request_of(image=tmp_path / "stack.tif"), 0.5)
+    (tmp_path / "stack.tif").touch()
+    with pytest.raises(InputError, match="has changed since"):
+        ingest_channel(request_of(image=tmp_path / "stack.tif"))

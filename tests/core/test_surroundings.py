@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lsfm_core import BusyError, UnfinishedError, open_lsfm
+from lsfm_core import BusyError, ExistsError, RepackRequest, UnfinishedError, open_lsfm, repack_file
 from lsfm_core.cli import main
 from lsfm_core.durable import JournaledFile, journal_path, recover
 from lsfm_core.store import edit_lsfm, verify_file
@@ -324,3 +324,15 @@ def test_a_killed_change_of_a_file_with_a_user_block(tmp_path: Path, volume: np.
     (tmp_path / "saved").rename(journal_path(path))
     assert recover(path)
     assert path.read_bytes() == before
+
+
+def test_two_files_do_not_share_an_xml(path: Path, series: Path, ingest_series: Ingester) -> None:
+    before = content(path.parent)
+    for run in (
+        lambda: ingest_series(series, path=path.with_suffix(".hdf5")),
+        lambda: repack_file(RepackRequest(path=path, output=path.with_suffix(".hdf5"), overwrite=True)),
+    ):
+        with pytest.raises(ExistsError, match=r"brain.xml beside it is that of brain.h5"):
+            run()
+        assert content(path.parent) == before
+    ingest_series(series, path=path, channel="second")

@@ -15,7 +15,7 @@ import numpy as np
 from isal import isal_zlib
 
 from lsfm_core.geometry import Space, voxel_count
-from lsfm_core.ingest._slabs import DIGESTS, IngestState, PyramidWriter, digest_of
+from lsfm_core.ingest._slabs import DIGESTS, IngestState, PyramidWriter, digest_of, stamps_of
 from lsfm_core.ingest.plan import IngestPlan, check_target, planned, space_words
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
@@ -95,9 +95,10 @@ def ingest_channel(
         fingerprint = _fingerprint(request, plan)
         if editor.note is not None:
             state = IngestState.from_note(editor.note, fingerprint, path)
+            state.check_unchanged(stamps_of(request.image), plan.image, path)
             writer = editor.resume_channel(request.channel)
         else:
-            state = IngestState()
+            state = IngestState(stamps=stamps_of(request.image) if request.resume else {})
             writer = editor.create_channel(
                 request.channel,
                 kind=plan.kind,

@@ -645,6 +645,25 @@ def check_channel_name(name: str, what: str = "channel") -> None:
         raise InputError(f"{what} name {name!r}: use one or more printable characters, no '/', no blanks at the ends")
 
 
+def check_stem(path: Path) -> None:
+    """Refuse a file whose XML would have to be that of another one, which differs by its suffix only.
+
+    Raises
+    ------
+    ExistsError
+    """
+    xml = path.with_suffix(".xml")
+    if path.exists() and not xml.exists():
+        return
+    for suffix in {".h5", ".hdf5"} - {path.suffix.lower()}:
+        other = path.with_suffix(suffix)
+        if other.exists() and not (path.exists() and path.samefile(other)):
+            with suppress(FormatError):
+                if xml.exists() and parse_xml(xml.read_bytes(), str(xml)).hdf5 == path.name:
+                    continue
+            raise ExistsError(f"{path}: {xml.name} beside it is that of {other.name}, and cannot be both's: take another name")
+
+
 def check_folder(path: Path) -> None:
     """Refuse a file that could not be made.
 
@@ -655,6 +674,7 @@ def check_folder(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise MissingError(f"{path}: there is no folder {path.parent}")
+    check_stem(path)
 
 
 def check_new_channel(file: LsfmFile, name: str, replace: bool | None = None) -> None:

@@ -35,7 +35,7 @@ from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._settings import render_settings, settings_path, write_settings
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
-from lsfm_core.store.edit import LIBVER
+from lsfm_core.store.edit import LIBVER, check_stem
 from lsfm_core.store.file import LsfmFile, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache
 from lsfm_core.store.verify import box_text, structure_defects
@@ -613,6 +613,7 @@ def _opened(path: Path, *, locked: bool = False) -> h5py.File:
 
 
 def _check_output(target: Path, overwrite: bool) -> None:
+    check_stem(target)
     if not target.parent.is_dir():
         raise StorageError(f"{target}: there is no folder {target.parent}")
     for path in (target, target.with_suffix(".xml")):
