@@ -42,6 +42,7 @@ __all__ = [
     "RemoveChannelRequest",
     "RemoveMetadataRequest",
     "RenameChannelRequest",
+    "SealRequest",
     "SetSpaceRequest",
     "XmlRequest",
     "apply_edit",
@@ -65,6 +66,8 @@ class Edit(Request):
 
     #: The name that it has on the command line, in recipes and in the log.
     operation: ClassVar[str]
+    #: Whether a file is changed that is not what was recorded of it.
+    accepts_damage: ClassVar[bool] = False
 
     path: Path
 
@@ -339,6 +342,23 @@ def describe_edit(edit: Edit) -> str:
         return edit.describe(file)
 
 
+class SealRequest(Edit):
+    """A file to be taken as it is: digests of all its objects and tables of all its chunks are made anew."""
+
+    operation = "seal"
+    accepts_damage = True
+
+    def describe(self, file: LsfmFile) -> str:
+        differences = file.differences()
+        if file.digests is None and not differences:
+            return "digests of all objects and chunks are made: it has none"
+        listing = "".join(f"\n  {place} {what}" for place, what in differences)
+        return f"digests of all objects and chunks are made anew{', which takes as right:' + listing if differences else ''}"
+
+    def make(self, editor: LsfmEditor) -> None:
+        editor.seal()
+
+
 def apply_edit(edit: Edit) -> EditReport:
     """Change a file that is there.
 
@@ -349,7 +369,7 @@ def apply_edit(edit: Edit) -> EditReport:
     """
     with open_lsfm(edit.path) as file:
         path = file.path
-    with recorded(path, edit.operation, edit) as record, edit_lsfm(edit.path) as editor:
+    with recorded(path, edit.operation, edit) as record, edit_lsfm(edit.path, accept=edit.accepts_damage) as editor:
         text = edit.describe(editor)
         record.inputs += [logged_files(name, [name]) for name in edit.inputs]
         edit.make(editor)

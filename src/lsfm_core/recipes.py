@@ -25,6 +25,7 @@ from lsfm_core.edits import (
     RemoveChannelRequest,
     RemoveMetadataRequest,
     RenameChannelRequest,
+    SealRequest,
     SetSpaceRequest,
     XmlRequest,
     apply_edit,
@@ -155,6 +156,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "add-metadata": _edit(AddMetadataRequest),
     "remove-metadata": _edit(RemoveMetadataRequest),
     "set-space": _edit(SetSpaceRequest),
+    "seal": _edit(SealRequest),
     "repack": Operation(
         RepackRequest,
         lambda request, _, progress, cancel: repack_file(request, progress=progress, cancel=cancel),

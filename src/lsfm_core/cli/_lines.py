@@ -52,6 +52,7 @@ _OPTIONS = {
     },
     "rename-channel": {"channel": "--channel", "new_name": "--to"},
     "remove-channel": {"channel": "--channel"},
+    "seal": {},
     "add-metadata": {"channel": "--channel", "overwrite": "--overwrite"},
     "remove-metadata": {"channel": "--channel"},
     "repack": {

@@ -6,11 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
-from lsfm_core.cli._options import add_request, add_resources, add_verb, bar
+from lsfm_core.cli._options import add_request, add_resources, add_verb, apply, bar
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
-    from lsfm_core.edits import XmlRequest
+    from lsfm_core.edits import SealRequest, XmlRequest
     from lsfm_core.store import RepackRequest
 
 __all__ = ["add_commands"]
@@ -35,6 +35,13 @@ def add_commands(verbs: Any) -> None:
     repack.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_request(repack, _repack_request)
     add_resources(repack)
+
+    seal = add_verb(
+        verbs, "seal", apply, "record what the structure of a file and its chunks are now, for verify to compare with",
+        "lsfm-core seal brain.h5",
+    )  # fmt: skip
+    seal.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    add_request(seal, _seal_request)
 
     xml = add_verb(
         verbs, "xml", _xml, "make the BigDataViewer XML of a file anew",
@@ -77,6 +84,12 @@ def _repack(arguments: argparse.Namespace) -> None:
     chunks = f"{report.copied_chunks} chunks copied, {report.recoded_chunks} encoded anew"
     sizes = f"{size_text(report.old_bytes)} -> {size_text(report.new_bytes)} in {report.seconds:.1f} s"
     tell(arguments, report, lambda: f"{report.path}: {sizes}; {chunks}; read back and compared")
+
+
+def _seal_request(arguments: argparse.Namespace) -> SealRequest:
+    from lsfm_core.edits import SealRequest
+
+    return SealRequest(path=arguments.file)
 
 
 def _xml_request(arguments: argparse.Namespace) -> XmlRequest:

@@ -29,7 +29,17 @@ from isal import isal_zlib
 
 from lsfm_core.errors import ChecksumError
 
-__all__ = ["DEFAULT_LEVEL", "ChunkCodec", "Grid", "bits_dtype", "default_threads", "share_out", "shared_pool"]
+__all__ = [
+    "DEFAULT_LEVEL",
+    "ChunkCodec",
+    "Grid",
+    "bits_dtype",
+    "check_identity",
+    "checksum_of",
+    "default_threads",
+    "share_out",
+    "shared_pool",
+]
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
@@ -146,18 +156,29 @@ class ChunkCodec:
             raise ChecksumError(f"a chunk holds {flat.size} bytes instead of {self.nbytes}: the file is damaged")
         return flat, shuffled
 
-    def read(self, dataset: h5py.Dataset, offset: tuple[int, ...]) -> Array | None:
+    def read(self, dataset: h5py.Dataset, offset: tuple[int, ...], expected: int | None = None) -> Array | None:
         """Array of the chunk that begins at `offset`, or None if it was never written.
+
+        Parameters
+        ----------
+        dataset : h5py.Dataset
+        offset : tuple of int
+        expected : int, optional
+            The checksum by which the chunk that belongs there is known.
 
         Raises
         ------
         ChecksumError
-            As `decode`.
+            As `decode`; or if it is not the chunk that is expected.
         """
         info = dataset.id.get_chunk_info_by_coord(offset)
         if info.byte_offset is None:
+            if expected is not None:
+                raise ChecksumError("a chunk is missing: the file is damaged")
             return None
         filter_mask, data = dataset.id.read_direct_chunk(offset, out=_scratch.take("stored", info.size))
+        if expected is not None:
+            check_identity(data, filter_mask, expected)
         return self.decode(data, filter_mask)
 
     def decode(self, data: bytes | memoryview, filter_mask: int = 0) -> Array:
@@ -257,6 +278,22 @@ class Grid:
 def bits_dtype(kind: h5py.h5t.TypeID) -> np.dtype[Any]:
     """The type of numpy's that has the size of an HDF5 type, and no meaning."""
     return np.dtype((np.void, kind.get_size()))
+
+
+def checksum_of(data: bytes | memoryview) -> int:
+    """The checksum at the end of a stored chunk, by which it is known."""
+    return int.from_bytes(data[-_CHECKSUM_BYTES:], "little")
+
+
+def check_identity(data: bytes | memoryview, filter_mask: int, expected: int) -> None:
+    """Refuse a stored chunk that is another than the one that was written at its place.
+
+    Raises
+    ------
+    ChecksumError
+    """
+    if filter_mask or checksum_of(data) != expected:
+        raise ChecksumError("a chunk is not the one that was written here: the file is damaged")
 
 
 def _checked(data: bytes) -> bytes:

@@ -27,6 +27,11 @@ INCOMPLETE = "LSFM_INCOMPLETE"
 METADATA = "extended_metadata"
 METADATA_JSON = "JSON"
 LOG = "log"
+# What tells of flipped bits: a text with the digest of every object of ours, and of each level what its chunks are known by.
+DIGESTS = "LSFM_DIGESTS"
+STRUCTURE = "structure"
+CHUNK_TABLES = "chunks"
+HAS_DIGESTS = "LSFM_has_digests"
 
 # Attributes of /LSFM/<channel>
 FORMAT_VERSION = "format_version"
@@ -104,6 +109,11 @@ def labels(name: str) -> str:
 def sources(name: str) -> str:
     """Dataset with the names, sizes and checksums of the files a channel was made from."""
     return f"{LSFM}/{name}/{SOURCES}"
+
+
+def chunk_table(uuid: str, level_index: int) -> str:
+    """Dataset with what the chunks of a level are known by."""
+    return f"{DIGESTS}/{CHUNK_TABLES}/{uuid}/{level_index}"
 
 
 def setup(index: int) -> str:

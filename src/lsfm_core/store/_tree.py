@@ -6,7 +6,7 @@ datasets of one that has two names; and empties references. Elements of fixed si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import h5py
@@ -35,14 +35,14 @@ def address(node: Node) -> int:
     return where
 
 
-def nodes_of(file: h5py.File, without: str) -> dict[int, Node]:
+def nodes_of(file: h5py.File, without: Collection[str]) -> dict[int, Node]:
     """Every object that hard links lead to, once, by its address; a group comes before what is in it.
 
     Parameters
     ----------
     file : h5py.File
-    without : str
-        A name in the root group that is passed over.
+    without : collection of str
+        Names in the root group that are passed over.
     """
     root = file["/"]
     found: dict[int, Node] = {address(root): root}
@@ -65,11 +65,11 @@ class TreeCopy:
         What is to be copied; the root comes first.
     target : h5py.File
         Empty.
-    without : str
-        A name in the root group that is passed over.
+    without : collection of str
+        Names in the root group that are passed over.
     """
 
-    def __init__(self, nodes: Mapping[int, Node], target: h5py.File, without: str) -> None:
+    def __init__(self, nodes: Mapping[int, Node], target: h5py.File, without: Collection[str]) -> None:
         self._nodes = nodes
         self._target = target
         self._without = without
@@ -151,7 +151,9 @@ class TreeCopy:
         return h5r.create(copy, b".", h5r.OBJECT)
 
 
-def difference(nodes: Mapping[int, Node], copy: h5py.File, without: str, apart: Callable[[h5py.Dataset], bool]) -> str | None:
+def difference(
+    nodes: Mapping[int, Node], copy: h5py.File, without: Collection[str], apart: Callable[[h5py.Dataset], bool]
+) -> str | None:
     """The first place where a finished copy is not what it was made from, or None.
 
     Parameters
@@ -252,9 +254,9 @@ def _boxes(dataset: h5py.Dataset) -> Iterator[Box]:
         yield from map(grid.box, range(grid.counts[0]))
 
 
-def _links(group: h5py.Group, without: str) -> Iterator[tuple[str, Any]]:
+def _links(group: h5py.Group, without: Collection[str]) -> Iterator[tuple[str, Any]]:
     for name in group:
-        if group.name != "/" or name != without:
+        if group.name != "/" or name not in without:
             yield name, group.get(name, getlink=True)
 
 

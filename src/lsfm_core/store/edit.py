@@ -21,9 +21,9 @@ from lsfm_core.geometry import Shape3, Space
 from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _metadata, _paths
+from lsfm_core.store import _digest, _metadata, _paths
 from lsfm_core.store._broken import changes_structure, changing, reading
-from lsfm_core.store._chunks import ChunkCodec
+from lsfm_core.store._chunks import ChunkCodec, Grid, checksum_of
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._settings import render_settings, write_settings
 from lsfm_core.store._xml import parse_xml
@@ -42,6 +42,7 @@ class LsfmEditor(LsfmFile):
 
     def __init__(self, path: Path, h5: h5py.File, raw: durable.JournaledFile, draft: Draft, xml: Path | None) -> None:
         super().__init__(path, h5, ChunkCache(0), None, xml)
+        self.ignore_digests()
         self._raw = raw
         self._draft = draft
         self._replaced: dict[str, Space] = {}
@@ -397,6 +398,19 @@ class LsfmEditor(LsfmFile):
                         node.attrs[key] = new
         self._forget()
 
+    @changes_structure
+    def seal(self) -> None:
+        """Take down anew what every chunk of ours is known by, whatever was recorded of it; walks all chunk indices."""
+        self._note("seal")
+        self.h5.pop(_paths.DIGESTS, None)
+        for channel in self.channels.values():
+            uuid = None if channel.foreign else self.h5[_paths.channel(channel.name)].attrs.get(_paths.UUID)
+            if uuid is None:
+                continue
+            for level in channel.levels:
+                cells = self.h5[f"{_paths.level(channel.name, level.index)}/{_paths.CELLS}"]
+                _digest.put_chunk_table(self.h5, uuid, level.index, _stored_table(cells))
+
     def _add(self, name: str) -> None:
         """Let the finished channel take its place, and its name."""
         group = self.h5[_paths.INCOMPLETE]
@@ -468,6 +482,8 @@ class ChannelWriter:
         image = group[_paths.IMAGE]
         self._cells = [image[str(index)][_paths.CELLS] for index in range(len(image))]
         self._codecs = [codec for codec in map(ChunkCodec.of, self._cells) if codec is not None]
+        # What each chunk is known by; 0 for those that were written before an interrupt, and for which the file is asked.
+        self._tables = [np.zeros(Grid(cells.shape, cells.chunks).counts, np.uint32) for cells in self._cells]
 
     @property
     def path(self) -> Path:
@@ -482,8 +498,10 @@ class ChannelWriter:
     def write_chunk(self, level: int, start: Shape3, data: bytes) -> None:
         """Store an encoded chunk whose first voxel is `start`; only from the thread that opened the file."""
         dataset = self._cells[level]
-        dataset.id.write_direct_chunk(start + (0,) * (dataset.ndim - 3), data)
+        place = start + (0,) * (dataset.ndim - 3)
+        dataset.id.write_direct_chunk(place, data)
         self._editor._raw.check()
+        self._tables[level][tuple(a // c for a, c in zip(place, dataset.chunks, strict=True))] = checksum_of(data)
 
     @changes_structure
     def level(self, index: int) -> LazyLevel:
@@ -510,13 +528,26 @@ class ChannelWriter:
         if sources:
             names = [source.name.encode() for source in sources]
             row = np.dtype([("name", f"S{max(map(len, names))}"), ("size", "<u8"), ("crc32", "<u4")])
-            table = np.array([(name, s.size, s.crc32) for name, s in zip(names, sources, strict=True)], row)
-            self._group.create_dataset(_paths.SOURCES, data=table)
+            records = np.array([(name, s.size, s.crc32) for name, s in zip(names, sources, strict=True)], row)
+            self._group.create_dataset(_paths.SOURCES, data=records)
+        for level, (cells, table) in enumerate(zip(self._cells, self._tables, strict=True)):
+            _digest.put_chunk_table(self._editor.h5, self._group.attrs[_paths.UUID], level, _stored_table(cells, table))
         self._editor._add(self._name)
 
 
+def _stored_table(cells: h5py.Dataset, known: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
+    """What the chunks of a level are known by; those that are not `known`, as they stand in the file."""
+    grid = Grid(cells.shape, cells.chunks)
+    table = np.zeros(grid.counts, np.uint32) if known is None else known
+    flat = table.reshape(-1)
+    for number in grid.written(cells):
+        if not flat[number]:
+            flat[number] = checksum_of(cells.id.read_direct_chunk(grid.box(int(number))[0])[1])
+    return table
+
+
 @contextmanager
-def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator[LsfmEditor]:
+def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False, accept: bool = False) -> Iterator[LsfmEditor]:
     """Change a file, or make one: all changes happen when the block ends well, none if it raises or the process dies.
 
     The BigDataViewer XML beside the file is made anew; or the XML by which the file was named.
@@ -528,6 +559,8 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
     resume : bool
         Keep the way to the latest checkpoint if the block is left early, and go on from one that was left; else whatever an
         interrupted change has left is rolled back.
+    accept : bool
+        Change the file even if it is not what was recorded of it, and record what it is.
 
     Raises
     ------
@@ -535,22 +568,26 @@ def edit_lsfm(path: str | os.PathLike[str], *, resume: bool = False) -> Iterator
         If no file of ours can have that name.
     BusyError
         If another program has the file open.
+    ChecksumError
+        If the file is damaged, or another program has changed our part of it.
     StorageError
         If writing fails, for example on a full disk; the file is as it was before.
     """
     target = target_path(path)
-    with joined(target) as draft, _transaction(target, resume, draft, named_xml(path)) as editor:
+    with joined(target) as draft, _transaction(target, resume, accept, draft, named_xml(path)) as editor:
         yield editor
 
 
 @contextmanager
-def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> Iterator[LsfmEditor]:
+def _transaction(target: Path, resume: bool, accept: bool, draft: Draft, xml: Path | None) -> Iterator[LsfmEditor]:
     check_folder(target)
     found: tuple[str, ...] = ()
     if not (resume and durable.waits(target)):
         found = durable.give_up(target)
         if target.exists():
-            open_lsfm(target).close()
+            with open_lsfm(target) as file:
+                if not accept:
+                    file.check_digests()
     raw = durable.JournaledFile(target, resume=resume)
     xml_partial = durable.xml_partial_path(target)
     try:
@@ -569,6 +606,8 @@ def _transaction(target: Path, resume: bool, draft: Draft, xml: Path | None) -> 
                 with suppress(Exception):
                     if raw.touched:
                         merged = merge_log(h5, target, draft.record())
+                if raw.touched:
+                    _digest.write(h5)
                 h5.flush()
                 raw.check()
                 previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None

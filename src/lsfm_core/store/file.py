@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, count
 from math import inf
 from pathlib import Path
@@ -21,6 +21,7 @@ from lsfm_core.confinement import is_inside
 from lsfm_core.durable import DatasetReader, DetachedFile, has_locks, is_marked, recover
 from lsfm_core.errors import (
     BusyError,
+    ChecksumError,
     DamagedError,
     FormatError,
     InputError,
@@ -34,13 +35,13 @@ from lsfm_core.hdf5_filters import find_filters
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
-from lsfm_core.store import _metadata, _paths
+from lsfm_core.store import _digest, _metadata, _paths
 from lsfm_core.store._broken import reading, reads_structure
 from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._log import read_log
 from lsfm_core.store._parts import Parts
 from lsfm_core.store._xml import View, parse_xml, render_xml, with_voxel_size
-from lsfm_core.store.lazy import ChunkCache, LazyLevel
+from lsfm_core.store.lazy import ChunkCache, LazyLevel, TableOf
 from lsfm_core.transforms import Affine
 
 __all__ = ["FORMAT_VERSION", "Channel", "Level", "LsfmFile", "Sides", "named_xml", "open_lsfm", "own_space", "target_path"]
@@ -240,6 +241,8 @@ class LsfmFile:
         self._heeds_xml = True
         self._voxel_size_mm: Triple | None = None
         self._parts = Parts(path, h5)
+        #: Whether what is read is compared with its digest: not in the middle of a change.
+        self._heeds_digests = True
         # What a change does to the setups of others, for the XML: those that are removed, and new names.
         self._gone: set[int] = set()
         self._new_names: dict[int, str] = {}
@@ -271,6 +274,7 @@ class LsfmFile:
             If the file's structure is broken; names the place.
         """
         groups = self.h5.get(_paths.LSFM, {})
+        self.check_digests([_paths.LSFM])
         ours = {name: self._read_channel(name) for name in groups if f"{name}/{_paths.IMAGE}" in groups}
         found = ours | self._read_views(ours)
         # In the order in which they were written; those that BigDataViewer does not show come last.
@@ -376,6 +380,7 @@ class LsfmFile:
         """
         if _paths.labels(self[name].name) not in self.h5:
             return None
+        self.check_digests([_paths.labels(name)])
         text: str = inside(self.h5[_paths.labels(name)], self.path).asstr()[()]
         return text
 
@@ -418,6 +423,8 @@ class LsfmFile:
             known = ", ".join(self[channel].affines) or "none"
             raise InputError(f"{self.path}: channel {channel!r} has no affine {name!r}; it has: {known}")
         group = self.h5[f"{_paths.channel(channel)}/{_paths.AFFINES}"]
+        folders = (f"{_paths.ITK_PARAMS}/", f"{_paths.FIXED_ITK_PARAMS}/")
+        self.check_digests(f"{_paths.channel(channel)}/{_paths.AFFINES}/{part}{name}" for part in ("", *folders))
         parts = [inside(group[f"{part}/{name}"], self.path)[()] for part in (_paths.ITK_PARAMS, _paths.FIXED_ITK_PARAMS)]
         return Affine.from_itk(parts[0], parts[1], name=name)
 
@@ -449,7 +456,51 @@ class LsfmFile:
     @reads_structure
     def log(self) -> tuple[LogRecord, ...]:
         """What was done with the file, exports included, by time; see docs/provenance.md."""
+        self.check_digests([_paths.LOG] if _paths.LOG in self.h5 else [])
         return read_log(self.h5, self.path)
+
+    @cached_property
+    @reads_structure
+    def digests(self) -> Mapping[str, int] | None:
+        """The recorded digest of every object in our part of the file, by its path; None where there are none."""
+        return _digest.read(self.h5)
+
+    @reads_structure
+    def differences(self) -> tuple[tuple[str, str], ...]:
+        """Objects of our part of the file that are not what was recorded of them: their paths, and what is wrong with them."""
+        if self.digests is not None:
+            return tuple(_digest.differences(self.h5, self.digests))
+        expected = _digest.is_expected(self.h5)
+        return (
+            ((f"/{_paths.DIGESTS}", "is damaged, so that nothing tells whether the rest is as it was written"),) if expected else ()
+        )
+
+    def check_digests(self, paths: Iterable[str] | None = None) -> None:
+        """Refuse to go on where objects are not what was recorded of them; default: all of them.
+
+        Raises
+        ------
+        ChecksumError
+            That names the first.
+        """
+        if self.digests is None or not self._heeds_digests:
+            return
+        if paths is None:
+            defects = self.differences()
+        else:
+            known = self.digests
+            defects = tuple((p, "is not what was written") for p in paths if _digest.object_digest(self.h5, p) != known.get(p))
+        if defects:
+            place, what = defects[0]
+            raise ChecksumError(
+                f"{self.path}: {place} {what}: the file is damaged, or another program has changed it: lsfm-core verify lists all; "
+                "lsfm-core seal takes the file as it is"
+            )
+
+    def ignore_digests(self) -> None:
+        """Read from now on what differs from what was recorded of it as well."""
+        self._heeds_digests = False
+        self.__dict__.pop("channels", None)
 
     def ignore_xml(self) -> None:
         """Take nothing of the XML from now on (in others' files it gives channels their names and sizes)."""
@@ -512,14 +563,18 @@ class LsfmFile:
                 f"{self.path}: channel {name!r} has format version {version}; this program reads up to {FORMAT_VERSION}"
             )
         levels = []
-        for index in self._level_indices(_paths.image(name)):
+        indices = self._level_indices(_paths.image(name))
+        nodes = [_paths.level(name, index) for index in indices]
+        self.check_digests([_paths.channel(name), _paths.image(name), *nodes, *(f"{node}/{_paths.CELLS}" for node in nodes)])
+        for index in indices:
             node = self.h5[_paths.level(name, index)]
             factors = tuple(float(f) for f in node.attrs[_paths.FACTORS])
             affine = np.asarray(node.attrs[_paths.WORLD_FROM_VOXEL])
             found = self._parts.find(f"{node.name}/{_paths.CELLS}")
             if found is None:
                 raise FormatError(f"{self.path}: {node.name}/{_paths.CELLS} is missing, or lies in a file that is")
-            levels.append(self._level(index, found[0], factors, affine, group.attrs[_paths.DATA_TYPE], found[1]))
+            table_of = partial(_table_of, str(group.attrs[_paths.UUID]), index) if _paths.UUID in group.attrs else None
+            levels.append(self._level(index, found[0], factors, affine, group.attrs[_paths.DATA_TYPE], found[1], table_of))
         setup = int(group.attrs[_paths.SETUP])
         levels, remarks = self._placed_by_xml(setup, levels)
         return Channel(
@@ -710,11 +765,14 @@ class LsfmFile:
         world_from_voxel: npt.NDArray[np.float64],
         dtype: npt.DTypeLike | None = None,
         owner: h5py.File | DetachedFile | None = None,
+        table_of: TableOf | None = None,
     ) -> Level:
         find_filters(cells)
         owner = owner or self._open_file
         access = DatasetReader(owner, cells, _identity) if isinstance(owner, DetachedFile) else None
-        data = LazyLevel.of(cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access)
+        data = LazyLevel.of(
+            cells, cache=self.cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access, table_of=table_of
+        )
         space = Space(cells.shape[:3], world_from_voxel)
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
@@ -837,6 +895,11 @@ def _hdf5_of_xml(path: Path) -> Path:
     if not target.is_file():
         raise MissingError(f"{path}: its HDF5 file {content.hdf5} is missing")
     return target
+
+
+def _table_of(uuid: str, level: int, dataset: h5py.Dataset) -> npt.NDArray[np.uint32] | None:
+    """What the chunks of a level of ours are known by."""
+    return _digest.chunk_table(dataset.file, uuid, level)
 
 
 def _identity(dataset: h5py.Dataset) -> tuple[Any, ...]:

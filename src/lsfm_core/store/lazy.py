@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from itertools import count, product
 from typing import Any, TypeVar
 
@@ -24,13 +25,14 @@ from lsfm_core.store._ahead import ReadAhead
 from lsfm_core.store._broken import reading
 from lsfm_core.store._chunks import ChunkCodec, Grid, share_out
 
-__all__ = ["ChunkCache", "LazyLevel"]
+__all__ = ["ChunkCache", "LazyLevel", "TableOf"]
 
 Array = npt.NDArray[Any]
 Index = int | slice | Any
 Result = TypeVar("Result")
 #: Does work on a dataset, and gives what comes of it.
 Access = Callable[[Callable[[h5py.Dataset], Any]], Any]
+TableOf = Callable[[h5py.Dataset], npt.NDArray[np.uint32] | None]
 
 #: Decoded chunks that one file keeps unless its opener says otherwise.
 DEFAULT_CACHE_BYTES = 256 * 2**20
@@ -99,10 +101,17 @@ class _Store:
     """One dataset with its codec and cache: what all views of it share."""
 
     def __init__(
-        self, dataset: h5py.Dataset, dtype: np.dtype[Any], cache: ChunkCache, max_read_bytes: int | None, access: Access
+        self,
+        dataset: h5py.Dataset,
+        dtype: np.dtype[Any],
+        cache: ChunkCache,
+        max_read_bytes: int | None,
+        access: Access,
+        table_of: TableOf | None,
     ) -> None:
         self._access = access
         self.codec = ChunkCodec.of(dataset)
+        self._table_of = table_of
         self.has_checksums: bool = dataset.fletcher32
         self.dtype = dtype
         self.cache = cache
@@ -120,6 +129,11 @@ class _Store:
         with reading(self.name, "its voxels cannot be read"):
             result: Result = self._access(work)
             return result
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.uint32] | None:
+        """What each chunk is known by, where that was kept."""
+        return None if self._table_of is None else self.access(self._table_of)
 
     def cached(self, index: tuple[int, ...]) -> Array | None:
         """Decoded chunk of a chunk index, if the cache has it."""
@@ -141,9 +155,10 @@ class _Store:
         if self.codec is None:
             box = tuple(slice(o, min(o + c, n)) for o, c, n in zip(offset, self.chunks, self.shape, strict=True))
             return self._present(self.access(lambda dataset: _read_box(dataset, box, self.name)))
-        codec = self.codec
+        codec, table = self.codec, self.table
+        expected = None if table is None else int(table[index])
         try:
-            chunk = self.access(lambda dataset: codec.read(dataset, offset))
+            chunk = self.access(lambda dataset: codec.read(dataset, offset, expected))
         except ChecksumError as error:
             raise ChecksumError(f"{self.name}, voxels from {offset}: {error}") from error
         if chunk is None:
@@ -190,6 +205,7 @@ class LazyLevel:
         dtype: npt.DTypeLike | None = None,
         max_read_bytes: int | None = None,
         access: Access | None = None,
+        table_of: TableOf | None = None,
     ) -> LazyLevel:
         """View of a whole dataset.
 
@@ -203,8 +219,11 @@ class LazyLevel:
             Refuse to read more than this at once.
         access : callable, optional
             Given work, does it on the dataset as it is then; default: on `dataset`.
+        table_of : callable, optional
+            Takes the dataset and gives the checksum that the stored chunk at each place ends with, or None.
         """
-        store = _Store(dataset, np.dtype(dtype or dataset.dtype), cache, max_read_bytes, access or (lambda work: work(dataset)))
+        access = access or (lambda work: work(dataset))
+        store = _Store(dataset, np.dtype(dtype or dataset.dtype), cache, max_read_bytes, access, table_of)
         return cls(store, tuple(range(n) for n in dataset.shape))
 
     def padded(self, shape: tuple[int, ...]) -> LazyLevel:

@@ -28,9 +28,9 @@ from lsfm_core._request import Request
 from lsfm_core.errors import ChecksumError, ExistsError, FormatError, LsfmError, MemoryBudgetError, StorageError
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import recorded
-from lsfm_core.store import _paths
+from lsfm_core.store import _digest, _paths
 from lsfm_core.store._broken import changing
-from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, default_threads
+from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, check_identity, checksum_of, default_threads
 from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._settings import render_settings, settings_path, write_settings
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
@@ -49,6 +49,8 @@ T = TypeVar("T")
 _BATCH_BYTES = 2**20
 #: A chunk as it is stored, decoded, shuffled, and encoded.
 _COPIES_OF_A_CHUNK = 4
+#: What a copy is made without: the remains of a killed write, and digests, which are made anew.
+_LEFT_OUT = (_paths.INCOMPLETE, _paths.DIGESTS)
 #: Side of the chunks that voxels get which are to be compressed and have none.
 _SIDE = 64
 #: Room for what an object has beside its data, and by which another deflate may be worse at the same data.
@@ -201,9 +203,18 @@ class _Chunked:
         Whether chunks are carried over as they are stored.
     targets : array
         Numbers of the chunks of the copy, in the order in which they are made.
+    table : array
+        What the chunks of the copy are known by, as they are made.
     """
 
-    def __init__(self, dataset: h5py.Dataset, decoder: ChunkCodec | None, encoder: ChunkCodec, place: str) -> None:
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        decoder: ChunkCodec | None,
+        encoder: ChunkCodec,
+        place: str,
+        known: npt.NDArray[np.uint32] | None,
+    ) -> None:
         self.dataset = dataset
         self.encoder = encoder
         self._decoder = decoder
@@ -215,7 +226,11 @@ class _Chunked:
             self._written = self._old.written(dataset)
         else:
             self._written = np.arange(int(np.prod(self._old.counts)) if dataset.id.get_storage_size() else 0)
+        self._known = known
+        if known is not None and len(self._written) < known.size:
+            raise ChecksumError(f"{dataset.file.filename}: {place}: chunks are missing: the file is damaged")
         self.targets = self._written if self._old == self.grid else self._regrouped()
+        self.table = np.zeros(self.grid.counts, np.uint32)
         fill = np.zeros((), dataset.dtype)
         dataset.id.get_create_plist().get_fill_value(fill)
         self._fill = np.frombuffer(fill.tobytes(), encoder.dtype)[0]
@@ -259,7 +274,7 @@ class _Chunked:
         start, stop = self.grid.box(number)
         if self.copied:
             assert self._decoder is not None
-            mask, data = self.dataset.id.read_direct_chunk(start)
+            mask, data = self._stored(number)
             with self._naming(start, stop):
                 self._decoder.check(data, mask)
             return mask, data, isal_zlib.crc32(data, mask)
@@ -284,7 +299,7 @@ class _Chunked:
                     self._insert(block, start, old, cache)
             return self.encoder.octets(block)
         if self._decoder is not None and self._decoder.shuffles == self.encoder.shuffles:
-            mask, data = self.dataset.id.read_direct_chunk(start)
+            mask, data = self._stored(number)
             with self._naming(start, stop):
                 octets, shuffled = self._decoder.unpack(data, mask)
             if shuffled == self.encoder.shuffles:
@@ -307,7 +322,7 @@ class _Chunked:
         start, stop = self._old.box(number)
         with self._naming(start, stop):
             if self._decoder is not None:
-                mask, data = self.dataset.id.read_direct_chunk(start)
+                mask, data = self._stored(number)
                 return self._decoder.decode(data, mask)
             try:
                 values, _ = read_box(self.dataset, (start, stop))
@@ -316,6 +331,15 @@ class _Chunked:
         block = np.full(self._old.chunks, self._fill, self.encoder.dtype)
         block[tuple(slice(n) for n in values.shape)] = values
         return block
+
+    def _stored(self, number: int) -> tuple[int, bytes]:
+        """Filter mask and bytes of a chunk as it is stored, if it is the one that was written there."""
+        start, stop = self._old.box(number)
+        mask, data = self.dataset.id.read_direct_chunk(start)
+        if self._known is not None:
+            with self._naming(start, stop):
+                check_identity(data, mask, int(self._known.flat[number]))
+        return mask, data
 
     def _was_written(self, number: int) -> bool:
         place = int(np.searchsorted(self._written, number))
@@ -342,8 +366,11 @@ class _Plan:
 
     def __init__(self, file: LsfmFile, request: RepackRequest, target: Path) -> None:
         self.file = file
-        self.nodes = nodes_of(file.h5, _paths.INCOMPLETE)
+        file.check_digests()
+        self.nodes = nodes_of(file.h5, _LEFT_OUT)
         places = _places(file)
+        #: The levels of ours, by the address of their dataset: the id of their channel, and their number.
+        self.levels = _levels(file)
         # By any of their names; the others of an object may say something else.
         voxels = {
             address(node[_paths.CELLS])
@@ -361,7 +388,8 @@ class _Plan:
             if codecs is None:
                 self.need_bytes += int(node.id.get_storage_size())
                 continue
-            chunked = _Chunked(node, *codecs, places.get(where, node.name))
+            known = _digest.chunk_table(file.h5, *self.levels[where]) if where in self.levels else None
+            chunked = _Chunked(node, *codecs, places.get(where, node.name), known)
             least = _COPIES_OF_A_CHUNK * max(codec.nbytes for codec in codecs if codec is not None)
             if least > request.memory_bytes:
                 raise MemoryBudgetError(
@@ -428,6 +456,16 @@ def _codecs(dataset: h5py.Dataset, request: RepackRequest, voxels: bool) -> tupl
     return decoder, encoder if encoder == decoder else replace(encoder, level=min(encoder.level, 3))
 
 
+def _levels(file: LsfmFile) -> dict[int, tuple[str, int]]:
+    """The levels of channels of ours, by the address of their dataset: the id of the channel, and the level's number."""
+    found: dict[int, tuple[str, int]] = {}
+    for channel in file.channels.values():
+        uuid = None if channel.foreign else file.h5[_paths.channel(channel.name)].attrs.get(_paths.UUID)
+        for level in channel.levels if uuid is not None else ():
+            found[address(file.h5[f"{_paths.level(channel.name, level.index)}/{_paths.CELLS}"])] = (str(uuid), level.index)
+    return found
+
+
 def _places(file: LsfmFile) -> dict[int, str]:
     """How the voxels of a channel's level are called, by the address of their dataset."""
     places = {}
@@ -465,6 +503,7 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
             with h5py.File(place, "r", locking=False) as target:
                 _compare(plan, target, known, run, advance)
             synced.result()
+            _seal(plan, raw)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -480,7 +519,7 @@ def _write(
     order = plan.file.h5["/"].id.get_create_plist().get_link_creation_order() != 0
     target = h5py.File(raw, "w", libver=LIBVER, track_order=order)
     try:
-        tree = TreeCopy(plan.nodes, target, _paths.INCOMPLETE)
+        tree = TreeCopy(plan.nodes, target, _LEFT_OUT)
         tree.build(plan.creation)
         for where, node in plan.nodes.items():
             if where in plan.chunked:
@@ -498,6 +537,24 @@ def _write(
         finally:
             raw.check()  # wins over what HDF5 makes of it
     return known
+
+
+def _seal(plan: _Plan, raw: durable.RawFile) -> None:
+    """Let the new file have digests, if any of it is ours."""
+    if not plan.levels:
+        return
+    target = h5py.File(raw, "r+", libver=LIBVER)
+    try:
+        for where, level in plan.levels.items():
+            _digest.put_chunk_table(target, *level, plan.chunked[where].table)
+        _digest.write(target)
+        target.flush()
+    finally:
+        try:
+            target.close()
+        finally:
+            raw.check()
+    raw.sync()
 
 
 def _in_order(
@@ -538,6 +595,7 @@ def _copy_chunks(
         nonlocal done
         mask, data, known[done] = made
         copy.id.write_direct_chunk(chunked.grid.box(number)[0], data, mask)
+        chunked.table.flat[number] = checksum_of(data)
         done += 1
         advance(chunked.encoder.nbytes)
 
@@ -550,7 +608,7 @@ def _compare(
 ) -> None:
     """Read the new file again, and compare it with what went into it."""
     name = target.filename
-    place = difference(plan.nodes, target, _paths.INCOMPLETE, lambda node: address(node) in plan.chunked.keys() | plan.restated)
+    place = difference(plan.nodes, target, _LEFT_OUT, lambda node: address(node) in plan.chunked.keys() | plan.restated)
     if place is not None:
         raise StorageError(f"{name}: reads back otherwise than it was written ({place}): the disk may be failing")
     for where, chunked in plan.chunked.items():

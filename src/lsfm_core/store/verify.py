@@ -122,11 +122,13 @@ def verify_file(
         If the file cannot be opened at all; whatever is wrong inside it is in the report.
     """
     with open_lsfm(path, cache=ChunkCache(2**26)) as file:
+        differences = [Defect(f"{place} {what}") for place, what in file.differences()]
+        file.ignore_digests()
         try:
             channels = list(file.channels.values())
         except FormatError as error:
-            return VerifyReport(file.path, 0, 0, (Defect(str(error).removeprefix(f"{file.path}: ")),))
-        defects = [*structure_defects(file, channels), *compare_xml(file)]
+            return VerifyReport(file.path, 0, 0, (*differences, Defect(str(error).removeprefix(f"{file.path}: "))))
+        defects = [*differences, *structure_defects(file, channels), *compare_xml(file)]
         views = [(channel, time, file.levels_at(channel.name, time)) for channel in channels for time in channel.timepoints]
         passes = sum(level.data.nbytes for _, _, pyramid in views for level in pyramid)
         if levels:
