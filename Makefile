@@ -52,8 +52,9 @@ test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the o
 	@QT_API=pyside6 QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -m bindings -n auto
 
 .PHONY: soak
-soak: .venv/ready ## kill writers 200 times, and look at what they leave
-	@LSFM_KILLS=40 .venv/bin/pytest tests/core/test_safety.py -k killed
+soak: .venv/ready ## kill writers 600 times, cut the power 4000 times, let each call fail, and look at what they leave
+	@LSFM_KILLS=40 LSFM_CRASHES=400 LSFM_FAULTS=60 .venv/bin/pytest tests/core/test_safety.py tests/core/test_crashes.py \
+		tests/core/test_faults.py -k 'kill or crash or each_call'
 
 .PHONY: bench
 bench: .venv/ready ## measure against other writers; results in benchmarks/results/

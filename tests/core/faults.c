@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -36,6 +38,39 @@ static int fails_of(int fd)
     return fails(path);
 }
 
+/* Where FAULT_RECORD names a file: what is done below FAULT_FOLDER, in order, for crashes to be made of. */
+static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
+static int operations = 0;
+
+static int recorded_path(const char *path)
+{
+    const char *folder = getenv("FAULT_FOLDER");
+    return getenv("FAULT_RECORD") && folder && !strncmp(path, folder, strlen(folder)) && !strstr(path, "-log");
+}
+
+static void note(const char *head, const void *data, size_t size)
+{
+    ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
+    int (*real_open)(const char *, int, ...) = dlsym(RTLD_NEXT, "open");
+    static int log = -1;
+    pthread_mutex_lock(&recording);
+    if (log < 0) log = real_open(getenv("FAULT_RECORD"), O_CREAT | O_WRONLY | O_TRUNC, 0666);
+    operations++;
+    if (real(log, head, strlen(head)) < 0 || (size && real(log, data, size) < 0)) abort();
+    pthread_mutex_unlock(&recording);
+}
+
+static int recorded_fd(int fd, struct stat *status)
+{
+    char link[64], path[PATH_MAX];
+    if (!getenv("FAULT_RECORD")) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, sizeof path - 1);
+    if (size < 0) return 0;
+    path[size] = 0;
+    return recorded_path(path) && !fstat(fd, status);
+}
+
 #define REAL(type, name, ...) static type (*real)(__VA_ARGS__); if (!real) real = dlsym(RTLD_NEXT, #name)
 
 int flock(int fd, int operation)
@@ -48,44 +83,89 @@ int flock(int fd, int operation)
 ssize_t write(int fd, const void *data, size_t size)
 {
     REAL(ssize_t, write, int, const void *, size_t);
-    return fails_of(fd) ? -1 : real(fd, data, size);
+    if (fails_of(fd)) return -1;
+    struct stat status;
+    char head[128];
+    if (!recorded_fd(fd, &status)) return real(fd, data, size);
+    off_t offset = lseek(fd, 0, SEEK_CUR);
+    ssize_t done = real(fd, data, size);
+    snprintf(head, sizeof head, "W %lu %ld %ld\n", status.st_ino, offset, done);
+    if (done > 0) note(head, data, done);
+    return done;
 }
 
 int fsync(int fd)
 {
     REAL(int, fsync, int);
-    return fails_of(fd) ? -1 : real(fd);
+    if (fails_of(fd)) return -1;
+    struct stat status;
+    char head[128];
+    int before = operations, done = real(fd);
+    if (recorded_fd(fd, &status)) {
+        snprintf(head, sizeof head, "%c %lu %d\n", S_ISDIR(status.st_mode) ? 'D' : 'F', status.st_ino, before);
+        note(head, NULL, 0);
+    }
+    return done;
+}
+
+static int cut(int (*real)(int, off_t), int fd, off_t size)
+{
+    struct stat status;
+    char head[128];
+    if (fails_of(fd)) return -1;
+    int done = real(fd, size);
+    snprintf(head, sizeof head, "T %lu %ld\n", recorded_fd(fd, &status) ? status.st_ino : 0, size);
+    if (recorded_fd(fd, &status)) note(head, NULL, 0);
+    return done;
 }
 
 int ftruncate(int fd, off_t size)
 {
     REAL(int, ftruncate, int, off_t);
-    return fails_of(fd) ? -1 : real(fd, size);
+    return cut(real, fd, size);
 }
 
 int ftruncate64(int fd, off_t size)
 {
     REAL(int, ftruncate64, int, off_t);
-    return fails_of(fd) ? -1 : real(fd, size);
+    return cut(real, fd, size);
 }
 
 int rename(const char *old, const char *new)
 {
     REAL(int, rename, const char *, const char *);
-    return fails(old) ? -1 : real(old, new);
+    char head[2 * PATH_MAX + 16];
+    if (fails(old)) return -1;
+    int done = real(old, new);
+    snprintf(head, sizeof head, "R %s\t%s\n", old, new);
+    if (!done && recorded_path(old)) note(head, NULL, 0);
+    return done;
 }
 
 int unlink(const char *path)
 {
     REAL(int, unlink, const char *);
-    return fails(path) ? -1 : real(path);
+    char head[PATH_MAX + 16];
+    if (fails(path)) return -1;
+    int done = real(path);
+    snprintf(head, sizeof head, "U %s\n", path);
+    if (!done && recorded_path(path)) note(head, NULL, 0);
+    return done;
 }
 
 static int opened(const char *name, const char *path, int flags, mode_t mode)
 {
     int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, name);
+    struct stat status;
+    char head[PATH_MAX + 64];
     if (flags & O_CREAT && fails(path)) return -1;
-    return real(path, flags, mode);
+    int is_new = stat(path, &status), fd = real(path, flags, mode);
+    if (fd >= 0 && flags & O_CREAT && recorded_fd(fd, &status) && S_ISREG(status.st_mode)) {
+        if (is_new) snprintf(head, sizeof head, "C %lu %s\n", status.st_ino, path);
+        else snprintf(head, sizeof head, "T %lu 0\n", status.st_ino);
+        if (is_new || flags & O_TRUNC) note(head, NULL, 0);
+    }
+    return fd;
 }
 
 int open(const char *path, int flags, ...)

@@ -52,7 +52,8 @@ def run(*arguments: str | Path, library: Path, **faults: object) -> subprocess.C
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    """All files but BigDataViewer's settings, how it looks at first, which are made anew when they are missing."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and ".settings.xml" not in file.name}
 
 
 def restore(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -86,7 +87,7 @@ folder, sample, *command = sys.argv[1:]
 folder, errors = Path(folder), [errno.ENOSPC, errno.EIO, errno.EDQUOT]
 path = folder / "brain.h5"
 def content():
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and ".settings.xml" not in file.name}
 before, number, outcomes = content(), 1, []
 while number < 500 and 0 not in outcomes:
     for name in set(content()) - set(before):

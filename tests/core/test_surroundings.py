@@ -52,7 +52,7 @@ def die_in_a_change(path: Path, *options: str) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and ".settings.xml" not in file.name}
 
 
 def refused(path: Path, message: str, capsys: pytest.CaptureFixture[str]) -> None:
