@@ -456,7 +456,7 @@ class LsfmFile:
     @reads_structure
     def log(self) -> tuple[LogRecord, ...]:
         """What was done with the file, exports included, by time; see docs/provenance.md."""
-        self.check_digests([_paths.LOG] if _paths.LOG in self.h5 else [])
+        self.check_digests([_paths.LOG])
         return read_log(self.h5, self.path)
 
     @cached_property
@@ -489,7 +489,8 @@ class LsfmFile:
             defects = self.differences()
         else:
             known = self.digests
-            defects = tuple((p, "is not what was written") for p in paths if _digest.object_digest(self.h5, p) != known.get(p))
+            there = [path for path in paths if path in known or path in self.h5]
+            defects = tuple((p, "is not what was written") for p in there if _digest.object_digest(self.h5, p) != known.get(p))
         if defects:
             place, what = defects[0]
             raise ChecksumError(
