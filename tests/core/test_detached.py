@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from lsfm_core import BusyError, ChecksumError, ChunkCache, LazyLevel, StorageError, open_lsfm
-from lsfm_core.durable import journal_path, recover
+from lsfm_core import BusyError, ChecksumError, ChunkCache, LazyLevel, RepackRequest, StorageError, open_lsfm, repack_file
+from lsfm_core.durable import Snapshot, _disk, journal_path, recover
 from lsfm_core.store import edit_lsfm
 from lsfm_core.testing import write_series
 
@@ -215,3 +216,25 @@ for number in range(12):
 def test_python_may_end_while_levels_are_open(path: Path) -> None:
     code = "import sys, lsfm_core; level = lsfm_core.open_lsfm(sys.argv[1], detached=True)['signal'].levels[0]; level[0].read()"
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
+
+
+def test_a_repack_and_the_next_writer_while_it_is_opened(path: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The descriptor of the old file, and the journal of the new one, are not taken for one."""
+    real = _disk.settled_generation
+    with ExitStack() as stack:
+
+        def late(file: Any, place: Path) -> Any:
+            monkeypatch.setattr(_disk, "settled_generation", real)
+            settled = real(file, place)
+            repack_file(RepackRequest(path=path, compression=0))
+            editor = stack.enter_context(edit_lsfm(path))
+            editor.remove_channel("signal")
+            editor.h5["junk"] = np.ones(10**6, np.uint8)
+            editor.h5.flush()
+            return settled
+
+        monkeypatch.setattr(_disk, "settled_generation", late)
+        level = open_level(path)
+        with h5py.File(Snapshot.take(path), "r") as file:
+            assert file["LSFM/signal/IMAGE/0/cells"].compression is None, "or it is the old file"
+        np.testing.assert_array_equal(level, volume)

@@ -65,14 +65,16 @@ class Snapshot(io.RawIOBase):
             settled = _disk.settled_generation(file, path)
             undo = UndoLog.find(journal_path(path), file)
             # All of this must be of one file: another may have taken its name meanwhile.
-            if _is_at(file, path):
-                if undo is not None:
-                    return cls(path, file, undo.generation, undo)
-                if settled is not None:
-                    return cls(path, file, settled, None)
+            is_same = _is_at(file, path)
+            if is_same and undo is not None:
+                return cls(path, file, undo.generation, undo)
+            if is_same and settled is not None:
+                return cls(path, file, settled, None)
             file.close()
             if undo is not None:
                 undo.close()
+            if not is_same:
+                continue
             if time.monotonic() > deadline:
                 raise BusyError(f"{path}: another program is writing to it: try again when it is done")
             time.sleep(LOCK_SECONDS / 20)
