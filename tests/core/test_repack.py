@@ -668,7 +668,7 @@ def test_every_write_may_fail(tmp_path: Path, ingest_series: Ingester, volume: A
     monkeypatch.setattr(_disk, "write_all", failing(0))
     run(path, output=tmp_path / "new.h5")
     total = calls
-    for name in ("new.h5", "new.xml"):
+    for name in ("new.h5", "new.xml", "new.settings.xml"):
         (tmp_path / name).unlink()
     for at in (1, total // 2, total - 1, total):
         calls = 0
