@@ -37,7 +37,7 @@ def inside(dataset: h5py.Dataset, path: Path, depth: int = 0) -> h5py.Dataset:
     """
     # Of a file that is read through Python, HDF5 knows no name.
     own = path if dataset.file.driver == "fileobj" else Path(dataset.file.filename)
-    if not is_inside(own, path):
+    if own != path and not is_inside(own, path):
         raise _refusal(path, dataset, own, "links to")
     for name, _, _ in dataset.external or ():
         # HDF5 takes these from the working directory.

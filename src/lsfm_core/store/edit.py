@@ -467,10 +467,6 @@ class LsfmEditor(LsfmFile):
         """Take down what is done, for the log of changes that no request describes."""
         self._draft.changes.append((operation, arguments))
 
-    def _forget(self) -> None:
-        """Read the channels anew when they are asked for next."""
-        self.__dict__.pop("channels", None)
-
 
 class ChannelWriter:
     """Takes the chunks of a channel that is being made."""

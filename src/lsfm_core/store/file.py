@@ -501,12 +501,12 @@ class LsfmFile:
     def ignore_digests(self) -> None:
         """Read from now on what differs from what was recorded of it as well."""
         self._heeds_digests = False
-        self.__dict__.pop("channels", None)
+        self._forget()
 
     def ignore_xml(self) -> None:
         """Take nothing of the XML from now on (in others' files it gives channels their names and sizes)."""
         self._heeds_xml = False
-        self.__dict__.pop("channels", None)
+        self._forget()
 
     def render_xml(self, previous: bytes | None, hdf5: str | None = None) -> bytes:
         """BigDataViewer's XML for the file as it is now.
@@ -551,6 +551,11 @@ class LsfmFile:
     def first_timepoint(self) -> int:
         """BigDataViewer's number of the file's first timepoint, at which our channels stand."""
         return min((t for t in map(_paths.timepoint_index, self.h5) if t is not None), default=0)
+
+    def _forget(self) -> None:
+        """Read the channels anew when they are asked for next."""
+        for name in ("channels", "_times"):
+            self.__dict__.pop(name, None)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
@@ -712,9 +717,14 @@ class LsfmFile:
             )
         return channels
 
+    @cached_property
+    def _times(self) -> tuple[int, ...]:
+        """All timepoints of the file: asked for by each of its setups, which can be thousands."""
+        return tuple(sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None))
+
     def _timepoints_of(self, setup: int) -> tuple[int, ...]:
         """The timepoints at which a setup has voxels; the first one where it has none."""
-        times = sorted(t for t in map(_paths.timepoint_index, self.h5) if t is not None) if setup >= 0 else []
+        times = self._times if setup >= 0 else ()
         cells = [(time, f"{_paths.view_level(time, setup, 0)}/{_paths.CELLS}") for time in times]
         return tuple(time for time, place in cells if self._parts.find(place) is not None) or (self.first_timepoint,)
 
