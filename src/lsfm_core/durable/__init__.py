@@ -15,7 +15,15 @@ from lsfm_core.durable._change import (
 from lsfm_core.durable._disk import RawFile, write_file
 from lsfm_core.durable._lock import has_locks
 from lsfm_core.durable._mark import is_marked
-from lsfm_core.durable._outputs import check_new, new_file, new_files, new_files_in_folder
+from lsfm_core.durable._outputs import (
+    check_new,
+    clear_folder,
+    hidden_folder,
+    new_file,
+    new_files,
+    new_files_in_folder,
+    settle_outputs,
+)
 from lsfm_core.durable._snapshot import DatasetReader, DetachedFile, Snapshot
 
 __all__ = [
@@ -26,8 +34,10 @@ __all__ = [
     "Snapshot",
     "check_new",
     "checkpoint_path",
+    "clear_folder",
     "give_up",
     "has_locks",
+    "hidden_folder",
     "is_marked",
     "journal_path",
     "new_file",
@@ -36,6 +46,7 @@ __all__ = [
     "partial_path",
     "recover",
     "replacing",
+    "settle_outputs",
     "waiting_xml",
     "waits",
     "write_file",

@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from lsfm_core.errors import BusyError, StorageError
 
@@ -21,7 +21,19 @@ try:
 except ImportError:  # Windows: opening for writing is already exclusive enough to keep a second writer out
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["CAN_LOCK", "LOCK_SECONDS", "Hold", "flock", "has_locks", "is_written", "lock", "lock_path"]
+__all__ = [
+    "CAN_LOCK",
+    "LOCK_SECONDS",
+    "Hold",
+    "fate",
+    "flock",
+    "has_locks",
+    "is_written",
+    "lock",
+    "lock_path",
+    "ourselves",
+    "try_lock",
+]
 
 CAN_LOCK = fcntl is not None
 #: Who looks in, or has just committed, holds the lock for less than this.
@@ -123,9 +135,22 @@ def is_written(file: io.FileIO, path: Path) -> bool:
         return True
     except OSError:
         text = _text_of(lock_path(path))
-        return text is not None and _fate(text) != "dead"
+        return text is not None and fate(text) != "dead"
     fcntl.flock(file.fileno(), fcntl.LOCK_UN)
     return False
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Take a descriptor's lock without waiting; False if somebody else has it, None where there is none."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def flock(file: io.FileIO, path: Path) -> bool:
@@ -153,7 +178,7 @@ def flock(file: io.FileIO, path: Path) -> bool:
 def _lock_file(path: Path, force: bool) -> Hold:
     """Take the lock by a file; of one that is there, the owner must be dead."""
     place = lock_path(path)
-    text = json.dumps({**_ourselves(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)})
+    text = json.dumps({**ourselves(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "token": secrets.token_hex(8)})
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -188,9 +213,9 @@ def _check_owner(path: Path, force: bool) -> None:
     text = _text_of(place)
     if text is None:
         return
-    fate = _fate(text)
-    if fate == "alive" or (fate == "unknown" and not force):
-        raise BusyError(f"{path}: {_who(place, text, fate)}")
+    judged = fate(text)
+    if judged == "alive" or (judged == "unknown" and not force):
+        raise BusyError(f"{path}: {_who(place, text, judged)}")
     # What we take away must be what we have judged, and not the lock of somebody who was quicker.
     aside = place.with_name(f"{place.name}.{secrets.token_hex(4)}")
     try:
@@ -217,9 +242,9 @@ def _who(place: Path, text: str, fate: str) -> str:
     )
 
 
-def _fate(text: str) -> str:
+def fate(text: str) -> Literal["alive", "dead", "unknown"]:
     """Whether the owner that a lock file tells of is alive, dead, or in a place that we cannot see."""
-    owner, ours = _parsed(text), _ourselves()
+    owner, ours = _parsed(text), ourselves()
     if not owner or owner.get("host") != ours["host"]:
         return "unknown"
     if owner.get("boot") != ours["boot"]:
@@ -232,7 +257,8 @@ def _fate(text: str) -> str:
     return "alive"
 
 
-def _ourselves() -> dict[str, Any]:
+def ourselves() -> dict[str, Any]:
+    """What this process is known by, here and elsewhere."""
     boot = processes = ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -43,13 +43,13 @@ def check_not_read(output: Path, inputs: Iterable[Path]) -> None:
 
 
 def check_room(path: Path, nbytes: int) -> None:
-    """Refuse to begin what may need more bytes than are free on the disk of `path`, whose folder is there.
+    """Refuse to begin what may need more bytes than are free on the disk of `path`, whose folder may not be there yet.
 
     Raises
     ------
     StorageError
     """
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
     if nbytes > free:
         raise StorageError(
             f"{path}: may need {size_text(nbytes)}, and {size_text(free)} are free on its disk: make room, or choose another folder"

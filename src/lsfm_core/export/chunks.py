@@ -160,7 +160,7 @@ def export_chunks(
         flat = [path for paths in outputs for path in paths]
         with new_files_in_folder([*flat, manifest], request.overwrite) as partials:
             firsts = np.cumsum([0, *map(len, outputs)]).tolist()
-            check_output(names[0], plan.image, overwrite=request.overwrite)
+            check_output(names[0], plan.image, overwrite=request.overwrite, makes_folder=True)
             report = _report(plan, boxes, progress, cancel)
             rows = []
             for box, name, first in zip(boxes, names, firsts, strict=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from lsfm_core._request import Request
+from lsfm_core.durable import hidden_folder, settle_outputs
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.export._files import check_not_read
 from lsfm_core.export.chunks import MANIFEST, MANIFEST_VERSION
@@ -191,8 +191,8 @@ def merge_chunks(
     numbers = _join(pieces, cancel) if request.relabel else None
     report = Progress("merge", image.nbytes, progress, cancel)
     threads = request.threads or default_threads()
-    with tempfile.TemporaryDirectory(prefix=".merge-", dir=request.output.parent) as folder:
-        whole = _Whole(image, Path(folder) / "whole", request.memory_bytes, plan.axis)
+    with hidden_folder(request.output) as folder:
+        whole = _Whole(image, folder / "whole", request.memory_bytes, plan.axis)
         for number, piece in enumerate(pieces):
             array = piece.load(kind)
             if numbers is None and (array.dtype != dtype or array.shape[3:] != image.shape[3:]):
@@ -247,6 +247,7 @@ class _Manifest(BaseModel):
 
 
 def _read_manifest(path: Path) -> _Manifest:
+    settle_outputs(path)
     check_file(path)
     try:
         return _Manifest.model_validate_json(path.read_bytes())
@@ -333,7 +334,7 @@ class _Whole:
                         file.truncate(image.nbytes)
             except OSError as error:
                 raise StorageError(
-                    f"{path.parent.parent}: no temporary file of {size_text(image.nbytes)} can be made there: {error.strerror}: "
+                    f"{path.parents[2]}: no temporary file of {size_text(image.nbytes)} can be made there: {error.strerror}: "
                     "make room, or raise the memory"
                 ) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.durable import check_new, new_file, new_files
+from lsfm_core.durable import check_new, new_file, new_files, settle_outputs
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.formats._channels import PlanesAre, pick_channel
 from lsfm_core.formats._convert import converted
@@ -109,6 +109,7 @@ def open_source(
     elif not os.fspath(image):
         raise InputError("image: is empty: name a file or folder")
     else:
+        settle_outputs(Path(image))
         source = _open_path(Path(image), channel, kind, planes_are)
     try:
         _check_components(source, kind)
@@ -226,8 +227,16 @@ def _check_channel(source: Source, channel: int | str | None) -> None:
         raise
 
 
-def check_output(path: Path, image: OutputImage, *, overwrite: bool) -> int:
+def check_output(path: Path, image: OutputImage, *, overwrite: bool, makes_folder: bool = False) -> int:
     """Find out all that can be known before the work of writing an image begins.
+
+    Parameters
+    ----------
+    path : Path
+    image : OutputImage
+    overwrite : bool
+    makes_folder : bool
+        Whether its folder will be made if it is not there.
 
     Returns
     -------
@@ -248,11 +257,12 @@ def check_output(path: Path, image: OutputImage, *, overwrite: bool) -> int:
         holds_all = "" if output.dtypes >= ALL_DTYPES else ": .npy and .ome.zarr can"
         raise InputError(f"{path}: {output.name} cannot hold voxels of type {image.dtype}{holds_all}")
     for name in output_paths(path):
-        check_new(name, overwrite)
+        if not makes_folder or name.parent.is_dir():
+            check_new(name, overwrite)
         if name.exists() and not (_is_zarr(name) if output.is_folder else name.is_file()):
             raise StorageError(f"{name}: is no {output.name} that could be replaced: choose another name")
     need = int(output.disk_bytes(path, image) * (1 + _OVERHEAD)) + _HEADER_BYTES
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
     if need > free:
         raise StorageError(
             f"{path}: may need {size_text(need)}, and {size_text(free)} are free on its disk: make room, or choose another folder"
