@@ -54,7 +54,7 @@ test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the o
 .PHONY: soak
 soak: .venv/ready ## kill writers 600 times, cut the power 4000 times, let each call fail, and look at what they leave
 	@LSFM_KILLS=40 LSFM_CRASHES=400 LSFM_FAULTS=60 .venv/bin/pytest tests/core/test_safety.py tests/core/test_crashes.py \
-		tests/core/test_faults.py -k 'kill or crash or each_call'
+		tests/core/test_faults.py tests/core/test_outputs.py -k 'kill or crash or each_call'
 
 .PHONY: bench
 bench: .venv/ready ## measure against other writers; results in benchmarks/results/

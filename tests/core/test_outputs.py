@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lsfm_core import IngestRequest, ingest_channel
-from lsfm_core.errors import BusyError, ExistsError, UnfinishedError
 from lsfm_core.cli import main
-from lsfm_core.durable import _outputs, clear_folder, new_file, new_files, new_files_in_folder, settle_outputs
+from lsfm_core.durable import clear_folder, new_file, new_files, new_files_in_folder, settle_outputs
+from lsfm_core.errors import BusyError, ExistsError, StorageError, UnfinishedError
 from lsfm_core.formats import open_source
 
 # Does an operation again and again, in children of which each is killed one step of the file system later; after each, what is seen
@@ -63,7 +63,7 @@ shutil.copytree(place, root / "before")
 assert run(arguments, NEVER) == 0
 after = seen()
 assert after != before and not hidden()
-found, total, kills = [], int((root / "steps").read_text()), int(os.environ.get("LSFM_KILLS", "12"))
+found, total, kills = [], int((root / "steps").read_text()), int(os.environ.get("LSFM_KILLS", "4"))
 # All of the way, and where the names are given most.
 chosen = {1 + total * k // kills for k in range(kills)} | {total - total // 3 + total * k // (3 * kills) for k in range(kills)}
 for number, step in enumerate(sorted(chosen)):
@@ -86,18 +86,28 @@ for number, step in enumerate(sorted(chosen)):
 print(sorted(set(found)))
 """
 
+_KILL_BEFORE_JSON = """
+import os, signal, sys
+from lsfm_core.cli import main
+
+def hook(event, values):
+    if event == "os.rename" and str(values[0]).endswith(".json") and "old" in str(values[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+main(sys.argv[1:])
+"""
+
 VOXELS = np.random.default_rng(5).integers(0, 65536, (12, 20, 16), dtype=np.uint16)
 
 
 @pytest.fixture(scope="module")
 def brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two channels of the same form."""
+    """Two channels of the same form, and labels."""
     path = tmp_path_factory.mktemp("outputs") / "brain.h5"
-    for name, voxels in (("old", VOXELS), ("new", VOXELS[::-1])):
+    for name, voxels in (("old", VOXELS), ("new", VOXELS[::-1]), ("labels", VOXELS % 3)):
+        kind = "labels" if name == "labels" else "image"
         ingest_channel(
-            IngestRequest(path=path, channel=name, image=voxels, voxel_size_mm=(0.1, 0.1, 0.1), orientation="RAS", in_space="b")
-            if "in_space" in IngestRequest.model_fields
-            else IngestRequest(path=path, channel=name, image=voxels, voxel_size_mm=(0.1, 0.1, 0.1), orientation="RAS")
+            IngestRequest(path=path, channel=name, image=voxels, kind=kind, voxel_size_mm=(0.1, 0.1, 0.1), orientation="RAS")
         )
     return path
 
@@ -109,20 +119,29 @@ OPERATIONS = {
     "zarr": ["export", "--output", "place/x.ome.zarr"],
     "companions": ["export", "--output", "place/x.npy"],
     "one file": ["export", "--output", "place/x.nii.gz"],
-    "tables": ["transform-points", "--from", "native-voxel", "--to", "native-mm", "--labels-channel", "labels"],
+    "tables": [
+        *("transform-points", "points.csv", "--from", "native-voxel", "--to", "native-mm", "--labels-channel", "labels"),
+        *("--output", "place/out.csv", "--counts", "place/counts.csv"),
+    ],
 }
 
 
-@pytest.mark.parametrize("what", [name for name in OPERATIONS if name != "tables"])
-def test_a_kill_at_any_step_leaves_the_old_or_the_new(what: str, brain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_a_kill_at_any_step_leaves_the_old_or_the_new(
+    what: str, brain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     verb, *options = OPERATIONS[what]
     place = tmp_path / "place"
     place.mkdir()
     (place / "mine.txt").write_text("not to be touched")
-    words = [verb, str(brain), *options, "--quiet", "--overwrite"]
+    at = 2 if what == "tables" else 1
+    words = [verb, *options, "--quiet", "--overwrite"]
+    words[at:at] = ["--file", str(brain)] if what == "tables" else [str(brain)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "points.csv").write_text("z,y,x\n1,2,3\n")
     if "new folder" not in what:
-        os.chdir(tmp_path)
         assert main([*words, "--channel", "old"]) == 0
+    (tmp_path / "points.csv").write_text("z,y,x\n4,5,6\n7,8,9\n")
     new = [*words, "--channel", "new"]
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _KILLER, str(tmp_path), json.dumps(new), json.dumps(new)],
@@ -132,4 +151,164 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(what: str, brain: Path, tm
         timeout=300,
     )
     assert child.returncode == 0, child.stderr
-    print(what, child.stdout)
+    assert "before" in child.stdout and "after" in child.stdout
+
+
+# Says that it is at work, and then goes on until it is killed; with "commit", after the first of two renames.
+_MAKER = """
+import os, sys, time
+from pathlib import Path
+from lsfm_core.durable import new_files
+if "commit" in sys.argv:
+    def hook(event, values):
+        if event == "os.rename" and str(values[1]).endswith("b.txt"):
+            print("go", flush=True)
+            time.sleep(600)
+    sys.addaudithook(hook)
+with new_files([Path("a.txt"), Path("b.txt")], False) as partials:
+    for partial in partials:
+        partial.write_text("new")
+    if "commit" not in sys.argv:
+        print("go", flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.fixture(params=["", "commit"])
+def maker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A living process that makes a.txt and b.txt, or is just putting them in place."""
+    child = subprocess.Popen([sys.executable, "-c", _MAKER, request.param], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "go\n"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def test_nobody_touches_what_a_living_process_makes(maker: subprocess.Popen[str], tmp_path: Path) -> None:
+    path = tmp_path / "b.txt"
+    begun = (tmp_path / "a.txt").exists()
+    with pytest.raises(BusyError, match=f"process {maker.pid}"), new_file(path, True):
+        pass
+    with new_file(tmp_path / "c.txt", True) as partial:
+        partial.write_text("another")
+    (told,) = clear_folder(tmp_path, force=True)
+    assert "left alone" in told and str(maker.pid) in told
+    if begun:
+        with pytest.raises(BusyError):
+            settle_outputs(path)
+    else:
+        settle_outputs(path)
+    maker.kill()
+    maker.wait()
+    settle_outputs(path)
+    assert path.exists() == begun
+    with new_file(path, True) as partial:
+        partial.write_text("mine")
+    assert sorted(file.name for file in tmp_path.iterdir()) == (["a.txt"] if begun else []) + ["b.txt", "c.txt"]
+    assert path.read_text() == "mine"
+
+
+def test_recover_clears_a_folder_and_says_so(
+    maker: subprocess.Popen[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = (tmp_path / "a.txt").exists()
+    maker.kill()
+    maker.wait()
+    (tmp_path / "brain.h5.partial").write_bytes(b"half")
+    before = sorted(tmp_path.rglob("*"))
+    for words in (["--dry-run"], []):
+        assert sorted(tmp_path.rglob("*")) == before
+        assert main(["recover", str(tmp_path), *words]) == 0
+        told = capsys.readouterr().out
+        assert "a.txt, b.txt" in told and "brain.h5" in told and ("put in place" in told) == begun
+    assert sorted(file.name for file in tmp_path.iterdir()) == (["a.txt", "b.txt"] if begun else [])
+    assert main(["recover", str(tmp_path)]) == 0
+    assert "nothing to clear away" in capsys.readouterr().out
+
+
+def test_what_others_have_changed_since_is_kept(maker: subprocess.Popen[str], tmp_path: Path) -> None:
+    begun = (tmp_path / "a.txt").exists()
+    maker.kill()
+    maker.wait()
+    (tmp_path / "b.txt").write_text("made by somebody else")
+    (told,) = clear_folder(tmp_path)
+    assert ("kept as they are: b.txt" in told) == begun
+    assert [file.read_text() for file in sorted(tmp_path.iterdir())] == (["new"] if begun else []) + ["made by somebody else"]
+
+
+def test_what_a_process_elsewhere_has_begun_is_not_touched(maker: subprocess.Popen[str], tmp_path: Path) -> None:
+    """Neither alive nor dead, as far as can be known."""
+    begun = (tmp_path / "a.txt").exists()
+    maker.kill()
+    maker.wait()
+    (owner,) = tmp_path.glob(".lsfm-*/owner")
+    owner.write_text(json.dumps(json.loads(owner.read_text()) | {"host": "elsewhere", "locked": False}))
+    (told,) = clear_folder(tmp_path)
+    assert "left alone" in told and "elsewhere" in told
+    if begun:
+        for touch in (lambda: settle_outputs(tmp_path / "b.txt"), lambda: new_file(tmp_path / "b.txt", True).__enter__()):
+            with pytest.raises(UnfinishedError, match="recover --force"):
+                touch()
+    clear_folder(tmp_path, force=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == (["a.txt", "b.txt"] if begun else [])
+
+
+def make(paths: list[Path], text: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+    with new_files(paths, len(paths) > 1) as partials:
+        for partial in partials:
+            partial.write_text(text)
+        meanwhile()
+
+
+def test_a_rename_that_fails_puts_all_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / name for name in ("a.txt", "b.txt", "c.txt")]
+    for path in paths[:2]:
+        path.write_text(f"old {path.name}")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if Path(target) == paths[1] and "new" in self.parts:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StorageError, match=r"a.txt: cannot be written: Input/output error"):
+        make(paths, "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "old a.txt", "b.txt": "old b.txt"}
+
+
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(ExistsError):
+        make([path], "new", lambda: path.write_text("made meanwhile"))
+    assert path.read_text() == "made meanwhile"
+    made = tmp_path / "deep" / "folder"
+    with new_files_in_folder([made / "b.txt", made / "c.txt"], False) as partials:
+        for partial in partials:
+            partial.write_text("new")
+        made.mkdir(parents=True)
+        (made / "other.txt").write_text("made meanwhile")
+    assert sorted(file.name for file in made.iterdir()) == ["b.txt", "c.txt", "other.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "deep"]
+
+
+def test_a_set_that_waits_is_completed_before_it_is_read(brain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a kill, or a power cut, between the voxels' and the JSON's name."""
+    path = tmp_path / "x.npy"
+    words = ["export", str(brain), "--output", str(path), "--quiet", "--channel"]
+    assert main([*words, "old"]) == 0
+    child = subprocess.run(
+        [sys.executable, "-c", _KILL_BEFORE_JSON, *words, "new", "--overwrite"], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == -9, child.stderr
+    beside = path.with_suffix(".json")
+    assert json.loads(beside.read_text())["name"] == "old"
+    source = open_source(path)
+    try:
+        assert json.loads(beside.read_text())["name"] == "new"
+        plane = np.empty(source.shape[1:], source.dtype)
+        source.read_plane(0, plane)
+        np.testing.assert_array_equal(plane, VOXELS[::-1][0])
+    finally:
+        source.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.json", "x.npy"]

@@ -152,10 +152,11 @@ def add_commands(verbs: Any) -> None:
     add_request(rename, _rename_request)
 
     recover = add_verb(
-        verbs, "recover", _recover, "undo what an interrupted write has left",
+        verbs, "recover", _recover, "undo what an interrupted write has left, or clear a folder of what interrupted commands have",
         "lsfm-core recover brain.h5",
     )  # fmt: skip
-    recover.add_argument("file", help="the HDF5 file")
+    recover.add_argument("file", help="the HDF5 file, or a folder: outputs that had begun to take their place are completed there")
+    recover.add_argument("--dry-run", action="store_true", help="of a folder: only tell what would be done")
     decision = recover.add_mutually_exclusive_group()
     decision.add_argument(
         "--discard-journal",
@@ -376,9 +377,19 @@ def _rename_request(arguments: argparse.Namespace) -> RenameChannelRequest:
 def _recover(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from lsfm_core.errors import InputError
     from lsfm_core.provenance import recorded
-    from lsfm_core.store import recover_lsfm
+    from lsfm_core.store import recover_folder, recover_lsfm
 
+    if Path(arguments.file).is_dir():
+        if arguments.discard_journal:
+            raise InputError(f"{arguments.file}: is a folder: --discard-journal is for one file, of which it is decided")
+        done = recover_folder(arguments.file, force=arguments.force, dry_run=arguments.dry_run)
+        if not arguments.quiet:
+            print("\n".join(done) or f"{arguments.file}: nothing to clear away")
+        return
+    if arguments.dry_run:
+        raise InputError(f"{arguments.file}: is no folder: --dry-run tells of a folder what would be cleared away")
     options = {"force": arguments.force, "discard_journal": arguments.discard_journal}
     with recorded(Path(arguments.file), "recover", {name: True for name, value in options.items() if value}) as record:
         done = recover_lsfm(arguments.file, **options)

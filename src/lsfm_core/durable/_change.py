@@ -39,7 +39,8 @@ from lsfm_core.durable._mark import MARK_SIZE, SIGNATURE, is_mark, is_marked, ma
 from lsfm_core.errors import BusyError, LsfmError, StorageError, UnfinishedError
 
 __all__ = [
-    "JournaledFile", "checkpoint_path", "give_up", "journal_path", "partial_path", "recover", "replacing", "waiting_xml", "waits",
+    "JournaledFile", "checkpoint_path", "give_up", "journal_path", "partial_path", "recover", "replacing", "unsettled",
+    "waiting_xml", "waits",
     "xml_partial_path",
 ]  # fmt: skip
 
@@ -440,6 +441,19 @@ def _give_up(path: Path, force: bool, discard: bool) -> tuple[str, ...]:
             if force or discard:
                 return _discard(file, path)
             raise
+
+
+def unsettled(folder: Path) -> list[Path]:
+    """The files in a folder beside which something stands that an interrupted writer has left, or a writer is using."""
+    endings = [place(Path("x")).name[1:] for place in (journal_path, checkpoint_path, partial_path)]
+    endings += [f"{ending}.new" for ending in endings[:2]]
+    found = {
+        Path(folder, entry.name.removesuffix(ending))
+        for ending in endings
+        for entry in os.scandir(folder)
+        if entry.name.endswith(ending) and entry.is_file() and Path(entry.name.removesuffix(ending)).suffix in (".h5", ".hdf5")
+    }
+    return sorted(found)
 
 
 def waits(path: Path) -> bool:

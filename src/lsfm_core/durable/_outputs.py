@@ -142,7 +142,7 @@ def new_files_in_folder(paths: Sequence[Path], overwrite: bool) -> Iterator[list
         finally:
             _making.discard(made)
         try:
-            _put_in_place([work], [work.move(top)])
+            _put_in_place([work], [work.move(top)], fresh=True)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -421,10 +421,10 @@ def _telling(paths: Sequence[Path]) -> Iterator[None]:
 # --- taking their place -----------------------------------------------------------------------------------------------------------
 
 
-def _put_in_place(works: Sequence[_Work], moves: Sequence[_Move]) -> None:
-    """Let what was made take its place, all or nothing."""
+def _put_in_place(works: Sequence[_Work], moves: Sequence[_Move], *, fresh: bool = False) -> None:
+    """Let what was made take its place, all or nothing; `fresh` takes no folder's place that has something in it."""
     _sync([move.partial for move in moves])
-    if len(moves) == 1 and not moves[0].path.is_dir():
+    if len(moves) == 1 and (fresh or not moves[0].path.is_dir()):
         moves[0].partial.replace(moves[0].path)
     elif len(moves) > 1 or (moves and not _exchange(moves[0].partial, moves[0].path)):
         _journaled(works, moves)

@@ -13,6 +13,7 @@ from lsfm_core.store.edit import (
     check_new_key,
     edit_lsfm,
     previous_xml,
+    recover_folder,
     recover_lsfm,
     write_xml,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "parse_xml",
     "plan_repack",
     "previous_xml",
+    "recover_folder",
     "recover_lsfm",
     "repack_file",
     "target_path",

@@ -16,7 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core import durable
-from lsfm_core.errors import ExistsError, FormatError, InputError, LsfmError, MissingError, StorageError, check_file
+from lsfm_core.errors import (
+    BusyError,
+    ExistsError,
+    FormatError,
+    InputError,
+    LsfmError,
+    MissingError,
+    StorageError,
+    UnfinishedError,
+    check_file,
+)
 from lsfm_core.geometry import Shape3, Space
 from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.pyramid import Kind, LevelPlan
@@ -30,7 +40,16 @@ from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, Sides, named_xml, open_lsfm, own_space, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
-__all__ = ["LIBVER", "ChannelWriter", "LsfmEditor", "check_channel_name", "edit_lsfm", "recover_lsfm", "write_xml"]
+__all__ = [
+    "LIBVER",
+    "ChannelWriter",
+    "LsfmEditor",
+    "check_channel_name",
+    "edit_lsfm",
+    "recover_folder",
+    "recover_lsfm",
+    "write_xml",
+]
 
 #: HDF5 1.10.5, which BigDataViewer carries, reads these; superblock 0 also survives a writer that died.
 LIBVER = ("earliest", "v110")
@@ -667,6 +686,47 @@ def recover_lsfm(path: str | os.PathLike[str], *, force: bool = False, discard_j
     if not found:
         check_file(target)
     return found
+
+
+def recover_folder(path: str | os.PathLike[str], *, force: bool = False, dry_run: bool = False) -> tuple[str, ...]:
+    """Complete or clear away what processes that are dead have left in a folder: of outputs, and of HDF5 files.
+
+    What an interrupted write could be resumed from stays, and what belongs to a process that lives.
+
+    Parameters
+    ----------
+    path : path
+    force : bool
+        Take processes for dead of whom that cannot be known.
+    dry_run : bool
+        Only tell.
+
+    Returns
+    -------
+    tuple of str
+        What was done, or would be, in words; empty if there was nothing to do.
+
+    Raises
+    ------
+    MissingError
+        If there is no such folder.
+    StorageError
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise MissingError(f"{folder}: no such folder")
+    done = [*durable.clear_folder(folder, dry_run=dry_run, force=force)]
+    for file in durable.unsettled(folder):
+        if durable.waits(file):
+            done.append(f"{file}: left alone: a write of it can be resumed (--resume; 'lsfm-core recover {file}' undoes it)")
+        elif dry_run:
+            done.append(f"{file}: a write of it was interrupted, or is going on")
+        else:
+            try:
+                done += [f"{file}: {line}" for line in durable.give_up(file, force=force)]
+            except (BusyError, UnfinishedError) as error:
+                done.append(f"left alone: {error}")
+    return tuple(done)
 
 
 def check_channel_name(name: str, what: str = "channel") -> None:
