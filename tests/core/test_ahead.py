@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsfm_core import ChunkCache, LazyLevel
+from lsfm_core import ChunkCache, LazyLevel, StorageError
 from lsfm_core.store import lazy
 from lsfm_core.store._chunks import ChunkCodec
 
@@ -56,9 +56,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     offsets: list[tuple[int, ...]] = []
     read = ChunkCodec.read
 
-    def noting(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...]) -> Any:
+    def noting(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...], expected: int | None) -> Any:
         offsets.append(offset)
-        return read(self, dataset, offset)
+        return read(self, dataset, offset, expected)
 
     monkeypatch.setattr(ChunkCodec, "read", noting)
     return offsets
@@ -119,10 +119,10 @@ def test_the_plan_is_given_up_when_somebody_looks_elsewhere(
     other = LazyLevel.of(dataset, cache=level._store.cache)
     goes_on, read = threading.Event(), ChunkCodec.read
 
-    def slow(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...]) -> Any:
+    def slow(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...], expected: int | None) -> Any:
         if offset[0] == 8:
             assert goes_on.wait(10)
-        return read(self, dataset, offset)
+        return read(self, dataset, offset, expected)
 
     monkeypatch.setattr(ChunkCodec, "read", slow)
     for position in range(4):
@@ -138,11 +138,11 @@ def test_no_chunk_is_decoded_twice(dataset: h5py.Dataset, decoded: list[Any], mo
     level = reading_ahead(dataset)
     begun, goes_on, read = threading.Event(), threading.Event(), ChunkCodec.read
 
-    def slow(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...]) -> Any:
+    def slow(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...], expected: int | None) -> Any:
         if offset == (8, 0, 0):
             begun.set()
             assert goes_on.wait(10)
-        return read(self, dataset, offset)
+        return read(self, dataset, offset, expected)
 
     monkeypatch.setattr(ChunkCodec, "read", slow)
     for position in range(4):
@@ -194,10 +194,10 @@ def test_layers_shown_together_share_the_cache(dataset: h5py.Dataset, waited: li
 def test_errors_are_for_those_who_read_the_plane(dataset: h5py.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     level, read = reading_ahead(dataset), ChunkCodec.read
 
-    def broken(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...]) -> Any:
+    def broken(self: ChunkCodec, dataset: h5py.Dataset, offset: tuple[int, ...], expected: int | None) -> Any:
         if offset[0] == 8:
-            raise OSError("the disk is gone")
-        return read(self, dataset, offset)
+            raise StorageError("the disk is gone")
+        return read(self, dataset, offset, expected)
 
     monkeypatch.setattr(ChunkCodec, "read", broken)
     for position in range(8):

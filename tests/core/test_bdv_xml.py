@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -211,23 +213,35 @@ def test_a_replaced_image_leaves_no_registration_behind(tmp_path: Path, voxels: 
         assert file["a"].space.voxel_size_mm == (2, 2, 2)
 
 
+# Renames a channel by way of an XML, and dies when a file is to take that XML's place, or the change is to be committed.
+_KILLED = """
+import os, sys
+from lsfm_core import RenameChannelRequest, apply_edit
+replace = os.replace
+def die(source, target, **options):
+    if os.fspath(target).endswith("aligned.xml"):
+        os._exit(9)
+    replace(source, target, **options)
+os.replace = os.rename = die
+if sys.argv[1] == "undone":
+    from lsfm_core import durable
+    durable.JournaledFile.commit = lambda self, *_: os._exit(9)
+apply_edit(RenameChannelRequest(path="aligned.xml", channel="left side", new_name="new name!"))
+"""
+
+
 @pytest.mark.parametrize("moment", ["waits", "undone"])
 def test_a_killed_writer_leaves_the_opened_xml_whole(moment: str, folder: Path) -> None:
-    from lsfm_core import durable
-
-    path, xml = Path("dataset.h5"), Path("aligned.xml")
-    data = xml.read_bytes()
-    new = data.replace(b"left side", b"new name!")
-    durable.write_file(durable.xml_partial_path(path), durable.waiting_xml(new, path, xml))
-    if moment == "waits":  # the change is committed: its XML takes its place
-        first_voxel("dataset.h5")
-        assert ElementTree.canonicalize(xml.read_text()) == ElementTree.canonicalize(new.decode())
-        assert not durable.xml_partial_path(path).exists()
-        return
-    durable.journal_path(path).write_bytes(b"")  # it is not, and is undone
+    xml = Path("aligned.xml")
+    before = xml.read_text()
+    assert subprocess.run([sys.executable, "-c", _KILLED, moment], check=False).returncode == 9
+    assert xml.read_text() == before
     first_voxel("dataset.h5")
-    assert xml.read_bytes() == data
-    assert not durable.xml_partial_path(path).exists()
+    # The change is committed: its XML takes its place; or it is undone.
+    assert ("new name!" in xml.read_text()) == (moment == "waits")
+    if moment == "undone":
+        assert xml.read_text() == before
+    assert sorted(path.name for path in Path().glob("*partial*")) == []
 
 
 def make_master(folder: Path, link: str) -> Path:

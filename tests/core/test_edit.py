@@ -169,7 +169,7 @@ def test_folds_of_a_field_are_counted_when_it_is_stored(height: float, folded: i
     # One of 8 sagittal planes is moved to the right: where the next one should be, or beyond it.
     vectors = np.zeros((6, 7, 8, 3), np.float32)
     vectors[:, :, 2, 0] = height
-    source = ArraySource(vectors, vectors=True)
+    source = ArraySource(vectors, kind="vectors")
     source.space = Space.from_orientation((6, 7, 8), (1, 1, 1), Orientation("SAR"))
     report = ingest_channel(IngestRequest(path=tmp_path / "brain.h5", channel="warp", kind="vectors", image=source))
     assert [warning.split(":")[0].split(" (")[0] for warning in report.warnings] == (
