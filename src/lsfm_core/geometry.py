@@ -490,7 +490,7 @@ def _counts(extent_mm: npt.NDArray[np.float64], resolution_mm: npt.ArrayLike) ->
 def mm_per(unit: object) -> float | None:
     """Millimetres in a unit of length, by any of its usual names, OME's and NGFF's; None for what is no such name (``pixel``)."""
     # ImageJ escapes the micro sign, there are two of them in Unicode, and UTF-8's is often read byte by byte.
-    name = re.sub(r"\\u00b5|\u03bc|\xc2\xb5|\xce\xbc", "µ", str(unit).strip(" \t\r\n\0."), flags=re.IGNORECASE)
+    name = re.sub(r"\\u00b5|\\u03bc|\u03bc|\xc2\xb5|\xce\xbc", "µ", str(unit).strip(" \t\r\n\0."), flags=re.IGNORECASE)
     name = name.replace("\u212b", "å").replace("A\u030a", "å")
     if name in _MM_BY_SYMBOL:
         return _MM_BY_SYMBOL[name]

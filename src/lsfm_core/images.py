@@ -10,7 +10,7 @@ import h5py
 
 from lsfm_core import formats
 from lsfm_core.errors import FormatError, InputError, SourceError
-from lsfm_core.formats import Source
+from lsfm_core.formats import Source, pick_channel
 from lsfm_core.formats.arrays import ArrayLike, ArraySource
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.pyramid import Kind
@@ -78,19 +78,8 @@ def _stored(path: Path) -> LsfmFile | None:
 
 def _pick(file: LsfmFile, channel: int | str | None) -> Channel:
     names = list(file)
-    if channel is None and len(names) == 1:
-        return file[names[0]]
-    text = str(channel).removeprefix("name:")
-    if channel is not None and text in file:
-        return file[text]
-    by_setup = {str(c.setup): c for c in file.channels.values() if c.setup is not None}
-    number = str(channel).removeprefix("index:")
-    if channel is not None and number in by_setup:
-        return by_setup[number]
-    listing = ", ".join(f"{c.name!r}" if c.setup is None else f"{c.setup} {c.name!r}" for c in file.channels.values()) or "none"
-    if channel is None:
-        raise InputError(f"{file.path}: has {len(names)} channels ({listing}): pick one by name or setup (--image-channel)")
-    raise InputError(f"{file.path}: has no channel {channel!r}; its setups and channels are: {listing}")
+    numbers = [file[name].setup for name in names]
+    return file[names[pick_channel(str(file.opened_as), names, channel, numbers=numbers, offer=False)]]
 
 
 class _StoredSource(ArraySource):

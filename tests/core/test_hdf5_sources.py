@@ -197,6 +197,17 @@ def test_a_setup_of_a_bigdataviewer_file_in_pixels(opened: str, voxels: Array) -
         read(opened, 7)
 
 
+def test_a_setup_named_by_a_number_is_told_from_the_number_of_another(voxels: Array) -> None:
+    """As everywhere: a name counts before a number, and what may be either is asked back."""
+    write_bdv(Path("other.h5"), [voxels // 2, voxels])
+    xml = Path("other.xml").read_text().replace(">setup 0<", ">1<").replace(">setup 1<", ">488<")
+    Path("other.xml").write_text(xml)
+    with pytest.raises(InputError, match=r"name:1 or index:1"):
+        read("other.xml", "1")
+    for picked, expected in (("name:1", voxels // 2), ("index:1", voxels), ("0", voxels // 2), ("488", voxels)):
+        np.testing.assert_array_equal(read("other.xml", picked)[0], expected)
+
+
 def test_a_channel_of_ours_keeps_its_place(voxels: Array) -> None:
     array = np.arange(np.prod((6, 10, 14)), dtype=np.float32).reshape(6, 10, 14)
     for name, data in (("a", voxels), ("b", array)):

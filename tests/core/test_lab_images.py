@@ -295,6 +295,8 @@ NAMES: dict[str, Callable[[int], str]] = {
     "measured": lambda z: f"z_{1000 + z * 2.5 + (-1) ** z * 0.07:.2f}.tif",
     "negative": lambda z: f"img_z{(z - 3) * 10}.tif",
     "negative microns": lambda z: f"img_z{(z - 3) * 2.5:+.1f}.tif".replace("+", ""),
+    "signed": lambda z: f"img_z{(z - 3) * 10:+d}.tif",
+    "decimal commas": lambda z: f"z_{z * 2.5:.1f}um.tif".replace(".", ",", 1),
     "not padded": lambda z: f"plane{z + 7}.tif",
     "mixed padding": lambda z: f"plane{z + 7:0{2 + z % 2}d}.tif",
     "timestamps": lambda z: f"20240101_2359{55 + z * 7 % 5:02d}_{z:04d}_z{z:03d}.tif",
@@ -586,9 +588,20 @@ def test_zarr_without_types(version: str, axes: Any, size: Any, truth: Array, tm
         voxels, source = read(image)
         np.testing.assert_array_equal(voxels, truth)
         assert source.voxel_size_mm == (None if size is None else pytest.approx(size))
+    shutil.copy(tmp_path / "flat.ome.zarr.zip", tmp_path / "d.zip")
+    np.testing.assert_array_equal(read(tmp_path / "d.zip")[0], truth)
     (tmp_path / "c.zarr.zip").write_bytes(b"no zip file")
     with pytest.raises(SourceError, match=r"c\.zarr\.zip"):
         open_source(tmp_path / "c.zarr.zip")
+
+
+def test_a_unit_without_a_scale_is_no_voxel_size(truth: Array, tmp_path: Path) -> None:
+    path = write_zarr(tmp_path / "a.zarr", truth, "0.4", [{"name": name, "unit": "micrometer"} for name in "tczyx"])
+    group = zarr.open_group(path)
+    image = dict(group.attrs["multiscales"][0])  # type: ignore[index, call-overload, arg-type]
+    image["datasets"] = [{"path": image["datasets"][0]["path"]}]
+    group.attrs["multiscales"] = [image]
+    assert read(path)[1].voxel_size_mm is None
 
 
 def test_libraries_do_not_speak_on_stderr(tmp_path: Path) -> None:
@@ -616,3 +629,144 @@ def test_pyramids_and_thumbnails_that_are_not_flagged(truth: Array, tmp_path: Pa
     voxels, source = read(tmp_path / "a.tif")
     np.testing.assert_array_equal(voxels, truth)
     assert "1 smaller page(s) were left out" in notes(source)
+
+
+# --- other programs' pages --------------------------------------------------------------------------------------------------------
+
+
+def write_lsm(path: Path, channels: Array, compression: str | None = None) -> Path:
+    """As ZEN does: each plane holds all channels, one after the other, and has a thumbnail behind it. Voxel 5 x 4 x 4 um."""
+    count, planes, rows, columns = channels.shape
+    names = [(name or f"reserved{n}", code) for n, (name, code) in enumerate(tifffile.TIFF.CZ_LSMINFO)]
+    info = np.zeros((), np.dtype([(name, code)[:2] for name, code in names]))
+    for name, value in {
+        "MagicNumber": 0x0400494C, "StructureSize": info.nbytes, "DimensionX": columns, "DimensionY": rows, "DimensionZ": planes,
+        "DimensionChannels": count, "DimensionTime": 1, "VoxelSizeX": 4e-6, "VoxelSizeY": 4e-6, "VoxelSizeZ": 5e-6,
+    }.items():  # fmt: skip
+        info[name] = value
+    several: dict[str, Any] = {"planarconfig": "separate", "extrasamples": [0] * (count - 1)} if count > 1 else {}
+    with tifffile.TiffWriter(path, byteorder="<") as tiff:
+        for z in range(planes):
+            tags = [(34412, 7, info.nbytes, info.tobytes(), True)] if z == 0 else []
+            page = channels[:, z] if count > 1 else channels[0, z]
+            tiff.write(page, photometric="minisblack", metadata=None, compression=compression, extratags=tags, **several)
+            tiff.write(np.zeros((rows // 4, columns // 4), np.uint8), photometric="minisblack", metadata=None, subfiletype=1)
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_zeiss_lsm(compression: str | None, truth: Array, tmp_path: Path) -> None:
+    channels = np.stack([truth, truth[::-1], truth[:, ::-1]])
+    file = write_lsm(tmp_path / "a.lsm", channels, compression)
+    for index in range(3):
+        voxels, source = read(file, channel=index)
+        np.testing.assert_array_equal(voxels, channels[index])
+        assert source.voxel_size_mm == pytest.approx((0.005, 0.004, 0.004))
+    with pytest.raises(InputError, match=r"3 channels .*--image-channel"):
+        open_source(file)
+    alone = write_lsm(tmp_path / "one.tif", truth[None], compression)
+    np.testing.assert_array_equal(read(alone)[0], truth)
+    for end in (file.stat().st_size // 2, 200):
+        (tmp_path / "cut.lsm").write_bytes(file.read_bytes()[:end])
+        with pytest.raises(SourceError):
+            open_source(tmp_path / "cut.lsm", channel=0)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(
+    ("software", "description"),
+    [
+        ("SI.VERSION_MAJOR = 2020\nSI.hChannels.channelSave = [1;2]\nSI.hStackManager.framesPerSlice = 1\n", "frameNumbers = 1\n"),
+        ("", "scanimage.SI4.channelsSave = [1;2]\n" + "scanimage.SI4.x = 1\n"),
+        ("", "state.configPath=''\rstate.acq.numberOfChannelsSave=2\r"),
+    ],
+)
+def test_channels_of_scanimage_are_told_apart(software: str, description: str, bigtiff: bool, truth: Array, tmp_path: Path) -> None:
+    both = np.stack([truth, truth[::-1]], axis=1).astype(np.int16)
+    file = tmp_path / "file_00001.tif"
+    with tifffile.TiffWriter(file, bigtiff=bigtiff) as tiff:
+        for page in both.reshape(-1, *truth.shape[1:]):
+            tiff.write(page, photometric="minisblack", metadata=None, contiguous=False, software=software, description=description)
+    with pytest.raises(InputError, match="2 channels"):
+        open_source(file)
+    for channel in (0, 1):
+        np.testing.assert_array_equal(read(file, channel=channel)[0], both[:, channel])
+
+
+def test_repeated_frames_of_scanimage_are_no_planes(truth: Array, tmp_path: Path) -> None:
+    head = "SI.VERSION_MAJOR = 2020\nSI.hChannels.channelSave = 1\n"
+    for told, message in (
+        ("framesPerSlice = 2", "2 time points"),
+        ("numSlices = 3", "2 time points"),
+        ("framesPerSlice = 4", "6 pages"),
+    ):
+        with tifffile.TiffWriter(tmp_path / "s.tif") as tiff:
+            for page in truth:
+                tiff.write(page, metadata=None, contiguous=False, software=f"{head}SI.hStackManager.{told}\n", description="frame")
+        with pytest.raises(LsfmError, match=message):
+            open_source(tmp_path / "s.tif")
+
+
+def test_channels_that_micro_manager_wrote_one_after_the_other(truth: Array, tmp_path: Path) -> None:
+    text = "ImageJ=1.48\nimages=6\nchannels=2\nslices=3\nhyperstack=true\norder=zct\nunit=um\nspacing=5.0\n"
+    write_pages(tmp_path / "a.tif", truth, text)
+    for channel, planes in ((0, truth[:3]), (1, truth[3:])):
+        np.testing.assert_array_equal(read(tmp_path / "a.tif", channel=channel)[0], planes)
+
+
+@pytest.mark.parametrize(("axes", "order"), [("CZYX", (0, 1, 2, 3)), ("ZCYX", (1, 0, 2, 3))])
+def test_axes_in_tifffiles_json(axes: str, order: tuple[int, ...], truth: Array, tmp_path: Path) -> None:
+    both = np.stack([truth, truth[::-1]])
+    tifffile.imwrite(tmp_path / "a.tif", both.transpose(order), photometric="minisblack", metadata={"axes": axes})
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", channel=1)[0], both[1])
+    with pytest.raises(InputError, match="2 channels"):
+        open_source(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "t.tif", truth, photometric="minisblack", metadata={"axes": "TYX"})
+    with pytest.raises(InputError, match="--planes-are time"):
+        open_source(tmp_path / "t.tif")
+    np.testing.assert_array_equal(read(tmp_path / "t.tif", planes_are="time")[0], truth)
+
+
+def test_voxel_size_of_mesospims_bigtiff(truth: Array, tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tiff", bigtiff=True) as tiff:
+        for page in truth:
+            tiff.write(page[None], contiguous=False, resolution=(0.25, 0.25), metadata={"spacing": 5.0, "unit": "um"})
+    voxels, source = read(tmp_path / "a.tiff")
+    np.testing.assert_array_equal(voxels, truth)
+    assert source.voxel_size_mm == pytest.approx((0.005, 0.004, 0.004))
+    # Without a resolution, tifffile writes 1: that is none.
+    tifffile.imwrite(tmp_path / "b.tif", truth, photometric="minisblack", metadata={"spacing": 5.0, "unit": "um"})
+    assert read(tmp_path / "b.tif")[1].voxel_size_mm is None
+
+
+def write_palette(path: Path, values: Array, colours: Array, description: str | None = None) -> Path:
+    with tifffile.TiffWriter(path) as tiff:
+        for index, page in enumerate(values):
+            text = description if index == 0 else None
+            tiff.write(page, photometric="palette", colormap=colours, metadata=None, contiguous=False, description=text)
+    return path
+
+
+def test_palettes_of_shades_and_of_colours(truth: Array, tmp_path: Path) -> None:
+    values = truth.astype(np.uint8)
+    grey = np.tile(np.arange(256, dtype=np.uint16) * 257, (3, 1))
+    green = grey * np.array([[0], [1], [0]], np.uint16)
+    for number, shades in enumerate((grey, grey[:, ::-1].copy(), green)):
+        voxels, source = read(write_palette(tmp_path / f"shades{number}x.tif", values, shades))
+        np.testing.assert_array_equal(voxels, values)
+        assert "has a palette" in notes(source)
+    colours = np.random.default_rng(3).integers(0, 256, (3, 256), dtype=np.uint16) * np.uint16(257)
+    file = write_palette(tmp_path / "colours.tif", values, colours)
+    with pytest.raises(InputError, match=r"numbers of colours in a palette.*--kind components.*--kind labels"):
+        open_source(file)
+    np.testing.assert_array_equal(read(file, kind="labels")[0], values)
+    expanded = np.moveaxis(colours[:, values] // 257, 0, -1)
+    voxels, source = read(file, kind="components")
+    assert voxels.dtype == np.uint8
+    np.testing.assert_array_equal(voxels, expanded)
+    write_planes(tmp_path / "series", values, lambda z: f"p{z:03d}.tif")
+    for z, plane in enumerate(values):
+        write_palette(tmp_path / "series" / f"p{z:03d}.tif", plane[None], colours)
+    np.testing.assert_array_equal(read(tmp_path / "series", kind="components")[0], expanded)
+    text = "ImageJ=1.53t\nimages=6\nslices=6\nunit=um\n"
+    np.testing.assert_array_equal(read(write_palette(tmp_path / "imagej.tif", values, colours, text))[0], values)

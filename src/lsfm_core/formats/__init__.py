@@ -18,6 +18,7 @@ from lsfm_core.formats._channels import PlanesAre, pick_channel
 from lsfm_core.formats._convert import converted
 from lsfm_core.formats._field import FieldConvention, FieldSource, field_source
 from lsfm_core.formats._grey import as_grey
+from lsfm_core.formats._palette import with_palette
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
 from lsfm_core.formats._source import Source
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
@@ -40,6 +41,7 @@ __all__ = [
     "open_source",
     "output_axis",
     "output_paths",
+    "pick_channel",
     "write_plane",
 ]
 
@@ -53,7 +55,7 @@ _META = (".mha", ".mhd")
 #: What a file is larger than its voxels at most: deflate's worst, the names and headers of many chunks.
 _OVERHEAD = 0.01
 _HEADER_BYTES = 2**14
-_ZIPPED = (".zarr.zip", ".ozx")
+_ZIPPED = (".zip", ".ozx")
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
@@ -194,6 +196,7 @@ def _open_path(path: Path, channel: int | str | None, kind: Kind, planes_are: Pl
         from lsfm_core.formats.tiff_stack import open_tiff
 
         source = open_tiff(path, channel, planes_are)
+        source = with_palette(source, kind)
         if kind in ("image", "labels"):
             source = as_grey(source)
     if kind == "vectors" and source.facts.get("kind") != "vectors":

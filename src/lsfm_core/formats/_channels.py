@@ -17,7 +17,15 @@ _MOST_NAMES = 20
 _AS_NAME, _AS_INDEX = "name:", "index:"
 
 
-def pick_channel(name: str, names: Sequence[str], channel: int | str | None, *, planes: int = 2, offer: bool = True) -> int:
+def pick_channel(
+    name: str,
+    names: Sequence[str],
+    channel: int | str | None,
+    *,
+    planes: int = 2,
+    offer: bool = True,
+    numbers: Sequence[int | None] | None = None,
+) -> int:
     """Index of the channel that is asked for by name or by index (from 0); a file's only channel need not be asked for.
 
     Channels are often named by numbers, as by their wavelength: a name counts before an index.
@@ -34,6 +42,8 @@ def pick_channel(name: str, names: Sequence[str], channel: int | str | None, *, 
         Of each channel: where there is one, the channels may be the planes.
     offer : bool
         Whether that can be told by ``--planes-are``.
+    numbers : sequence of int or None, optional
+        What the channels are counted by, where that is not their position: None for one that has no number.
 
     Raises
     ------
@@ -41,7 +51,11 @@ def pick_channel(name: str, names: Sequence[str], channel: int | str | None, *, 
         If there is no such channel, or there are several and none was picked; it lists them. If the name is one channel's and the
         index is another's.
     """
-    listing = ", ".join(f"{index} {text!r}" if text else str(index) for index, text in enumerate(names[:_MOST_NAMES]))
+    indices = list(range(len(names))) if numbers is None else list(numbers)
+    listed = [
+        (None if index is None else str(index), repr(text) if text else None) for index, text in zip(indices, names, strict=True)
+    ]
+    listing = ", ".join(" ".join(filter(None, entry)) for entry in listed[:_MOST_NAMES]) or "none"
     listing += ", …" if len(names) > _MOST_NAMES else ""
     if channel is None:
         if len(names) == 1:
@@ -53,11 +67,11 @@ def pick_channel(name: str, names: Sequence[str], channel: int | str | None, *, 
     text = str(channel)
     by_name = [index for index, other in enumerate(names) if other and text in (other, _AS_NAME + other)]
     number = text.removeprefix(_AS_INDEX)
-    by_index = int(number) if number.isdecimal() and int(number) < len(names) else None
+    by_index = indices.index(int(number)) if number.isdecimal() and int(number) in indices else None
     found = by_name or ([] if by_index is None else [by_index])
     if len(by_name) == 1 and by_index not in (None, by_name[0]):
         raise InputError(
-            f"{name}: channel {text!r} is the name of its channel {by_name[0]}, and the index of the one named "
+            f"{name}: channel {text!r} is the name of its channel {indices[by_name[0]]}, and the index of the one named "
             f"{names[by_index or 0]!r}: say {_AS_NAME}{text} or {_AS_INDEX}{text}; its channels are {listing}"
         )
     if len(found) != 1:

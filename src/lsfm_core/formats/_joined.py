@@ -51,6 +51,7 @@ class JoinedSource(Source):
         self.dtype = first.dtype
         self.components = first.components
         self.voxel_size_mm = first.voxel_size_mm
+        self.palette = first.palette
         self.read_bytes = sum(part.read_bytes for part in parts)
         note = f"{len(parts)} files were joined, of {', '.join(str(part.shape[0]) for part in parts[:20])} planes" + (
             " …" if len(parts) > 20 else ""

@@ -20,9 +20,11 @@ __all__ = ["TIFF_SUFFIXES", "Selection", "Series", "are_parts", "find_series", "
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf2", ".tf8"}
 _ADVICE = "name one series by a quoted glob (img_*_C01.tif) or a pattern (img_%04d.tif)"
+#: A comma is one between decimals where a unit follows: elsewhere it may stand between two numbers.
+_DECIMALS = r"(?:\.\d+|,\d+(?=[ _]?(?:nm|um|\u00b5m|\u03bcm|mm|mic)))?"
 #: How a number may be written: with a sign or without, whole or with decimals.
 _WRITINGS = tuple(
-    re.compile(rf"({sign}\d+{decimals})") for sign, decimals in (("", ""), ("", r"(?:\.\d+)?"), ("-?", ""), ("-?", r"(?:\.\d+)?"))
+    re.compile(rf"({sign}\d+{decimals})") for sign, decimals in (("", ""), ("", _DECIMALS), ("[-+]?", ""), ("[-+]?", _DECIMALS))
 )
 _WIDEST = _WRITINGS[-1]
 _PRINTF = re.compile(r"%[-+ 0]*\d*(?:\.\d+)?[dif]")
@@ -292,7 +294,7 @@ def _regex(name: str, literal: bool) -> re.Pattern[str]:
     start = 0
     for number in _PRINTF.finditer(name):
         text += _glob(name[start : number.start()], literal)
-        text += r"(-?\d+\.\d+)" if number.group().endswith("f") else r"(-?\d+)"
+        text += r"([-+]?\d+\.\d+)" if number.group().endswith("f") else r"([-+]?\d+)"
         start = number.end()
     return re.compile(text + _glob(name[start:], literal), re.DOTALL)
 
@@ -373,7 +375,7 @@ def _along(files: Sequence[Path], rows: Sequence[Sequence[str]], *, told: bool) 
     """
     folder = files[0].parent
     # Timestamps may be too long for floats.
-    columns = {column: [Fraction(row[column]) for row in rows] for column in range(1, len(rows[0]), 2)}
+    columns = {column: [Fraction(row[column].replace(",", ".")) for row in rows] for column in range(1, len(rows[0]), 2)}
     varying = [column for column, values in columns.items() if len(set(values)) > 1]
     unique = [column for column in varying if len(set(columns[column])) == len(files)]
     several = (

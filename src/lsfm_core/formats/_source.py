@@ -43,6 +43,8 @@ class Source(ABC):
     facts : mapping
         What the file tells of itself, ready for JSON: ``format``, ``channel``, ``channel_names``, ``acquisition``, ``notes``;
         ``untold``: what it says in place of a voxel size.
+    palette : array (3, values), optional
+        Red, green and blue of uint16 that each value stands for.
     words : FieldWords, optional
         What it says of its vectors, which come as they are stored until they were turned to displacements.
     """
@@ -56,6 +58,7 @@ class Source(ABC):
     forward_only: bool = False
     read_bytes: int = 0
     facts: Mapping[str, Any] = MappingProxyType({})
+    palette: npt.NDArray[Any] | None = None
     words: FieldWords | None = None
 
     @abstractmethod

@@ -187,15 +187,18 @@ def _placement(image: Mapping[str, Any], axes: Any) -> tuple[Triple | None, list
     """
     units = [mm_per(axis.get("unit")) or math.nan for axis in axes[-3:]]
     sizes, first = list(units), [0.0, 0.0, 0.0]
+    is_scaled = False
     for place in (image["datasets"][0], image):
         for step in place.get("coordinateTransformations", ()):
             if step.get("type") == "scale" and "scale" in step:
                 factors = [float(factor) for factor in step["scale"][-3:]]
                 sizes = [size * factor for size, factor in zip(sizes, factors, strict=True)]
+                is_scaled = True
                 first = [offset * factor for offset, factor in zip(first, factors, strict=True)]
             elif step.get("type") == "translation" and "translation" in step:
                 first = [a + float(b) * unit for a, b, unit in zip(first, step["translation"][-3:], units, strict=True)]
-    return voxel_size_or_none(sizes), first
+    # A unit alone is no size.
+    return voxel_size_or_none(sizes) if is_scaled else None, first
 
 
 def _take_orientation(source: ArraySource, axes: Any, first: Sequence[float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class TiffSeries(Source):
         self.dtype = plane.dtype
         self.shape = (len(files), plane.rows, plane.columns)
         self.components = plane.samples
+        self.palette = plane.palette
         if plane.is_colour:
             self.facts = {**self.facts, "kind": "components"}
         # A plane that does not fit should be found before hours of work, not after.
@@ -154,6 +155,8 @@ class Plane:
         Whether one whole plane of a value follows the other.
     is_colour : bool
         Whether the values are red, green, blue, and perhaps opacity.
+    palette : array (3, values), optional
+        The colours that the values stand for.
     """
 
     rows: int
@@ -162,6 +165,7 @@ class Plane:
     dtype: np.dtype[Any]
     is_planar: bool = False
     is_colour: bool = False
+    palette: npt.NDArray[Any] | None = field(default=None, compare=False)
 
     def describe(self) -> str:
         """What planes of a volume have in common, in words."""
@@ -205,7 +209,10 @@ def check_page(what: object, page: TiffPage) -> Plane:
         raise SourceError(f"{what}: has pixels of type {page.dtype or 'unknown'}: only integers and floats can be used")
     dtype = np.dtype(page.dtype).newbyteorder("=")
     is_colour = samples > 1 and page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
-    return Plane(int(sizes[0]), int(sizes[1]), samples, dtype, is_planar, is_colour)
+    palette = page.colormap if samples == 1 and page.photometric == PHOTOMETRIC.PALETTE else None
+    if palette is not None and (palette.ndim != 2 or len(palette) != 3 or dtype.kind != "u"):
+        raise SourceError(f"{what}: has a palette of shape {palette.shape} for values of type {dtype}: its header is damaged")
+    return Plane(int(sizes[0]), int(sizes[1]), samples, dtype, is_planar, is_colour, palette)
 
 
 def _check_complete(file: Path, page: TiffPage, size: int) -> None:

@@ -20,6 +20,7 @@ from lsfm_core.formats._channels import PlanesAre, channel_key, check_one_timepo
 from lsfm_core.formats._files import Checksum, bytes_of
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._joined import JoinedSource
+from lsfm_core.formats._lsm import open_lsm
 from lsfm_core.formats._ome import parse_ome
 from lsfm_core.formats._ome_set import OmeReader, OmeVolume, find_ome_volume
 from lsfm_core.formats._own import own_facts, take_place
@@ -49,8 +50,11 @@ _OTHER_FORMATS = {
     ".lif": "Leica LIF cannot be read: save it as OME-TIFF, in LAS X or Fiji",
     ".oir": "Olympus OIR cannot be read: save it as OME-TIFF, in Fiji",
     ".vsi": "Olympus VSI cannot be read: save it as OME-TIFF, in Fiji",
-    ".lsm": "Zeiss LSM cannot be read: save it as OME-TIFF, in Fiji",
 }
+#: ScanImage from version 4 on lists the channels, version 3 has their number.
+_SAVED_CHANNELS = re.compile(r"(?:channelsSave|hChannels\.channelSave) *= *\[?([\d ;,]+)|numberOfChannelsSave *= *(\d+)")
+_SLICES = re.compile(r"hStackManager\.(?:actualN|n)umSlices *= *(\d+)")
+_FRAMES_PER_SLICE = re.compile(r"hStackManager\.framesPerSlice *= *(\d+)")
 _TEXT_TAGS = ("Make", "Model", "Software", "DateTime", "Artist", "HostComputer", "ImageDescription")
 
 
@@ -92,6 +96,7 @@ class TiffStack(Source):
         self.dtype = plane.dtype
         self.voxel_size_mm = voxel_size_mm
         self.facts = {**facts, "kind": "components"} if plane.is_colour else facts
+        self.palette = plane.palette
         self._plane = plane
         self._places = places
         self._stored = stored
@@ -192,7 +197,7 @@ def open_tiff(image: Path, channel: int | str | None, planes_are: PlanesAre | No
     is_file = image.is_file()
     if is_file and _is_xml(image):
         return _open_named(image, channel, planes_are)
-    if is_file and image.suffix.lower() not in TIFF_SUFFIXES:
+    if is_file and image.suffix.lower() not in (*TIFF_SUFFIXES, ".lsm"):
         known = _OTHER_FORMATS.get(image.suffix.lower(), "unknown format")
         raise InputError(f"{image}: {known}: TIFF, NIfTI, NRRD, MetaImage, .npy and Zarr can be read (see docs/inputs.md)")
     if is_file:
@@ -278,8 +283,10 @@ def _open_stack(path: Path, channel: int | str | None, planes_are: PlanesAre | N
     try:
         first = _page(path, tiff, 0)
         count = _page_count(path, tiff)
-        if tiff.is_lsm or tiff.is_stk:
-            raise SourceError(f"{path}: is a {'Zeiss LSM' if tiff.is_lsm else 'MetaMorph STK'} file: save it as OME-TIFF")
+        if tiff.is_lsm:
+            return open_lsm(path, channel, planes_are)
+        if tiff.is_stk:
+            raise SourceError(f"{path}: is a MetaMorph STK file: save it as OME-TIFF, in Fiji")
         plane = check_page(path, first)
         xml = _description(tiff)
         if xml is not None:
@@ -328,15 +335,93 @@ def _describe(
         places = _contiguous(path, first, math.prod(int(n) for n in shaped[0]["shape"]) // max(1, math.prod(first.shape)))
     if len(places) < 2:
         return None
-    axes = [int(n) for n in (shaped[0].get("shape", ()) if shaped and len(shaped) == 1 else ())][: -len(first.shape)]
-    if sum(n > 1 for n in axes) > 1:
-        raise SourceError(
-            f"{path}: its pages count along several axes ({' x '.join(map(str, axes))}), and nothing tells what they are: save one "
-            "volume a file"
-        )
-    if channel is not None:
+    facts: dict[str, Any] = {"format": "TIFF", "acquisition": _texts(first), "notes": notes}
+    letters, sizes = _page_axes(path, tiff, first, shaped)
+    if sizes and math.prod(sizes) == len(places):
+        numbers, found = _along_axes(path, letters, sizes, channel, planes_are)
+        places, facts = [places[number] for number in numbers], facts | found
+    elif channel is not None:
         pick_channel(str(path), ("",), channel)
-    return _Volume(places, None, {"format": "TIFF", "acquisition": _texts(first), "notes": notes})
+    size = None
+    # tifffile keeps them beside the shape where it does not write for ImageJ; mesoSPIM's BigTIFFs are such.
+    if shaped and {"spacing", "unit"} <= set(shaped[0]) and not _has_no_resolution(first):
+        size, untold = _imagej_voxel_size(first, shaped[0])
+        facts |= {} if untold is None else {"untold": untold}
+    return _Volume(places, size, facts)
+
+
+def _page_axes(
+    path: Path, tiff: TiffFile, first: TiffPage, shaped: Sequence[Mapping[str, Any]] | None
+) -> tuple[str, tuple[int, ...]]:
+    """What the pages of a file count, slowest first, as tifffile's JSON, ScanImage or FluoView tell; nothing for all others."""
+    if shaped is not None and len(shaped) == 1:
+        sizes = tuple(int(n) for n in shaped[0].get("shape", ()))
+        letters = str(shaped[0].get("axes", ""))
+        count = len(sizes) - len(first.shape)
+        return (letters[:count] if len(letters) == len(sizes) else "?" * count), sizes[:count]
+    if first.is_scanimage:
+        return _scanimage_axes(path, first, len(tiff.pages))
+    if tiff.is_fluoview:
+        try:
+            series = tiff.series[0]
+            count = len(series.axes) - len(first.shape)
+            return series.axes[:count], tuple(series.shape[:count])
+        except Exception as error:  # tifffile trusts what it parses
+            raise SourceError(f"{path}: its metadata cannot be read: {error}") from error
+    return "", ()
+
+
+def _scanimage_axes(path: Path, first: TiffPage, count: int) -> tuple[str, tuple[int, ...]]:
+    """Of ScanImage's pages, of which each is one channel of one frame."""
+    text = f"{first.software}\n{first.description}"
+    told = _SAVED_CHANNELS.search(text)
+    channels = 1 if told is None else int(told[2]) if told[2] else len(re.findall(r"\d+", told[1]))
+    repeats = _FRAMES_PER_SLICE.search(text)
+    frames = 1 if repeats is None else int(repeats[1])
+    slices, rest = divmod(count, max(1, channels * frames))
+    if rest or not slices:
+        raise SourceError(
+            f"{path}: ScanImage tells of {channels} channel(s), {frames} frame(s) of each plane, and the file has {count} pages: "
+            "the recording was interrupted, or is in several files: save the whole planes as OME-TIFF"
+        )
+    each = int(found[1]) if (found := _SLICES.search(text)) else slices
+    volumes = slices // each if each > 0 and slices % each == 0 else 1
+    return "TZTC", (volumes, slices // volumes, frames, channels)
+
+
+def _along_axes(
+    path: Path, letters: str, sizes: Sequence[int], channel: int | str | None, planes_are: PlanesAre | None
+) -> tuple[list[int], dict[str, Any]]:
+    """Numbers of the pages that are the planes of the channel that was asked for, and what is known of channels."""
+    long = [(letter, n) for letter, n in zip(letters, sizes, strict=True) if n > 1]
+    if len(long) > 1 and {letter for letter, _ in long} - set("ZCT"):
+        raise SourceError(
+            f"{path}: its pages count along several axes ({' x '.join(str(n) for n in sizes)}), and nothing tells what they are: "
+            "save one volume a file"
+        )
+    count = {letter: dict(long).get(letter, 1) for letter in "ZCT"}
+    planes = next((letter for letter, _ in long if letter not in "CT"), "Z")
+    if planes_are is not None and planes in dict(long):
+        raise InputError(f"{path}: has {dict(long)[planes]} planes besides: leave out --planes-are {planes_are}")
+    if planes_are is not None:
+        planes = {"time": "T", "channels": "C"}[planes_are]
+    depth = dict(long).get(planes, 1)
+    if planes != "T":
+        check_one_timepoint(str(path), count["T"], depth)
+    picked, facts = 0, {}
+    if planes != "C":
+        names = [""] * count["C"]
+        picked = pick_channel(str(path), names, channel, planes=depth)
+        if len(names) > 1:
+            facts = {"channel": channel_key(names, picked), "channel_names": names}
+    index: list[Any] = [slice(None) if letter == planes else picked if letter == "C" else 0 for letter in letters]
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)[tuple(index)]
+    return [int(number) for number in numbers.ravel()], facts
+
+
+def _has_no_resolution(first: TiffPage) -> bool:
+    """Whether the resolution is what tifffile writes where it was given none."""
+    return int(first.resolutionunit) == 1 and tuple(first.resolution) == (1.0, 1.0)
 
 
 def _texts(page: TiffPage) -> dict[str, str]:
@@ -381,7 +466,9 @@ def _describe_imagej(
     # ImageJ writes files beyond 4 GB with a single page: the other planes follow without.
     places = _contiguous(path, first, images) if count == 1 else [_Place(path, index) for index in range(images)]
     labels = metadata.get("Labels") if channels > 1 else None
-    names = [_channel_label(labels, index, images) for index in range(channels)]
+    # Micro-Manager writes channel by channel where it took them so.
+    slices_first = str(metadata.get("order", "")).lower() == "zct"
+    names = [_channel_label(labels, index * (slices if slices_first else 1), images) for index in range(channels)]
     picked = pick_channel(str(path), names, channel, planes=slices)
     scalars = {
         key: value
@@ -397,7 +484,8 @@ def _describe_imagej(
     size, untold = _imagej_voxel_size(first, metadata)
     if untold is not None:
         facts["untold"] = untold
-    return _Volume(places[picked::channels], size, facts, own)
+    chosen = places[picked * slices : (picked + 1) * slices] if slices_first else places[picked::channels]
+    return _Volume(chosen, size, facts, own)
 
 
 def _channel_label(labels: Any, index: int, images: int) -> str:
@@ -593,7 +681,8 @@ def _check_extent(what: str, page: TiffPage, size: int) -> int:
 
 def _open(path: Path) -> TiffFile:
     try:
-        return TiffFile(path)
+        # Its pages are read as they are: tifffile would guess where those of ScanImage are.
+        return TiffFile(path, is_scanimage=False)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # struct.error, IndexError, TiffFileError …: whatever a damaged header leads to
