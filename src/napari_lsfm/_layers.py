@@ -7,7 +7,7 @@ is a plane on the screen. Channels that were stored in another orientation are t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -32,14 +32,20 @@ _PERCENTILES = (0.5, 99.8)
 _SAMPLE_EDGE = 256
 
 
-def layer_tuples(file: LsfmFile) -> list[LayerData]:
+def layer_tuples(file: LsfmFile, leave_out: Collection[str] = ()) -> list[LayerData]:
     """Layer tuples of a file's channels, in order; vectors have no layer, components that are no colours one each.
+
+    Parameters
+    ----------
+    file : LsfmFile
+    leave_out : collection of str
+        Channels of which there are to be none.
 
     Returns
     -------
     list of LayerData
     """
-    channels = list(file.channels.values())
+    channels = [channel for name, channel in file.channels.items() if name not in leave_out]
     images = sum(channel.kind == "image" for channel in channels)
     colormaps = cycle(_COLORMAPS if images > 1 else ("gray",))
     moments = [time for channel in channels for time in channel.timepoints]

@@ -84,7 +84,27 @@ def _opened(path: Path) -> tuple[lsfm_core.LsfmFile, list[LayerData]]:
     cache = chunk_cache()
     cache.max_bytes = current_settings().cache_mib * 2**20
     file = lsfm_core.open_lsfm(path, cache=cache, max_read_bytes=_MAX_READ_BYTES, detached=True)
-    return file, layer_tuples(file)
+    refused = _too_large(file)
+    layers = layer_tuples(file, leave_out=refused)
+    if refused and not layers:
+        raise next(iter(refused.values()))
+    for name, error in refused.items():
+        from napari.utils.notifications import show_warning
+
+        show_warning(f"Channel {name!r} is not shown: {error}")
+    return file, layers
+
+
+def _too_large(file: lsfm_core.LsfmFile) -> dict[str, lsfm_core.MemoryBudgetError]:
+    """Channels of which a single chunk would take too much memory, and why."""
+    refused = {}
+    for name, channel in file.channels.items():
+        try:
+            for level in channel.levels:
+                level.data.check_decodable()
+        except lsfm_core.MemoryBudgetError as error:
+            refused[name] = error
+    return refused
 
 
 def _nothing_shown(file: lsfm_core.LsfmFile) -> str:

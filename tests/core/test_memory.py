@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ import SimpleITK as sitk
 import tifffile
 import zarr
 from isal import igzip_threaded
+
+from lsfm_core.cli import main
 
 BUDGET = 300_000_000
 #: Below the least budget, what libraries take besides weighs most.
@@ -138,3 +143,74 @@ def test_an_export_through_an_affine_and_a_field_keeps_its_budget(tmp_path: Path
         assert np.asarray(nibabel.load(output).dataobj[130, 130]).min() >= 200
     for file in (path, field, output):
         file.unlink()
+
+
+def _one_chunk(path: Path, size: int, layout: str) -> None:
+    """A BigDataViewer file whose voxels, all of them 7, are one chunk."""
+    options = {
+        "packed": {"chunks": (size,) * 3, "compression": "gzip", "shuffle": True},
+        "plain": {"chunks": (size,) * 3},
+        "whole": {},
+    }
+    with h5py.File(path, "w") as file:
+        cells = file.create_dataset("t00000/s00/0/cells", (size,) * 3, np.int16, **options[layout])
+        if layout == "packed":
+            packer = zlib.compressobj(1)
+            # Shuffled: all low bytes, then all high ones.
+            data = [packer.compress(byte * size**2) for byte in (b"\7", b"\0") for _ in range(size)]
+            cells.id.write_direct_chunk((0, 0, 0), b"".join(data) + packer.flush())
+        else:
+            for plane in range(size):
+                cells[plane] = np.full((size, size), 7, np.int16)
+        file["s00/resolutions"] = np.ones((1, 3))
+        file["s00/subdivisions"] = np.full((1, 3), size, np.int32)
+
+
+def _commands(path: Path, folder: Path) -> dict[str, list[str]]:
+    place = ["--voxel-size", "0.01,0.01,0.01", "--orientation", "RAS"]
+    source = [str(path), "--channel", "setup 0", *place]
+    return {
+        "export": ["export", *source, "--output", str(folder / "x.nii"), "--overwrite"],
+        "export-slices": ["export-slices", *source, "--range", "0,2,1", "--output", str(folder / "s_%d.tif"), "--overwrite"],
+        "preview": ["preview", str(path), *place, "--output", str(folder / "x.png"), "--overwrite"],
+        "verify": ["verify", str(path)],
+    }
+
+
+@pytest.mark.parametrize("layout", ["plain", "whole"])
+def test_what_nothing_packs_is_read_in_pieces(layout: str, tmp_path: Path, peak_memory: Callable[..., int]) -> None:
+    path = tmp_path / "one.h5"
+    _one_chunk(path, 512, layout)
+    assert path.stat().st_size > 2**28
+    memory = ["--memory", "250000000"]
+    commands = _commands(path, tmp_path)
+    assert peak_memory(*commands["export"], *memory) < 300_000_000
+    assert np.asarray(nibabel.load(tmp_path / "x.nii").dataobj[::64, 5]).min() == 7
+    assert peak_memory(*commands["export-slices"], *memory) < 300_000_000
+    assert tifffile.imread(tmp_path / "s_1.tif").min() == 7
+    assert peak_memory(*commands["preview"]) < 450_000_000
+
+
+def test_a_chunk_that_is_too_large_to_decode_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], peak_memory: Callable[..., int]
+) -> None:
+    path = tmp_path / "one.h5"
+    _one_chunk(path, 1024, "packed")
+    assert path.stat().st_size < 20_000_000
+    for name, words in _commands(path, tmp_path).items():
+        tracemalloc.start()
+        try:
+            assert main([*words, "--quiet"]) == 1, name
+            assert tracemalloc.get_traced_memory()[1] < 100_000_000
+        finally:
+            tracemalloc.stop()
+        told = capsys.readouterr().err
+        assert "1024 x 1024 x 1024" in told and "6.4 GB" in told and told.count("\n") == 1, told
+    assert {file.name for file in tmp_path.iterdir()} <= {"one.h5", "one.h5-log"}
+    path.unlink()
+    _one_chunk(path, 400, "packed")
+    words = _commands(path, tmp_path)["export"]
+    assert main([*words, "--quiet", "--memory", "500MB"]) == 1
+    assert "400 x 400 x 400" in capsys.readouterr().err
+    assert peak_memory(*words, "--memory", "600000000") < 600_000_000
+    assert np.asarray(nibabel.load(tmp_path / "x.nii").dataobj[::64, 5]).min() == 7

@@ -14,7 +14,7 @@ import numpy as np
 from lsfm_core.errors import InputError
 from lsfm_core.export._blocks import iter_blocks, iter_slabs
 from lsfm_core.export._names import named_files
-from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
+from lsfm_core.export.plan import BASE_BYTES, ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.request import ExportRequest, TransformRequest
 from lsfm_core.export.volume import Volume
 from lsfm_core.formats import open_sink, output_paths
@@ -135,8 +135,10 @@ def open_planned(
     """The file of a request, open, and the plan for it: for one result, or in pieces along `axis` of which none is kept."""
     with ExitStack() as stack:
         file = opened(request, file, stack)
-        plan = plan_export(file, request, keep=keep) if axis is None else plan_pieces(file, request, axis)
-        stack.enter_context(file.cache.limited(plan.cache_bytes))
+        # A region is looked for while it is planned.
+        with file.cache.limited(file.cache.max_bytes, request.memory_bytes - BASE_BYTES):
+            plan = plan_export(file, request, keep=keep) if axis is None else plan_pieces(file, request, axis)
+        stack.enter_context(file.cache.limited(plan.cache_bytes, request.memory_bytes - BASE_BYTES))
         yield file, plan
 
 

@@ -544,7 +544,9 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
     shape, axis = plan.target.shape, plan.axis
     plane = plan.output_bytes // shape[axis]
     result = plan.output_bytes if keeps_result else 0
-    available = budget - BASE_BYTES - result
+    # Whatever the blocks, a large chunk is decoded as a whole, one at a time.
+    decode = plan.level.data.decode_bytes
+    available = budget - BASE_BYTES - result - decode
     chunks = plan.level.data.chunks[:3]
     if plan.copy is not None and plan.region is None:
         threads, block_bytes = 1, 0
@@ -563,10 +565,10 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
     # what is left keeps decoded chunks.
     thickness = min(wanted, (available - threads * block_bytes) // (4 * plane))
     if thickness < 1:
-        need = BASE_BYTES + result + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
+        need = BASE_BYTES + result + decode + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
         raise MemoryBudgetError(
-            f"{plan.name}: this export needs at least {size_text(need)} of memory, {size_text(budget)} were given: raise the "
-            "memory, " + ("name an output file, " if keeps_result else "") + "or take a coarser resolution"
+            f"{plan.name}: this export needs at least {size_text(need)} of memory{_of_chunks(plan)}, {size_text(budget)} were "
+            "given: raise the memory, " + ("name an output file, " if keeps_result else "") + "or take a coarser resolution"
         )
     first = 0
     if plan.copy is not None:
@@ -585,8 +587,18 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
         block=(size[0], size[1], size[2]),
         block_bytes=block_bytes,
         cache_bytes=cache,
-        peak_bytes=BASE_BYTES + result + threads * block_bytes + 4 * plane * thickness + min(cache, read),
+        peak_bytes=BASE_BYTES + result + decode + threads * block_bytes + 4 * plane * thickness + min(cache, read),
         read_bytes=read,
+    )
+
+
+def _of_chunks(plan: ExportPlan) -> str:
+    """What large chunks have to do with the memory, in words."""
+    data = plan.level.data
+    if not data.decode_bytes:
+        return ""
+    return (
+        f" ({size_text(data.decode_bytes)} of it for one chunk of {_by(data.chunks)} voxels, which can only be decoded as a whole)"
     )
 
 

@@ -334,7 +334,7 @@ def _carry(
         if isinstance(request.points, Path):
             record.inputs.append(logged_files(request.points, [request.points]))
         way, labels, table, given, spare = _prepared(file, request)
-        stack.enter_context(file.cache.limited(spare // 2))
+        stack.enter_context(file.cache.limited(spare // 2, spare))
 
         stage = Progress("points", given.nbytes, progress, cancel)
         at_mm = way.to_mm(given)

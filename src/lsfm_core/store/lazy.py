@@ -7,9 +7,10 @@ decodes in threads, and keeps decoded chunks in a cache bounded in bytes.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import count, product
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import ChecksumError, MemoryBudgetError
 from lsfm_core.hdf5_filters import check_filters
+from lsfm_core.progress import size_text
 from lsfm_core.store._ahead import ReadAhead
 from lsfm_core.store._broken import reading
 from lsfm_core.store._chunks import ChunkCodec, Grid, share_out
@@ -36,6 +38,14 @@ TableOf = Callable[[h5py.Dataset], npt.NDArray[np.uint32] | None]
 
 #: Decoded chunks that one file keeps unless its opener says otherwise.
 DEFAULT_CACHE_BYTES = 256 * 2**20
+#: What one chunk may take while it is decoded, unless a budget says otherwise; as the commands' own default.
+DEFAULT_DECODE_BYTES = 2 * 10**9
+#: Larger chunks count: they are decoded one at a time, and where nothing packs them they are read in pieces.
+_LARGE_CHUNK_BYTES = 8 * 2**20
+_PIECE = 64
+#: The chunk's own bytes, shuffled and in order, and as they are stored, at worst.
+_DECODE_COPIES = 3
+_large_chunk = threading.Lock()
 _STORE_NUMBERS = count()
 
 
@@ -51,6 +61,8 @@ class ChunkCache:
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES, *, reads_ahead: bool = False) -> None:
         self.max_bytes = max_bytes
+        #: What a single chunk may take while it is decoded: one that needs more is not read.
+        self.decode_bytes = DEFAULT_DECODE_BYTES
         #: Who fills it in the background.
         self.ahead = ReadAhead() if reads_ahead else None
         self._bytes = 0
@@ -76,15 +88,16 @@ class ChunkCache:
             self._shrink()
 
     @contextmanager
-    def limited(self, max_bytes: int) -> Iterator[None]:
-        """Hold at most so many bytes within the block."""
+    def limited(self, max_bytes: int, decode_bytes: int | None = None) -> Iterator[None]:
+        """Hold at most so many bytes within the block, and let a single chunk take no more than `decode_bytes` to be decoded."""
         before, self.max_bytes = self.max_bytes, max_bytes
+        decoding, self.decode_bytes = self.decode_bytes, self.decode_bytes if decode_bytes is None else decode_bytes
         with self._lock:
             self._shrink()
         try:
             yield
         finally:
-            self.max_bytes = before
+            self.max_bytes, self.decode_bytes = before, decoding
 
     @property
     def nbytes(self) -> int:
@@ -118,8 +131,17 @@ class _Store:
         self.max_read_bytes = max_read_bytes
         self.fill = np.asarray(dataset.fillvalue, dataset.dtype)
         self.shape: tuple[int, ...] = dataset.shape
-        # Without chunks of its own a dataset is read as one piece per block of this shape.
-        self.chunks: tuple[int, ...] = dataset.chunks or tuple(min(n, 64) for n in dataset.shape)
+        # What is read at once: a chunk, or one piece per block of this shape.
+        self.chunks: tuple[int, ...] = dataset.chunks or _pieces_of(dataset.shape)
+        self.stored_chunks = self.chunks
+        chunk_bytes = math.prod(self.chunks) * dataset.dtype.itemsize
+        #: What it takes to decode a chunk, where that matters.
+        self.decode_bytes = 0
+        if dataset.chunks is not None and not dataset.is_virtual and chunk_bytes > _LARGE_CHUNK_BYTES:
+            if dataset.id.get_create_plist().get_nfilters() == 0:
+                self.codec, self.chunks = None, _pieces_of(dataset.chunks)
+            else:
+                self.decode_bytes = _DECODE_COPIES * chunk_bytes
         self.name = f"{dataset.file.filename}:{dataset.name}"
         # Not id(): Python gives it to the next object, and a shared cache would show one file's chunks in another.
         self._key = (next(_STORE_NUMBERS),)
@@ -165,8 +187,30 @@ class _Store:
             chunk = np.full(self.chunks, self.fill)
         return self._present(chunk)
 
+    def check_decodable(self) -> None:
+        """Refuse to read what would take more memory than there may be.
+
+        Raises
+        ------
+        MemoryBudgetError
+            That names the chunk, and what it needs.
+        """
+        if self.decode_bytes > self.cache.decode_bytes:
+            path, _, _ = self.name.rpartition(":")
+            chunk = " x ".join(map(str, self.chunks))
+            raise MemoryBudgetError(
+                f"{self.name}: its chunks of {chunk} voxels can only be decoded as a whole, which needs "
+                f"{size_text(self.decode_bytes)} of memory, and {size_text(max(0, self.cache.decode_bytes))} may be taken for it "
+                f"here: give more (--memory), or make the chunks smaller ('lsfm-core repack {path} --rechunk 64,128,128')"
+            )
+
     def _present(self, chunk: Array) -> Array:
         return chunk if chunk.dtype == self.dtype else chunk.view(self.dtype)
+
+
+def _pieces_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """How much is read at once of what can be read in pieces."""
+    return tuple(min(n, _PIECE) for n in shape)
 
 
 def _read_box(dataset: h5py.Dataset, box: tuple[slice, ...], name: str) -> Array:
@@ -263,7 +307,7 @@ class LazyLevel:
         """Extent of a chunk along each axis of this view."""
         return tuple(
             max(1, chunk // abs(axis.step))
-            for axis, chunk in zip(self._axes, self._store.chunks, strict=True)
+            for axis, chunk in zip(self._axes, self._store.stored_chunks, strict=True)
             if isinstance(axis, range)
         )
 
@@ -318,6 +362,7 @@ class LazyLevel:
             If stored data are damaged; names the dataset and the place.
         """
         store = self._store
+        store.check_decodable()
         steps = [axis if isinstance(axis, range) else range(axis, axis + 1) for axis in self._axes]
         whole = all(
             axis.step > 0 and len(axis) and axis[-1] < n for axis, n in zip(steps, store.shape, strict=True)
@@ -331,7 +376,9 @@ class LazyLevel:
 
         def copy(piece: tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]) -> None:
             index, target, source = piece
-            full[target] = store.chunk(index, cached)[source]
+            # One after the other, to the end: two that are large would not fit beside each other.
+            with _large_chunk if store.decode_bytes else nullcontext():
+                full[target] = store.chunk(index, cached)[source]
 
         # What is decoded already is copied at once; a thread would take longer to hear of it.
         missing = []
@@ -344,12 +391,27 @@ class LazyLevel:
             else:
                 full[target] = chunk[source]
         ahead = store.cache.ahead
-        if ahead and cached:
+        if ahead and cached and not store.decode_bytes:
             ahead.follow(store, steps, [index for index, _, _ in pieces], store.cache.max_bytes)
         if missing:
             with ahead.paused() if ahead else nullcontext():
                 share_out(copy, missing)
         return out
+
+    def touch(self) -> None:
+        """Read every chunk of this view, and keep nothing.
+
+        Raises
+        ------
+        LsfmError
+            As `read`.
+        """
+        store = self._store
+        store.check_decodable()
+        steps = [axis if isinstance(axis, range) else range(axis, axis + 1) for axis in self._axes]
+        for index, _, _ in self._pieces(steps):
+            with _large_chunk if store.decode_bytes else nullcontext():
+                store.chunk(index, False)
 
     def _pieces(self, steps: list[range]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...], tuple[slice, ...]]]:
         """For each chunk that is needed: its index, where its voxels go, and which of its voxels they are."""
@@ -370,6 +432,21 @@ class LazyLevel:
         for combination in product(*per_axis):
             index, target, source = zip(*combination, strict=True)
             yield index, target, source
+
+    @property
+    def decode_bytes(self) -> int:
+        """Memory that decoding a single chunk takes, where chunks are so large that it matters; else 0."""
+        return self._store.decode_bytes
+
+    def check_decodable(self) -> None:
+        """Refuse what would take more memory than there may be, before anything is read.
+
+        Raises
+        ------
+        MemoryBudgetError
+            That names the chunk, and what it needs.
+        """
+        self._store.check_decodable()
 
     @property
     def stored_bytes(self) -> int:

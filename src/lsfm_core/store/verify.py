@@ -135,6 +135,9 @@ def verify_file(
             passes += sum(pyramid[0].data.nbytes * (len(pyramid) - 1) for _, _, pyramid in views)
         report = Progress("verify", passes, progress, cancel)
         chunks = unchecked = raw_bytes = 0
+        for _, _, pyramid in views:
+            for level in pyramid:
+                level.data.check_decodable()
         for channel, time, pyramid in views:
             for level in pyramid:
                 for defect in _chunks(channel, level, _when(channel, time)):
@@ -248,7 +251,7 @@ def _chunks(channel: Channel, level: Level, timepoint: int | None) -> Iterator[D
     def check(number: int) -> Defect | None:
         start, stop = grid.box(number)
         try:
-            level.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].read(cached=False)
+            level.data[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].touch()
         except (LsfmError, OSError) as error:
             # The cause, where there is one: the defect names the place in its own words.
             return Defect(str(error.__cause__ or error), channel.name, level.index, start, stop, timepoint)
