@@ -95,3 +95,24 @@ def test_channels_are_numbered_without_gaps(brain: Path) -> None:
         assert reader.read_view(channel=0).shape == (6, 8, 10)
     finally:
         reader.finalize()
+
+
+def test_other_programs_limits_are_told_when_they_are_met(tmp_path: Path) -> None:
+    def write(name: str, channel: str, array: Array, kind: Any = "image", edge: float = 1) -> tuple[str, ...]:
+        size = (edge, edge, edge)
+        return ingest_channel(
+            IngestRequest(path=tmp_path / name, channel=channel, image=array, kind=kind, voxel_size_mm=size, orientation="SAR")
+        ).warnings
+
+    image = np.ones((6, 8, 10), np.uint16)
+    assert write("brain.h5", "a", image) == ()
+    assert write("brain.h5", "same", image) == ()
+    # What BigDataViewer does not show, Bio-Formats does not either.
+    assert write("brain.h5", "field", np.ones((6, 8, 10, 3), np.float32), "vectors") == ()
+    (said,) = write("brain.h5", "ids", image.astype(np.uint32), "labels")
+    assert "differ in type:" in said and "Bio-Formats" in said and "Open XML/HDF5" in said
+    (said,) = write("brain.h5", "larger", np.ones((7, 9, 11), np.uint16), edge=2)
+    assert "differ in size, type, voxel size:" in said
+    (said,) = write("Gehirn_\u00c4.h5", "a", image)
+    assert "Bio-Formats" in said and "ASCII" in said
+    assert write("a&b.h5", "a", image) == ()

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 
 from lsfm_core import IngestReport
+from lsfm_core.cli import main
 from lsfm_core.testing import write_series
 
 Array = npt.NDArray[Any]
@@ -143,6 +144,18 @@ def test_bioformats_reads_voxels_and_sizes(
         with tifffile.TiffFile(out) as tiff:
             voxels = tiff.pages.first.asarray().view(dtype)
         np.testing.assert_array_equal(voxels, padded_means(image, report.levels[index].factors)[plane])
+
+
+def test_bioformats_finds_a_file_whose_name_has_an_ampersand(
+    tmp_path: Path, ingest_series: Ingester, bioformats: Callable[..., str]
+) -> None:
+    ingest_series(write_series(tmp_path / "in", specimen("uint16")))
+    for suffix in (".h5", ".xml"):
+        (tmp_path / f"brain{suffix}").rename(tmp_path / f"a&b <c>{suffix}")
+    assert main(["xml", str(tmp_path / "a&b <c>.h5")]) == 0
+    said = bioformats("ImageInfo", "-nopix", "-nometa", "-noflat", tmp_path / "a&b <c>.xml")
+    assert "SizeZ = 21\n" in said
+    assert ElementTree.parse(tmp_path / "a&b <c>.xml").findtext(".//hdf5") == "a&b <c>.h5"
 
 
 # --- the XML --------------------------------------------------------------------------------------------------------------------

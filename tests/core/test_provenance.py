@@ -362,6 +362,8 @@ def test_something_else_in_the_logs_place_stops_no_change(brain: Path) -> None:
     with h5py.File(brain, "r+") as file:
         del file["log"]
         file["log"] = "somebody's"
+        # As a program does that changes our part of a file.
+        del file["LSFM_DIGESTS"], file.attrs["LSFM_has_digests"]
     with edit_lsfm(brain) as editor:
         editor.set_metadata("key", "value")
     assert [record.operation for record in log(brain)] == ["add-metadata"]

@@ -26,7 +26,17 @@ from hypothesis import strategies as st
 
 from lsfm_core import pyramid
 from lsfm_core.errors import ExistsError, InputError, StorageError
-from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, _sink, check_output, open_sink, open_source, tiff_output, write_plane
+from lsfm_core.formats import (
+    OUTPUT_SUFFIXES,
+    OutputImage,
+    _sink,
+    check_output,
+    open_sink,
+    open_source,
+    output_notes,
+    tiff_output,
+    write_plane,
+)
 from lsfm_core.geometry import Space
 
 Array = np.ndarray[Any, Any]
@@ -342,9 +352,24 @@ def test_ome_tiff(suffix: str, dtype: str, tmp_path: Path) -> None:
         assert [pixels[f"PhysicalSize{axis}"] for axis in "ZYX"] == [20, 30, 50]
         assert {pixels[f"PhysicalSize{axis}Unit"] for axis in "ZYX"} == {"µm"}
         assert pixels["Channel"]["Name"] == "Käse & <b>"
+        # ImageJ takes centimetres from the tags, and nothing from the XML.
+        assert tiff.pages.first.tags["ResolutionUnit"].value == 3
+        for tag, pixels_per_cm in (("YResolution", 1e4 / 30), ("XResolution", 1e4 / 50)):
+            numerator, denominator = tiff.pages.first.tags[tag].value
+            assert numerator / denominator == pytest.approx(pixels_per_cm, rel=1e-7)
     source = open_source(path)
     source.close()
     assert source.voxel_size_mm == pytest.approx((0.02, 0.03, 0.05))
+
+
+@pytest.mark.parametrize("kind", ["image", "vectors"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "f4", "f8"])
+def test_what_imagej_does_not_read_is_said(kind: pyramid.Kind, dtype: str) -> None:
+    image = image_of(noise((4, 5, 6, 3) if kind == "vectors" else (4, 5, 6), dtype), kind=kind)
+    notes = output_notes(Path("x.tif"), image)
+    assert bool(notes) == (kind == "vectors" or dtype in {"i1", "f8"})
+    assert all("ImageJ" in note and "Plugins > Bio-Formats" in note for note in notes)
+    assert output_notes(Path("x.nii"), image) == ()
 
 
 def test_a_tiff_beyond_4_gb_is_an_ome_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from lsfm_core.export._names import named_files, native_space, open_chain, refer
 from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.request import ExportRequest, Method, three
-from lsfm_core.formats import OutputImage, check_output
+from lsfm_core.formats import OutputImage, check_output, output_notes
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
 from lsfm_core.progress import CancelToken, size_text
 from lsfm_core.pyramid import Kind
@@ -230,6 +230,7 @@ def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False, c
         check_not_read(request.output, named_files(file, request, request.reference))
     if request.output is not None and request.grid is None:
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
+        plan = replace(plan, warnings=(*plan.warnings, *output_notes(request.output, plan.image)))
     return _with_memory(plan, request.memory_bytes, keeps_result=keep or (request.output is None and request.grid is None))
 
 

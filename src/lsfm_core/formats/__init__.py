@@ -40,6 +40,7 @@ __all__ = [
     "open_sink",
     "open_source",
     "output_axis",
+    "output_notes",
     "output_paths",
     "pick_channel",
     "write_plane",
@@ -271,6 +272,11 @@ def check_output(path: Path, image: OutputImage, *, overwrite: bool, makes_folde
             f"{path}: may need {size_text(need)}, and {size_text(free)} are free on its disk: make room, or choose another folder"
         )
     return output.axis
+
+
+def output_notes(path: Path, image: OutputImage) -> tuple[str, ...]:
+    """What users should know of an image in the format that a name says."""
+    return tuple(_output_format(path).notes(image))
 
 
 @contextmanager

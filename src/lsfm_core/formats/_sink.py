@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +167,10 @@ class OutputFormat(ABC):
     @abstractmethod
     def open(self, paths: Sequence[Path], image: OutputImage, threads: int) -> AbstractContextManager[Sink]:
         """Make the output and its companions under the names `paths`, which are temporary but have the right suffixes."""
+
+    def notes(self, image: OutputImage) -> Iterator[str]:
+        """What users should know of such an output."""
+        return iter(())
 
     def disk_bytes(self, path: Path, image: OutputImage) -> int:
         """What the voxels take on the disk at worst, were they not compressible."""

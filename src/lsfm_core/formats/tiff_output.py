@@ -23,6 +23,7 @@ _CLASSIC_BYTES = 2**32 - 2**25
 _PAGE_BYTES = 1024
 _IMAGEJ_DTYPES = dtype_set("u1 u2 f4")
 _UM_PER_MM = 1e3
+_UM_PER_CM = 1e4
 
 
 class TiffOutput(OutputFormat):
@@ -53,6 +54,14 @@ class TiffOutput(OutputFormat):
             file.seek(cast(tuple[int, int], place)[0])
             yield RawSink(image, self.axis, [file])
 
+    def notes(self, image: OutputImage) -> Iterator[str]:
+        several = image.components > 1 and not _is_rgb24(image)
+        if several or image.dtype.name in ("float64", "int8"):
+            what = f"{image.components} values per voxel" if several else f"voxels of type {image.dtype.name}"
+            yield f"ImageJ by itself does not read TIFF with {what} rightly: open it there by Plugins > Bio-Formats"
+        elif self.disk_bytes(Path(), image) > _CLASSIC_BYTES:
+            yield "ImageJ by itself does not read TIFF beyond 4 GB: open it there by Plugins > Bio-Formats"
+
     def disk_bytes(self, path: Path, image: OutputImage) -> int:
         return image.nbytes + _PAGE_BYTES * image.space.shape[0]
 
@@ -62,8 +71,12 @@ def _fits_imagej(image: OutputImage) -> bool:
     if image.space.shape[2] == 1:
         return False
     if image.components > 1:
-        return image.is_colour and image.components == 3 and image.dtype.itemsize == 1
+        return _is_rgb24(image)
     return image.dtype.newbyteorder("=") in _IMAGEJ_DTYPES
+
+
+def _is_rgb24(image: OutputImage) -> bool:
+    return image.is_colour and image.components == 3 and image.dtype.itemsize == 1
 
 
 def _sizes_um(image: OutputImage) -> tuple[float, ...]:
@@ -85,8 +98,12 @@ def _imagej(image: OutputImage) -> dict[str, Any]:
 
 
 def _ome(image: OutputImage) -> dict[str, Any]:
+    _, y, x = _sizes_um(image)
     sizes = zip("ZYX", _sizes_um(image), strict=True)
     return {
+        # For readers that do not look into the XML.
+        "resolution": (_UM_PER_CM / x, _UM_PER_CM / y),
+        "resolutionunit": "CENTIMETER",
         "metadata": {
             "axes": "ZYXS"[: len(image.shape)],
             "Name": image.name or "image",
@@ -97,7 +114,7 @@ def _ome(image: OutputImage) -> dict[str, Any]:
             **{f"PhysicalSize{axis}": size for axis, size in sizes},
             **{f"PhysicalSize{axis}Unit": "µm" for axis in "ZYX"},
             "Channel": {"Name": image.name or "image"},
-        }
+        },
     }
 
 

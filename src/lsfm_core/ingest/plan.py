@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,18 @@ from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
 from lsfm_core.regions import LabelTable, read_label_table
 from lsfm_core.spaces import UNKNOWN, resolve_space
-from lsfm_core.store import LsfmFile, Sides, check_folder, check_new_channel, default_threads, open_lsfm, own_space, target_path
+from lsfm_core.store import (
+    Channel,
+    LsfmFile,
+    Sides,
+    check_folder,
+    check_new_channel,
+    default_threads,
+    is_setup,
+    open_lsfm,
+    own_space,
+    target_path,
+)
 
 __all__ = ["IngestPlan", "check_target", "plan_ingest", "planned", "space_words"]
 
@@ -209,12 +220,13 @@ def check_target(plan: IngestPlan, file: LsfmFile | None, request: IngestRequest
     if file is None:
         if partner is not None:
             raise UnknownChannelError(f"{plan.path}: no channel {partner!r}; it has: none")
-        return plan
+        return replace(plan, warnings=(*plan.warnings, *_about_other_programs(plan, {})))
     if partner is not None and file[partner].kind != "vectors":
         raise InputError(f"{plan.path}: channel {partner!r} is no displacement field, so it has no inverse")
     if partner is not None:
         _check_partner(plan, partner, file.field_sides(partner))
     check_new_channel(file, plan.channel, request.replace)
+    plan = replace(plan, warnings=(*plan.warnings, *_about_other_programs(plan, file.channels)))
     if plan.channel not in file:
         return replace(plan, makes="channel")
     warnings, times = plan.warnings, file[plan.channel].timepoints
@@ -235,6 +247,24 @@ def _sides(request: IngestRequest, file: LsfmFile | None) -> Sides:
     names = (request.from_space, request.space)
     inner, outer = (None if text is None else resolve_space(file, text, new_channel=request.channel) for text in names)
     return Sides(inner, own_space(request.channel) if outer is None and request.kind in ("image", "components") else outer)
+
+
+def _about_other_programs(plan: IngestPlan, channels: Mapping[str, Channel]) -> Iterator[str]:
+    """Bio-Formats makes all setups channels of one image, which has the size, type and voxel size of the first."""
+    fiji = "in Fiji, Plugins > BigDataViewer > Open XML/HDF5 opens it"
+    if not channels and not plan.path.name.isascii():
+        yield f"Bio-Formats opens no data set with other letters than ASCII in its name, {plan.path.name}: give another, or {fiji}"
+    setups = [channel for channel in channels.values() if channel.setup is not None and channel.name != plan.channel]
+    if not is_setup(plan.kind, plan.dtype):
+        return
+    traits: list[tuple[str, Callable[[IngestPlan | Channel], object]]] = [
+        ("size", lambda image: image.space.shape),
+        ("type", lambda image: image.dtype),
+        ("voxel size", lambda image: tuple(round(size, 9) for size in image.space.voxel_size_mm)),
+    ]
+    unlike = [word for word, of in traits if any(of(other) != of(plan) for other in setups)]
+    if unlike:
+        yield f"channels of this file differ in {', '.join(unlike)}: Bio-Formats shows all but the first wrongly; {fiji} rightly"
 
 
 def _check_partner(plan: IngestPlan, partner: str, sides: Sides) -> None:

@@ -12,6 +12,7 @@ from itertools import count
 from types import MappingProxyType
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
+from xml.sax.saxutils import escape
 
 import defusedxml.ElementTree
 import numpy as np
@@ -409,6 +410,12 @@ def renamed_xml(data: bytes, name: str, hdf5: str) -> bytes:
 def _serialized(root: Element) -> bytes:
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, encoding="us-ascii", xml_declaration=True)
+    for element in root.iterfind("SequenceDescription/ImageLoader/hdf5"):
+        name = element.text or ""
+        escaped = escape(name)
+        # Bio-Formats takes of a name only what follows its last reference; BigDataViewer reads it either way.
+        if escaped != name and name.isascii() and "]]>" not in name:
+            text = text.replace(f">{escaped}</hdf5>".encode(), f"><![CDATA[{name}]]></hdf5>".encode(), 1)
     return text + b"\n"
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "LsfmEditor",
     "check_channel_name",
     "edit_lsfm",
+    "is_setup",
     "recover_folder",
     "recover_lsfm",
     "write_xml",
@@ -444,8 +445,7 @@ class LsfmEditor(LsfmFile):
             self._remove(self[name])
         levels = group[_paths.IMAGE]
         dtype = group.attrs[_paths.DATA_TYPE]
-        # BigDataViewer has no type for float16, and knows nothing of several values per voxel: these are none of its setups.
-        shown = group.attrs[_paths.KIND] not in ("vectors", "components") and dtype in _BDV_TYPES
+        shown = is_setup(group.attrs[_paths.KIND], np.dtype(dtype))
         if shown and setup is None:
             setup = 1 + max(self.setups, default=-1)
         group.attrs[_paths.SETUP] = setup if shown and setup is not None else -1
@@ -770,6 +770,11 @@ def check_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise MissingError(f"{path}: there is no folder {path.parent}")
     check_stem(path)
+
+
+def is_setup(kind: Kind, dtype: np.dtype[Any]) -> bool:
+    """Whether BigDataViewer can show a channel: it has no type for float16, and knows nothing of several values per voxel."""
+    return kind not in ("vectors", "components") and dtype.name in _BDV_TYPES
 
 
 def check_new_channel(file: LsfmFile, name: str, replace: bool | None = None) -> None:
