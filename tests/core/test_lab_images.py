@@ -392,6 +392,32 @@ def test_stacks_in_parts(names: str, last: int, truth: Array, tmp_path: Path) ->
         assert "3 files were joined" in notes(source)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["b_488.tif", "b_561.tif", "b_640.tif"],
+        ["b_488.tif", "b_561.tif"],
+        ["b_C00.tif", "b_C01.tif"],
+        ["[00 x 00]_b.tif", "[01 x 00]_b.tif", "[02 x 00]_b.tif"],
+        ["ch0.tif", "ch1.tif", "ch2.tif"],
+        ["tile_0001.tif", "tile_0002.tif"],
+        ["m_2024.tif", "m_2025.tif"],
+    ],
+)
+def test_stacks_that_are_no_parts_are_not_joined(names: list[str], truth: Array, tmp_path: Path) -> None:
+    for name in names:
+        tifffile.imwrite(tmp_path / name, truth, photometric="minisblack", metadata=None)
+    with pytest.raises(InputError, match=r"Name one"):
+        open_source(tmp_path)
+    np.testing.assert_array_equal(read(tmp_path / names[0])[0], truth)
+
+
+def test_parts_numbered_by_their_first_plane(truth: Array, tmp_path: Path) -> None:
+    for start, stop in ((0, 3), (3, 4), (4, 6)):
+        tifffile.imwrite(tmp_path / f"z{start:05d}.tif", truth[start:stop], photometric="minisblack", metadata=None)
+    np.testing.assert_array_equal(read(tmp_path)[0], truth)
+
+
 def test_parts_must_be_alike(truth: Array, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a_0000.tif", truth[:3], photometric="minisblack", metadata=None)
     tifffile.imwrite(tmp_path / "a_0001.tif", truth[3:, :5], photometric="minisblack", metadata=None)
@@ -770,3 +796,12 @@ def test_palettes_of_shades_and_of_colours(truth: Array, tmp_path: Path) -> None
     np.testing.assert_array_equal(read(tmp_path / "series", kind="components")[0], expanded)
     text = "ImageJ=1.53t\nimages=6\nslices=6\nunit=um\n"
     np.testing.assert_array_equal(read(write_palette(tmp_path / "imagej.tif", values, colours, text))[0], values)
+
+
+def test_a_tilde_behind_an_equals_sign_is_the_home_folder(truth: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_planes(tmp_path / "planes", truth, lambda z: f"p{z}.tif")
+    argv = ["write", str(tmp_path / "b.h5"), "--channel", "c", "--image=~/planes", "--orientation", "AIR", "--voxel-size", "1,1,1"]
+    assert main(argv) == 0
+    with open_lsfm(tmp_path / "b.h5") as file:
+        np.testing.assert_array_equal(np.asarray(file["c"].levels[0].data), truth)

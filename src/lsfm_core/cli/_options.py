@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lsfm_core.cli._exit import Exit
@@ -40,6 +41,7 @@ __all__ = [
     "option_names",
     "orientation_code",
     "outlook_json",
+    "path_of",
     "show_plan",
 ]
 
@@ -283,6 +285,12 @@ def numbers(*counts: int) -> Callable[[str], Any]:
         return values[0] if len(values) == 1 else values
 
     return parse
+
+
+def path_of(text: str) -> str:
+    """A path as shells mean it: not all of them put the home folder for a ``~`` behind an equals sign."""
+    path = Path(text)
+    return str(path.expanduser()) if text.startswith("~/") and not path.exists() else text
 
 
 def memory(text: str) -> int:

@@ -19,6 +19,7 @@ from lsfm_core.cli._options import (
     by,
     numbers,
     orientation_code,
+    path_of,
 )
 from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
@@ -177,8 +178,9 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
     write.add_argument(
         "--image",
         required=True,
+        type=path_of,
         help="TIFF series (a folder, one of its files, a quoted glob, or a pattern such as img_%%04d.tif), TIFF stack, OME-TIFF, "
-        "NIfTI, NRRD, MHA or Zarr",
+        "NIfTI, NRRD, MHA, Zarr, Imaris, a dataset in HDF5 (file.h5:/dataset), or a BigDataViewer file",
     )
     write.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its name, or its index")
     write.add_argument("--planes-are", choices=("time", "channels"), help=_PLANES_ARE)

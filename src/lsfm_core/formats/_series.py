@@ -16,7 +16,7 @@ from statistics import median
 
 from lsfm_core.errors import InputError, SourceError
 
-__all__ = ["TIFF_SUFFIXES", "Selection", "Series", "are_parts", "find_series", "select_files"]
+__all__ = ["TIFF_SUFFIXES", "Selection", "Series", "are_parts", "check_parts", "find_series", "select_files"]
 
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".tf2", ".tf8"}
 _ADVICE = "name one series by a quoted glob (img_*_C01.tif) or a pattern (img_%04d.tif)"
@@ -35,6 +35,12 @@ _MAGIC = re.compile(r"[*?\[]")
 _OTHER = re.compile(
     r"(?:^|[^a-z])(?:c|ch|chan|channel|chn|w|wave|wavelength|lambda|ex|em|filter|laser|t|time|timepoint|tp|frame_t|x|y|row|col|column|"
     r"tile|pos|position|xy|s|series|view|angle|stack|block|cycle|scan|roi|fov)[ _=-]*$",
+    re.IGNORECASE,
+)
+#: Words before a number that never counts the parts of one stack.
+_NO_PART = re.compile(
+    r"(?:^|[^a-z])(?:c|ch|chan|channel|chn|w|wave|wavelength|lambda|ex|em|filter|laser|t|time|timepoint|tp|x|y|row|col|column|tile|pos|"
+    r"position|xy|view|angle|roi|fov|sample|brain|mouse|animal|subject)[ _=-]*$|\[$",
     re.IGNORECASE,
 )
 _PLANE = re.compile(r"(?:^|[^a-z])(?:z|zpos|slice|section|depth)[ _=-]*$", re.IGNORECASE)
@@ -425,6 +431,38 @@ def _missing(values: Sequence[Fraction]) -> list[Fraction]:
         count = min(round((stop - start) / step - Fraction(1, 4)), _MOST_MISSING)
         missing += [start + (stop - start) * k / count for k in range(1, count)]
     return missing
+
+
+def check_parts(files: Sequence[Path], planes: Sequence[int]) -> None:
+    """Refuse stacks whose names do not count them as parts of one: from 0 or 1 on, or by the plane that each begins with.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        As `find_series` has them.
+    planes : sequence of int
+        How many each holds.
+
+    Raises
+    ------
+    InputError
+    """
+    rest = list(files)[1:] if files[0] in _first_parts(files) else list(files)
+    rows = [_WRITINGS[0].split(_stem(file.name)) for file in rest]
+    is_counted = len({tuple(row[::2]) for row in rows}) == 1
+    varying = [column for column in range(1, len(rows[0]), 2) if len({row[column] for row in rows}) > 1] if is_counted else []
+    labels = ["".join(rows[0][:column]) for column in varying]
+    counted = [[int(row[column]) for row in rows] for column in varying] or ([[int(rows[0][-2])]] if len(rows[0]) > 1 else [])
+    starts = list(planes[len(files) - len(rest) : -1])
+    if any(_NO_PART.search(label) for label in labels) or not any(
+        (all(b - a == 1 for a, b in pairwise(numbers)) and numbers[0] <= 2) or [b - a for a, b in pairwise(numbers)] == starts != []
+        for numbers in counted
+    ):
+        shown = ", ".join(file.name for file in files[:_MOST_NAMED]) + (", …" if len(files) > _MOST_NAMED else "")
+        raise InputError(
+            f"{files[0].parent}: holds {len(files)} stacks of several planes, and their names do not count them as parts of one "
+            f"({shown}): several channels, tiles or specimens? Name one of them"
+        )
 
 
 def are_parts(files: Sequence[Path]) -> bool:

@@ -24,7 +24,7 @@ from lsfm_core.formats._lsm import open_lsm
 from lsfm_core.formats._ome import parse_ome
 from lsfm_core.formats._ome_set import OmeReader, OmeVolume, find_ome_volume
 from lsfm_core.formats._own import own_facts, take_place
-from lsfm_core.formats._series import TIFF_SUFFIXES, are_parts, find_series, select_files
+from lsfm_core.formats._series import TIFF_SUFFIXES, are_parts, check_parts, find_series, select_files
 from lsfm_core.formats._source import Source
 from lsfm_core.formats.tiff import Plane, TiffSeries, check_page, is_small_copy, read_page
 from lsfm_core.geometry import Shape3, Triple, mm_per
@@ -49,6 +49,7 @@ _OTHER_FORMATS = {
     ".nd2": "Nikon ND2 cannot be read: save it as OME-TIFF, in NIS-Elements or Fiji",
     ".lif": "Leica LIF cannot be read: save it as OME-TIFF, in LAS X or Fiji",
     ".oir": "Olympus OIR cannot be read: save it as OME-TIFF, in Fiji",
+    ".stk": "MetaMorph STK cannot be read: save it as OME-TIFF, in Fiji",
     ".vsi": "Olympus VSI cannot be read: save it as OME-TIFF, in Fiji",
 }
 #: ScanImage from version 4 on lists the channels, version 3 has their number.
@@ -214,6 +215,12 @@ def _open_series(image: Path, channel: int | str | None, planes_are: PlanesAre |
     first = _open_stack(series.files[0], channel, planes_are) if not image.is_file() or len(series.files) == 1 else None
     if first is not None and len(series.files) > 1:
         rest = [_open_part(file, channel, planes_are) for file in series.files[1:]]
+        try:
+            check_parts(series.files, [part.shape[0] for part in (first, *rest)])
+        except InputError:
+            for part in (first, *rest):
+                part.close()
+            raise
         source: Source = JoinedSource([first, *rest])
     elif first is not None:
         source = first
@@ -240,7 +247,11 @@ def _continued(image: Path, source: TiffStack, channel: int | str | None, planes
     if files[0] == image and are_parts(files):
         rest = [_open_part(file, channel, planes_are) for file in files[1:]]
         # Cameras begin a new file when one is full.
-        if all(part.shape == source.shape for part in rest[:-1]) and rest[-1].shape[0] <= source.shape[0]:
+        is_counted = False
+        with suppress(InputError):
+            check_parts(files, [part.shape[0] for part in (source, *rest)])
+            is_counted = True
+        if is_counted and all(part.shape == source.shape for part in rest[:-1]) and rest[-1].shape[0] <= source.shape[0]:
             return JoinedSource([source, *rest])
         for part in rest:
             part.close()
