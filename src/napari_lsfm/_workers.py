@@ -6,6 +6,7 @@ a few times a second, so that the window never has more to do than it can.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,9 @@ from napari.utils import progress as activity
 from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from lsfm_core import CancelledError, CancelToken, LsfmError, size_text
+from lsfm_core import CancelledError, CancelToken, ExportRequest, IngestRequest, LsfmError, PointsRequest, size_text
 
-__all__ = ["ERROR_STYLE", "SUCCESS_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "wait_for"]
+__all__ = ["ERROR_STYLE", "SUCCESS_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "in_words", "wait_for"]
 
 #: Of a message that says what is wrong; it can be read on napari's dark and light backgrounds.
 ERROR_STYLE = "color: #e5534b;"
@@ -355,9 +356,19 @@ def _outcome(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> 
         return None, error
 
 
+#: What requests call a thing, where that is no word: ``margin_mm``.
+_FIELDS = {field for request in (ExportRequest, IngestRequest, PointsRequest) for field in request.model_fields if "_" in field}
+_FIELD = re.compile(rf"(?<![^ (])(?:[a-z_]+_(?:mm|vox|bytes)|{'|'.join(sorted(_FIELDS))})(?=[:,) ]|$)")
+
+
+def in_words(error: LsfmError) -> str:
+    """What an error says, where it names fields of a request as forms do: ``margin``, not ``margin_mm``."""
+    return _FIELD.sub(lambda field: re.sub("_(mm|vox|bytes)$", "", field[0]).replace("_", " "), str(error))
+
+
 def _message(error: Exception) -> str:
     if isinstance(error, LsfmError):
-        return str(error)
+        return in_words(error)
     return f"{type(error).__name__}: {error}: this is a fault of the program, please report it"
 
 

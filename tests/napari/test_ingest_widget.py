@@ -15,18 +15,19 @@ import napari
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication, QScrollArea
 
-from lsfm_core import CancelToken, IngestRequest, Orientation, ingest_channel, open_lsfm, plan_ingest
+from lsfm_core import CancelToken, IngestRequest, InputError, Orientation, ingest_channel, open_lsfm, plan_ingest
 from lsfm_core.testing import write_series
 from napari_lsfm._widgets import _ingest
 from napari_lsfm._widgets._ingest import IngestWidget
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters, phantom_slices
-from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE
+from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, in_words
 
 from .conftest import VOXEL_SIZE_MM, Specimen, copy_as, ingest_volume
 
@@ -249,6 +250,39 @@ def test_displacement_field_with_its_inverse(qtbot: QtBot, viewer: Any, form: In
     assert not viewer.layers
     with open_lsfm(target) as file:
         assert file["warp"].partner == "back"
+
+
+def test_what_the_vectors_say_can_be_told(qtbot: QtBot, form: IngestWidget, tmp_path: Path) -> None:
+    vectors = np.broadcast_to(np.array([0.1, 0.2, 0.3], np.float32), (5, 6, 7, 1, 3))
+    field = nib.Nifti1Image(vectors, np.diag([0.1, 0.1, 0.1, 1]))
+    field.header.set_intent(1007)
+    nib.save(field, tmp_path / "warp.nii.gz")
+    assert not form.convention.isVisible()
+    form.kind.value = "vectors"
+    type_into(qtbot, form.path, str(tmp_path / "warp.nii.gz"))
+    type_into(qtbot, form.target, str(tmp_path / "brain.h5"))
+    type_into(qtbot, form.channel, "warp")
+    form.convention.value = "ras-displacement"
+    ingest(qtbot, form)
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        # As they stand, and not with R and A turned round as those of ITK.
+        np.testing.assert_array_equal(np.asarray(file["warp"].levels[0].data)[0, 0, 0], vectors[0, 0, 0, 0])
+
+
+def test_planes_that_were_saved_as_time_points(qtbot: QtBot, form: IngestWidget, small: Any, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "stack.ome.tif", small, metadata={"axes": "TYX"})
+    fill_in(qtbot, form, tmp_path / "stack.ome.tif", tmp_path / "brain.h5")
+    assert form.planes_are.isVisible()
+    form.planes_are.setFocus()
+    qtbot.keyClicks(form.planes_are, "time points")
+    ingest(qtbot, form)
+    with open_lsfm(tmp_path / "brain.h5") as file:
+        np.testing.assert_array_equal(np.asarray(next(iter(file.channels.values())).levels[0].data), small)
+
+
+def test_errors_name_fields_as_the_form_does() -> None:
+    said = in_words(InputError("voxel_size_mm: -1 is no length; field_convention (margin_mm): /a/voxel_size_mm.tif"))
+    assert said == "voxel size: -1 is no length; field convention (margin): /a/voxel_size_mm.tif"
 
 
 @pytest.mark.bindings

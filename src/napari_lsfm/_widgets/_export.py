@@ -44,7 +44,6 @@ from napari_lsfm._widgets._fields import (
     Text,
     beside,
     browse_button,
-    in_words,
     numbers,
     one_or_three,
     stacked,
@@ -52,7 +51,7 @@ from napari_lsfm._widgets._fields import (
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._widgets._piece import PieceSection
-from napari_lsfm._workers import Latest
+from napari_lsfm._workers import Latest, in_words
 
 if TYPE_CHECKING:
     import napari

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from pathlib import Path
@@ -24,7 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from lsfm_core import InputError, LsfmError
+from lsfm_core import InputError
 from napari_lsfm._workers import ERROR_STYLE, SUCCESS_STYLE, WARNING_STYLE
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "Text",
     "beside",
     "browse_button",
-    "in_words",
     "numbers",
     "one_or_three",
     "optional",
@@ -312,11 +310,6 @@ def optional(text: str, name: str) -> float | None:
     InputError
     """
     return numbers(text, name, 1)[0] if text.strip() else None
-
-
-def in_words(error: LsfmError) -> str:
-    """What an error says, where it names fields of a request as forms do: ``margin``, not ``margin_mm``."""
-    return re.sub(r"(?<![^ ])([a-z_]+)_(mm|vox|bytes)(?=:)", lambda field: field[1].replace("_", " "), str(error))
 
 
 class _Stack(QWidget):

@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QApplication, QMenu, QPushButton, QVBoxLayout, QWidge
 
 from lsfm_core import LsfmError, recipe_entry, request_command
 from napari_lsfm._viewing import attend
-from napari_lsfm._widgets._fields import Scrolled, in_words
-from napari_lsfm._workers import JobPanel
+from napari_lsfm._widgets._fields import Scrolled
+from napari_lsfm._workers import JobPanel, in_words
 
 if TYPE_CHECKING:
     import napari

@@ -36,11 +36,11 @@ from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import present_layers
 from napari_lsfm._widgets._closed import ClosedFile
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
-from napari_lsfm._widgets._fields import Choice, NumbersEdit, PathEdit, Section, Text, beside, in_words, numbers, stacked
+from napari_lsfm._widgets._fields import Choice, NumbersEdit, PathEdit, Section, Text, beside, numbers, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._orientation import OrientationSection, edge_letters
 from napari_lsfm._widgets._picture import Grey, Picture, as_grey
-from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, Latest
+from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, Latest, in_words
 
 if TYPE_CHECKING:
     import napari
@@ -59,6 +59,14 @@ _MAKES = {
     "channel": "Adds channel {channel} to {file}:",
     "replacement": "Replaces channel {channel} of {file}:",
 }
+_CONVENTIONS = [
+    ("as the file tells", None),
+    ("displacements, LPS", "lps-displacement"),
+    ("displacements, RAS", "ras-displacement"),
+    ("positions, LPS", "lps-position"),
+    ("positions, RAS", "ras-position"),
+    ("positions in its grid", "grid-position"),
+]
 _MISSING_STYLE = "border: 1px solid #c77d0a;"
 
 
@@ -71,6 +79,7 @@ class _Image:
     channel: int | str | None
     kind: str
     planes_are: str | None = None
+    convention: str | None = None
 
 
 class IngestWidget(Form):
@@ -160,6 +169,8 @@ class IngestWidget(Form):
         )
         self.partner = Choice([("none", None)])
         section.row("Inverse of", self.partner, "The displacement field in the target file that this one is the inverse of")
+        self.convention = Choice(_CONVENTIONS)
+        section.row("Vectors are", self.convention, "What the vectors say, where the file does not tell, or tells it wrongly")
         self.thumbnail = Picture(_THUMBNAIL)
         self.thumbnail.setAccessibleName("middle plane of the image")
         self.thumbnail.show_image(None, "no image")
@@ -240,6 +251,7 @@ class IngestWidget(Form):
         self.origin_of_image.chosen.connect(self._on_origin_of_image)
         self.kind.chosen.connect(self._on_kind)
         self.planes_are.chosen.connect(self._describe)
+        self.convention.chosen.connect(self._describe)
         for edit in (self.path, self.image_channel):
             edit.textChanged.connect(self._describe)
         self.target.textChanged.connect(self._look_at_target)
@@ -304,6 +316,7 @@ class IngestWidget(Form):
             (self.labels.parentWidget(), kind == "labels"),
             (self.ontology.parentWidget(), kind == "labels"),
             (self.partner, kind == "vectors"),
+            (self.convention, kind == "vectors"),
         ):
             self._image_section.show_row(row, visible)
         self._target_section.show_row(self.from_space, kind == "vectors")
@@ -319,7 +332,8 @@ class IngestWidget(Form):
         image = text if layer is None else _volume_of(layer)
         # Regions under their own ids, if they are shown under other numbers.
         image = getattr(image, "source", image)
-        return _Image(text if layer is None else layer, image, channel or None, self.kind.value, self.planes_are.value)
+        convention = self.convention.value if self.kind.value == "vectors" else None
+        return _Image(text if layer is None else layer, image, channel or None, self.kind.value, self.planes_are.value, convention)
 
     def _describe(self) -> None:
         asked = self._image()
@@ -456,6 +470,7 @@ class IngestWidget(Form):
             image=image.image,
             image_channel=image.channel,
             planes_are=image.planes_are,
+            field_convention=image.convention,
             kind=image.kind,
             voxel_size_mm=None if self.voxel_size.texts == self._own_size else self._voxel_size(),
             orientation=None if self.orientation.read() == self._own_code else self.orientation.read(),
@@ -666,7 +681,13 @@ def _ingest(request: IngestRequest, is_shown: bool) -> Callable[..., IngestRepor
 
 
 def _middle_plane(asked: _Image, cancel: CancelToken) -> Grey:
-    source = open_source(asked.image, channel=asked.channel, kind=asked.kind, planes_are=asked.planes_are)
+    source = open_source(
+        asked.image,
+        channel=asked.channel,
+        kind=asked.kind,
+        planes_are=asked.planes_are,
+        field_convention=asked.convention,
+    )
     try:
         plane = np.empty(source.shape[1:] + ((source.components,) if source.components > 1 else ()), source.dtype)
         middle = source.shape[0] // 2

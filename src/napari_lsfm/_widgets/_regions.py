@@ -36,11 +36,11 @@ from lsfm_core import (
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
-from napari_lsfm._widgets._fields import Choice, Section, Text, beside, in_words, numbers, optional, stacked
+from napari_lsfm._widgets._fields import Choice, Section, Text, beside, numbers, optional, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
 from napari_lsfm._widgets._tree import RegionTree, RegionView
-from napari_lsfm._workers import Latest
+from napari_lsfm._workers import Latest, in_words
 
 if TYPE_CHECKING:
     import napari
