@@ -156,8 +156,23 @@ def test_two_images_that_tell_of_themselves_only(truth: Array, tmp_path: Path) -
             xml = ome_xml(truth.shape, PER_PLANE.format(z=z, c=0, name=name), uuid=name)
             write_pages(tmp_path / name, truth[z : z + 1] + scan, xml)
     with pytest.raises(InputError, match="as both say"):
-        open_source(tmp_path / "scan1_0.ome.tif")
+        open_source(tmp_path)
+    np.testing.assert_array_equal(read(tmp_path / "scan1_0.ome.tif")[0], truth + 1)
     np.testing.assert_array_equal(read(tmp_path / "scan2_*.ome.tif")[0], truth + 2)
+
+
+@pytest.mark.parametrize("other", ["[01 x 00]_C00", "[00 x 00]_C01"])
+def test_a_file_of_a_tile_stands_for_its_own(other: str, truth: Array, tmp_path: Path) -> None:
+    """Neither tiles nor channels know of each other in what these files tell."""
+    for head, volume in (("[00 x 00]_C00", truth), (other, truth[::-1])):
+        for z, plane in enumerate(volume):
+            name = f"raw_{head}_xyz-Table Z{z:04d}.ome.tif"
+            own = PER_PLANE.format(z=z, c=0, name=name)
+            write_pages(tmp_path / name, plane[None], ome_xml(truth.shape, own, uuid=name))
+    for head, volume in (("[00 x 00]_C00", truth), (other, truth[::-1])):
+        np.testing.assert_array_equal(read(tmp_path / f"raw_{head}_xyz-Table Z0002.ome.tif")[0], volume)
+    with pytest.raises(InputError, match="as both say"):
+        open_source(tmp_path)
 
 
 def test_channels_of_a_set_by_pattern_or_by_name(truth: Array, tmp_path: Path) -> None:
@@ -628,6 +643,21 @@ def test_a_unit_without_a_scale_is_no_voxel_size(truth: Array, tmp_path: Path) -
     image["datasets"] = [{"path": image["datasets"][0]["path"]}]
     group.attrs["multiscales"] = [image]
     assert read(path)[1].voxel_size_mm is None
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_arrays_whose_axes_are_named(version: Any, truth: Array, tmp_path: Path) -> None:
+    both = np.stack([truth, truth[::-1]])
+    options: dict[str, Any] = (
+        {"dimension_names": list("czyx")} if version == 3 else {"attributes": {"_ARRAY_DIMENSIONS": list("czyx")}}
+    )
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=both.shape, dtype=both.dtype, chunks=(1, 2, 8, 8), zarr_format=version, **options
+    )
+    array[...] = both
+    np.testing.assert_array_equal(read(tmp_path / "a.zarr", channel=1)[0], both[1])
+    with pytest.raises(InputError, match="2 channels"):
+        open_source(tmp_path / "a.zarr")
 
 
 def test_libraries_do_not_speak_on_stderr(tmp_path: Path) -> None:

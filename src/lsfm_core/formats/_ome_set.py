@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -296,8 +296,20 @@ class _Set:
 
     def _with_siblings(self, own: dict[tuple[int, int], _Page]) -> dict[tuple[int, int], _Page]:
         """What the files beside this one say of themselves, where each tells of its own planes only."""
+        files = (self.selection or select_files(self.path)).files
+        try:
+            return self._gathered(own, files)
+        except InputError:
+            # Tiles or channels that do not know of each other: the file that was named stands for its own.
+            near = find_series(self.path).files if self.selection is None else files
+            if len(near) >= len(files):
+                raise
+        return self._gathered(own, near)
+
+    def _gathered(self, own: dict[tuple[int, int], _Page], files: Sequence[Path]) -> dict[tuple[int, int], _Page]:
         found = dict(own)
-        for file in (self.selection or select_files(self.path)).files:
+        self.siblings = ()
+        for file in files:
             if file in (self.base, self.path):
                 continue
             xml = self.reader.xml_of(file)

@@ -82,13 +82,18 @@ def _open(path: Path, place: Any, channel: int | str | None, kind: Kind, planes_
     node = zarr.open(place, mode="r", path=inner or None)
     if isinstance(node, zarr.Array):
         leading = node.shape[:-3]
+        facts: dict[str, Any] = {"format": f"Zarr {node.metadata.zarr_format}"}
+        names = _dimension_names(node)
+        if math.prod(leading) != 1 and names[-3:] == list("zyx") and set(names[:-3]) <= {"t", "c"}:
+            prefix = _picked(path, names[:-3], leading, channel, facts)
+            return ArraySource(node, name=str(path), prefix=prefix, facts=facts)
         if math.prod(leading) != 1:
             raise InputError(
                 f"{path}: is an array of shape {node.shape}, whose first axes are not named: give one volume, or an OME-Zarr image"
             )
         if channel is not None:
             pick_channel(str(path), ("",), channel)
-        return ArraySource(node, name=str(path), prefix=(0,) * len(leading), facts={"format": f"Zarr {node.metadata.zarr_format}"})
+        return ArraySource(node, name=str(path), prefix=(0,) * len(leading), facts=facts)
     attributes: dict[str, Any] = dict(node.attrs)
     ome = attributes.get("ome", attributes)
     if "multiscales" not in ome:
@@ -103,6 +108,29 @@ def _open(path: Path, place: Any, channel: int | str | None, kind: Kind, planes_
     if len(ome["multiscales"]) != 1:
         raise InputError(f"{path}: holds {len(ome['multiscales'])} images: save one of them as a file of its own")
     return _open_image(path, node, ome, channel, kind, planes_are)
+
+
+def _dimension_names(array: zarr.Array[Any]) -> list[str]:
+    """Of the axes of an array, in small letters; xarray keeps them among the attributes in Zarr 2."""
+    told = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    names = [str(name).lower() for name in told] if isinstance(told, (list, tuple)) else []
+    return names if len(names) == array.ndim else []
+
+
+def _picked(
+    path: Path, names: Sequence[str], sizes: Sequence[int], channel: int | str | None, facts: dict[str, Any]
+) -> tuple[int, ...]:
+    """The indices along axes of time and channels; what is known of channels goes into the facts."""
+    prefix = [0] * len(names)
+    for axis, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        if name == "t":
+            check_one_timepoint(str(path), size, 2)
+        else:
+            prefix[axis] = pick_channel(str(path), [""] * size, channel)
+            facts |= {"channel": prefix[axis], "channel_names": [""] * size} if size > 1 else {}
+    if channel is not None and "c" not in names:
+        pick_channel(str(path), ("",), channel)
+    return tuple(prefix)
 
 
 def _named_axes(axes: Sequence[Any], count: int) -> list[dict[str, Any]]:
@@ -159,6 +187,9 @@ def _open_image(
     if image.get("name"):
         facts["acquisition"] = {"name": str(image["name"])}
     size, first = _placement(image, axes)
+    order = [str(axis.get("name")).lower() for axis in axes[-3:]]
+    if sorted(order) == sorted("zyx") and order != list("zyx"):
+        facts["notes"] = [f"planes, rows and columns are its axes {', '.join(order)}, in the order in which it has them"]
     if several:
         prefix = prefix[:-1]
         kind = "components" if kind == "image" else kind
