@@ -185,6 +185,6 @@ def read_volume(plan: ExportPlan, progress: Progress) -> Volume:
 
 def write_volume(plan: ExportPlan, path: Path, slabs: Iterable[np.ndarray[Any, Any]], *, overwrite: bool) -> None:
     """The result in a file, in the format that its name says."""
-    with open_sink(path, plan.image, overwrite=overwrite, threads=plan.threads) as sink:
+    with open_sink(path, plan.image, overwrite=overwrite, threads=plan.threads, memory_bytes=plan.memory_bytes) as sink:
         for slab in slabs:
             sink.write(slab)

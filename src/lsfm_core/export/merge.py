@@ -205,7 +205,9 @@ def merge_chunks(
             whole.put(piece, array)
             voxels = voxel_count([b - a for a, b in zip(piece.core_starts, piece.core_stops, strict=True)])
             report.advance(voxels * image.components * dtype.itemsize)
-        with open_sink(request.output, image, overwrite=request.overwrite, threads=threads) as sink:
+        with open_sink(
+            request.output, image, overwrite=request.overwrite, threads=threads, memory_bytes=request.memory_bytes
+        ) as sink:
             for slab in whole.slabs():
                 sink.write(slab)
                 report.advance(0)

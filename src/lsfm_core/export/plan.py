@@ -18,7 +18,7 @@ from lsfm_core.export._names import named_files, native_space, open_chain, refer
 from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.request import ExportRequest, Method, three
-from lsfm_core.formats import OutputImage, check_output, output_notes
+from lsfm_core.formats import OutputImage, check_output, output_memory, output_notes
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
 from lsfm_core.progress import CancelToken, size_text
 from lsfm_core.pyramid import Kind
@@ -84,6 +84,8 @@ class ExportPlan:
         Voxels of the result that are made at once.
     threads : int
         Blocks that are made at the same time.
+    memory_bytes : int
+        The budget.
     block_bytes, cache_bytes : int
         Memory for each of these, and for decoded chunks that neighbouring blocks share.
     peak_bytes : int
@@ -112,6 +114,7 @@ class ExportPlan:
     slabs: tuple[tuple[int, int], ...]
     block: Shape3
     threads: int
+    memory_bytes: int
     block_bytes: int
     cache_bytes: int
     peak_bytes: int
@@ -228,15 +231,17 @@ def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False, c
     plan = _decide(file, request, cancel)
     if request.output is not None:
         check_not_read(request.output, named_files(file, request, request.reference))
+    sink = 0
     if request.output is not None and request.grid is None:
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
         plan = replace(plan, warnings=(*plan.warnings, *output_notes(request.output, plan.image)))
-    return _with_memory(plan, request.memory_bytes, keeps_result=keep or (request.output is None and request.grid is None))
+        sink = output_memory(request.output, plan.image, request.memory_bytes)
+    return _with_memory(plan, keeps_result=keep or (request.output is None and request.grid is None), sink_bytes=sink)
 
 
 def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan:
     """The plan of an export whose result goes away piece by piece, in slabs along `axis`; raises as `plan_export`."""
-    return _with_memory(replace(_decide(file, request), axis=axis), request.memory_bytes, keeps_result=False)
+    return _with_memory(replace(_decide(file, request), axis=axis), keeps_result=False)
 
 
 def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None = None) -> ExportPlan:
@@ -289,6 +294,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         slabs=((0, target.shape[2]),),
         block=target.shape,
         threads=request.threads or default_threads(),
+        memory_bytes=request.memory_bytes,
         block_bytes=0,
         cache_bytes=0,
         peak_bytes=0,
@@ -540,14 +546,15 @@ def _read_bytes(plan: ExportPlan) -> int:
 # --- how much memory it takes ---------------------------------------------------------------------------------------------------
 
 
-def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> ExportPlan:
-    """The plan with slabs and blocks that stay within the budget."""
+def _with_memory(plan: ExportPlan, *, keeps_result: bool, sink_bytes: int = 0) -> ExportPlan:
+    """The plan with slabs and blocks that stay within the budget, beside what the output's format takes."""
+    budget = plan.memory_bytes
     shape, axis = plan.target.shape, plan.axis
     plane = plan.output_bytes // shape[axis]
     result = plan.output_bytes if keeps_result else 0
-    # Whatever the blocks, a large chunk is decoded as a whole, one at a time.
-    decode = plan.level.data.decode_bytes
-    available = budget - BASE_BYTES - result - decode
+    # Whatever the blocks: a large chunk is decoded as a whole, one at a time; and what the format takes.
+    fixed = plan.level.data.decode_bytes + sink_bytes
+    available = budget - BASE_BYTES - result - fixed
     chunks = plan.level.data.chunks[:3]
     if plan.copy is not None and plan.region is None:
         threads, block_bytes = 1, 0
@@ -566,7 +573,7 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
     # what is left keeps decoded chunks.
     thickness = min(wanted, (available - threads * block_bytes) // (4 * plane))
     if thickness < 1:
-        need = BASE_BYTES + result + decode + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
+        need = BASE_BYTES + result + fixed + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
         raise MemoryBudgetError(
             f"{plan.name}: this export needs at least {size_text(need)} of memory{_of_chunks(plan)}, {size_text(budget)} were "
             "given: raise the memory, " + ("name an output file, " if keeps_result else "") + "or take a coarser resolution"
@@ -588,7 +595,7 @@ def _with_memory(plan: ExportPlan, budget: int, *, keeps_result: bool) -> Export
         block=(size[0], size[1], size[2]),
         block_bytes=block_bytes,
         cache_bytes=cache,
-        peak_bytes=BASE_BYTES + result + decode + threads * block_bytes + 4 * plane * thickness + min(cache, read),
+        peak_bytes=BASE_BYTES + result + fixed + threads * block_bytes + 4 * plane * thickness + min(cache, read),
         read_bytes=read,
     )
 

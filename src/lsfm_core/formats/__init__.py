@@ -40,6 +40,7 @@ __all__ = [
     "open_sink",
     "open_source",
     "output_axis",
+    "output_memory",
     "output_notes",
     "output_paths",
     "pick_channel",
@@ -280,8 +281,17 @@ def output_notes(path: Path, image: OutputImage) -> tuple[str, ...]:
 
 
 @contextmanager
-def open_sink(path: Path, image: OutputImage, *, overwrite: bool, threads: int) -> Iterator[Sink]:
+def open_sink(path: Path, image: OutputImage, *, overwrite: bool, threads: int, memory_bytes: int | None = None) -> Iterator[Sink]:
     """Make an output in the format that its name says; see docs/outputs.md.
+
+    Parameters
+    ----------
+    path : Path
+    image : OutputImage
+    overwrite : bool
+    threads : int
+    memory_bytes : int, optional
+        The budget of the whole process, of which the format takes `output_memory`.
 
     Nothing has its name until the block ends well and all planes were given; what was there before stays until then.
 
@@ -291,7 +301,7 @@ def open_sink(path: Path, image: OutputImage, *, overwrite: bool, threads: int) 
         As `check_output` does; also if writing fails.
     """
     check_output(path, image, overwrite=overwrite)
-    output = _output_format(path)
+    output = _output_format(path, memory_bytes)
     with new_files(output_paths(path), overwrite) as partials, output.open(partials, image, threads) as sink:
         yield sink
         sink.finish()
@@ -351,7 +361,7 @@ def write_plane(path: Path, plane: npt.NDArray[Any], *, pixel_size_mm: tuple[flo
             write_tiff_plane(partial, plane, pixel_size_mm)
 
 
-def _output_format(path: Path) -> OutputFormat:
+def _output_format(path: Path, memory_bytes: int | None = None) -> OutputFormat:
     """The format that a name's ending stands for."""
     name = path.name.lower()
     # As in `_open_path`, nothing is imported before it is needed.
@@ -374,7 +384,7 @@ def _output_format(path: Path) -> OutputFormat:
     if name.endswith(".ome.zarr"):
         from lsfm_core.formats.ome_zarr import OmeZarrOutput
 
-        return OmeZarrOutput()
+        return OmeZarrOutput(memory_bytes)
     if name.endswith(".npy"):
         from lsfm_core.formats.npy import NpyOutput
 
@@ -385,6 +395,11 @@ def _output_format(path: Path) -> OutputFormat:
 def output_axis(path: Path) -> int:
     """The array axis along which the format of this name is written; raises as `output_paths`."""
     return _output_format(path).axis
+
+
+def output_memory(path: Path, image: OutputImage, memory_bytes: int) -> int:
+    """What writing an image takes in memory beside its slabs, within a budget of the whole process; raises as `output_paths`."""
+    return _output_format(path, memory_bytes).memory_bytes(image)
 
 
 def output_paths(path: Path) -> list[Path]:

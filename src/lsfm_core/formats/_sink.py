@@ -172,6 +172,10 @@ class OutputFormat(ABC):
         """What users should know of such an output."""
         return iter(())
 
+    def memory_bytes(self, image: OutputImage) -> int:
+        """What the format takes in memory beside the slabs that it is given, and a copy of each."""
+        return 0
+
     def disk_bytes(self, path: Path, image: OutputImage) -> int:
         """What the voxels take on the disk at worst, were they not compressible."""
         return image.nbytes

@@ -35,8 +35,14 @@ _SUPPORTED = ("0.1", "0.2", "0.3", "0.4", "0.5")
 #: Version 0.1 and 0.2 name no axes, and 0.3 tells no types; some writers of later versions do not, either.
 _AXES = "tczyx"
 _TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
-#: Planes are kept until they fill a layer of chunks; chunks of large planes are made flat, so that no layer is larger than this.
-_LAYER_BYTES = 128 * 2**20
+#: Planes are kept until they fill a layer of chunks; chunks of large planes are made flat, so that no layer is larger than this
+#: or, with little memory, than this part of what is left of it beside the process itself.
+_LAYER_BYTES, _LEAST_LAYER_BYTES, _LAYER_PART = 128 * 2**20, 8 * 2**20, 6
+_PROCESS_BYTES = 256 * 2**20
+#: Zarr, its event loop, and the chunks that are encoded at the same time.
+_LIBRARY_BYTES = 40 * 2**20
+#: So much of what is carried is reduced at once: the mode of labels takes a multiple of it.
+_BAND_BYTES = 2 * 2**20
 #: Where an axis leads to, by RFC-4's words; those for animals as they are meant in a brain.
 _SIDES = {
     "left": "L", "right": "R", "anterior": "A", "posterior": "P", "superior": "S", "inferior": "I",
@@ -286,8 +292,12 @@ class _Level:
         """Take the planes that follow; `lsfm_core.pyramid.Reducer` says what is carried."""
         voxels = carried
         if self._factors != (1, 1, 1):
-            start = (self._written + self._filled, 0, 0)
-            voxels = self._reducer.finish(carried, self._factors, start, self._image.space.shape)
+            first, full = self._written + self._filled, self._image.space.shape
+            voxels = np.empty(carried.shape, self._image.dtype)
+            for place, rows in _bands(carried, (1, 1)):
+                voxels[place, rows] = self._reducer.finish(
+                    carried[place, rows], self._factors, (first + place.start, rows.start, 0), full
+                )
         while len(voxels):
             part = voxels[: len(self._layer) - self._filled]
             self._layer[self._filled : self._filled + len(part)] = part
@@ -301,15 +311,26 @@ class _Level:
             whole = len(carried) - len(carried) % self._step[0]
             self._rest = carried[whole:].copy()
             if whole:
-                self._coarser.add(self._reducer.reduce(carried[:whole], self._step, self._coarser._carried))
+                self._coarser.add(self._reduced(carried[:whole], self._coarser._carried))
 
     def finish(self) -> None:
         """Write what is left, here and in the coarser levels."""
         self._write_layer()
         if self._coarser is not None:
             if len(self._rest):
-                self._coarser.add(self._reducer.reduce(self._rest, self._step, self._coarser._carried))
+                self._coarser.add(self._reduced(self._rest, self._coarser._carried))
             self._coarser.finish()
+
+    def _reduced(self, carried: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """What the next level carries of it."""
+        planes, rows, _ = self._step
+        shape = [-(-n // step) for n, step in zip(carried.shape, self._step, strict=False)]
+        out = np.empty((*shape, *carried.shape[3:]), dtype)
+        for place, band in _bands(carried, (planes, rows)):
+            part = self._reducer.reduce(carried[place, band], self._step, dtype)
+            a, b = place.start // planes, band.start // rows
+            out[a : a + part.shape[0], b : b + part.shape[1]] = part
+        return out
 
     def _write_layer(self) -> None:
         layer = self._layer[: self._filled]
@@ -326,6 +347,16 @@ class _Level:
         list(self._pool.map(write, product(*edges)))
         self._written += self._filled
         self._filled = 0
+
+
+def _bands(array: npt.NDArray[Any], step: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Planes and rows of small parts of an array, which begin and end at whole steps."""
+    planes, rows = step
+    row_bytes = array.nbytes // (array.shape[0] * array.shape[1])
+    height = max(1, _BAND_BYTES // max(1, planes * rows * row_bytes)) * rows
+    for plane in range(0, array.shape[0], planes):
+        for row in range(0, array.shape[1], height):
+            yield slice(plane, min(plane + planes, array.shape[0])), slice(row, min(row + height, array.shape[1]))
 
 
 class _ZarrSink(Sink):
@@ -349,10 +380,16 @@ class OmeZarrOutput(OutputFormat):
     dtypes = ALL_DTYPES
     is_folder = True
 
+    def __init__(self, memory_bytes: int | None = None) -> None:
+        self._layer_bytes = _LAYER_BYTES
+        if memory_bytes is not None:
+            part = (memory_bytes - _PROCESS_BYTES) // _LAYER_PART
+            self._layer_bytes = min(_LAYER_BYTES, max(_LEAST_LAYER_BYTES, part))
+
     @contextmanager
     def open(self, paths: Sequence[Path], image: OutputImage, threads: int) -> Iterator[_ZarrSink]:
         (path,) = paths
-        plans = _plan(image)
+        plans = _plan(image, self._layer_bytes)
         group = zarr.create_group(path, zarr_format=3, attributes={"ome": _metadata(image, plans), "lsfm": image.facts()})
         # NGFF wants channels before space.
         channels = (image.components,) if image.components > 1 else ()
@@ -370,19 +407,30 @@ class OmeZarrOutput(OutputFormat):
         with pool:
             yield _ZarrSink(image, levels[-1])
 
+    def memory_bytes(self, image: OutputImage) -> int:
+        need = _LIBRARY_BYTES
+        reduce = reducer(image.kind, image.dtype)
+        for plan in _plan(image, self._layer_bytes):
+            plane = voxel_count(plan.shape[1:]) * image.components
+            # The layer, and what is carried on: a plane that waits, the same with those that follow it.
+            need += plane * (
+                min(plan.chunks[0], plan.shape[0]) * image.dtype.itemsize + 4 * reduce.carried_dtype(plan.factors).itemsize
+            )
+        return need
+
     def disk_bytes(self, path: Path, image: OutputImage) -> int:
-        return sum(voxel_count(plan.shape) for plan in _plan(image)) * image.components * image.dtype.itemsize
+        return sum(voxel_count(plan.shape) for plan in _plan(image, self._layer_bytes)) * image.components * image.dtype.itemsize
 
 
-def _plan(image: OutputImage) -> list[LevelPlan]:
+def _plan(image: OutputImage, layer_bytes: int) -> list[LevelPlan]:
     plans = plan_levels(image.space.shape, image.space.voxel_size_mm, image.dtype.itemsize)
-    return [replace(plan, chunks=_flat_enough(plan, image.dtype.itemsize * image.components)) for plan in plans]
+    return [replace(plan, chunks=_flat_enough(plan, image.dtype.itemsize * image.components, layer_bytes)) for plan in plans]
 
 
-def _flat_enough(plan: LevelPlan, itemsize: int) -> Shape3:
+def _flat_enough(plan: LevelPlan, itemsize: int, layer_bytes: int) -> Shape3:
     """The plan's chunks, or flatter and wider ones of the same size, of which a layer is not too large."""
     depth, rows, columns = plan.chunks
-    while depth > 1 and depth * voxel_count(plan.shape[1:]) * itemsize > _LAYER_BYTES:
+    while depth > 1 and depth * voxel_count(plan.shape[1:]) * itemsize > layer_bytes:
         depth //= 2
         if rows < columns:
             rows = min(2 * rows, plan.shape[1])
