@@ -96,6 +96,24 @@ class Orientation:
             return cls(letters)  # raises, and names what was given
         return cls("".join(_OPPOSITE[letter] for letter in upper))
 
+    @classmethod
+    def from_user(cls, code: str) -> Orientation:
+        """Read axis codes that a person gave: in capitals, for BrainGlobe's small letters name the other side.
+
+        Raises
+        ------
+        OrientationError
+            That tells both readings of small letters; or if it is no code.
+        """
+        letters = code.strip()
+        if letters.islower() and len(letters) == 3:
+            raise OrientationError(
+                f"orientation {letters!r} in small letters is, as BrainGlobe has it, where the first voxel lies: give "
+                f"{cls.from_origin(letters)} for that (or write's --origin-orientation {letters}), or "
+                f"{letters.upper()} if the index grows toward these sides"
+            )
+        return cls(letters)
+
     @property
     def origin_letters(self) -> str:
         """BrainGlobe's spelling: the side where index 0 lies, in lower case."""

@@ -164,7 +164,7 @@ class ImageMetadata(_Part):
     @field_validator("orientation")
     @classmethod
     def _check_orientation(cls, value: str | None) -> str | None:
-        return None if value is None else Orientation(value).axcodes
+        return None if value is None else Orientation.from_user(value).axcodes
 
     @model_validator(mode="after")
     def _check_geometry(self) -> Self:

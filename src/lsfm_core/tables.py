@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from lsfm_core.errors import SourceError, check_file
@@ -12,6 +13,8 @@ __all__ = ["encoding_of", "read_text", "separator_of", "whole_number"]
 _SEPARATORS = ",;\t"
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _BLOCK_BYTES = 2**24
+#: More than an id of 64 bits has; fewer than those with which `int` takes long.
+_MOST_DIGITS = 20
 
 
 def encoding_of(path: Path) -> str:
@@ -84,10 +87,10 @@ def whole_number(text: object) -> int | None:
     if cell.casefold() in ("", "nan", "none", "null", "na", "n/a"):
         return None
     try:
-        # Of integers beyond 2**53 no digit may be lost.
-        return int(cell)
-    except ValueError:
-        value = float(cell.replace(",", ".") if cell.count(",") == 1 else cell)
-    if not value.is_integer():
+        # Not by floats: of integers beyond 2**53 no digit may be lost.
+        value = Decimal(cell.replace(",", ".") if cell.count(",") == 1 else cell)
+    except InvalidOperation:
+        raise ValueError(f"{cell!r} is no number") from None
+    if not value.is_finite() or value.adjusted() > _MOST_DIGITS or value != value.to_integral_value():
         raise ValueError(f"{cell!r} is not a whole number")
     return int(value)

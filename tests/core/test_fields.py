@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -285,3 +286,15 @@ def test_a_real_warp_in_other_programs_words_carries_to_the_same_voxels(brain_da
         off = np.abs(found.array.astype(np.int64) - truth.array)
         # In float64 positions are exact to 1e-14 mm: only a rounding tie can fall otherwise.
         assert off.max() <= 1 and np.count_nonzero(off) <= 1e-5 * off.size
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kind", ["list", "none", "???", "covariant-vector", None])
+def test_a_nrrd_field_is_one_however_its_writer_calls_its_components(kind: str | None, last: bool, tmp_path: Path) -> None:
+    vectors, directions = np.moveaxis((U * LPS).astype(np.float32), -1, 0), [[np.nan] * 3, *(AFFINE[:3, :3].T * LPS).tolist()]
+    kinds = [kind, "domain", "domain", "domain"]
+    if last:
+        vectors, directions, kinds = np.moveaxis(vectors, 0, -1), directions[1:] + directions[:1], kinds[1:] + kinds[:1]
+    header = {"space": "left-posterior-superior", "space directions": directions, "space origin": AFFINE[:3, 3] * LPS}
+    nrrd.write(str(tmp_path / "a.nrrd"), vectors, header | ({} if kind is None else {"kinds": kinds}))
+    np.testing.assert_allclose(load(tmp_path / "a.nrrd"), U, atol=1e-6)

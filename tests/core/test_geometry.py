@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations, product
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -11,7 +12,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsfm_core import InputError, Orientation, OrientationError, Space
+from lsfm_core import ExportRequest, IngestRequest, InputError, Orientation, OrientationError, Space
 
 CODES = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
 codes = st.sampled_from(CODES)
@@ -168,3 +169,16 @@ def test_impossible_affines_are_refused(affine: np.ndarray) -> None:
 def test_impossible_voxel_sizes_are_refused(size: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="voxel size"):
         Space.from_orientation((2, 2, 2), size, Orientation("RAS"))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        lambda code: IngestRequest(image="a.tif", path="a.h5", channel="a", orientation=code),
+        lambda code: ExportRequest(path="a.h5", channel="a", output="a.tif", orientation=code),
+    ],
+)
+def test_small_letters_are_asked_back_for_they_name_the_other_side_elsewhere(request_: Any) -> None:
+    with pytest.raises(InputError, match=r"'psl' in small letters.*give AIR for that.*PSL if the index grows"):
+        request_("psl")
+    assert request_("AIR").orientation == "AIR"

@@ -186,3 +186,44 @@ def test_the_allen_tree_as_json_is_the_allen_tree(brain_data: Path, tmp_path: Pa
             below[parent].append(node)
     (tmp_path / "graph.json").write_text(json.dumps({"success": True, "msg": tops}))
     assert dict(LabelTable.read(tmp_path / "graph.json")) == dict(LabelTable.read(source))
+
+
+COLOUR_TABLES = {
+    "freesurfer": "#No. Label Name:   R   G   B   A\n\n0   Unknown    0   0   0   0\n1   Left-Cerebral-Exterior  70  130 180 0\n",
+    "slicer.ctbl": "# Color table file x.ctbl\n# 2 values\n0 Unknown 0 0 0 0\n1 Left-Cerebral-Exterior 70 130 180 255\n",
+    "slicer.csv": "LabelValue,Name,Color_R,Color_G,Color_B,Color_A\n0,Unknown,0,0,0,0\n1,Left-Cerebral-Exterior,70,130,180,255\n",
+}
+
+
+@pytest.mark.parametrize("name", COLOUR_TABLES)
+def test_colour_tables_of_freesurfer_and_slicer(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(COLOUR_TABLES[name])
+    assert list(LabelTable.read(tmp_path / name).values()) == [
+        Label(0, "Unknown", None, (0, 0, 0)),
+        Label(1, "Left-Cerebral-Exterior", None, (70, 130, 180)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"id,name\n{BIG}.0,a\n", f"id;name\n{BIG},0;a\n", "id,name\n9.007199254740993e15,a\n", f'[{{"id": {BIG}.0, "name": "a"}}]'],
+)
+def test_no_digit_of_an_id_is_lost_however_it_is_written(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text(text)
+    assert list(LabelTable.read(path)) == [BIG]
+
+
+def test_parentheses_are_acronyms_only_where_labels_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "whs.label"
+    names = ["Clear Label", "neocortex (layer 1)", "fornix", "optic nerve"]
+    path.write_text("".join(f'{key} 1 2 3 1 1 1 "{name}"\n' for key, name in enumerate(names)))
+    assert [(label.name, label.acronym) for label in LabelTable.read(path).values()] == [(name, None) for name in names]
+
+
+def test_an_error_shows_the_beginning_of_a_long_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,name\n" + "x" * 5000 + ",b\n")
+    with pytest.raises(SourceError) as error:
+        LabelTable.read(path)
+    assert len(str(error.value)) < 300 + len(str(path))

@@ -757,3 +757,23 @@ def test_the_command(brain_data: Path, brain: Path, tmp_path: Path, carry: Carry
         "--output", tmp_path / "wrong.csv",
     )  # fmt: skip
     assert not out and err.startswith("warning: ") and "outside of channel 'cfos'" in err
+
+
+def test_no_name_of_a_region_is_written_as_a_formula_and_numbers_stay(tmp_path: Path) -> None:
+    names = {1: "=HYPERLINK(1)", 2: "-2+3", 3: "@x", 4: "+a", 5: "-5", 6: "plain"}
+    table, points, file = tmp_path / "labels.csv", tmp_path / "cells.csv", tmp_path / "a.h5"
+    table.write_text("id,name\n" + "".join(f"{key},{name}\n" for key, name in names.items()))
+    points.write_text("z,y,x,remark\n" + "".join(f"0,0,{key - 1},=of the user\n" for key in names))
+    fields: Any = {"path": file, "channel": "a", "voxel_size_mm": (1, 1, 1), "orientation": "SAR"}
+    ingest_channel(IngestRequest(**fields, image=np.array([[[*names]]], np.uint16), kind="labels", labels=table))
+    output, counts = tmp_path / "out.csv", tmp_path / "counts.csv"
+    transform_points(PointsRequest(path=file, channel="a", points=points, labels_channel="a", output=output, counts=counts))
+    expected = [name if key in (5, 6) else f"'{name}" for key, name in names.items()]
+    with output.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["region"] for row in rows] == expected
+    # Of the input, letter by letter; positions to the left and below stay numbers.
+    assert {row["remark"] for row in rows} == {"=of the user"}
+    assert [float(row["R_mm"]) for row in rows] == [0, 1, 2, 3, 4, 5]
+    with counts.open(newline="") as stream:
+        assert [row["name"] for row in csv.DictReader(stream)][1:] == expected

@@ -472,6 +472,24 @@ def test_every_linear_transform_is_read_as_an_affine(tmp_path: Path, kind: str, 
     np.testing.assert_allclose(affine.map_points(points), by_itk(itk, points), atol=1e-5 if suffix == ".xfm" else 1e-9)
 
 
+# As FreeSurfer and MINC's tools write them (RAS, from the moved image to the other), and FSL.
+FOREIGN = {
+    "talairach.xfm": "MNI Transform File\n% tkregister2\n\nTransform_Type = Linear;\nLinear_Transform =\n"
+    " 1.1 0 0 2\n 0 1 0 3\n 0 0 1 4;\n",
+    "flirt.mat": "1.1  0  0  2  \n0  1  0  3  \n0  0  1  4  \n0  0  0  1  \n",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("talairach.xfm", "FreeSurfer.*FILE:invert"), ("flirt.mat", "FLIRT.*c3d_affine_tool")]
+)
+def test_matrices_that_mean_something_else_are_refused_by_their_writers(name: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(FOREIGN[name])
+    with pytest.raises(SourceError, match=message):
+        read_transforms(path)
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".txt", ".tfm"])
 def test_the_parts_of_a_composite_keep_their_order(tmp_path: Path, suffix: str) -> None:
     rng = np.random.default_rng(9)

@@ -253,8 +253,11 @@ def add_field_convention(parser: Any, which: str) -> None:
     parser.add_argument(
         "--field-convention",
         choices=("lps-displacement", "ras-displacement", "lps-position", "ras-position", "grid-position"),
-        help=f"what the vectors {which} are, if its file does not say or says otherwise: displacements or absolute positions, mm "
-        "along L, P, S or R, A, S; or positions along the axes of the grid from its first voxel",
+        # All of them in one word would be wider than a terminal.
+        metavar="CONVENTION",
+        help=f"what the vectors {which} are, if its file does not say or says otherwise: lps-displacement or ras-displacement, "
+        "lps-position or ras-position (displacements or absolute positions, mm along L, P, S or R, A, S), or grid-position (along "
+        "the axes of the grid from its first voxel)",
     )
 
 
@@ -308,19 +311,14 @@ def memory(text: str) -> int:
 
 def orientation_code(text: str) -> str:
     """Axis codes; in small letters they are those of BrainGlobe, which name the other side."""
-    letters = text.strip()
-    if letters.islower() and len(letters) == 3:
-        from lsfm_core.errors import InputError
-        from lsfm_core.geometry import Orientation
+    from lsfm_core.errors import InputError
+    from lsfm_core.geometry import Orientation
 
-        try:
-            meant = Orientation.from_origin(letters).axcodes
-        except InputError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        raise argparse.ArgumentTypeError(
-            f"{text!r} in small letters is, as BrainGlobe has it, where the first voxel lies: give {meant} for that (or write's "
-            f"--origin-orientation {letters}), or {letters.upper()} if the index grows toward these sides"
-        )
+    try:
+        if text.strip().islower():
+            Orientation.from_user(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 

@@ -49,7 +49,7 @@ def add_commands(verbs: Any) -> None:
     _add_write_options(write)
     write.add_argument("--kind", choices=KINDS, default="image", help="what the voxels are (default image)")
     write.add_argument(
-        "--labels", metavar="FILE", help="for labels: what the ids mean (ITK-SNAP description, CSV, Allen structure tree)"
+        "--labels", metavar="FILE", help="for labels: what the ids mean (ITK-SNAP description, colour table, CSV, JSON)"
     )
     write.add_argument(
         "--ontology",

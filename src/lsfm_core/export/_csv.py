@@ -17,9 +17,10 @@ import numpy.typing as npt
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.tables import encoding_of, separator_of
 
-__all__ = ["PointTable", "quoted", "write_rows"]
+__all__ = ["PointTable", "text_cell", "write_rows"]
 
 _LISTED = 10
+_FORMULA_SIGNS = "=+-@\t\r"
 _BLOCK_BYTES = 2**24
 _BATCH_CHARACTERS = 2**22
 _BATCH_ROWS = 2**16
@@ -218,7 +219,14 @@ class PointTable:
             raise SourceError(f"{self.path}: cannot be read as a CSV file: {error}") from error
 
 
-def quoted(cell: str, separator: str) -> str:
+def text_cell(cell: str, separator: str) -> str:
+    """A text as a cell of a CSV file, which no spreadsheet takes for a formula: such a one gets an apostrophe before it."""
+    if cell[:1] in _FORMULA_SIGNS and cell and not _is_number(cell, commas=False):
+        cell = f"'{cell}"
+    return _quoted(cell, separator)
+
+
+def _quoted(cell: str, separator: str) -> str:
     """A cell as a CSV file has it."""
     return '"' + cell.replace('"', '""') + '"' if {*cell} & {separator, '"', "\r", "\n"} else cell
 

@@ -20,7 +20,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
-from lsfm_core.export._csv import PointTable, quoted, write_rows
+from lsfm_core.export._csv import PointTable, text_cell, write_rows
 from lsfm_core.export._markers import MarkerTable, write_markers
 from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
 from lsfm_core.export._region import find_midline, label_level
@@ -644,7 +644,7 @@ def _cells(points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, st
         rows = (text if decimal == "." else text.replace(".", decimal)).splitlines()
         if ids is not None:
             keys, places = np.unique(ids[start : start + _ROWS_AT_ONCE], return_inverse=True)
-            ends = [f"{separator}{key}{separator}{quoted(names.get(key, ''), separator)}" for key in keys.tolist()]
+            ends = [f"{separator}{key}{separator}{text_cell(names.get(key, ''), separator)}" for key in keys.tolist()]
             rows = [row + ends[place] for row, place in zip(rows, places.tolist(), strict=True)]
         yield from rows
 
@@ -657,7 +657,7 @@ def _write_counts(path: Path, counts: Sequence[RegionCount]) -> None:
     for row in counts:
         parts = [row, *(getattr(row, side) for side in sides)]
         numbers = (_number(getattr(part, name)) for part in parts for name in measures)
-        rows.append(",".join([str(row.id), quoted(row.acronym, ","), quoted(row.name, ","), *numbers]))
+        rows.append(",".join([str(row.id), text_cell(row.acronym, ","), text_cell(row.name, ","), *numbers]))
     write_rows(path, [",".join(header)], rows)
 
 

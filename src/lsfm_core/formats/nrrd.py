@@ -63,7 +63,7 @@ def open_nrrd(path: Path, kind: str) -> Source:
     if kind == "vectors" and (
         len(sizes) != 4
         or component_axis not in (0, 3)
-        or kinds[component_axis] not in _VECTOR_KINDS
+        or any(text.lower() in _COLOUR_KINDS for text in kinds)
         or sizes[component_axis] != 3
         or attributes.get(_KIND_KEY) == "components"
     ):
@@ -97,7 +97,8 @@ def open_nrrd(path: Path, kind: str) -> Source:
 def _component_axis(fields: Mapping[str, str], kinds: Sequence[str], kind: str) -> int | None:
     """The axis along which the values of one voxel stand, where there is one beyond doubt, or one was asked for."""
     told = [axis for axis, text in enumerate(kinds) if text.lower() in _VECTOR_KINDS | _COLOUR_KINDS]
-    if not told and kind == "components":
+    # ITK calls the values of a VectorImage a list; others leave their kind open.
+    if not told and kind in ("components", "vectors"):
         told = [axis for axis, text in enumerate(kinds) if text.lower() not in ("domain", "space")]
         if not kinds:
             words = [match.group() for match in _VECTOR.finditer(fields.get("space directions", ""))]

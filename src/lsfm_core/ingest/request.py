@@ -107,7 +107,7 @@ class IngestRequest(Request):
     @field_validator("orientation")
     @classmethod
     def _check_orientation(cls, value: str | None) -> str | None:
-        return None if value is None else Orientation(value).axcodes
+        return None if value is None else Orientation.from_user(value).axcodes
 
     @field_validator("voxel_size_mm")
     @classmethod

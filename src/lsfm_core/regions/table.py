@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -22,15 +23,17 @@ from lsfm_core.tables import read_text, separator_of, whole_number
 __all__ = ["Label", "LabelTable", "read_label_table", "rgb_of"]
 
 _ITKSNAP_LINE = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([\d.]+)\s+(\d+)\s+(\d+)\s+\"(.*)\"\s*$")
+#: FreeSurfer's and 3D Slicer's: id, name, red, green, blue, opacity, or rather transparency.
+_COLOUR_TABLE_LINE = re.compile(r"\s*(\d+)\s+(\"[^\"]+\"|\S.*?)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$")
 _NAME_WITH_ACRONYM = re.compile(r"(.*\S)\s*\(([^()]+)\)$")
 # Column names that people use, most specific first.
-_ID = ("id", "label", "index", "idx", "structure_id")
-_NAME = ("name", "structure_name", "region", "safe_name")
+_ID = ("id", "label", "index", "idx", "structure_id", "labelvalue", "label value", "integer label")
+_NAME = ("name", "structure_name", "region", "safe_name", "text label")
 _ACRONYM = ("acronym", "abbreviation", "abbrev")
 _PARENT = ("parent_structure_id", "parent_id", "parent")
 _PATH = ("structure_id_path", "id_path")
 _COLOUR = ("color_hex_triplet", "rgb_triplet", "colour", "color", "hex", "rgb")
-_RGB = (("r", "g", "b"), ("red", "green", "blue"))
+_RGB = (("r", "g", "b"), ("red", "green", "blue"), ("color_r", "color_g", "color_b"))
 _DARKEST_REGION = 0.35
 #: Characters of a structure that an error shows.
 _SHOWN = 100
@@ -83,7 +86,9 @@ class LabelTable(Mapping[int, Label]):
 
     @classmethod
     def read(cls, path: Path) -> LabelTable:
-        """Read an ITK-SNAP label description, a CSV with id and name, or JSON: BrainGlobe's structures, Allen's structure graph.
+        """Read an ITK-SNAP label description, a colour table, a CSV with id and name, or JSON.
+
+        Colour tables are FreeSurfer's and 3D Slicer's (.ctbl); JSON may be BrainGlobe's structures or Allen's structure graph.
 
         Beside id and name there may be acronym, colour (hex, a list, or r, g, b) and parent (its id, or the path of ids from the
         top). Separators of a CSV: comma, semicolon, tab. In JSON, structures are listed, or nested as each other's children.
@@ -104,6 +109,8 @@ class LabelTable(Mapping[int, Label]):
             labels = list(_read_json(path, text, defects))
         elif _ITKSNAP_LINE.match(lines[0]):
             labels = list(_read_itksnap(lines, defects))
+        elif _COLOUR_TABLE_LINE.match(lines[0]):
+            labels = list(_read_colour_table(lines, defects))
         else:
             labels = list(_read_csv(path, "\n".join(lines), defects))
         twice = [key for key, times in Counter(label.id for label in labels).items() if times > 1]
@@ -330,22 +337,34 @@ def _circles(labels: Iterable[Label]) -> Iterator[list[int]]:
 
 
 def _read_itksnap(lines: list[str], defects: list[str]) -> Iterator[Label]:
-    for line in lines:
-        match = _ITKSNAP_LINE.match(line)
+    matches = [_ITKSNAP_LINE.match(line) for line in lines]
+    names = [_NAME_WITH_ACRONYM.match(match[8]) for match in matches if match is not None]
+    # ITK-SNAP has no acronyms; the Allen labels carry them in parentheses. Where only some have such, they are words of the names.
+    have_acronyms = 2 * sum(parts is not None for parts in names) > len(names)
+    for line, match in zip(lines, matches, strict=True):
         if match is None:
-            defects.append(f"not a line of an ITK-SNAP label description: {line.strip()!r}")
+            defects.append(f"not a line of an ITK-SNAP label description: {line.strip()[:_SHOWN]!r}")
             continue
-        # ITK-SNAP has no acronyms; the Allen labels carry them in parentheses.
-        parts = _NAME_WITH_ACRONYM.match(match[8])
+        parts = _NAME_WITH_ACRONYM.match(match[8]) if have_acronyms else None
         name, acronym = (parts[1], parts[2]) if parts else (match[8], None)
         yield Label(int(match[1]), name, acronym, (int(match[2]), int(match[3]), int(match[4])))
+
+
+def _read_colour_table(lines: list[str], defects: list[str]) -> Iterator[Label]:
+    for line in lines:
+        match = _COLOUR_TABLE_LINE.match(line)
+        if match is None or max(colour := [int(text) for text in match.groups()[2:5]]) > 255:
+            defects.append(f"not a line of a colour table (id, name, red, green, blue, alpha): {line.strip()[:_SHOWN]!r}")
+            continue
+        r, g, b = colour
+        yield Label(int(match[1]), match[2].strip('"'), None, (r, g, b))
 
 
 def _read_csv(path: Path, text: str, defects: list[str]) -> Iterator[Label]:
     reader = csv.DictReader(io.StringIO(text), delimiter=separator_of(text.splitlines()[0]))
     columns = [name.strip().lower() for name in reader.fieldnames or () if name]
     if not {*_ID} & {*columns} or not {*_NAME} & {*columns}:
-        raise SourceError(f"{path}: no label table: expected columns id and name, found {', '.join(columns) or 'none'}")
+        raise SourceError(f"{path}: no label table: expected columns id and name, found {', '.join(columns)[:_SHOWN] or 'none'}")
     for number, row in enumerate(reader, 2):
         cells = [cell for cell in row.values() if isinstance(cell, str)]
         # Spreadsheets leave rows of nothing but separators.
@@ -356,12 +375,13 @@ def _read_csv(path: Path, text: str, defects: list[str]) -> Iterator[Label]:
                 raise ValueError("more cells than columns")
             yield _label({key.strip().lower(): cell for key, cell in row.items() if key})
         except (ValueError, TypeError):
-            defects.append(f"line {number} is no label: {reader.reader.dialect.delimiter.join(cells)!r}")
+            defects.append(f"line {number} is no label: {reader.reader.dialect.delimiter.join(cells)[:_SHOWN]!r}")
 
 
 def _read_json(path: Path, text: str, defects: list[str]) -> Iterator[Label]:
     try:
-        content = json.loads(text)
+        # Ids may be written as 997.0, and no digit of them may be lost.
+        content = json.loads(text, parse_float=Decimal)
     except (json.JSONDecodeError, RecursionError) as error:
         raise SourceError(f"{path}: begins as JSON, and is none: {error}") from error
     found = False

@@ -20,6 +20,11 @@ __all__ = ["read_transforms"]
 _HDF5_SUFFIXES = {".h5", ".hdf5"}
 _ITK_SUFFIXES = {".txt", ".tfm", ".mat", ".xfm"} | _HDF5_SUFFIXES
 _USABLE = "only affine transforms and displacement fields can be used"
+#: What ITK writes into its own; others' .xfm look the same but for that.
+_ITK_XFM = b"%ITK-XFM writer"
+_XFM_HEAD = 4096
+#: Two blanks after each number, the last of a line as well.
+_FLIRT_LINES = re.compile(r"(?:[-+\d.e]+  [-+\d.e]+  [-+\d.e]+  [-+\d.e]+  \n){4}\s*")
 #: How text and MATLAB files spell the kind of each transform that they hold.
 _ITK_KIND = re.compile(rb"([A-Za-z0-9]+)_(?:double|float)_\d+_\d+")
 
@@ -69,11 +74,24 @@ def _read_matrix(path: Path) -> FloatArray | None:
         ]
     except (UnicodeDecodeError, ValueError):
         return None
-    return np.array(rows) if len(rows) == 4 and all(len(row) == 4 for row in rows) else None
+    if len(rows) != 4 or any(len(row) != 4 for row in rows):
+        return None
+    if _FLIRT_LINES.fullmatch(text):
+        raise SourceError(
+            f"{path}: looks like a matrix of FSL's FLIRT, which is no map of mm in RAS, but of voxels of the two images that were "
+            "registered: convert it (c3d_affine_tool -ref … -src … FILE -fsl2ras -oitk new.txt); if it is in RAS mm, save it with "
+            "single blanks between its numbers"
+        )
+    return np.array(rows)
 
 
 def _read_itk(path: Path) -> list[Any]:
     suffix = path.suffix.lower()
+    if suffix == ".xfm" and _ITK_XFM not in path.read_bytes()[:_XFM_HEAD]:
+        raise SourceError(
+            f"{path}: is an .xfm of MINC or FreeSurfer, not of ITK: those map from the image that was moved to the one that "
+            "stayed, in RAS mm: save its matrix as text of 4 rows, with 0 0 0 1 as the last, and take its inverse (FILE:invert)"
+        )
     if suffix not in _ITK_SUFFIXES:
         raise SourceError(
             f"{path}: not a transform: give an ITK transform file (.txt, .tfm, .mat, .xfm, .h5), elastix' "
