@@ -225,7 +225,7 @@ def test_faults_are_told_in_one_line(
 
 SLICES = {
     "no plane": ("--range 900,901", "no plane is in the range 900, 901, None: axis 0 has 108"),
-    "backwards": ("--range 5,1,-1", "step"),
+    "backwards": ("--range 5,1,-1", "--range: must be at least 1"),
     "no number": ("--output s.tif", r"expected 1 number\(s\)"),
     "two numbers": ("--output s_%d_%d.tif", r"expected 1 number\(s\)"),
     "text": ("--output s_%s.tif", r"expected 1 number\(s\)"),
