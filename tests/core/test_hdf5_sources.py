@@ -225,6 +225,17 @@ def test_a_channel_of_ours_keeps_its_place(voxels: Array) -> None:
             assert other["c"].space.same_grid(file["b"].space)
 
 
+def test_a_link_to_nowhere_is_not_taken_for_the_only_other_dataset(voxels: Array) -> None:
+    with h5py.File("x.h5", "w") as file:
+        file["volume"] = voxels
+        file["outside"] = h5py.ExternalLink("gone.h5", "/x")
+        file["inside"] = h5py.SoftLink("/gone")
+    for name in ("outside", "inside"):
+        with pytest.raises(SourceError, match=f"/?{name} is no dataset, or a link to one that is not there"):
+            read(f"x.h5:/{name}")
+    np.testing.assert_array_equal(read("x.h5")[0], voxels)
+
+
 def test_what_is_no_volume_is_refused(voxels: Array) -> None:
     with h5py.File("x.h5", "w") as h5:
         h5["a"] = np.zeros((2, 3, 4, 5))

@@ -422,9 +422,24 @@ def test_stacks_in_parts(names: str, last: int, truth: Array, tmp_path: Path) ->
 def test_stacks_that_are_no_parts_are_not_joined(names: list[str], truth: Array, tmp_path: Path) -> None:
     for name in names:
         tifffile.imwrite(tmp_path / name, truth, photometric="minisblack", metadata=None)
-    with pytest.raises(InputError, match=r"Name one"):
+    with pytest.raises(InputError, match=r"[Nn]ame one"):
         open_source(tmp_path)
     np.testing.assert_array_equal(read(tmp_path / names[0])[0], truth)
+
+
+@pytest.mark.parametrize("name", ["img_C{0}.tif", "488 561 640", "ch{0}_x.tif"])
+def test_channels_of_one_plane_are_no_volume(name: str, truth: Array, tmp_path: Path) -> None:
+    numbers = name.split() if name[0] == "4" else ["00", "01", "02"]
+    pattern = "img_{0}.tif" if name[0] == "4" else name
+    write_planes(tmp_path, truth[:3], lambda z: pattern.format(numbers[z]))
+    with pytest.raises(InputError, match=r"the names count channels, or wavelengths \(.*not planes"):
+        open_source(tmp_path)
+
+
+def test_times_are_taken_for_planes_with_a_word(truth: Array, tmp_path: Path) -> None:
+    voxels, source = read(write_planes(tmp_path, truth, lambda z: f"img_t{z:03d}.tif"))
+    np.testing.assert_array_equal(voxels, truth)
+    assert "taken for planes in the order of 'img_t'" in notes(source)
 
 
 def test_parts_numbered_by_their_first_plane(truth: Array, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ _OTHER = re.compile(
     r"tile|pos|position|xy|s|series|view|angle|stack|block|cycle|scan|roi|fov)[ _=-]*$",
     re.IGNORECASE,
 )
+_CHANNEL = re.compile(r"(?:^|[^a-z])(?:c|ch|chan|channel|chn|w|wave|wavelength|lambda|ex|em|filter|laser)[ _=-]*$", re.IGNORECASE)
+#: Lines of lasers and lamps in nm: a few files that are numbered by such only are channels.
+_LINES = frozenset((
+    405, 445, 458, 473, 488, 490, 491, 505, 514, 515, 520, 532, 546, 552, 555, 561, 568, 588, 590, 592, 594, 630, 633, 635, 637,
+    638, 639, 640, 642, 647, 650, 655, 660, 685, 690, 730, 750, 755, 780, 785, 790, 808,
+))  # fmt: skip
+_MOST_CHANNELS = 8
 #: Words before a number that never counts the parts of one stack.
 _NO_PART = re.compile(
     r"(?:^|[^a-z])(?:c|ch|chan|channel|chn|w|wave|wavelength|lambda|ex|em|filter|laser|t|time|timepoint|tp|x|y|row|col|column|tile|pos|"
@@ -413,6 +420,17 @@ def _along(files: Sequence[Path], rows: Sequence[Sequence[str]], *, told: bool) 
     if len(varying) > 1:
         notes.append(
             f"several numbers in the names differ: the planes are in the order of number {best // 2 + 1} of each "
+            f"({files[order[0]].name} … {files[order[-1]].name})"
+        )
+    label = "".join(rows[0][:best])
+    if not told and len(files) <= _MOST_CHANNELS and (_CHANNEL.search(label) or set(columns[best]) <= _LINES):
+        raise InputError(
+            f"{folder}: the names count channels, or wavelengths ({files[order[0]].name} … {files[order[-1]].name}), not planes: "
+            "name one file with all planes; or, if these are the planes of a volume, a pattern such as img_C%02d.tif"
+        )
+    if not told and _OTHER.search(label):
+        notes.append(
+            f"the files are taken for planes in the order of {label.strip(' _-=')[-20:]!r} "
             f"({files[order[0]].name} … {files[order[-1]].name})"
         )
     wording = [f"{float(value):.10g}" for value in gaps[best]]

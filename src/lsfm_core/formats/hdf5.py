@@ -129,6 +129,10 @@ def _dataset(path: Path, file: h5py.File, inside: str | None) -> h5py.Dataset:
         node = file.get(inside)
         if isinstance(node, h5py.Dataset):
             return node
+        if inside in file and not isinstance(node, h5py.Group):
+            raise SourceError(
+                f"{path}: {inside} is no dataset, or a link to one that is not there: name another, or put its file back"
+            )
     found: list[h5py.Dataset] = []
 
     def look(_: str, node: object) -> None:
