@@ -122,39 +122,19 @@ def _has_window() -> bool:
 def _write(
     path: Path, channels: Sequence[_Channel], progress: ProgressCallback | None = None, cancel: CancelToken | None = None
 ) -> None:
-    """Write all channels, or none."""
-    is_new = not path.exists()
-    written: list[str] = []
-    try:
+    """Write all channels, or none, in one change of the file."""
+    with edit_lsfm(path) as editor:
         for number, channel in enumerate(channels, 1):
             request = IngestRequest(path=path, channel=channel.name, image=channel.planes, kind=channel.kind)
             stage = channel.name if len(channels) == 1 else f"{channel.name} ({number} of {len(channels)})"
-            ingest_channel(request, progress=_named(progress, stage), cancel=cancel)
-            written.append(channel.name)
-        with edit_lsfm(path) as editor:
-            for channel in channels:
-                editor.set_look(channel.name, display_range=channel.display_range, colormap=channel.colormap)
-                if channel.table:
-                    editor.set_label_table(channel.name, channel.table.to_json())
-    except BaseException:
-        if written:
-            _remove(path, written, is_new)
-        raise
+            ingest_channel(request, editor=editor, progress=_named(progress, stage), cancel=cancel)
+            editor.set_look(channel.name, display_range=channel.display_range, colormap=channel.colormap)
+            if channel.table:
+                editor.set_label_table(channel.name, channel.table.to_json())
 
 
 def _named(progress: ProgressCallback | None, stage: str) -> ProgressCallback | None:
     return None if progress is None else lambda _, done, total: progress(stage, done, total)
-
-
-def _remove(path: Path, channels: Sequence[str], is_new: bool) -> None:
-    """Take channels out again, and the file with them if it was made for them."""
-    with edit_lsfm(path) as editor:
-        for name in channels:
-            editor.remove_channel(name)
-    if is_new:
-        # By now it has taken in its log, which would lie beside it else.
-        editor.xml_path.unlink(missing_ok=True)
-        path.unlink()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from lsfm_core import (
     open_lsfm,
     verify_file,
 )
+from lsfm_core.cli import main
 from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
 from napari_lsfm._reader import read_layers
 from napari_lsfm._writer import NotSavedError, write_layers
@@ -392,6 +393,43 @@ def test_a_save_that_fails_takes_back_what_it_wrote(tmp_path: Path) -> None:
     with pytest.raises(NotSavedError, match="-3"):
         save(tmp_path / "brain.h5", image(), bad)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_save_that_is_killed_leaves_no_layer_without_the_others(tmp_path: Path, existing: bool) -> None:
+    path = tmp_path / "brain.h5"
+    if existing:
+        save(path, image(name="before"))
+    script = f"""
+import os, signal, sys
+import numpy as np
+from napari_lsfm._writer import write_layers
+
+class Killer:
+    shape, ndim, dtype, size = (3, 4, 5), 3, np.dtype(np.uint8), 60
+    def __getitem__(self, index):
+        if index[0] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((4, 5), np.uint8)
+
+def meta(name):
+    return {{"name": name, "units": ("mm",) * 3}}
+
+write_layers({str(path)!r}, [(np.ones((3, 4, 5), np.uint8), meta("first"), "image"), (Killer(), meta("second"), "image")])
+"""
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert child.returncode == -9, child.stderr
+    assert main(["recover", str(tmp_path), "--quiet"]) == 0
+    if existing:
+        with open_lsfm(path) as file:
+            assert list(file) == ["before"]
+        assert not verify_file(path).defects
+    else:
+        assert not path.exists()
+    layers = [image(name=name) for name in ("first", "second")]
+    save(path, *layers)
+    with open_lsfm(path) as file:
+        assert list(file) == ["before"] * existing + ["first", "second"]
 
 
 def test_without_qt_a_save_is_simply_done(tmp_path: Path) -> None:

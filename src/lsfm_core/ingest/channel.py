@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
+from lsfm_core.errors import InputError
 from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.ingest._slabs import DIGESTS, IngestState, PyramidWriter, digest_of, stamps_of
 from lsfm_core.ingest.plan import IngestPlan, check_target, planned, space_words
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
-from lsfm_core.provenance import LoggedFile, logged_files, recorded
+from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.pyramid import Kind, LevelPlan, reducer
 from lsfm_core.records import FileRecord
 from lsfm_core.store import LsfmEditor, Sides, edit_lsfm, target_path
@@ -74,9 +75,22 @@ class IngestReport:
 
 
 def ingest_channel(
-    request: IngestRequest, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    request: IngestRequest,
+    *,
+    editor: LsfmEditor | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
 ) -> IngestReport:
     """Write one image into a file as a new channel.
+
+    Parameters
+    ----------
+    request : IngestRequest
+    editor : LsfmEditor, optional
+        Of the request's file, where the channel is part of a larger change: it is there when that is over, and the log tells of
+        that as a whole.
+    progress : callable, optional
+    cancel : CancelToken, optional
 
     Raises
     ------
@@ -87,9 +101,13 @@ def ingest_channel(
     began = time.perf_counter()
     with ExitStack() as stack:
         path = target_path(request.path)
-        record = stack.enter_context(recorded(path, "write", request))
+        draft = nullcontext(Draft(path, "write", request)) if editor is not None else recorded(path, "write", request)
+        record = stack.enter_context(draft)
         source, plan = stack.enter_context(planned(request))
-        editor = stack.enter_context(edit_lsfm(request.path, resume=request.resume))
+        if editor is None:
+            editor = stack.enter_context(edit_lsfm(request.path, resume=request.resume))
+        elif request.resume:
+            raise InputError(f"{path}: what is part of a larger change cannot be resumed by itself")
         plan = check_target(plan, editor, request)
         warnings = [*plan.warnings, *editor.recovered]
         fingerprint = _fingerprint(request, plan)
