@@ -32,6 +32,9 @@ from napari_lsfm._sample import open_sample
 
 from .conftest import ingest_volume
 
+# On a busy machine work takes long enough for a dialog, which cannot be without an application.
+pytestmark = pytest.mark.usefixtures("qapp")
+
 
 @pytest.fixture(scope="module")
 def phantom_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
