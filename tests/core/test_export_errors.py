@@ -514,4 +514,6 @@ def test_the_command_lines_of_the_manual(
     planes = sorted((workplace / "slices").iterdir())
     whole = image("level1.nii.gz")[0]
     assert [plane.name for plane in planes] == [f"s_{n:04d}.tif" for n in range(20, whole.shape[0], 2)]
-    np.testing.assert_array_equal(np.stack([tifffile.imread(plane) for plane in planes]), whole[20::2, 10:60, 10:60])
+    # Sagittal planes as they are looked at: superior up, anterior at the right.
+    expected = whole[20::2].transpose(0, 2, 1)[:, ::-1][:, 10:60, 10:60]
+    np.testing.assert_array_equal(np.stack([tifffile.imread(plane) for plane in planes]), expected)

@@ -109,7 +109,9 @@ while number < 500 and 0 not in outcomes:
         assert outcomes[-1] == 1, (number, text)
         assert content() == before, (number, set(content()) ^ set(before), text)
     else:
-        assert outcomes[-1] == 0 or "is in" in text or "is complete" in text, (number, text)
+        # Where the disk fails in the very moment of the commit, nobody can know.
+        said = ("is in", "is complete", "finishes or undoes")
+        assert outcomes[-1] == 0 or any(words in text for words in said), (number, text)
         assert verify_file(path).defects == (), number
     # The first calls, before anything is changed, are all tried, and of the others a sample.
     number += 1 if number < 8 else max(1, 60 // int(sample))

@@ -222,7 +222,6 @@ DEFECTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "colour": (_replace(np.zeros((301, 83, 3), np.uint8), photometric="rgb"), r"plane_0020\.tif: is 301 x 83 x 3 uint8, but"),
     "missing": (lambda s: (s / "plane_0020.tif").unlink(), "number 20"),
     "several missing": (lambda s: [(s / f"plane_00{n}.tif").unlink() for n in (20, 21, 30)] and None, "3 plane"),
-    "stray": (lambda s: tifffile.imwrite(s / "preview.tif", np.zeros((4, 4), np.uint8)), r"preview\.tif"),
     "nothing": (lambda s: [plane.unlink() for plane in s.iterdir()] and None, "no .tif"),
 }
 

@@ -249,8 +249,8 @@ class JournaledFile(RawFile):
             raise
         except OSError as error:
             raise StorageError(
-                f"{self.path}: could not be put back as it was: {reason_of(error)}; whoever opens it next does it from "
-                f"{journal_path(self.path).name}"
+                f"{self.path}: could not be put back as it was: {reason_of(error)}; whoever opens it next finishes or "
+                f"undoes the change, by {journal_path(self.path).name}"
             ) from error
         finally:
             self.release()
@@ -510,7 +510,13 @@ def replacing(path: Path) -> Iterator[Path]:
                 _finish(made, path, journal, commit)
         except OSError as error:
             if not committed:
-                _remove_parts(path)
+                try:
+                    _remove_parts(path)
+                except OSError:
+                    # The journal's last write may have come through, though its error says otherwise.
+                    raise StorageError(
+                        f"{path}: writing failed: {reason_of(error)}; whoever opens it next finishes or undoes the change"
+                    ) from error
                 raise
             raise StorageError(
                 f"{path}: the new file is complete, but could not take its place: {error}; whoever opens it next does that"
