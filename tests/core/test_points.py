@@ -563,6 +563,10 @@ def test_planes_of_imagej_s_cell_counter_are_counted_from_1(tmp_path: Path, carr
     result = carry(file, target="native-voxel", marker_type=(3,))
     np.testing.assert_allclose(result.points, [[0, 5, 6]], atol=1e-9)
     assert any("counts planes from 1" in warning for warning in result.warnings)
+    # There, types are what a user makes of them: 2 need not be the cells, and 1 no others.
+    file = write_cells(tmp_path / "CellCounter.xml", markers({1: [(1, 5, 6)], 2: [(9, 9, 9)]}, scale))
+    with pytest.raises(InputError, match=r"markers 1 of type 1, 1 of type 2: say which are meant \(--marker-type\)"):
+        carry(file, target="native-voxel")
 
 
 @pytest.mark.parametrize(

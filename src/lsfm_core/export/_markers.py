@@ -42,7 +42,8 @@ class MarkerTable:
     SourceError, MissingError
         If it cannot be read.
     InputError
-        If it has no marker of these types, or others than cellfinder's and nothing tells which are meant.
+        If it has no marker of these types, or others than cellfinder's (or several, of ImageJ's Cell Counter) and nothing
+        tells which are meant.
     """
 
     separator, decimal = ",", "."
@@ -51,10 +52,12 @@ class MarkerTable:
         self.path = path
         self.header = ["z", "y", "x", "type"]
         self.remarks: list[str] = []
+        self._is_imagej = False
         kinds, points = self._read()
         found = Counter(kinds)
         listing = ", ".join(f"{count} of type {kind}" for kind, count in sorted(found.items())) or "none at all"
-        if types is None and {*found} - {CELL, _CANDIDATE}:
+        # In ImageJ's Cell Counter types mean what its user wants, unless there is but cellfinder's of cells.
+        if types is None and ({*found} - {CELL, _CANDIDATE} or (self._is_imagej and len(found) > 1)):
             raise InputError(f"{path}: has markers {listing}: say which are meant (--marker-type)")
         wanted = {*(types or (CELL,))}
         if found and not wanted & {*found}:
@@ -110,6 +113,7 @@ class MarkerTable:
             name = "nothing" if root is None else f"<{root.tag}>"
             raise SourceError(f"{self.path}: is no XML of cellfinder: expected <CellCounter_Marker_File>, found {name}")
         points = np.array(places, np.float64).reshape(-1, 3)
+        self._is_imagej = calibrated
         if calibrated:
             points[:, 0] -= 1
             self.remarks.append("written by ImageJ's Cell Counter, which counts planes from 1: they were counted from 0")
