@@ -85,6 +85,9 @@ def ingest_volume(
 def alter_channel(path: Path, channel: str, *, kind: str = "image", world_from_world: npt.ArrayLike | None = None) -> None:
     """Make a channel another kind of channel, or move it in the world."""
     with h5py.File(path, "r+") as h5:
+        # As a program does that changes our part of a file.
+        h5.pop("LSFM_DIGESTS", None)
+        h5.attrs.pop("LSFM_has_digests", None)
         h5[f"LSFM/{channel}"].attrs["kind"] = kind
         for level in h5[f"LSFM/{channel}/IMAGE"].values():
             if world_from_world is not None:
