@@ -177,8 +177,8 @@ class DisplacementField(Transform):
         vectors = np.asarray(self.vectors[slices]).astype(np.float64)
         if not np.isfinite(vectors).all():
             raise InputError(
-                f"displacement field {self.name!r} has displacements that are not finite among its voxels from {box.starts} to "
-                f"{box.stops}: nothing can be carried through it there"
+                f"displacement field {self.name!r} has displacements that are not finite among its voxels from "
+                f"{tuple(map(int, box.starts))} to {tuple(map(int, box.stops))}: nothing can be carried through it there"
             )
         return vectors
 
