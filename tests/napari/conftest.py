@@ -92,6 +92,7 @@ def alter_channel(path: Path, channel: str, *, kind: str = "image", world_from_w
         for level in h5[f"LSFM/{channel}/IMAGE"].values():
             if world_from_world is not None:
                 level.attrs["world_from_voxel"] = np.asarray(world_from_world) @ level.attrs["world_from_voxel"]
+        h5.pop("LSFM_DIGESTS", None)
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def test_facts_of_the_active_layer(
     ingest_volume(path, "other", np.ones((4, 20, 30), np.uint8), (0.1, 0.2, 0.3), "LPS")
     with h5py.File(path, "r+") as h5:
         h5.require_group("extended_metadata").attrs["specimen"] = "mouse 42"
+        del h5["LSFM_DIGESTS"]
     show(viewer, path)
     qtbot.waitUntil(lambda: panel.channel.value == "other", timeout=TIMEOUT_MS)
     assert panel.file.value == path
