@@ -249,3 +249,21 @@ def test_each_output_keeps_its_budget(
         shutil.rmtree(output)
     else:
         output.unlink()
+
+
+def test_a_plane_need_not_fit_where_its_rows_stand_together(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
+    """Planes of 162 MB, within 300."""
+    voxels = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint16, (3, 27000, 3000))
+    for plane in range(3):
+        voxels[plane] = _noise(2700, 3000).repeat(10, axis=0) + plane
+    voxels.flush()
+    path = tmp_path / "x.h5"
+    place = ["--voxel-size", "0.004,0.004,0.004", "--orientation", "AIR"]
+    assert peak_memory("write", path, "--channel", "x", "--image", tmp_path / "x.npy", *place, "--memory", BUDGET) < ALLOWED
+    with h5py.File(path) as file:
+        cells = file["t00000/s00/0/cells"]
+        np.testing.assert_array_equal(cells[2, 26900:].view(np.uint16), voxels[2, 26900:])
+        np.testing.assert_array_equal(cells[1, :50].view(np.uint16), voxels[1, :50])
+    assert main(["verify", str(path), "--levels", "--quiet"]) == 0
+    path.unlink()
+    (tmp_path / "x.npy").unlink()

@@ -96,6 +96,8 @@ class RawSource(Source):
         self.space = space
         self.voxel_size_mm = space.voxel_size_mm if space else voxel_size_mm
         self.forward_only = layout.compressed
+        # Rows of a plane stand together where no other component of the volume comes between.
+        self.has_rows = not layout.compressed and scaling is None and (layout.interleaved or layout.components == 1)
         self.facts = facts
         self._layout = layout
         self._scaling = scaling
@@ -126,6 +128,13 @@ class RawSource(Source):
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
         for part in range(self._parts):
             self._read_part(part, index, out if self._parts == 1 else out[..., part])
+
+    def read_rows(self, index: int, start: int, out: npt.NDArray[Any]) -> None:
+        row_bytes = self._part_plane // self.shape[1]
+        buffer = out if out.flags.c_contiguous and out.dtype == self._layout.stored else np.empty(out.shape, self._layout.stored)
+        self._file.read_into(self._start + index * self._part_plane + start * row_bytes, buffer)
+        if buffer is not out:
+            out[...] = buffer
 
     def file_records(self) -> Sequence[FileRecord]:
         records = [self._file.record()]

@@ -38,6 +38,8 @@ class Source(ABC):
         Planes, rows, columns, where the file tells at least that; equal to the space's where there is one.
     forward_only : bool
         Each plane can be read only once, in increasing order, by one thread.
+    has_rows : bool
+        Whether `read_rows` reads parts of planes, so that a plane need not fit into memory.
     read_bytes : int
         Memory that the source holds besides the planes that it is asked for.
     facts : mapping
@@ -56,6 +58,7 @@ class Source(ABC):
     space: Space | None = None
     voxel_size_mm: Triple | None = None
     forward_only: bool = False
+    has_rows: bool = False
     read_bytes: int = 0
     facts: Mapping[str, Any] = MappingProxyType({})
     palette: npt.NDArray[Any] | None = None
@@ -80,6 +83,15 @@ class Source(ABC):
         SourceError
             If the plane is missing, damaged, or not like the others.
         """
+
+    def read_rows(self, index: int, start: int, out: npt.NDArray[Any]) -> None:
+        """Fill `out` (rows, columns[, components]) with rows of plane `index`, from `start` on; where `has_rows`.
+
+        Raises
+        ------
+        SourceError
+        """
+        raise NotImplementedError(f"{self.name}: gives whole planes only")
 
     def settle(self, space: Space) -> None:  # noqa: B027 (only those whose values are places ask for it)
         """Tell where the voxels are taken to be, before the first plane is read; it may be elsewhere than the file says."""

@@ -167,6 +167,8 @@ class MemoryPlan:
         Which levels' slabs are in a scratch file.
     readers : int
         Planes that are read at the same time.
+    rows : int
+        Rows of a plane that are read at once; 0 for whole planes.
     in_flight : int
         Chunks that are being encoded or wait to be written at the same time.
     peak_bytes : int
@@ -177,6 +179,7 @@ class MemoryPlan:
     read_ahead: bool
     in_scratch: tuple[bool, ...]
     readers: int
+    rows: int
     in_flight: int
     peak_bytes: int
 
@@ -214,6 +217,7 @@ def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], th
         read_ahead=True,
         in_scratch=(False,) * len(levels),
         readers=1 if source.forward_only else threads,
+        rows=0,
         in_flight=_IN_FLIGHT_PER_THREAD * threads,
         peak_bytes=0,
     )
@@ -221,7 +225,7 @@ def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], th
         # A plane that is being read is there twice: as the file's bytes and decoded.
         need = (
             fixed
-            + 2 * plane * plan.readers
+            + 2 * (plane // source.shape[1] * plan.rows if plan.rows else plane) * plan.readers
             + sum(bands[k] * 2 if plan.in_scratch[k] else slabs[k] for k in range(len(levels)))
             + (slabs[0] if plan.read_ahead else 0)
         )
@@ -235,9 +239,12 @@ def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], th
             plan = replace(plan, in_scratch=tuple(flag or k == largest for k, flag in enumerate(plan.in_scratch)))
         elif plan.readers > 1:
             plan = replace(plan, readers=1)
+        elif source.has_rows and plan.in_scratch[0] and not plan.rows:
+            plan = replace(plan, rows=min(levels[0].chunks[1], source.shape[1]))
         else:
+            whole = "" if source.has_rows else ", since they can only be read as a whole"
             raise MemoryBudgetError(
-                f"{source.name}: planes of {source.shape[1]} x {source.shape[2]} need at least {size_text(need)} of memory, "
+                f"{source.name}: planes of {source.shape[1]} x {source.shape[2]} need at least {size_text(need)} of memory{whole}, "
                 f"{size_text(budget)} were given: raise the memory"
             )
 
@@ -421,6 +428,12 @@ class PyramidWriter:
     def _read_plane(self, slab: _Slab, plane: int, place: int) -> FileRecord | None:
         if slab.array is not None:
             return self._source.read_plane(plane, slab.array[place])
+        if self._plan.rows:
+            for start in range(0, slab.shape[1], self._plan.rows):
+                part = np.empty((1, min(self._plan.rows, slab.shape[1] - start), *slab.shape[2:]), slab.dtype)
+                self._source.read_rows(plane, start, part[0])
+                slab.put(place, start, part)
+            return None
         rows = np.empty((1, *slab.shape[1:]), slab.dtype)
         record = self._source.read_plane(plane, rows[0])
         slab.put(place, 0, rows)
