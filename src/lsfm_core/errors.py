@@ -96,14 +96,22 @@ class CancelledError(LsfmError):
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a name under which there is no file.
+    """Refuse a name under which there is no file, or none that may be read.
 
     Raises
     ------
     MissingError
         That says what is there instead.
+    StorageError
+        If it cannot be read.
     """
     name = os.fspath(path)
     if not Path(path).is_file():
         is_folder = name and Path(path).is_dir()
         raise MissingError(f"{name or repr(name)}: {'is a folder, not a file' if is_folder else 'no such file'}")
+    try:
+        # Libraries tell of this in words of their own, or not at all.
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise StorageError(f"{name}: cannot be read: {error.strerror}") from error

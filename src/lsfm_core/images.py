@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 
 from lsfm_core import formats
-from lsfm_core.errors import FormatError, InputError, SourceError
+from lsfm_core.errors import FormatError, InputError, SourceError, check_file
 from lsfm_core.formats import Source, pick_channel
 from lsfm_core.formats.arrays import ArrayLike, ArraySource
 from lsfm_core.geometry import Orientation, Space, Triple
@@ -61,6 +61,7 @@ def _stored(path: Path) -> LsfmFile | None:
     """The file, if it is one of ours or BigDataViewer's; None for all else."""
     if not path.is_file():
         return None
+    check_file(path)
     if path.suffix.lower() == ".xml":
         with path.open("rb") as head:
             if _SPIM_DATA not in head.read(_HEAD_BYTES).replace(b"\0", b""):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import pty
@@ -61,7 +63,7 @@ def test_the_main_job(
     ("arguments", "message"),
     [
         (["info", "nowhere.h5"], "nowhere.h5: no such file"),
-        (["info", __file__], "not an HDF5 file"),
+        (["info", __file__], "not an HDF5 file; lsfm-core write FILE.h5 --image"),
         (
             ["write", "x.h5", "--channel", "a", "--image", "nowhere", "--voxel-size", "1,1,1", "--orientation", "AAR"],
             "names one body axis twice",
@@ -125,6 +127,56 @@ def test_a_misspelt_option_is_named_first(words: list[str], message: str, capsys
     with pytest.raises(SystemExit):
         main(["export", "x.h5", *words])
     assert f"lsfm-core export: {message}" in capsys.readouterr().err
+
+
+def test_a_misspelt_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, message in (
+        ("exprt", "there is no command exprt; did you mean export?"),
+        ("xyzzy", "there is no command xyzzy; for"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([word, "x.h5"])
+        assert caught.value.code == 2
+        assert f"lsfm-core: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["info closed.h5", "export closed.h5 --channel a --output a.nii", "write b.h5 --channel a --image closed.h5"]
+)
+def test_a_file_that_may_not_be_read_is_told(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "closed.h5").touch()
+    opened = io.open
+
+    def refuse(file: object, *arguments: object, **options: object) -> object:
+        # Root may read whatever its mode says.
+        if Path(str(file)).name == "closed.h5":
+            raise PermissionError(errno.EACCES, "Permission denied", file)
+        return opened(file, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", refuse)
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 1
+    assert capsys.readouterr().err == f"lsfm-core {words.split(maxsplit=1)[0]}: closed.h5: cannot be read: Permission denied\n"
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_an_interrupt_before_the_command_has_begun_is_one_line() -> None:
+    program = """
+import sys
+from lsfm_core.cli import main
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "lsfm_core.provenance":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.exit(main(["info", "x.h5"]))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "lsfm-core: interrupted; nothing was changed\n")
 
 
 @pytest.mark.parametrize("joined", [True, False])

@@ -109,7 +109,10 @@ FAULTS = {
     "region without voxels": ("--channel autofluo --region Isocortex --labels-channel atlas", r"Isocortex.*parts"),
     "no such id": ("--channel autofluo --region 999999 --labels-channel atlas", "no region '999999'"),
     "no labels named": ("--channel autofluo --region CA1", "--labels-channel"),
-    "no labels there": ("--channel autofluo --region CA1 --labels-channel cfos", r"'cfos' holds image, not labels"),
+    "no labels there": (
+        "--channel autofluo --region CA1 --labels-channel cfos",
+        r"'cfos' holds image, not labels; channels with labels: atlas",
+    ),
     "no such labels": ("--channel autofluo --region CA1 --labels-channel nope", "no channel 'nope'"),
     "region and cuboid": (f"--channel autofluo --region CA1 --labels-channel atlas {BOX}", "or a place by its origin, not both"),
     "midline of no side": (
@@ -128,7 +131,7 @@ FAULTS = {
     "origin infinite": ("--channel autofluo --origin inf,0,0 --size 1", "origin"),
     "size infinite": ("--channel autofluo --origin 0,0,0 --size inf", "size"),
     "size 0": ("--channel autofluo --origin 0,0,0 --size 0,1,1", "size"),
-    "size alone": ("--channel autofluo --size 1", "needs both"),
+    "size alone": ("--channel autofluo --size 1", r"needs both: --origin \(R, A, S of its smallest corner, mm\) and --size"),
     "wholly outside": (
         "--channel autofluo --origin 30,30,30 --size 1",
         r"wholly outside.*Result: R 30\.000\.\.31\.000 x A 30\.000\.\.31\.000 x S .*image: R -0\.020\.\.10\.820",

@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Somebody has read enough (`lsfm-core info … | head`). What was to be done is done: commands speak afterwards.
         nobody_listens()
         return Exit.DONE
+    except KeyboardInterrupt:
+        # Before the command has begun: libraries take a moment to load.
+        remark("lsfm-core: interrupted; nothing was changed")
+        return Exit.INTERRUPTED
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -97,6 +97,13 @@ class Parser(argparse.ArgumentParser):
         finally:
             self._parsing = False
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # All commands in the message would hide the one that was meant.
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            near = difflib.get_close_matches(value, action.choices, n=1)
+            self.error(f"there is no command {value}" + "".join(f"; did you mean {command}?" for command in near))
+        super()._check_value(action, value)
+
     def _check_options(self, words: Sequence[str]) -> None:
         """Complain of an option that there is not, before what is missing since it was misspelt."""
         for word in itertools.takewhile(lambda word: word != "--", words):

@@ -155,6 +155,9 @@ def label_level(file: LsfmFile, channel: Channel, request: TransformRequest) -> 
         If the channel holds no labels.
     """
     if channel.kind != "labels":
-        raise InputError(f"{file.path}: channel {channel.name!r} holds {channel.kind}, not labels")
+        labels = ", ".join(name for name, other in file.channels.items() if other.kind == "labels")
+        raise InputError(
+            f"{file.path}: channel {channel.name!r} holds {channel.kind}, not labels; channels with labels: {labels or 'none'}"
+        )
     space = channel.space if channel.orientation is not None else native_space(file, channel, request)
     return channel.levels[0], space

@@ -264,7 +264,7 @@ class ExportRequest(TransformRequest):
         if self.grid is not None:
             self._check_grid(self.grid)
         elif (self.origin_mm is None) != (self.size_mm is None):
-            raise InputError("a cuboid needs both: origin (R, A, S of its smallest corner, mm) and size (mm)")
+            raise InputError("a cuboid needs both: origin_mm (R, A, S of its smallest corner, mm) and size_mm (its extent, mm)")
         if self.grid is None and any(three(self.overlap_mm)):
             raise InputError("overlap: only chunks have one: give a grid as well, or leave it out")
         if self.region is not None and self.corner_mm is not None:

@@ -833,7 +833,7 @@ def open_lsfm(
             raise
     # In the middle of a change it has another signature for all but us.
     if not h5py.is_hdf5(target) and not is_marked(target):
-        raise FormatError(f"{target}: not an HDF5 file")
+        raise FormatError(f"{target}: not an HDF5 file; lsfm-core write FILE.h5 --image puts an image into one")
     try:
         # Where no lock keeps writers away from readers, only a detached one sees what is done to the file meanwhile.
         opened = DetachedFile(target) if detached or not has_locks(target) else h5py.File(target, "r")
