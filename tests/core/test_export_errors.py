@@ -444,7 +444,9 @@ def test_the_command_lines_of_the_manual(
 
     def run(line: str) -> None:
         assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
-        assert capsys.readouterr().err == ""
+        # A labels channel of another grid beside the images is what this file is about; Bio-Formats shows it wrongly.
+        said = capsys.readouterr().err.splitlines()
+        assert [text for text in said if not re.match("warning: channels of this file differ in .*: Bio-Formats", text)] == []
 
     def image(name: str) -> tuple[np.ndarray, np.ndarray]:
         read = nibabel.load(name)
