@@ -2,6 +2,7 @@
 
 from lsfm_core.store._chunks import default_threads
 from lsfm_core.store._xml import parse_xml
+from lsfm_core.store.channel import Channel, Level, Sides, own_space
 from lsfm_core.store.edit import (
     ChannelWriter,
     LsfmEditor,
@@ -18,7 +19,7 @@ from lsfm_core.store.edit import (
     recover_lsfm,
     write_xml,
 )
-from lsfm_core.store.file import Channel, Level, LsfmFile, Sides, open_lsfm, own_space, target_path
+from lsfm_core.store.file import LsfmFile, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
 from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file

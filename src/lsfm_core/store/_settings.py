@@ -17,7 +17,7 @@ from isal import isal_zlib
 
 from lsfm_core.durable import write_file
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.file import Channel
+from lsfm_core.store.channel import Channel
 
 __all__ = ["render_settings", "settings_path", "write_settings"]
 

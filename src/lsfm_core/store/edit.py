@@ -37,7 +37,8 @@ from lsfm_core.store._chunks import ChunkCodec, Grid, checksum_of
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._settings import render_settings, write_settings
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.file import FORMAT_VERSION, Channel, LsfmFile, Sides, named_xml, open_lsfm, own_space, target_path
+from lsfm_core.store.channel import Channel, Sides, own_space
+from lsfm_core.store.file import FORMAT_VERSION, LsfmFile, named_xml, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = [

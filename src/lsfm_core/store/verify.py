@@ -20,7 +20,8 @@ from lsfm_core.store import _paths
 from lsfm_core.store._broken import reading
 from lsfm_core.store._chunks import Grid, shared_pool
 from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.file import Channel, Level, LsfmFile, open_lsfm
+from lsfm_core.store.channel import Channel, Level
+from lsfm_core.store.file import LsfmFile, open_lsfm
 from lsfm_core.store.lazy import ChunkCache
 
 __all__ = ["Defect", "VerifyReport", "box_text", "compare_xml", "structure_defects", "verify_file"]
