@@ -246,7 +246,8 @@ def test_it_is_told_once_how_the_window_need_not_wait(
 ) -> None:
     monkeypatch.setattr(_reader, "_tell_of_background", cache(_reader._tell_of_background.__wrapped__))
     monkeypatch.setattr(_reader, "current_settings", lambda: Settings(cache_mib=1))
-    monkeypatch.setattr(napari, "current_viewer", object)
+    viewer = ViewerModel()
+    monkeypatch.setattr(napari, "current_viewer", lambda: viewer)
     small = ingest_volume(tmp_path / "small.h5", "small", np.zeros((5, 5, 5), np.uint16))
     read_layers(small)
     assert not told
