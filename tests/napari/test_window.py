@@ -25,6 +25,7 @@ from qtpy.QtWidgets import QApplication
 from lsfm_core import ChunkCache, InputError, open_lsfm
 from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
 from napari_lsfm._commands import show_field
+from napari_lsfm._viewing import attend
 from napari_lsfm._writer import NotSavedError
 
 from .conftest import RAMP_MAX, VOXEL_SIZE_MM, Specimen
@@ -104,6 +105,7 @@ def test_plane_is_drawn_where_it_belongs(viewer: napari.Viewer, specimen_file: P
 def test_levels_are_drawn_at_the_same_place(viewer: napari.Viewer, long_specimen_file: Path, long_specimen: Specimen) -> None:
     viewer.open(long_specimen_file, plugin="napari-lsfm")
     (layer,) = viewer.layers
+    attend(viewer).toggle_letters()  # which are as bright as the spot
     world = look_at(viewer, long_specimen.spots[-1], 400)
     for level in range(4):
         layer.locked_data_level = level
@@ -118,6 +120,7 @@ def test_zoom_chooses_the_level_and_keeps_the_place(
 ) -> None:
     viewer.open(long_specimen_file, plugin="napari-lsfm")
     (layer,) = viewer.layers
+    attend(viewer).toggle_letters()  # which are as bright as the spot
     for zoom, coarse in ((400, False), (4, True)):
         world = look_at(viewer, long_specimen.spots[-1], zoom)
         pixels = canvas(viewer)
@@ -300,6 +303,7 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Read planes in the background (on/off) (LSFM)",
         "Show displacement field… (LSFM)",
         "Letters at the edges (on/off) (LSFM)",
+        "Show in the space of another channel… (LSFM)",
     }
     assert menu_titles("napari/file/io_utilities") == {
         "Ingest (LSFM)",
