@@ -749,7 +749,7 @@ def test_nifti_vectors_of_intent_1006_are_ras(tmp_path: Path) -> None:
 )
 def test_other_nifti_are_no_displacement_fields(shape: tuple[int, ...], intent: int, dtype: str, tmp_path: Path) -> None:
     path = save_nifti(tmp_path / "a.nii", np.ones(shape, dtype), intent_code=intent)
-    with pytest.raises(SourceError, match=f"found {' x '.join(map(str, shape))} .*{dtype} with intent {intent}"):
+    with pytest.raises(SourceError, match=f"{' x '.join(map(str, shape))} .*{dtype} with intent {intent}"):
         open_source(path, kind="vectors")
 
 
