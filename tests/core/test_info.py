@@ -45,7 +45,7 @@ def everything(tmp_path: Path) -> Path:
     )
     sides = {"space": "template", "from_space": "aligned"}
     for name, inverse in (("inverse_warp", {}), ("warp", {"inverse_of": "inverse_warp", **sides})):
-        source = ArraySource(np.zeros((4, 4, 4, 3), np.float32), vectors=True)
+        source = ArraySource(np.zeros((4, 4, 4, 3), np.float32), kind="vectors")
         source.space = Space.from_orientation((4, 4, 4), (0.1, 0.1, 0.1), Orientation("SAR"))
         ingest_channel(IngestRequest(path=path, channel=name, kind="vectors", image=source, **inverse))
     with edit_lsfm(path) as editor:
