@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from lsfm_core import ExportRequest, IngestRequest, export_channel, ingest_chann
 from lsfm_core.cli import main
 from lsfm_core.errors import InputError, MissingError, SourceError
 from lsfm_core.formats import open_source
+from lsfm_core.formats.brainreg import open_brainreg
 
 Array = np.ndarray[Any, Any]
 
@@ -209,6 +212,31 @@ def test_the_three_stacks_of_brainreg_are_one_field(named: str, orientation: str
         truth[..., world] = U[..., axis] * (1 if letter in "RAS" else -1)
     with open_lsfm(file) as opened:
         np.testing.assert_allclose(opened["f"].levels[0][:].read(), truth, atol=1e-5)
+
+
+def test_planes_of_brainreg_are_read_by_many_threads_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"deformation_field_{component}.tiff" for component in range(3)]
+    planes = np.arange(30, dtype=np.float32)[:, None, None] + np.zeros((30, 9, 11), np.float32)
+    for component, file in enumerate(files):
+        tifffile.imwrite(file, planes + 1000 * component)
+    seek = tifffile.FileHandle.seek
+
+    def slowly(handle: tifffile.FileHandle, *place: int) -> int:
+        """Other threads have their turn between finding a place and reading it."""
+        found: int = seek(handle, *place)
+        time.sleep(1e-4)
+        return found
+
+    with closing(open_brainreg(files)) as source, ThreadPoolExecutor(8) as pool:
+        monkeypatch.setattr(tifffile.FileHandle, "seek", slowly)
+
+        def read(index: int) -> np.ndarray:
+            out = np.empty((9, 11, 3), np.float32)
+            source.read_plane(index, out)
+            return out
+
+        for index, found in enumerate(pool.map(read, range(30))):
+            np.testing.assert_array_equal(found, np.broadcast_to(index + np.float32([0, 1000, 2000]), (9, 11, 3)))
 
 
 def test_brainreg_tells_its_voxel_beside_the_field_or_is_asked(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ class _Components(Source):
         try:
             for file in files:
                 self._stacks.append(tifffile.TiffFile(file))
+                # Planes are read from several threads, and each moves the file's position.
+                self._stacks[-1].filehandle.set_lock(True)
             found = {(tuple(stack.series[0].shape), np.dtype(stack.series[0].dtype)) for stack in self._stacks}
             self._pages = [list(stack.series[0].pages) for stack in self._stacks]
         except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
@@ -90,7 +92,7 @@ class _Components(Source):
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
         for component, pages in enumerate(self._pages):
             try:
-                out[..., component] = pages[index].asarray()  # type: ignore[union-attr]
+                out[..., component] = pages[index].asarray(maxworkers=1)  # type: ignore[union-attr]
             except (OSError, ValueError, tifffile.TiffFileError) as error:
                 raise SourceError(f"{self._files[component]}: plane {index} is damaged: {error}") from error
         return None
