@@ -16,9 +16,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from lsfm_core import (
     ExistsError,
@@ -36,30 +33,14 @@ from lsfm_core import (
 )
 from lsfm_core.cli import main
 from lsfm_core.formats.arrays import ArraySource
-from lsfm_core.pyramid import block_mode
 from lsfm_core.regions import LabelTable
 from lsfm_core.store import edit_lsfm, verify_file
 from lsfm_core.testing import write_series
 from lsfm_core.transforms import Affine
 
+from .test_pyramid import naive_mode
+
 Ingester = Callable[..., Any]
-
-
-def naive_mode(labels: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:
-    out = np.empty([-(-n // s) for n, s in zip(labels.shape, step, strict=True)], labels.dtype)
-    for index in np.ndindex(out.shape):
-        block = labels[tuple(slice(i * s, i * s + s) for i, s in zip(index, step, strict=True))]
-        values, counts = np.unique(block, return_counts=True)
-        out[index] = values[counts.argmax()]
-    return out
-
-
-@given(
-    hnp.arrays(np.uint64, st.tuples(*[st.integers(1, 7)] * 3), elements=st.sampled_from([0, 1, 2, 2**64 - 1])),
-    st.tuples(*[st.sampled_from([1, 2])] * 3),
-)
-def test_the_mode_is_the_most_frequent_then_the_smallest(labels: np.ndarray, step: tuple[int, int, int]) -> None:
-    np.testing.assert_array_equal(block_mode(labels, step), naive_mode(labels, step))
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i4"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ from lsfm_core import (
     CancelToken,
     ExistsError,
     ExportRequest,
+    IngestRequest,
     InputError,
     LsfmError,
     MemoryBudgetError,
     StorageError,
     UnknownChannelError,
     export_channel,
+    ingest_channel,
     open_lsfm,
     plan_export,
 )
+from lsfm_core.export._blocks import iter_slabs
+from lsfm_core.progress import Progress
 from lsfm_core.testing import write_series
 
 from .test_geometry import CODES
@@ -162,6 +167,76 @@ def test_blocks_leave_no_seam(brain_file: Path, monkeypatch: pytest.MonkeyPatch)
     difference = np.abs(whole.array.astype(int) - blocks.volume.array)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(31, 3, 2), (2, 31, 3), (3, 2, 31), (5, 6, 5)])
+def test_a_block_is_halved_along_any_axis(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    """Blocks that may hold next to nothing; the image's values are linear in its indices, and different along each."""
+    full = np.indices((40, 40, 40)).astype(np.float32)
+    image = full[0] + 64 * full[1] + 4096 * full[2]
+    path = tmp_path / "a.h5"
+    ingest_channel(IngestRequest(path=path, channel="a", image=image, voxel_size_mm=(1, 1, 1), orientation="RAS"))
+    request = ExportRequest(path=path, channel="a", origin_mm=(1.7, 2.8, 3.9), size_mm=shape, resolution_mm=1.0)
+    with open_lsfm(path) as file:
+        plan = plan_export(file, request)
+        assert plan.copy is None and plan.target.shape == shape
+        first = plan.source.to_voxel([plan.target.world_from_voxel[:3, 3]])[0]
+        place = np.indices(shape).astype(float) + first[:, None, None, None]
+        expected = place[0] + 64 * place[1] + 4096 * place[2]
+        # A voxel takes some tens of bytes, of the image around it and of ITK's.
+        for room in (10**7, 4000):
+            small = replace(plan, block_bytes=room)
+            found = np.concatenate([slab.copy() for slab in iter_slabs(small, Progress("export", small.output_bytes))], plan.axis)
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+        with pytest.raises(MemoryBudgetError, match="a single voxel needs more than"):
+            list(iter_slabs(replace(plan, block_bytes=10), Progress("export", plan.output_bytes)))
+
+
+@pytest.mark.parametrize(
+    ("low", "size"), [((0, 0, 0), (1, 1, 1)), ((9, 9, 9), (6, 6, 6)), ((7, 0, 9), (2, 5, 14)), ((20, 3, 1), (3, 20, 30))]
+)
+def test_what_is_read_are_the_chunks_that_the_box_touches(
+    low: tuple[int, int, int], size: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """One voxel around it counts as well, which lies in the same chunks here."""
+    shape, chunks = (25, 30, 35), (8, 8, 8)
+    with h5py.File(tmp_path / "a.h5", "w") as raw:
+        raw["s00/resolutions"], raw["s00/subdivisions"] = np.ones((1, 3)), np.full((1, 3), 8)
+        raw.create_dataset("t00000/s00/0/cells", data=np.ones(shape, np.int16), chunks=chunks)
+    origin = [(a - 0.5) * 1.0 for a in low]
+    fields = {"orientation": "RAS", "voxel_size_mm": (1, 1, 1)}
+    with open_lsfm(tmp_path / "a.h5") as file:
+        name = next(iter(file))
+        request = ExportRequest(path=tmp_path / "a.h5", channel=name, origin_mm=origin, size_mm=size, **fields)
+        plan = plan_export(file, request)
+    # By hand: every voxel of every chunk that has one in the box.
+    touched = np.zeros(shape, bool)
+    touched[tuple(slice(a, a + n) for a, n in zip(low, size, strict=True))] = True
+    expected = 0
+    for start in np.ndindex(4, 4, 5):
+        chunk = touched[tuple(slice(8 * a, 8 * a + 8) for a in start)]
+        expected += 2 * chunk.size * bool(chunk.any())
+    assert plan.read_bytes == expected
+
+
+def test_vectors_of_unknown_meaning_are_taken_out_as_they_stand(legacy_file: Path, tmp_path: Path) -> None:
+    """What lsfmpy stored, and a field of our own."""
+    with h5py.File(legacy_file) as raw:
+        stored = raw["LSFM/inverse_warp/IMAGE/0/cells"][()]
+    field = np.random.default_rng(0).normal(size=(4, 5, 6, 3)).astype(np.float32)
+    own = tmp_path / "own.h5"
+    placed = {"voxel_size_mm": (1, 1, 1), "orientation": "AIR"}
+    ingest_channel(IngestRequest(path=own, channel="warp", image=field, kind="vectors", **placed))
+    ingest_channel(IngestRequest(path=own, channel="image", image=field[..., 0], **placed))
+    for path, name, kind in ((legacy_file, "inverse_warp", "components"), (own, "warp", "vectors"), (own, "image", "image")):
+        with open_lsfm(path) as file:
+            assert file[name].kind == ("image" if name == "image" else "vectors")
+            guess = {"orientation": "RAS"} if path == legacy_file else {}
+            request = ExportRequest(path=path, channel=name, output_orientation="native", **guess)
+            assert plan_export(file, request).kind == kind
+    found = export_channel(ExportRequest(path=legacy_file, channel="inverse_warp", orientation="RAS")).volume
+    assert found is not None
+    np.testing.assert_array_equal(found.array, stored)
 
 
 def test_the_voxel_on_the_outer_face_has_the_outermost_value(brain_file: Path) -> None:

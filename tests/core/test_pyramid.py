@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lsfm_core.pyramid import block_mean, block_sum, plan_levels, sum_dtype, sums_to_mean
+from lsfm_core.pyramid import block_mean, block_mode, block_sum, plan_levels, sum_dtype, sums_to_mean
 
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
 
@@ -38,6 +38,34 @@ def test_integer_means_are_numpys(array: np.ndarray, factors: tuple[int, int, in
 )
 def test_float_means_are_numpys(array: np.ndarray, factors: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(block_mean(array, factors), naive_mean(array, factors), rtol=1e-6)
+
+
+def naive_mode(labels: np.ndarray, step: tuple[int, int, int]) -> np.ndarray:
+    out = np.empty([-(-n // s) for n, s in zip(labels.shape, step, strict=True)], labels.dtype)
+    for index in np.ndindex(out.shape):
+        block = labels[tuple(slice(i * s, i * s + s) for i, s in zip(index, step, strict=True))]
+        values, counts = np.unique(block, return_counts=True)
+        out[index] = values[counts.argmax()]
+    return out
+
+
+@given(
+    hnp.arrays(np.uint64, st.tuples(*[st.integers(1, 7)] * 3), elements=st.sampled_from([0, 1, 2, 2**64 - 1])),
+    st.tuples(*[st.sampled_from([1, 2])] * 3),
+)
+def test_the_mode_is_the_most_frequent_then_the_smallest(labels: np.ndarray, step: tuple[int, int, int]) -> None:
+    np.testing.assert_array_equal(block_mode(labels, step), naive_mode(labels, step))
+
+
+@pytest.mark.parametrize("step", [(1, 2, 2), (2, 1, 2), (2, 2, 1), (1, 1, 2), (1, 2, 1), (2, 1, 1)])
+def test_a_mode_counts_along_each_axis_as_far_as_its_step(step: tuple[int, int, int]) -> None:
+    """The first voxel of each block is outvoted by the others, or has the larger id where two are left."""
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[:: step[0], :: step[1], :: step[2]] = 9
+    # What lies beyond a block, along an axis that is not reduced, is of other ids.
+    ids = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+    np.testing.assert_array_equal(block_mode(labels, step), 0)
+    np.testing.assert_array_equal(block_mode(ids, step), ids[:: step[0], :: step[1], :: step[2]])
 
 
 @given(hnp.arrays(np.uint16, shapes), st.data())

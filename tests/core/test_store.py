@@ -13,7 +13,7 @@ import npy2bdv
 import numpy as np
 import pytest
 
-from lsfm_core import BusyError, FormatError, InputError, LsfmError, StorageError, open_lsfm
+from lsfm_core import BusyError, FormatError, IngestRequest, InputError, LsfmError, StorageError, ingest_channel, open_lsfm
 from lsfm_core.store import edit_lsfm
 from lsfm_core.store._xml import parse_xml
 
@@ -199,6 +199,20 @@ def test_lsfmpys_file_tells_its_faults(legacy_file: Path) -> None:
         np.testing.assert_allclose(channel.space.voxel_size_mm, (0.05, 0.04, 0.04))
         assert any("133" in remark and "128" in remark for remark in channel.remarks)
         assert any("32767" in remark for remark in channel.remarks)
+
+
+@pytest.mark.parametrize(("count", "wrong"), [(0, True), (1, False), (2, True), (None, False)])
+def test_a_wrong_count_of_channels_is_remarked(count: int | None, wrong: bool, tmp_path: Path) -> None:
+    """lsfmpy's counter, planted in a file that holds one channel."""
+    image = np.zeros((3, 4, 5), np.uint8)
+    request = IngestRequest(path=tmp_path / "a.h5", channel="a", image=image, voxel_size_mm=(1, 1, 1), orientation="RAS")
+    ingest_channel(request)
+    with h5py.File(tmp_path / "a.h5", "r+") as raw:
+        del raw["LSFM_DIGESTS"]
+        if count is not None:
+            raw.attrs["LSFM_setups_count"] = count
+    with open_lsfm(tmp_path / "a.h5") as file:
+        assert file.remarks == ((f"LSFM_setups_count says {count} channels, there are 1: lsfmpy counted wrongly",) if wrong else ())
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89HDF\r\n\x1a\n" + bytes(100)])
