@@ -214,3 +214,15 @@ def test_renaming_replacing_and_removing_keep_digests_right(whole_file: Path, tm
         np.testing.assert_array_equal(file["structural"].levels[0][...], IMAGE // 2)
     with h5py.File(path) as raw:
         assert list(raw["LSFM_DIGESTS/chunks"]) == [raw["LSFM/structural"].attrs["uuid"]]
+
+
+def test_what_bigdataviewer_reads_of_a_channel_has_digests_too(whole_file: Path) -> None:
+    with h5py.File(whole_file) as file:
+        recorded = json.loads(bytes(file["LSFM_DIGESTS/structure"][()]).split(b"\n", 1)[1])
+    # Two channels: setups 0 and 1, of one level each.
+    parts = [
+        f"{place}{part}"
+        for s in ("s00", "s01")
+        for place, part in ((s, "/resolutions"), (s, "/subdivisions"), ("t00000/", f"{s}/0"))
+    ]
+    assert set(parts) <= recorded.keys()

@@ -32,6 +32,22 @@ def test_integer_means_are_numpys(array: np.ndarray, factors: tuple[int, int, in
     np.testing.assert_array_equal(block_mean(array, factors), naive_mean(array, factors))
 
 
+@pytest.mark.parametrize("factors", [(1, 1, 2), (2, 1, 2), (2, 2, 2), (4, 2, 2)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_halves_are_rounded_to_even(factors: tuple[int, int, int], dtype: type) -> None:
+    """All sums of a block that lie about the first ties, which numpy rounds likewise."""
+    voxels = int(np.prod(factors))
+    sums = np.arange(0, 6 * voxels + 1)
+    blocks = np.zeros((len(sums), voxels), dtype)
+    for block, total in zip(blocks, sums, strict=True):
+        block[:] = total // voxels
+        block[: total % voxels] += 1
+    if dtype is np.int16:
+        blocks, sums = -blocks, -sums
+    array = blocks.reshape(-1, *factors).transpose(1, 0, 2, 3).reshape(factors[0], -1, factors[2])
+    np.testing.assert_array_equal(block_mean(array, factors).ravel(), np.rint(sums / voxels).astype(dtype))
+
+
 @given(
     hnp.arrays(np.float32, shapes, elements=st.floats(-1e6, 1e6, width=32)),
     st.tuples(*[st.sampled_from([1, 2, 4])] * 3),
@@ -123,6 +139,16 @@ def test_factors_are_bigdataviewers() -> None:
         (2, 8, 8),
         (4, 16, 16),
     ]
+
+
+def test_a_chunk_is_as_large_as_it_may_be_and_no_larger() -> None:
+    for itemsize in (1, 2, 4, 8):
+        chunks = plan_levels((5000, 5000, 5000), (1, 1, 1), itemsize)[0].chunks
+        assert np.prod(chunks, dtype=int) * itemsize == 2**20
+    # Components of which no power of two fills a megabyte.
+    for itemsize in (3, 6, 12):
+        size = int(np.prod(plan_levels((5000, 5000, 5000), (1, 1, 1), itemsize)[0].chunks, dtype=int)) * itemsize
+        assert 2**19 < size <= 2**20
 
 
 def test_chunks_are_cubes_in_the_world() -> None:
