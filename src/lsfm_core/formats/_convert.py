@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._source import Source
-from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.formats._source import Source, WrappedSource
 from lsfm_core.records import FileRecord
 
 __all__ = ["converted"]
@@ -31,23 +29,13 @@ def converted(source: Source, kind: str) -> Source:
     return source
 
 
-class _Converted(Source):
+class _Converted(WrappedSource):
     """Another source's planes in another type."""
 
     def __init__(self, source: Source, dtype: np.dtype[Any]) -> None:
-        self._source = source
+        is_same = dtype == source.dtype
+        super().__init__(source, *([] if is_same else [f"values of type {source.dtype} were stored as {dtype}"]))
         self.dtype = dtype
-        self.name = source.name
-        self.shape = source.shape
-        self.components = source.components
-        self.space = source.space
-        self.voxel_size_mm = source.voxel_size_mm
-        self.forward_only = source.forward_only
-        self.read_bytes = source.read_bytes
-        self.facts = source.facts
-        if dtype != source.dtype:
-            note = f"values of type {source.dtype} were stored as {dtype}"
-            self.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), note]}
 
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
         plane = np.empty(out.shape, self._source.dtype)
@@ -55,15 +43,6 @@ class _Converted(Source):
         self._check(index, plane)
         out[:] = plane
         return record
-
-    def oriented(self, orientation: Orientation, voxel_size_mm: Triple) -> Space | None:
-        return self._source.oriented(orientation, voxel_size_mm)
-
-    def file_records(self) -> Sequence[FileRecord]:
-        return self._source.file_records()
-
-    def close(self) -> None:
-        self._source.close()
 
     def _check(self, index: int, plane: npt.NDArray[Any]) -> None:
         """Every value can be converted without loss."""

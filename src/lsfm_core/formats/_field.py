@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._source import Source
+from lsfm_core.formats._source import Source, WrappedSource
 from lsfm_core.geometry import Orientation, Space
 from lsfm_core.records import FileRecord
 
@@ -124,7 +124,7 @@ def field_source(
     return FieldSource(source, chosen, words.mm, notes, remark)
 
 
-class FieldSource(Source):
+class FieldSource(WrappedSource):
     """Another source's vectors as displacements along R, A, S in mm.
 
     Parameters
@@ -143,20 +143,11 @@ class FieldSource(Source):
     def __init__(
         self, source: Source, convention: FieldConvention, mm: float = 1.0, notes: Sequence[str] = (), remark: str = ""
     ) -> None:
-        self._source = source
+        super().__init__(source, *notes)
         self._mm = mm
         self.convention = convention
-        self.name = source.name
-        self.shape = source.shape
-        self.dtype = source.dtype
-        self.components = source.components
-        self.space = source.space
-        self.voxel_size_mm = source.voxel_size_mm
-        self.forward_only = source.forward_only
-        self.read_bytes = source.read_bytes
-        self.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), *notes]}
         if remark:
-            self.facts["acquisition"] = {**source.facts.get("acquisition", {}), "vectors": remark}
+            self.facts = {**self.facts, "acquisition": {**source.facts.get("acquisition", {}), "vectors": remark}}
         self._place = source.space
 
     def settle(self, space: Space) -> None:
@@ -178,12 +169,6 @@ class FieldSource(Source):
             )
         out[...] = _ras(out, self.convention, self._mm, self._place) - _centres(self._place, index, *map(np.arange, out.shape[:2]))
         return record
-
-    def file_records(self) -> Sequence[FileRecord]:
-        return self._source.file_records()
-
-    def close(self) -> None:
-        self._source.close()
 
 
 def _ras(vectors: Array, convention: FieldConvention, mm: float, space: Space) -> npt.NDArray[np.float64]:

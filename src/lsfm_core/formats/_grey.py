@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._source import Source
+from lsfm_core.formats._source import Source, WrappedSource
 from lsfm_core.records import FileRecord
 
 __all__ = ["as_grey"]
@@ -44,20 +43,15 @@ def _is_grey(plane: npt.NDArray[Any]) -> bool:
     return is_same and (plane.shape[-1] == 3 or bool((plane[..., 3] == plane[0, 0, 3]).all()))
 
 
-class _Grey(Source):
+class _Grey(WrappedSource):
     """The red of colours that are all grey."""
 
     def __init__(self, source: Source) -> None:
-        self._source = source
-        self.name = source.name
-        self.shape = source.shape
-        self.dtype = source.dtype
-        self.voxel_size_mm = source.voxel_size_mm
-        self.forward_only = source.forward_only
+        super().__init__(source, "a grey image that was saved in colours: it is read as grey")
+        self.components = 1
         plane = source.shape[1] * source.shape[2] * source.components * source.dtype.itemsize
-        self.read_bytes = source.read_bytes + _THREADS * plane
-        notes = [*source.facts.get("notes", ()), "a grey image that was saved in colours: it is read as grey"]
-        self.facts = {**{key: fact for key, fact in source.facts.items() if key != "kind"}, "notes": notes}
+        self.read_bytes += _THREADS * plane
+        self.facts = {key: fact for key, fact in self.facts.items() if key != "kind"}
 
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
         plane = np.empty((*out.shape, self._source.components), self.dtype)
@@ -66,9 +60,3 @@ class _Grey(Source):
             raise SourceError(f"{self.name}: plane {index} has colours, others are grey: say --kind components to keep them")
         out[...] = plane[..., 0]
         return record
-
-    def file_records(self) -> Sequence[FileRecord]:
-        return self._source.file_records()
-
-    def close(self) -> None:
-        self._source.close()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._source import Source
+from lsfm_core.formats._source import Source, with_notes
 from lsfm_core.records import FileRecord
 
 __all__ = ["JoinedSource"]
@@ -56,7 +56,7 @@ class JoinedSource(Source):
         note = f"{len(parts)} files were joined, of {', '.join(str(part.shape[0]) for part in parts[:20])} planes" + (
             " …" if len(parts) > 20 else ""
         )
-        self.facts = {**first.facts, "notes": [*first.facts.get("notes", ()), note]}
+        self.facts = with_notes(first.facts, note)
 
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
         number = bisect_right(self._ends, index)

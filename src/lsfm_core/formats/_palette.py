@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError
-from lsfm_core.formats._source import Source
+from lsfm_core.formats._source import Source, WrappedSource, with_notes
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
 
@@ -48,7 +47,7 @@ def with_palette(source: Source, kind: Kind) -> Source:
             "the colours, or --kind labels if the numbers are ids"
         )
     words = "the values are ids" if kind == "labels" else "the values, which it shows in colours, are the intensities"
-    source.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), f"has a palette: {words}"]}
+    source.facts = with_notes(source.facts, f"has a palette: {words}")
     return source
 
 
@@ -60,32 +59,22 @@ def _are_shades(palette: npt.NDArray[Any]) -> bool:
     return bool(np.ptp(brightness) > 0 and ((steps >= -worst).all() or (steps <= worst).all()))
 
 
-class _Coloured(Source):
+class _Coloured(WrappedSource):
     """The colours themselves, red, green and blue."""
 
     def __init__(self, source: Source, palette: npt.NDArray[Any]) -> None:
-        self._source = source
+        super().__init__(source, "has a palette: its colours are the values")
         # Bytes are stored as the upper half of a number, or twice.
         is_bytes = bool((palette % 257 == 0).all() or (palette % 256 == 0).all())
         colours = (palette >> 8).astype(np.uint8) if is_bytes else palette.astype(np.uint16)
         self._colours = np.ascontiguousarray(colours.T)
-        self.name = source.name
-        self.shape = source.shape
         self.dtype = self._colours.dtype
         self.components = 3
-        self.voxel_size_mm = source.voxel_size_mm
-        self.read_bytes = source.read_bytes + source.shape[1] * source.shape[2] * source.dtype.itemsize
-        notes = [*source.facts.get("notes", ()), "has a palette: its colours are the values"]
-        self.facts = {**source.facts, "kind": "components", "notes": notes}
+        self.read_bytes += source.shape[1] * source.shape[2] * source.dtype.itemsize
+        self.facts = {**self.facts, "kind": "components"}
 
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
         plane = np.empty(out.shape[:2], self._source.dtype)
         record = self._source.read_plane(index, plane)
         out[...] = self._colours[np.minimum(plane, len(self._colours) - 1)]
         return record
-
-    def file_records(self) -> Sequence[FileRecord]:
-        return self._source.file_records()
-
-    def close(self) -> None:
-        self._source.close()

@@ -16,7 +16,7 @@ from lsfm_core.records import FileRecord
 if TYPE_CHECKING:
     from lsfm_core.formats._field import FieldWords
 
-__all__ = ["Source"]
+__all__ = ["Source", "WrappedSource", "with_notes"]
 
 
 class Source(ABC):
@@ -106,3 +106,43 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027 (many have none)
         """Let go of open files."""
+
+
+class WrappedSource(Source):
+    """Another source, whose planes a subclass gives otherwise; all else is the other's, until the subclass says so.
+
+    Parameters
+    ----------
+    source : Source
+    notes : str
+        What the user should know besides.
+    """
+
+    def __init__(self, source: Source, *notes: str) -> None:
+        self._source = source
+        self.name = source.name
+        self.shape = source.shape
+        self.dtype = source.dtype
+        self.components = source.components
+        self.space = source.space
+        self.voxel_size_mm = source.voxel_size_mm
+        self.forward_only = source.forward_only
+        self.read_bytes = source.read_bytes
+        self.facts = with_notes(source.facts, *notes)
+
+    def settle(self, space: Space) -> None:
+        self._source.settle(space)
+
+    def oriented(self, orientation: Orientation, voxel_size_mm: Triple) -> Space | None:
+        return self._source.oriented(orientation, voxel_size_mm)
+
+    def file_records(self) -> Sequence[FileRecord]:
+        return self._source.file_records()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def with_notes(facts: Mapping[str, Any], *notes: str) -> dict[str, Any]:
+    """`Source.facts` with more for the user to know."""
+    return {**facts, "notes": [*facts.get("notes", ()), *notes]}

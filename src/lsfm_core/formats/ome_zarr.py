@@ -25,6 +25,7 @@ from lsfm_core.formats._channels import PlanesAre, channel_key, check_one_timepo
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._own import OwnFacts, own_facts, take_place
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
+from lsfm_core.formats._source import with_notes
 from lsfm_core.formats.arrays import ArraySource
 from lsfm_core.geometry import Orientation, Shape3, Space, Triple, mm_per, voxel_count
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels, reducer
@@ -207,7 +208,7 @@ def _open_image(
     take_place(source, dict(group.attrs).get("lsfm"), "lsfm in its attributes")
     if own is not None and before is not None and source.space is not before and _was_moved(own.space, before):
         note = "lsfm in its attributes tells of another place than its axes do: the axes were taken"
-        source.space, source.facts = before, {**source.facts, "notes": [*source.facts.get("notes", ()), note]}
+        source.space, source.facts = before, with_notes(source.facts, note)
     return source
 
 
@@ -260,7 +261,7 @@ def _take_orientation(source: ArraySource, axes: Any, first: Sequence[float]) ->
         affine[:3, 3] = direction @ first
         source.space = Space(source.shape, affine)
     if problem is not None:
-        source.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), problem]}
+        source.facts = with_notes(source.facts, problem)
 
 
 def _was_moved(own: Space, told: Space) -> bool:

@@ -25,7 +25,7 @@ from lsfm_core.formats._ome import parse_ome
 from lsfm_core.formats._ome_set import OmeReader, OmeVolume, find_ome_volume
 from lsfm_core.formats._own import own_facts, take_place
 from lsfm_core.formats._series import TIFF_SUFFIXES, are_parts, check_parts, find_series, select_files
-from lsfm_core.formats._source import Source
+from lsfm_core.formats._source import Source, with_notes
 from lsfm_core.formats.tiff import Plane, TiffSeries, check_page, is_small_copy, read_page
 from lsfm_core.geometry import Shape3, Triple, mm_per
 from lsfm_core.records import FileRecord
@@ -230,7 +230,7 @@ def _open_series(image: Path, channel: int | str | None, planes_are: PlanesAre |
         size, facts = _plane_facts(series.files[0])
         source = TiffSeries(series.files, voxel_size_mm=size, facts=facts)
     if series.notes:
-        source.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), *series.notes]}
+        source.facts = with_notes(source.facts, *series.notes)
     return source
 
 
@@ -256,7 +256,7 @@ def _continued(image: Path, source: TiffStack, channel: int | str | None, planes
         for part in rest:
             part.close()
     note = f"this file was taken alone: {files[0].name} … {files[-1].name} are named alike: name the folder if they are one stack"
-    source.facts = {**source.facts, "notes": [*source.facts.get("notes", ()), note]}
+    source.facts = with_notes(source.facts, note)
     return source
 
 
