@@ -66,6 +66,24 @@ def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file with some of everything: two channels, a label table, an affine, notes. Not to be changed: copy it."""
+    from lsfm_core.cli import main
+
+    folder = tmp_path_factory.mktemp("small")
+    path, table, affine = folder / "brain.h5", folder / "labels.csv", folder / "affine.txt"
+    table.write_text("id,acronym,name\n1,A,first\n2,B,second\n")
+    affine.write_text("1 0 0 0\n0 1 0 0\n0 0 1 0.1\n0 0 0 1\n")
+    image = np.random.default_rng(0).integers(0, 1000, (20, 22, 24)).astype(np.uint16)
+    place = {"voxel_size_mm": (0.05, 0.04, 0.04), "orientation": "AIR"}
+    ingest_channel(IngestRequest(path=path, channel="autofluo", image=image, **place))
+    ingest_channel(IngestRequest(path=path, channel="atlas", kind="labels", image=image % 3, labels=table, **place))
+    assert main(["write-affine", str(path), "--channel", "autofluo", "--name", "moved", "--affine", str(affine)]) == 0
+    assert main(["add-metadata", str(path), "specimen=mouse-42"]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
 def registered_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real specimen with all that leads it into the atlas: both channels, labels, the pair of warps, and affines.
 

@@ -67,22 +67,8 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.fixture(scope="module")
-def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two channels, a label table, an affine, notes."""
-    folder = tmp_path_factory.mktemp("whole")
-    path, table, affine = folder / "brain.h5", folder / "labels.csv", folder / "affine.txt"
-    table.write_text("id,acronym,name\n1,A,first\n2,B,second\n")
-    affine.write_text("1 0 0 0\n0 1 0 0\n0 0 1 0.1\n0 0 0 1\n")
-    ingest_channel(IngestRequest(path=path, channel="autofluo", image=IMAGE, **PLACE))
-    ingest_channel(IngestRequest(path=path, channel="atlas", kind="labels", image=IMAGE % 3, labels=table, **PLACE))
-    assert main(["write-affine", str(path), "--channel", "autofluo", "--name", "moved", "--affine", str(affine)]) == 0
-    assert main(["add-metadata", str(path), "specimen=mouse-42"]) == 0
-    return path
-
-
-def test_every_flipped_bit_is_found_or_harmless(whole_file: Path, tmp_path: Path) -> None:
-    data = whole_file.read_bytes()
+def test_every_flipped_bit_is_found_or_harmless(small_file: Path, tmp_path: Path) -> None:
+    data = small_file.read_bytes()
     names = []
     for number in range(FLIPS):
         dice = random.Random(number)
@@ -92,8 +78,8 @@ def test_every_flipped_bit_is_found_or_harmless(whole_file: Path, tmp_path: Path
         names.append(tmp_path / str(number) / "brain.h5")
         names[-1].parent.mkdir()
         names[-1].write_bytes(flipped)
-        shutil.copy(whole_file.with_suffix(".xml"), names[-1].parent)
-    command = [sys.executable, "-c", _LOOK, str(whole_file), *map(str, names)]
+        shutil.copy(small_file.with_suffix(".xml"), names[-1].parent)
+    command = [sys.executable, "-c", _LOOK, str(small_file), *map(str, names)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
     (defects, truth), *results = map(json.loads, done.stdout.splitlines())
@@ -146,10 +132,10 @@ def _log(file: h5py.File) -> None:
 
 @pytest.mark.parametrize("change", [_first_affine, _exchange_chunks, _mask_filters, _label_table, _log])
 def test_what_has_no_checksum_in_hdf5_is_found_by_its_digest(
-    change: Callable[[h5py.File], None], whole_file: Path, tmp_path: Path
+    change: Callable[[h5py.File], None], small_file: Path, tmp_path: Path
 ) -> None:
     for suffix in (".h5", ".xml"):
-        shutil.copy(whole_file.with_suffix(suffix), tmp_path)
+        shutil.copy(small_file.with_suffix(suffix), tmp_path)
     path = tmp_path / "brain.h5"
     assert not verify_file(path).defects
     read_all(path)
@@ -160,9 +146,9 @@ def test_what_has_no_checksum_in_hdf5_is_found_by_its_digest(
         read_all(path)
 
 
-def test_a_damaged_file_is_not_changed_until_it_is_sealed(whole_file: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_not_changed_until_it_is_sealed(small_file: Path, tmp_path: Path) -> None:
     for suffix in (".h5", ".xml"):
-        shutil.copy(whole_file.with_suffix(suffix), tmp_path)
+        shutil.copy(small_file.with_suffix(suffix), tmp_path)
     path = tmp_path / "brain.h5"
     with h5py.File(path, "r+") as file:
         _first_affine(file)
@@ -178,9 +164,9 @@ def test_a_damaged_file_is_not_changed_until_it_is_sealed(whole_file: Path, tmp_
 
 
 @pytest.mark.parametrize("by", ["repack", "seal"])
-def test_files_without_digests_get_them(by: str, whole_file: Path, tmp_path: Path) -> None:
+def test_files_without_digests_get_them(by: str, small_file: Path, tmp_path: Path) -> None:
     for suffix in (".h5", ".xml"):
-        shutil.copy(whole_file.with_suffix(suffix), tmp_path)
+        shutil.copy(small_file.with_suffix(suffix), tmp_path)
     path = tmp_path / "brain.h5"
     with h5py.File(path, "r+") as file:
         del file["LSFM_DIGESTS"], file.attrs["LSFM_has_digests"]
@@ -197,9 +183,9 @@ def test_files_without_digests_get_them(by: str, whole_file: Path, tmp_path: Pat
     assert verify_file(path).defects
 
 
-def test_renaming_replacing_and_removing_keep_digests_right(whole_file: Path, tmp_path: Path) -> None:
+def test_renaming_replacing_and_removing_keep_digests_right(small_file: Path, tmp_path: Path) -> None:
     for suffix in (".h5", ".xml"):
-        shutil.copy(whole_file.with_suffix(suffix), tmp_path)
+        shutil.copy(small_file.with_suffix(suffix), tmp_path)
     path = tmp_path / "brain.h5"
     for line in (
         ["rename-channel", str(path), "--channel", "autofluo", "--to", "structural"],
@@ -216,8 +202,8 @@ def test_renaming_replacing_and_removing_keep_digests_right(whole_file: Path, tm
         assert list(raw["LSFM_DIGESTS/chunks"]) == [raw["LSFM/structural"].attrs["uuid"]]
 
 
-def test_what_bigdataviewer_reads_of_a_channel_has_digests_too(whole_file: Path) -> None:
-    with h5py.File(whole_file) as file:
+def test_what_bigdataviewer_reads_of_a_channel_has_digests_too(small_file: Path) -> None:
+    with h5py.File(small_file) as file:
         recorded = json.loads(bytes(file["LSFM_DIGESTS/structure"][()]).split(b"\n", 1)[1])
     # Two channels: setups 0 and 1, of one level each.
     parts = [

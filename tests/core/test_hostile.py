@@ -17,13 +17,11 @@ import pytest
 
 from lsfm_core import (
     FormatError,
-    IngestRequest,
     InputError,
     MergeRequest,
     MissingError,
     SourceError,
     allow_outside,
-    ingest_channel,
     merge_chunks,
     open_lsfm,
     open_source,
@@ -89,24 +87,8 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.fixture(scope="module")
-def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small file with some of everything."""
-    folder = tmp_path_factory.mktemp("whole")
-    path, table, affine = folder / "brain.h5", folder / "labels.csv", folder / "affine.txt"
-    table.write_text("id,acronym,name\n1,A,first\n2,B,second\n")
-    affine.write_text("1 0 0 0\n0 1 0 0\n0 0 1 0.1\n0 0 0 1\n")
-    image = np.random.default_rng(0).integers(0, 1000, (12, 14, 16)).astype(np.uint16)
-    place = {"voxel_size_mm": (0.05, 0.04, 0.04), "orientation": "AIR"}
-    ingest_channel(IngestRequest(path=path, channel="autofluo", image=image, **place))
-    ingest_channel(IngestRequest(path=path, channel="atlas", kind="labels", image=image % 3, labels=table, **place))
-    assert main(["write-affine", str(path), "--channel", "autofluo", "--name", "moved", "--affine", str(affine)]) == 0
-    assert main(["add-metadata", str(path), "specimen=mouse-42"]) == 0
-    return path
-
-
-def test_files_with_bytes_exchanged_at_random_raise_errors_of_ours_only(whole_file: Path, tmp_path: Path) -> None:
-    data = whole_file.read_bytes()
+def test_files_with_bytes_exchanged_at_random_raise_errors_of_ours_only(small_file: Path, tmp_path: Path) -> None:
+    data = small_file.read_bytes()
     mutants = []
     for seed in range(MUTANTS):
         dice = random.Random(seed)
@@ -302,7 +284,7 @@ def test_no_name_in_a_file_can_command_a_terminal(tmp_path: Path, capsys: pytest
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said.out + said.err)
 
 
-def test_an_endless_range_of_timepoints_is_no_list_of_them(tmp_path: Path, whole_file: Path) -> None:
+def test_an_endless_range_of_timepoints_is_no_list_of_them(tmp_path: Path, small_file: Path) -> None:
     path = _data_set(tmp_path / "data", _plain_data, tmp_path)
     path.with_suffix(".xml").write_text(
         BDV_XML.format(setups=SETUP.format(0, "a"), last=10**11, registrations=REGISTRATION.format(0))

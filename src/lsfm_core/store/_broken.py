@@ -16,12 +16,13 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from lsfm_core.errors import FormatError, LsfmError, StorageError
 
-__all__ = ["changes_structure", "changing", "reading", "reads_structure"]
+__all__ = ["RAISED", "changes_structure", "changing", "reading", "reads_structure"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_RAISED = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, SystemError, TypeError, ValueError)
+#: What damaged HDF5, and the code that takes apart what was read of it, may raise.
+RAISED = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, SystemError, TypeError, ValueError)
 
 
 class _HasPath(Protocol):
@@ -47,7 +48,7 @@ def reading(path: str | os.PathLike[str], what: str = "its structure is broken")
         yield
     except LsfmError:
         raise
-    except _RAISED as error:
+    except RAISED as error:
         raise _translated(path, what, error) from error
 
 
@@ -64,7 +65,7 @@ def changing(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except LsfmError:
         raise
-    except _RAISED as error:
+    except RAISED as error:
         if not _is_h5py(error.__traceback__):
             raise
         raise _translated(path, "its structure is broken", error) from error

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.store import _paths
+from lsfm_core.store._broken import RAISED
 
 __all__ = ["chunk_table", "differences", "is_expected", "object_digest", "put_chunk_table", "read", "write"]
 
 #: Room for the text is taken in such pieces, so that most changes find enough in what is there.
 _PIECE = 4096
 _UNREADABLE = -1
-_RAISED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def read(h5: h5py.File) -> dict[str, int] | None:
@@ -33,7 +33,7 @@ def read(h5: h5py.File) -> dict[str, int] | None:
         checksum, _, content = text.partition(b"\n")
         found: dict[str, int] = json.loads(content)
         return found if int(checksum, 16) == crc32(content) else None
-    except _RAISED:
+    except RAISED:
         return None
 
 
@@ -81,7 +81,7 @@ def object_digest(h5: h5py.File, path: str) -> int:
         if path == _paths.LOG:
             paths = [f"{path}/{name}" for name in sorted(h5[path])]
         return crc32(b"\0".join(part for each in paths for part in (each.encode(), *_content(h5, each))))
-    except _RAISED:
+    except RAISED:
         return _UNREADABLE
 
 
@@ -135,7 +135,7 @@ def _own_setups(h5: h5py.File) -> Iterator[int]:
             attributes = h5[_paths.channel(name)].attrs
             if _paths.FORMAT_VERSION in attributes and int(attributes[_paths.SETUP]) >= 0:
                 yield int(attributes[_paths.SETUP])
-        except _RAISED:  # `_below` tells of it
+        except RAISED:  # `_below` tells of it
             continue
 
 
@@ -143,16 +143,13 @@ def _below(h5: h5py.File, path: str) -> Iterator[tuple[str, int]]:
     """An object and all that hard links below it lead to."""
     yield path, object_digest(h5, path)
     try:
-        group = h5[path]
-        names = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)] if _is_group(group) else []
-    except _RAISED:
+        node = h5[path]
+        members = node if isinstance(node, h5py.Group) else ()
+        names = [name for name in members if isinstance(node.get(name, getlink=True), h5py.HardLink)]
+    except RAISED:
         return
     for name in names:
         yield from _below(h5, f"{path}/{name}")
-
-
-def _is_group(node: Any) -> bool:
-    return isinstance(node, h5py.Group)
 
 
 def _content(h5: h5py.File, path: str) -> Iterable[bytes]:

@@ -379,6 +379,7 @@ class LsfmEditor(LsfmFile):
             group[path] = np.asarray(values, dtype=np.float64)
         self._forget()
 
+    @changes_structure
     def set_space(self, channel: str, space: str | None, inner: str | None = None) -> None:
         """Record the space that a channel lives in.
 
@@ -398,6 +399,7 @@ class LsfmEditor(LsfmFile):
         _record(self._group_of(channel).attrs, {_paths.SPACE: space, _paths.INNER: inner})
         self._forget()
 
+    @changes_structure
     def set_sides(self, channel: str, affine: str, sides: Sides) -> None:
         """Record the spaces that an affine of a channel joins; None for its inner one: the channel's.
 
@@ -424,13 +426,8 @@ class LsfmEditor(LsfmFile):
         """Take down anew what every chunk of ours is known by, whatever was recorded of it; walks all chunk indices."""
         self._note("seal")
         self.h5.pop(_paths.DIGESTS, None)
-        for channel in self.channels.values():
-            uuid = None if channel.foreign else self.h5[_paths.channel(channel.name)].attrs.get(_paths.UUID)
-            if uuid is None:
-                continue
-            for level in channel.levels:
-                cells = self.h5[f"{_paths.level(channel.name, level.index)}/{_paths.CELLS}"]
-                _digest.put_chunk_table(self.h5, uuid, level.index, _stored_table(cells))
+        for uuid, level, cells in self.own_levels():
+            _digest.put_chunk_table(self.h5, uuid, level, _stored_table(cells))
 
     def _add(self, name: str) -> None:
         """Let the finished channel take its place, and its name."""

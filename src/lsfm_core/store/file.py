@@ -369,6 +369,18 @@ class LsfmFile:
         name = hdf5 or Path(os.path.relpath(place, self.xml_path.parent)).as_posix()
         return render_xml(name, views, previous, others=others, gone=self._gone, names=self._new_names)
 
+    @reads_structure
+    def own_levels(self) -> list[tuple[str, int, h5py.Dataset]]:
+        """The levels of all channels that we wrote: the id of the channel, the level's number, and its voxels."""
+        ours = [channel for channel in self.channels.values() if not channel.foreign]
+        ids = {channel.name: self.h5[_paths.channel(channel.name)].attrs.get(_paths.UUID) for channel in ours}
+        return [
+            (str(ids[channel.name]), level.index, self.h5[f"{_paths.level(channel.name, level.index)}/{_paths.CELLS}"])
+            for channel in ours
+            if ids[channel.name] is not None
+            for level in channel.levels
+        ]
+
     @property
     @reads_structure
     def setups(self) -> set[int]:

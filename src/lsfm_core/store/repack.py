@@ -458,12 +458,7 @@ def _codecs(dataset: h5py.Dataset, request: RepackRequest, voxels: bool) -> tupl
 
 def _levels(file: LsfmFile) -> dict[int, tuple[str, int]]:
     """The levels of channels of ours, by the address of their dataset: the id of the channel, and the level's number."""
-    found: dict[int, tuple[str, int]] = {}
-    for channel in file.channels.values():
-        uuid = None if channel.foreign else file.h5[_paths.channel(channel.name)].attrs.get(_paths.UUID)
-        for level in channel.levels if uuid is not None else ():
-            found[address(file.h5[f"{_paths.level(channel.name, level.index)}/{_paths.CELLS}"])] = (str(uuid), level.index)
-    return found
+    return {address(cells): (uuid, level) for uuid, level, cells in file.own_levels()}
 
 
 def _places(file: LsfmFile) -> dict[int, str]:
