@@ -248,7 +248,7 @@ def test_what_waits_to_be_resumed_is_known_to_belong(path: Path, capsys: pytest.
         JournaledFile(path, resume=True)
 
 
-@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "durable._change._finish"])
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "durable._change.finish"])
 def test_a_death_in_the_last_steps_is_brought_to_an_end(step: str, path: Path, tmp_path: Path) -> None:
     """Dies at each of the calls that a commit makes; then all of the change is in, or nothing, and the XML agrees."""
     script = f"""

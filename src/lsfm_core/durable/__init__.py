@@ -1,18 +1,6 @@
 """A file, a set of files or a folder that commits or rolls back, whatever happens meanwhile; knows nothing of what is in it."""
 
-from lsfm_core.durable._change import (
-    JournaledFile,
-    checkpoint_path,
-    give_up,
-    journal_path,
-    partial_path,
-    recover,
-    replacing,
-    unsettled,
-    waiting_xml,
-    waits,
-    xml_partial_path,
-)
+from lsfm_core.durable._change import JournaledFile, replacing
 from lsfm_core.durable._disk import RawFile, write_file
 from lsfm_core.durable._lock import has_locks
 from lsfm_core.durable._mark import is_marked
@@ -25,6 +13,16 @@ from lsfm_core.durable._outputs import (
     new_files_in_folder,
     settle_outputs,
 )
+from lsfm_core.durable._places import (
+    checkpoint_path,
+    journal_path,
+    partial_path,
+    unsettled,
+    waiting_xml,
+    waits,
+    xml_partial_path,
+)
+from lsfm_core.durable._recovery import give_up, recover
 from lsfm_core.durable._snapshot import DatasetReader, DetachedFile, Snapshot
 
 __all__ = [

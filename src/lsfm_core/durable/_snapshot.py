@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import h5py
 
 from lsfm_core.durable import _disk
-from lsfm_core.durable._change import journal_path
 from lsfm_core.durable._journal import UndoLog
 from lsfm_core.durable._lock import LOCK_SECONDS
+from lsfm_core.durable._places import journal_path
 from lsfm_core.errors import BusyError, StorageError
 
 __all__ = ["DatasetReader", "DetachedFile", "Snapshot"]
