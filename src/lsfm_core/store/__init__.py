@@ -1,26 +1,23 @@
 """Our file: HDF5 with a BigDataViewer XML beside it. docs/format.md is its specification."""
 
-from lsfm_core.store._chunks import default_threads
-from lsfm_core.store._xml import parse_xml
-from lsfm_core.store.channel import Channel, Level, Sides, own_space
-from lsfm_core.store.edit import (
-    ChannelWriter,
-    LsfmEditor,
+from lsfm_core.store._checks import (
     check_channel_name,
     check_folder,
     check_key,
     check_new_affine,
     check_new_channel,
     check_new_key,
-    edit_lsfm,
     is_setup,
-    previous_xml,
-    recover_folder,
-    recover_lsfm,
-    write_xml,
 )
+from lsfm_core.store._chunks import default_threads
+from lsfm_core.store._writer import ChannelWriter
+from lsfm_core.store._xml import parse_xml
+from lsfm_core.store.channel import Channel, Level, Sides, own_space
+from lsfm_core.store.edit import edit_lsfm, previous_xml, write_xml
+from lsfm_core.store.editor import LsfmEditor
 from lsfm_core.store.file import LsfmFile, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
+from lsfm_core.store.recover import recover_folder, recover_lsfm
 from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
 from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file
 

@@ -30,12 +30,13 @@ from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_tex
 from lsfm_core.provenance import recorded
 from lsfm_core.store import _digest, _paths
 from lsfm_core.store._broken import changing
+from lsfm_core.store._checks import check_stem
 from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, check_identity, checksum_of, default_threads
 from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._settings import render_settings, settings_path, write_settings
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
-from lsfm_core.store.edit import LIBVER, check_stem
+from lsfm_core.store.edit import LIBVER
 from lsfm_core.store.file import LsfmFile, open_lsfm, target_path
 from lsfm_core.store.lazy import ChunkCache
 from lsfm_core.store.verify import box_text, structure_defects
