@@ -291,8 +291,7 @@ def test_the_timepoint_that_is_seen_is_exported(viewer: napari.Viewer, qtbot: Qt
     assert not is_error(form), form.outlook.text()
     assert "export box" in viewer.layers
     form.piece.what.value = "whole"
-    # napari 0.9 on software GL does not survive an image that is added after shapes were removed.
-    form.show_result.setChecked(False)
+    assert not viewer.layers["export box"].visible and not viewer.layers["export box"].nshapes
     export(form, qtbot)
     assert_same_image(tmp_path / "last.nii", ExportRequest(path=path, channel=form.channel.value, orientation="AIR", timepoint=4))
 
@@ -413,7 +412,11 @@ def test_a_box_without_bounds_is_drawn_as_far_as_the_image_goes(
         extent = file["autofluo"].space.bounds.size_mm
     assert (np.ptp(corners, axis=0)[1:] < 3.01 * max(extent)).all()
     type_into(form.piece.corner.edits[0], "1e9", qtbot)
-    qtbot.waitUntil(lambda: "export box" not in viewer.layers)
+    qtbot.waitUntil(lambda: not layer.visible)
+    assert viewer.layers.selection.active.name == "autofluo"
+    type_into(form.piece.corner.edits[0], "-1e9", qtbot)
+    qtbot.waitUntil(lambda: layer.visible)
+    assert layer.nshapes == 1 and viewer.layers.selection.active is layer and layer.mode == "select"
 
 
 def test_a_file_that_is_closed_takes_its_box_along(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:

@@ -245,7 +245,7 @@ def test_a_region_is_measured_and_shown(
     form.margin.setText("-1")
     settle(form, qtbot)
     assert is_error(form) and "margin" in form.summary.text() and not form.go.isEnabled()
-    assert "selected region" not in viewer.layers and "region box" not in viewer.layers
+    assert "selected region" not in viewer.layers and not viewer.layers["region box"].visible
 
 
 def test_clicking_at_a_region(form: RegionWidget, viewer: napari.Viewer, qtbot: QtBot, atlas: Any) -> None:

@@ -45,6 +45,8 @@ class BoxLayer(QObject):
         self._layer: Any = None
         self._box: FloatArray | None = None
         self._is_drawing = False
+        #: What was worked on before the box appeared.
+        self._active: Any = None
         #: What the layer holds, unless the user has changed it since.
         self._drawn: list[Any] | None = None
         # Several things change at once, and never within the mouse's own doing.
@@ -81,9 +83,12 @@ class BoxLayer(QObject):
             # It lies out there as a whole.
             self.hide()
             return
+        appears = self._box is None
         self._box = box
+        selection = self._viewer.layers.selection
+        if appears:
+            self._active = selection.active
         if self.layer is None:
-            active = self._viewer.layers.selection.active
             self._layer = self._viewer.add_shapes(
                 ndim=3,
                 name=self._name,
@@ -97,26 +102,49 @@ class BoxLayer(QObject):
             )
             self._layer.events.data.connect(self._on_data)
             self._drawn = None
+            self._layer.editable = self._editable
+            selection.active = self._active
+        if appears:
+            self._layer.visible = True
             if self._editable:
+                selection.active = self._layer
                 self._layer.mode = "select"
-            else:
-                self._layer.editable = False
-                self._viewer.layers.selection.active = active
         self._draw()
 
     def hide(self) -> None:
-        """Take the layer away."""
+        """Take the box out of sight; its layer waits for the next one, unless nothing else is there.
+
+        With OpenGL in software, napari 0.9 does not survive an image that is added after shapes were removed.
+        """
         self._soon.stop()
         self._box = None
+        layer, layers = self.layer, self._viewer.layers
+        if layer is None:
+            return
+        if len(layers) == 1:
+            self._remove()
+            return
+        self._draw_shapes([], "rectangle", 1)
+        self._drawn = None
+        layer.visible = False
+        # Not "is": napari hands a proxy of its own to a plugin each time.
+        if layers.selection.active == layer:
+            others = [other for other in layers if other != layer]
+            layers.selection.active = self._active if self._active in others else others[-1]
+        self._active = None
+
+    def _remove(self) -> None:
         if self.layer is not None:
             self._viewer.layers.remove(self._layer)
-        self._layer = None
+        self._layer = self._active = None
 
     def close(self) -> None:
         """Let go of the viewer."""
         for event in (self._viewer.dims.events.point, self._viewer.dims.events.ndisplay, self._viewer.dims.events.order):
             event.disconnect(self._on_view)
-        self.hide()
+        self._soon.stop()
+        self._box = None
+        self._remove()
 
     def _on_view(self, event: Any = None) -> None:
         if self._box is not None:
@@ -147,6 +175,12 @@ class BoxLayer(QObject):
         if drawn == self._drawn:
             # Another plane of the same box: to make its shapes anew would take longer than to read the plane.
             return
+        self._draw_shapes(shapes, kind, width)
+        self._drawn = drawn
+
+    def _draw_shapes(self, shapes: Sequence[FloatArray], kind: str, width: float) -> None:
+        """Have the layer show these shapes and no others."""
+        layer = self._layer
         self._is_drawing = True
         try:
             layer.selected_data = set(range(layer.nshapes))
@@ -155,7 +189,6 @@ class BoxLayer(QObject):
                 layer.add(shapes, shape_type=kind, edge_width=width, edge_color=_COLOUR, face_color="transparent")
                 if self._editable and kind == "rectangle" and layer.mode == "select":
                     layer.selected_data = {0}
-            self._drawn = drawn
         finally:
             self._is_drawing = False
 
