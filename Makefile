@@ -51,10 +51,21 @@ test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the o
 	$(HEADING) 'pytest tests/napari -m bindings, under PySide6'
 	@QT_API=pyside6 QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -m bindings -n auto
 
+# How often, each to be named: make soak LSFM_KILLS=2 LSFM_CRASHES=10 …
+soak: export LSFM_KILLS ?= 40
+soak: export LSFM_CRASHES ?= 400
+soak: export LSFM_FAULTS ?= 60
+soak: export LSFM_FLIPS ?= 1000
+soak: export LSFM_DAMAGED ?= 200
 .PHONY: soak
-soak: .venv/ready ## kill writers 600 times, cut the power 4000 times, let each call fail, and look at what they leave
-	@LSFM_KILLS=40 LSFM_CRASHES=400 LSFM_FAULTS=60 .venv/bin/pytest tests/core/test_safety.py tests/core/test_crashes.py \
-		tests/core/test_faults.py tests/core/test_outputs.py -k 'kill or crash or each_call'
+soak: .venv/ready ## kill writers, cut the power, let calls fail, flip bits, many times each, and look at what they leave; then mutants
+	@.venv/bin/pytest tests/core/test_safety.py tests/core/test_crashes.py tests/core/test_faults.py tests/core/test_outputs.py \
+		tests/core/test_digests.py tests/core/test_hostile.py -k 'kill or crash or each_call or flipped or bytes_exchanged'
+	@$(MAKE) --no-print-directory mutants
+
+.PHONY: mutants
+mutants: .venv/ready ## plant LSFM_MUTANTS faults, drawn by LSFM_SEED, in ROOMS (all), and list those that no test finds
+	@.venv/bin/python tests/mutants.py $(ROOMS)
 
 .PHONY: bench
 bench: .venv/ready ## measure against other writers; results in benchmarks/results/

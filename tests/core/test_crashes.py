@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from lsfm_core.durable import recover
@@ -19,14 +21,16 @@ from lsfm_core.store import verify_file
 from .test_faults import content, library, path, restore  # noqa: F401 (fixtures)
 
 #: So many crashes of each change.
-CRASHES = int(os.environ.get("LSFM_CRASHES", "30"))
+CRASHES = int(os.environ.get("LSFM_CRASHES", "16"))
 #: So many kills of each change.
-KILLS = int(os.environ.get("LSFM_KILLS", "2"))
+KILLS = int(os.environ.get("LSFM_KILLS", "1"))
 _PLACED = "--image {image} --voxel-size 1,1,1 --orientation AIR"
 CHANGES = {
     "rename": "rename-channel {path} --channel first --to renamed",
     "add-metadata": "add-metadata {path} key=value",
+    "remove-metadata": "remove-metadata {path} specimen",
     "write-affine": "write-affine {path} --channel first --name to_atlas --affine {affine}",
+    "write-field": "write-field {path} --channel warp --image {field}",
     "remove": "remove-channel {path} --channel first",
     "add": f"write {{path}} --channel second {_PLACED}",
     "add labels": f"write {{path}} --channel second --kind labels {_PLACED}",
@@ -34,6 +38,8 @@ CHANGES = {
     "make": f"write {{new}} --channel second {_PLACED}",
     "repack": "repack {path} --compression-level 2",
     "repack to": "repack {path} --compression-level 2 --output {new}",
+    "run": "run {recipe}",
+    "replay": "replay {path} 2 --overwrite",
 }
 
 
@@ -102,10 +108,16 @@ def after_a_crash(done: list[Operation], names: dict[str, int], files: dict[int,
 
 
 def command_of(change: str, path: Path) -> list[str]:  # noqa: F811
-    """A command line; beside the folder stand an image and an affine."""
-    affine = path.parent.parent / "affine.txt"
-    affine.write_text("# RAS mm\n1 0 0 5\n0 2 0 0\n0 0 1 0\n0 0 0 1\n")
-    places = {"path": path, "new": path.with_name("new.h5"), "image": path.parent.parent / "image.npy", "affine": affine}
+    """A command line; beside the folder stands what it reads: an image, an affine, a field, a recipe."""
+    beside = path.parent.parent
+    files = {"image": "image.npy", "affine": "affine.txt", "field": "warp.nii", "recipe": "recipe.yaml"}
+    places = {"path": path, "new": path.with_name("new.h5"), **{key: beside / name for key, name in files.items()}}
+    places["affine"].write_text("# RAS mm\n1 0 0 5\n0 2 0 0\n0 0 1 0\n0 0 0 1\n")
+    places["recipe"].write_text(f"file: {path}\nsteps:\n- rename-channel: {{channel: first, new_name: renamed}}\n")
+    displacements = np.random.default_rng(0).normal(size=(9, 12, 10, 1, 3)).astype(np.float32)
+    field = nib.Nifti1Image(displacements, np.diag([-1, -1, 1, 1]))
+    field.header.set_intent("vector")
+    nib.save(field, places["field"])
     return [argument.format(**places) for argument in CHANGES[change].split()]
 
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
+from lsfm_core import AddMetadataRequest, apply_edit
 from lsfm_core.durable import journal_path, recover
 from lsfm_core.ingest import IngestRequest, ingest_channel
 from lsfm_core.store import verify_file
@@ -41,6 +42,7 @@ def path(tmp_path: Path) -> Path:
     ingest_channel(
         IngestRequest(path=folder / "brain.h5", channel="first", image=image, voxel_size_mm=(1, 1, 1), orientation="AIR")
     )
+    apply_edit(AddMetadataRequest(path=folder / "brain.h5", values={"specimen": "mouse-42"}))
     np.save(tmp_path / "image.npy", image)
     return folder / "brain.h5"
 

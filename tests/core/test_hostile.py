@@ -28,8 +28,8 @@ from lsfm_core import (
 )
 from lsfm_core.cli import main
 
-#: Mutated files, and where the numbers that they are made from begin; a soak asks for more.
-MUTANTS = int(os.environ.get("LSFM_MUTANTS", "24"))
+#: Files with bytes exchanged; a soak asks for more.
+DAMAGED = int(os.environ.get("LSFM_DAMAGED", "24"))
 
 # Does everything with each file that it is given, and names what was raised that is no LsfmError. A child: HDF5 may crash.
 _USE = """
@@ -90,7 +90,7 @@ for name in sys.argv[1:]:
 def test_files_with_bytes_exchanged_at_random_raise_errors_of_ours_only(small_file: Path, tmp_path: Path) -> None:
     data = small_file.read_bytes()
     mutants = []
-    for seed in range(MUTANTS):
+    for seed in range(DAMAGED):
         dice = random.Random(seed)
         mutant = bytearray(data)
         for _ in range(dice.choice([1, 4, 16, 64])):
@@ -98,7 +98,7 @@ def test_files_with_bytes_exchanged_at_random_raise_errors_of_ours_only(small_fi
         mutants.append(tmp_path / f"{seed}.h5")
         mutants[-1].write_bytes(mutant)
     done = subprocess.run(
-        [sys.executable, "-c", _USE, *map(str, mutants)], capture_output=True, text=True, check=False, timeout=60 + 10 * MUTANTS
+        [sys.executable, "-c", _USE, *map(str, mutants)], capture_output=True, text=True, check=False, timeout=60 + 10 * DAMAGED
     )
     assert (done.stdout, done.returncode) == ("", 0), done.stderr[-3000:]
 
