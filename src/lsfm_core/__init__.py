@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         RemoveChannelRequest,
         RemoveMetadataRequest,
         RenameChannelRequest,
+        RenameSpaceRequest,
         SealRequest,
         SetSpaceRequest,
         apply_edit,
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from lsfm_core.provenance import LogRecord
     from lsfm_core.recipes import recipe_entry
     from lsfm_core.regions import Label, LabelTable, count_labels
-    from lsfm_core.spaces import known_spaces, linear_way
+    from lsfm_core.spaces import SpaceGraph, describe_spaces, known_spaces, linear_way
     from lsfm_core.store import (
         Channel,
         ChunkCache,
@@ -103,6 +104,7 @@ _ROOMS = {
         "RemoveChannelRequest",
         "RemoveMetadataRequest",
         "RenameChannelRequest",
+        "RenameSpaceRequest",
         "SealRequest",
         "SetSpaceRequest",
         "apply_edit",
@@ -150,7 +152,7 @@ _ROOMS = {
     "provenance": ("LogRecord",),
     "recipes": ("recipe_entry",),
     "regions": ("Label", "LabelTable", "count_labels"),
-    "spaces": ("known_spaces", "linear_way"),
+    "spaces": ("SpaceGraph", "describe_spaces", "known_spaces", "linear_way"),
     "store": (
         "Channel",
         "ChunkCache",
@@ -213,6 +215,7 @@ __all__ = [
     "RemoveChannelRequest",
     "RemoveMetadataRequest",
     "RenameChannelRequest",
+    "RenameSpaceRequest",
     "RepackReport",
     "RepackRequest",
     "SealRequest",
@@ -221,6 +224,7 @@ __all__ = [
     "Source",
     "SourceError",
     "Space",
+    "SpaceGraph",
     "StorageError",
     "TransformRequest",
     "TransformStep",
@@ -238,6 +242,7 @@ __all__ = [
     "describe_edit",
     "describe_file",
     "describe_image",
+    "describe_spaces",
     "edit_lsfm",
     "export_blocks",
     "export_channel",

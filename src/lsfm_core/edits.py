@@ -42,6 +42,7 @@ __all__ = [
     "RemoveChannelRequest",
     "RemoveMetadataRequest",
     "RenameChannelRequest",
+    "RenameSpaceRequest",
     "SealRequest",
     "SetSpaceRequest",
     "XmlRequest",
@@ -260,6 +261,47 @@ class SetSpaceRequest(Edit):
             raise InputError(f"{file.path}: transform {name!r}: no affine or displacement field of that name is stored")
         given = zip((self.from_space, self.to_space), found.sides, strict=True)
         return found, Sides(*(old if text is None else resolve_space(file, text) for text, old in given))
+
+
+class RenameSpaceRequest(Edit):
+    """A space to give another name, for all that lies in it and for all transforms that lead there.
+
+    Attributes
+    ----------
+    space : str
+        Its present name, or a channel that lives there.
+    new_name : str
+        One that no space and no channel of the file has.
+    """
+
+    operation = "rename-space"
+
+    space: str
+    new_name: str
+
+    def describe(self, file: LsfmFile) -> str:
+        old, new = self._names(file)
+        return f"space {old!r} becomes {new!r}"
+
+    def make(self, editor: LsfmEditor) -> None:
+        editor.rename_space(*self._names(editor))
+
+    def _names(self, file: LsfmFile) -> tuple[str, str]:
+        known = known_spaces(file)
+        old = resolve_space(file, self.space)
+        if old not in known:
+            raise InputError(f"{file.path}: no space {self.space!r}; there are: {', '.join(sorted(known)) or 'none'}")
+        if self.new_name in file:
+            raise InputError(
+                f"{file.path}: {self.new_name!r} is a channel, which stands for the space that it lives in: take another name"
+            )
+        new = resolve_space(file, self.new_name)
+        if new is None or new in known:
+            raise InputError(
+                f"{file.path}: {self.new_name!r} is another space already: take another name; if the two are one, set-space "
+                "says so of each channel and transform"
+            )
+        return old, new
 
 
 class AddMetadataRequest(Edit):

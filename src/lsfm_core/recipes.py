@@ -25,6 +25,7 @@ from lsfm_core.edits import (
     RemoveChannelRequest,
     RemoveMetadataRequest,
     RenameChannelRequest,
+    RenameSpaceRequest,
     SealRequest,
     SetSpaceRequest,
     XmlRequest,
@@ -156,6 +157,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "add-metadata": _edit(AddMetadataRequest),
     "remove-metadata": _edit(RemoveMetadataRequest),
     "set-space": _edit(SetSpaceRequest),
+    "rename-space": _edit(RenameSpaceRequest),
     "seal": _edit(SealRequest),
     "repack": Operation(
         RepackRequest,

@@ -103,6 +103,7 @@ LINES = {
     "rename-channel": "rename-channel brain.h5 --channel a --to 'b c'",
     "set-space": "set-space brain.h5 --transform old --to atlas",
     "set-space of a channel": "set-space brain.h5 --channel a --space 'b c'",
+    "rename-space": "rename-space brain.h5 --space a --to atlas",
     "seal": "seal brain.h5",
     "add-metadata": "add-metadata brain.h5 specimen=8 'a b=c=d' --overwrite",
     "add-metadata json": "add-metadata brain.h5 --from-json more.json --channel a",

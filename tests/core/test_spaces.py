@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -20,6 +21,7 @@ from lsfm_core import (
     PreviewRequest,
     RegionSelection,
     check_spaces,
+    command_line,
     edit_lsfm,
     export_channel,
     open_lsfm,
@@ -467,3 +469,109 @@ def test_a_region_of_the_real_signal_is_that_of_brute_force(registered_file: Pat
     assert apart.max() <= 1
     assert np.count_nonzero(apart) < 1e-3 * apart.size
     assert np.count_nonzero(expected) > 1000
+
+
+# --- ways -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_graph_tells_what_lies_where_and_how_good_inverses(registered_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spaces", str(registered_file), "--json"]) == 0
+    graph = json.loads(capsys.readouterr().out)
+    assert {space["name"]: [channel["name"] for channel in space["channels"]] for space in graph["spaces"]} == {
+        "aligned": [],
+        "native of autofluo": ["autofluo", "atlas"],
+        "native of cfos": ["cfos"],
+        "template": ["template_atlas"],
+    }
+    links = {link["name"]: link for link in graph["transforms"]}
+    assert {name: (link["inner"], link["outer"], link["inverse"]) for name, link in links.items()} == {
+        "structural_to_template": ("native of autofluo", "aligned", "structural_to_template:invert"),
+        "signal_to_structural": ("native of cfos", "native of autofluo", "signal_to_structural:invert"),
+        "warp": ("aligned", "template", "inverse_warp"),
+        "inverse_warp": ("template", "aligned", "warp"),
+    }
+    # ANTs' inverse is good to a fraction of a voxel (0.1 mm).
+    median, most = links["warp"]["residual_mm"]
+    assert 0 < median < most < 0.1 and links["warp"]["sampled"] == 27 * 64
+    assert main(["spaces", str(registered_file)]) == 0
+    assert "'aligned' -> 'template': warp, a displacement field with the inverse inverse_warp" in capsys.readouterr().out
+
+
+def test_an_export_to_a_space_is_that_through_the_transforms(registered_file: Path, tmp_path: Path) -> None:
+    named = export_channel(ExportRequest(path=registered_file, channel="cfos", to_space="template", resolution_mm=0.4))
+    steps = ("signal_to_structural", "structural_to_template", "warp")
+    listed = export_channel(ExportRequest(path=registered_file, channel="cfos", transforms=steps, resolution_mm=0.4))
+    assert [step.name for step in named.plan.chain.transforms] == [step.name for step in listed.plan.chain.transforms]
+    assert named.volume is not None and listed.volume is not None
+    np.testing.assert_array_equal(named.volume.array, listed.volume.array)
+    # Labels that lie on the way are met there; a channel stands for the space that it lives in.
+    region = RegionSelection(labels_channel="atlas", select="CP", include_descendants=True)
+    met = {"transforms": steps, "region": region.model_copy(update={"labels_in": "signal_to_structural"})}
+    pieces = [plan_export_of(registered_file, **fields) for fields in ({"to_space": "template_atlas", "region": region}, met)]
+    assert pieces[0].target.same_grid(pieces[1].target)
+    home = plan_export_of(registered_file, to_space="cfos")
+    assert home.chain.transforms == ()
+
+
+def plan_export_of(path: Path, **fields: Any) -> Any:
+    with open_lsfm(path) as file:
+        return plan_export(file, ExportRequest(path=path, channel="cfos", resolution_mm=0.4, **fields))
+
+
+def test_points_go_to_a_space_and_back(registered_file: Path, tmp_path: Path) -> None:
+    points = [[20.0, 50, 60], [100, 60, 80]]
+    fields = {"path": registered_file, "channel": "cfos", "points": points}
+    there = transform_points(PointsRequest(**fields, to_space="template")).points
+    steps = ("signal_to_structural", "structural_to_template", "warp")
+    np.testing.assert_array_equal(there, transform_points(PointsRequest(**fields, transforms=steps)).points)
+    np.savetxt(tmp_path / "cells.csv", points, delimiter=",", header="z,y,x", comments="")
+    run(
+        f"transform-points {tmp_path / 'cells.csv'} --file {registered_file} --channel cfos --to template "
+        f"--output {tmp_path / 'out.csv'}"
+    )
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "out.csv", delimiter=",", skiprows=1)[:, -3:], there, atol=1e-6)
+    run(f"transform-points {tmp_path / 'cells.csv'} --file {registered_file} --channel cfos --to nowhere --output out.csv", 3)
+
+
+def test_two_ways_of_equal_length_are_both_named_and_via_decides(brain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for middle, shift in (("left", 0.1), ("right", 0.2)):
+        np.savetxt(f"{middle}.txt", np.array([[1, 0, 0, shift], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+        run(f"write-affine brain.h5 --channel autofluo --name to_{middle} --affine {middle}.txt --to {middle}")
+        run(f"write-affine brain.h5 --channel cfos --name from_{middle} --affine {middle}.txt --from {middle} --to atlas")
+    run("export brain.h5 --channel autofluo --to atlas --output out.nii", 3)
+    message = capsys.readouterr().err
+    assert "to_left, from_left; to_right, from_right" in message and "--via" in message
+    for via, shift in (("right", 0.4), ("left", 0.2), ("from_right", 0.4), ("to_left", 0.2)):
+        run(f"export brain.h5 --channel autofluo --to atlas --via {via} --output {via}.nii")
+        # A result point goes inward by the sum of both shifts.
+        assert nib.load(f"{via}.nii").affine[0, 3] == pytest.approx(-shift), via
+    run("export brain.h5 --channel autofluo --to atlas --via nowhere --output out.nii", 3)
+    run("export brain.h5 --channel autofluo --to moon --output out.nii", 3)
+    assert "lsfm-core spaces brain.h5" in capsys.readouterr().err
+    run("export brain.h5 --channel autofluo --to atlas --transform to_left --output out.nii", 3)
+    assert "--to: name the space, or the transforms" in capsys.readouterr().err
+    run("export brain.h5 --channel autofluo --via left --output out.nii", 3)
+    assert not Path("out.nii").exists()
+    # The log can say it again.
+    with open_lsfm(brain) as file:
+        record = next(record for record in file.log() if record.operation == "export" and record.outcome == "done")
+    assert record.request["to_space"] == "atlas" and record.request["transforms"] == []
+    line = command_line(record.model_copy(update={"command": None}), "brain.h5")
+    assert line is not None and "--to-space=atlas --via=right" in line
+
+
+def test_a_space_is_renamed_wherever_it_stands(brain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("atlas", "--kind labels --space template")
+    write("parcels", "--kind labels --space autofluo")
+    run("write-affine brain.h5 --channel autofluo --name moved --affine shift.txt --to template")
+    run("write-field brain.h5 --channel warp --image warp.nrrd --from template --to far")
+    run("rename-space brain.h5 --space template --to allen")
+    assert spaces(brain)["atlas"] == sides(brain, "autofluo", "moved").outer == sides(brain, "warp").inner == "allen"
+    # One that is an image's own, without a record.
+    run("rename-space brain.h5 --space autofluo --to mouse")
+    assert spaces(brain)["autofluo"] == spaces(brain)["parcels"] == sides(brain, "autofluo", "moved").inner == "mouse"
+    for old, new in (("allen", "mouse"), ("allen", "cfos"), ("moon", "x"), ("allen", "?"), ("allen", " ")):
+        assert main(["rename-space", str(brain), "--space", old, "--to", new]) == 3, (old, new)
+    assert "Traceback" not in capsys.readouterr().err
+    with open_lsfm(brain) as file:
+        assert file.differences() == ()

@@ -41,8 +41,9 @@ _OPTIONS = {
         "origin_mm": "--origin", "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory",
         "threads": "--threads", "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",
         "as_stored": "--as-stored", "contrast": "--contrast",
-        "field_convention": "--field-convention",
+        "field_convention": "--field-convention", "to_space": "--to-space", "via": "--via",
     },
+    "rename-space": {"space": "--space", "new_name": "--to"},
     "write-affine": {
         "channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite", "from_space": "--from",
         "to_space": "--to",
@@ -67,7 +68,7 @@ _REGION = {
     "midline_mm": "--midline", "mask": "--mask", "labels_in": "--labels-in",
 }  # fmt: skip
 # Options that are given once for each value.
-_REPEATED = {"--numeric-inverse", "--region"}
+_REPEATED = {"--numeric-inverse", "--region", "--via"}
 
 
 def command_line(record: LogRecord, file: str, *, folder: Path | None = None) -> str | None:

@@ -232,8 +232,15 @@ def add_voxel_size(parser: Any) -> None:
     )
 
 
-def add_transforms(parser: Any) -> None:
-    """The way from an image to another space: what commands on images and on points have in common."""
+def add_transforms(parser: Any, *names: str) -> None:
+    """The way from an image to another space: what commands on images and on points have in common.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    *names : str
+        How the option is spelled that names the space.
+    """
     add_placement(parser)
     parser.add_argument(
         "--transform",
@@ -244,6 +251,20 @@ def add_transforms(parser: Any) -> None:
         help="a transform between the image and the output: the name of an affine or displacement field in the file, or the path "
         "of one; NAME:invert for its inverse. Repeat it, nearest to the image first. Long form: "
         "name=NAME,order=1,type=affine|field,invert=yes|no",
+    )
+    parser.add_argument(
+        *names,
+        dest="to_space",
+        metavar="SPACE",
+        help="instead: the space where the output lies, by its name or a channel that lives there; the shortest way through the "
+        "transforms of the file is taken",
+    )
+    parser.add_argument(
+        "--via",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a space or a transform on that way, where several are equally short; repeat it, nearest to the image first",
     )
     parser.add_argument(
         "--numeric-inverse",

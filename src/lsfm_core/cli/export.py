@@ -143,7 +143,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
     space = parser.add_argument_group("into another space")
-    add_transforms(space)
+    add_transforms(space, "--to", "--to-space")
     space.add_argument("--reference", metavar="IMAGE", help="a channel or an image file, whose grid the output takes")
 
     box = parser.add_argument_group("a cuboid")
@@ -210,6 +210,8 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
         "antialias": arguments.antialias,
         "fill": arguments.fill,
         "transforms": tuple(arguments.transforms),
+        "to_space": arguments.to_space,
+        "via": tuple(arguments.via),
         "numeric_inverse": tuple(arguments.numeric_inverse),
         "field_convention": arguments.field_convention,
         "reference": arguments.reference,

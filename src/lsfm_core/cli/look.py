@@ -39,6 +39,13 @@ def add_commands(verbs: Any) -> None:
     add_json(info)
     info.add_argument("--schema", action=PrintSchema, schema="info.info_schema", help="print the JSON Schema of --json, and exit")
 
+    spaces = add_verb(
+        verbs, "spaces", _spaces, "show the spaces of a file, what lies in them, and the transforms between them",
+        "lsfm-core spaces brain.h5",
+    )  # fmt: skip
+    spaces.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    add_json(spaces)
+
 
 def _verify(arguments: argparse.Namespace) -> int:
     from lsfm_core.store import verify_file
@@ -56,6 +63,18 @@ def _verify(arguments: argparse.Namespace) -> int:
     if not (arguments.quiet or arguments.json):
         print(f"{report.path}: {report.describe()}")
     return Exit.DONE
+
+
+def _spaces(arguments: argparse.Namespace) -> None:
+    from lsfm_core.spaces import describe_spaces
+    from lsfm_core.store import open_lsfm
+
+    with open_lsfm(arguments.file) as file:
+        graph = describe_spaces(file)
+    if arguments.json:
+        print_json(as_json(graph))
+    else:
+        print(f"{graph.path}: {len(graph.spaces)} space(s), {len(graph.transforms)} transform(s)\n{graph.describe()}")
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ def add_commands(verbs: Any) -> None:
     points.add_argument("points", metavar="POINTS", help="CSV, one point a line below the columns' names, or cellfinder's XML")
     points.add_argument("--file", required=True, metavar="H5", help="the HDF5 file, or its BigDataViewer XML")
     points.add_argument("--channel", required=True, metavar="NAME", help="the channel whose space is the native one")
-    add_transforms(points)
+    add_transforms(points, "--to-space")
     points.add_argument(
         "--from",
         dest="source",
@@ -37,7 +37,11 @@ def add_commands(verbs: Any) -> None:
         "in its world or behind the transforms; output-voxel, voxels of the reference",
     )
     points.add_argument(
-        "--to", dest="target", choices=_PLACES, default="output-mm", metavar="SPACE", help="what they become (default output-mm)"
+        "--to",
+        dest="target",
+        default="output-mm",
+        metavar="SPACE",
+        help="what they become: one of these (default output-mm); any other name is that of a space, as --to-space takes it",
     )
     points.add_argument(
         "--columns",
@@ -75,21 +79,29 @@ def add_commands(verbs: Any) -> None:
 
 
 def _request(arguments: argparse.Namespace) -> PointsRequest:
+    from lsfm_core.errors import InputError
     from lsfm_core.export import PointsRequest
 
+    target, to_space = arguments.target, arguments.to_space
+    if target not in _PLACES:
+        if to_space is not None:
+            raise InputError(f"--to {target}: expected one of {', '.join(_PLACES)}, since the space is named (--to-space)")
+        target, to_space = "output-mm", target
     return PointsRequest(
         path=arguments.file,
         channel=arguments.channel,
         orientation=arguments.orientation,
         voxel_size_mm=arguments.voxel_size,
         transforms=arguments.transforms,
+        to_space=to_space,
+        via=arguments.via,
         numeric_inverse=arguments.numeric_inverse,
         field_convention=arguments.field_convention,
         points=arguments.points,
         columns=arguments.columns,
         marker_type=arguments.marker_type,
         source=arguments.source,
-        target=arguments.target,
+        target=target,
         level=arguments.level,
         reference=arguments.reference,
         labels_channel=arguments.labels_channel,

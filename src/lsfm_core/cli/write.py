@@ -25,7 +25,7 @@ from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
-    from lsfm_core.edits import AffineRequest, RemoveChannelRequest, RenameChannelRequest, SetSpaceRequest
+    from lsfm_core.edits import AffineRequest, RemoveChannelRequest, RenameChannelRequest, RenameSpaceRequest, SetSpaceRequest
     from lsfm_core.ingest import IngestReport, IngestRequest
     from lsfm_core.metadata import ImageMetadata
 
@@ -134,6 +134,15 @@ def add_commands(verbs: Any) -> None:
     space.add_argument("--from", dest="from_space", metavar="SPACE", help="the space toward the image")
     space.add_argument("--to", dest="to_space", metavar="SPACE", help="the space toward the output")
     add_request(space, _space_request)
+
+    respace = add_verb(
+        verbs, "rename-space", apply, "give a space another name, for all that lies in it or leads there",
+        "lsfm-core rename-space brain.h5 --space template --to allen_mouse_25um",
+    )  # fmt: skip
+    respace.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    respace.add_argument("--space", required=True, metavar="SPACE", help="its present name, or a channel that lives there")
+    respace.add_argument("--to", required=True, dest="new_name", metavar="NAME", help="its new name")
+    add_request(respace, _respace_request)
 
     remove = add_verb(
         verbs, "remove-channel", apply, "remove a channel",
@@ -362,6 +371,12 @@ def _space_request(arguments: argparse.Namespace) -> SetSpaceRequest:
         from_space=arguments.from_space,
         to_space=arguments.to_space,
     )
+
+
+def _respace_request(arguments: argparse.Namespace) -> RenameSpaceRequest:
+    from lsfm_core.edits import RenameSpaceRequest
+
+    return RenameSpaceRequest(path=arguments.file, space=arguments.space, new_name=arguments.new_name)
 
 
 def _remove_request(arguments: argparse.Namespace) -> RemoveChannelRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,14 @@ from lsfm_core.errors import InputError, SourceError
 from lsfm_core.export.request import TransformRequest, TransformStep
 from lsfm_core.formats import FieldConvention, is_field, open_source
 from lsfm_core.geometry import Orientation, Reorientation, Space
-from lsfm_core.spaces import stored_transform
+from lsfm_core.spaces import find_way, stored_field, stored_transform
 from lsfm_core.store import Channel, LsfmFile
 from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
 
-__all__ = ["chains_around", "named_files", "native_space", "open_chain", "place_of", "reference_space"]
+__all__ = ["chains_around", "named_files", "native_space", "open_chain", "place_of", "reference_space", "with_way"]
 
 Array = npt.NDArray[Any]
+_Request = TypeVar("_Request", bound=TransformRequest)
 
 #: Fields from files that are larger than this are unpacked into a temporary file.
 _IN_MEMORY_BYTES = 64 * 2**20
@@ -60,6 +61,32 @@ def native_space(file: LsfmFile, channel: Channel, request: TransformRequest) ->
     if channel.unit != "mm" and given is not None:
         channel = file.with_voxel_size(given)[channel.name]
     return channel.oriented(Orientation(request.orientation))
+
+
+def with_way(file: LsfmFile, request: _Request) -> _Request:
+    """A request that names the space where the result lies, with the transforms that lead there; any other as it is.
+
+    Labels whose space is known, and lies on that way, are met there.
+
+    Raises
+    ------
+    InputError
+        As `lsfm_core.spaces.find_way`.
+    """
+    if request.to_space is None:
+        return request
+    way = find_way(file, request.channel, request.to_space, request.via)
+    steps = tuple(map(TransformStep.parse, way.steps))
+    changes: dict[str, Any] = {"transforms": steps, "to_space": None, "via": ()}
+    places = ["native", *(step.name for step in steps)]
+    region: Any = getattr(request, "region", None)
+    named: Any = region or request
+    labels = getattr(named, "labels_channel", None)
+    space = file[labels].space_name if labels is not None else None
+    if labels is not None and named.labels_in == "native" and space in way.spaces:
+        place = {"labels_in": places[way.spaces.index(space)]}
+        changes |= {"region": region.model_copy(update=place)} if region is not None else place
+    return request.model_copy(update=changes)
 
 
 def open_chain(file: LsfmFile, request: TransformRequest) -> TransformChain:
@@ -169,7 +196,7 @@ def _find(file: LsfmFile, request: TransformRequest, step: TransformStep) -> lis
     if stored is not None and stored.affine is not None:
         return [file.affine(stored.channel, stored.affine)]
     if stored is not None:
-        return [_stored_field(file, stored.channel, may_invert)]
+        return [stored_field(file, stored.channel, may_invert)]
     path = Path(step.name)
     if not path.is_file():
         raise InputError(
@@ -185,20 +212,6 @@ def _find(file: LsfmFile, request: TransformRequest, step: TransformStep) -> lis
     if is_field(path):
         return [_field_file(path, may_invert, request.field_convention)]
     return read_transforms(path)
-
-
-def _stored_field(file: LsfmFile, name: str, may_invert: bool) -> DisplacementField:
-    channel = file[name]
-    if channel.orientation is None:
-        raise InputError(
-            f"{file.path}: displacement field {name!r} was written by a program that does not record how its vectors are meant: "
-            "give the field's own file instead"
-        )
-    partner = None
-    if channel.partner is not None and channel.partner in file:
-        other = file[channel.partner]
-        partner = DisplacementField(other.space, other.levels[0].data, name=other.name)
-    return DisplacementField(channel.space, channel.levels[0].data, name=name, partner=partner, may_invert=may_invert)
 
 
 def _field_file(path: Path, may_invert: bool, convention: FieldConvention | None) -> DisplacementField:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lsfm_core.errors import InputError
-from lsfm_core.export._names import native_space, place_of
+from lsfm_core.export._names import native_space, place_of, with_way
 from lsfm_core.export.request import TransformRequest
 from lsfm_core.geometry import Box
-from lsfm_core.spaces import find_ways, set_space_command, stored_transform
+from lsfm_core.spaces import Way, find_ways, set_space_command, stored_transform
 from lsfm_core.store import Channel, LsfmFile, Sides, own_space
 
 __all__ = ["check_spaces"]
@@ -48,6 +48,7 @@ def check_spaces(
         If recorded names contradict each other, or the labels' box is that of another image; it names the spaces and what would be
         right.
     """
+    request = with_way(file, request)
     places = _Places(file, request, may_transform)
     named: Any = getattr(request, "region", None) or request
     if labels is None and getattr(named, "labels_channel", None) is not None:
@@ -178,11 +179,11 @@ class _Places:
         ways = [] if start is None else find_ways(self._file, start, space, self._channel.name)
         if len(ways) != 1:
             return _several(ways)
-        steps, place = [*ways[0]], "output"
+        steps, place = [*ways[0].steps], "output"
         onward = find_ways(self._file, space, end, self._channel.name) if self._steps and end is not None else []
-        if len(onward) == 1 and onward[0]:
-            place = ways[0][-1].removesuffix(":invert")
-            steps += onward[0]
+        if len(onward) == 1 and onward[0].steps:
+            place = ways[0].steps[-1].removesuffix(":invert")
+            steps += onward[0].steps
         return f"They are met with {_options(steps)} --labels-in {shlex.quote(place)}. "
 
     # --- the reference --------------------------------------------------------------------------------------------------------
@@ -230,7 +231,9 @@ class _Places:
         if start is None or end is None:
             return ""
         ways = find_ways(self._file, start, end, self._channel.name)
-        return f"From {start!r} to {end!r} leads {_options(ways[0])}. " if len(ways) == 1 and ways[0] else _several(ways)
+        return (
+            f"From {start!r} to {end!r} leads {_options(ways[0].steps)}. " if len(ways) == 1 and ways[0].steps else _several(ways)
+        )
 
     def _set_space(self, channel: str, space: str | None) -> str:
         return set_space_command(self._file, channel=channel, space="NAME" if space is None else self._spell(space))
@@ -259,6 +262,6 @@ def _options(steps: Sequence[str]) -> str:
     return " ".join(f"--transform {shlex.quote(step)}" for step in steps)
 
 
-def _several(ways: Sequence[Sequence[str]]) -> str:
+def _several(ways: Sequence[Way]) -> str:
     """A sentence for ways of which none is the one; empty where there is none at all."""
-    return f"Several ways lead there: {'; '.join(_options(way) for way in ways)}. " if len(ways) > 1 else ""
+    return f"Several ways lead there: {'; '.join(_options(way.steps) for way in ways)}. " if len(ways) > 1 else ""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._files import check_not_read
 from lsfm_core.export._majority import cover_of, samples_of
-from lsfm_core.export._names import named_files, native_space, open_chain, reference_space
+from lsfm_core.export._names import named_files, native_space, open_chain, reference_space, with_way
 from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.request import ExportRequest, Method, three
@@ -246,6 +246,7 @@ def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan
 
 def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None = None) -> ExportPlan:
     """All but how the work is divided."""
+    request = with_way(file, request)
     channel = file[request.channel]
     timepoint = channel.timepoints[0] if request.timepoint is None else request.timepoint
     channel = replace(channel, levels=file.levels_at(channel.name, timepoint))

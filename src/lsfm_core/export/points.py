@@ -22,7 +22,7 @@ from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._csv import PointTable, text_cell, write_rows
 from lsfm_core.export._markers import MarkerTable, write_markers
-from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space
+from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space, with_way
 from lsfm_core.export._region import find_midline, label_level
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.channel import inputs_of, opened
@@ -329,6 +329,7 @@ def _carry(
     paths = _outputs(request)
     with ExitStack() as stack:
         file = opened(request, file, stack)
+        request = with_way(file, request)
         record.open(file.path, file.named_xml)
         record.inputs = inputs_of(file, request, request.reference)
         if isinstance(request.points, Path):
@@ -386,6 +387,7 @@ def describe_points(file: LsfmFile, request: PointsRequest) -> str:
     LsfmError
         As `transform_points`, as far as it can be known beforehand.
     """
+    request = with_way(file, request)
     way, labels, table, given, _ = _prepared(file, request)
     lines = [
         f"reads   {len(given)} points of {table.path if table is not None else 'an array'}, {request.source}",

@@ -88,6 +88,11 @@ class TransformRequest(Request):
         Edges of a level-0 voxel along planes, rows and columns, for files that give no unit of length.
     transforms : tuple of TransformStep
         From the image outward: the first is nearest to the image, the last to the output. Texts are read by `TransformStep.parse`.
+    to_space : str, optional
+        The space where the output lies, instead of the transforms that lead there, which are then found: the only shortest way, by
+        the names of spaces that the file records. A name, or a channel that lives there.
+    via : tuple of str
+        Spaces or transforms on that way, from the image outward, where several are equally short.
     numeric_inverse : tuple of str
         Displacement fields without a partner that may be inverted numerically.
     field_convention : {"lps-displacement", "ras-displacement", "lps-position", "ras-position", "grid-position"}, optional
@@ -103,6 +108,8 @@ class TransformRequest(Request):
     orientation: str | None = None
     voxel_size_mm: Triple | None = None
     transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps, json_schema_input_type=_Steps)] = ()
+    to_space: str | None = None
+    via: tuple[str, ...] = ()
     numeric_inverse: tuple[str, ...] = ()
     field_convention: FieldConvention | None = None
     memory_bytes: int = Field(default=2 * 10**9, gt=0)
@@ -130,6 +137,14 @@ class TransformRequest(Request):
                 f"{', '.join(f'{step.name}: {step.order}' for step in value)}"
             )
         return tuple(sorted(value, key=lambda step: step.order or 0))
+
+    @model_validator(mode="after")
+    def _check_way(self) -> TransformRequest:
+        if self.to_space is not None and self.transforms:
+            raise InputError("to_space: name the space, or the transforms that lead there, not both")
+        if self.via and self.to_space is None:
+            raise InputError("via: tells of the way to a space: name that as well (--to-space), or leave it out")
+        return self
 
 
 class RegionSelection(Request):
@@ -271,7 +286,9 @@ class ExportRequest(TransformRequest):
             raise InputError("region: choose a region, or a place by its origin, not both")
         if self.snap and self.corner_mm is None:
             raise InputError("snap: only a cuboid can be moved to voxel faces: give origin and size")
-        if self.snap and (self.transforms or self.resolution_mm is not None or self.reference is not None):
+        if self.snap and (
+            self.transforms or self.to_space is not None or self.resolution_mm is not None or self.reference is not None
+        ):
             raise InputError("snap: copies voxels as they are, so it goes with no resolution, transform or reference")
         return self
 

@@ -354,6 +354,15 @@ class LsfmEditor(LsfmFile):
         attributes = self.h5[_paths.affine(self[channel].name, affine)].attrs
         _record(attributes, {_paths.INNER: sides.inner, _paths.OUTER: sides.outer})
 
+    @changes_structure
+    def rename_space(self, old: str, new: str) -> None:
+        """Give a space another name, wherever it is recorded; what lives in it without a record gets one."""
+        self._note("rename-space", space=old, new_name=new)
+        for channel in list(self.channels.values()):
+            if channel.space_name == old and channel.kind in ("image", "components"):
+                self._group_of(channel.name).attrs[_paths.SPACE] = new
+        self._rename_space(old, new)
+
     def _rename_space(self, old: str, new: str) -> None:
         """Let every record of a space have its new name."""
         for group in self.h5.get(_paths.LSFM, {}).values():
