@@ -15,8 +15,9 @@ from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.channel import Channel, Level, Sides, own_space
 from lsfm_core.store.edit import edit_lsfm, previous_xml, write_xml
 from lsfm_core.store.editor import LsfmEditor
-from lsfm_core.store.file import LsfmFile, open_lsfm, target_path
+from lsfm_core.store.file import LsfmFile
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
+from lsfm_core.store.opening import open_lsfm, target_path
 from lsfm_core.store.recover import recover_folder, recover_lsfm
 from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
 from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_file

@@ -100,9 +100,9 @@ def put_chunk_table(h5: h5py.File, uuid: str, level: int, table: npt.NDArray[np.
     h5[_paths.chunk_table(uuid, level)] = table
 
 
-def chunk_table(h5: h5py.File, uuid: str, level: int) -> npt.NDArray[np.uint32] | None:
-    """What `put_chunk_table` kept; None where there is none, or it is damaged itself."""
-    path, recorded = _paths.chunk_table(uuid, level), read(h5)
+def chunk_table(h5: h5py.File, recorded: Mapping[str, int] | None, uuid: str, level: int) -> npt.NDArray[np.uint32] | None:
+    """What `put_chunk_table` kept; None where there is none, or it is not what was `recorded`."""
+    path = _paths.chunk_table(uuid, level)
     if recorded is None or path not in recorded or object_digest(h5, path) != recorded[path]:
         return None
     table: npt.NDArray[np.uint32] = h5[path][()]

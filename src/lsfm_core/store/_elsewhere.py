@@ -19,7 +19,7 @@ _DEEPEST = 8
 _BLOCK_NUMBER = re.compile(r"%\d*b")
 
 
-def inside(dataset: h5py.Dataset, path: Path, depth: int = 0) -> h5py.Dataset:
+def inside(dataset: h5py.Dataset, path: Path, depth: int = 0, own: Path | None = None) -> h5py.Dataset:
     """The dataset, unless it would give what lies outside of the folder of the file through which it was reached.
 
     Parameters
@@ -27,6 +27,10 @@ def inside(dataset: h5py.Dataset, path: Path, depth: int = 0) -> h5py.Dataset:
     dataset : h5py.Dataset
     path : Path
         The file that was opened.
+    depth : int
+        So many virtual datasets led to this one.
+    own : Path, optional
+        The file that holds the dataset, where that is known already.
 
     Raises
     ------
@@ -35,10 +39,13 @@ def inside(dataset: h5py.Dataset, path: Path, depth: int = 0) -> h5py.Dataset:
     MissingError
         If they lie in a file that is not there, for which HDF5 would give fill values.
     """
-    # Of a file that is read through Python, HDF5 knows no name.
-    own = path if dataset.file.driver == "fileobj" else Path(dataset.file.filename)
-    if own != path and not is_inside(own, path):
-        raise _refusal(path, dataset, own, "links to")
+    if own is None:
+        # Of a file that is read through Python, HDF5 knows no name.
+        own = path if dataset.file.driver == "fileobj" else Path(dataset.file.filename)
+        if own != path and not is_inside(own, path):
+            raise _refusal(path, dataset, own, "links to")
+    if dataset.id.get_create_plist().get_layout() in (h5py.h5d.CHUNKED, h5py.h5d.COMPACT):
+        return dataset
     for name, _, _ in dataset.external or ():
         # HDF5 takes these from the working directory.
         if not is_inside(name, path):

@@ -6,6 +6,7 @@ are followed here, and only within the data set's folder.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,7 +60,7 @@ class Parts:
         if found is None:
             return None
         dataset, file, path = found
-        inside(dataset, path)
+        inside(dataset, path, own=path)
         if (dataset.is_virtual or dataset.external) and isinstance(file, DetachedFile):
             # What lies in files besides, HDF5 finds only through a file of its own.
             plain = self._others[Path(f"{path}:{dataset.name}")] = h5py.File(path, "r", locking=False)
@@ -75,21 +76,24 @@ class Parts:
     def _follow(self, file: _File, path: Path, place: str, links: int) -> tuple[h5py.Dataset, _File, Path] | None:
         if links > _MOST_LINKS:
             raise FormatError(f"{self._path}: {place}: too many links, one to the other")
-        node = file.h5 if isinstance(file, DetachedFile) else file
+        h5 = file.h5 if isinstance(file, DetachedFile) else file
+        group, walked = h5py.h5g.open(h5.id, b"/"), ""
         parts = [part for part in place.split("/") if part not in ("", ".")]
         for index, part in enumerate(parts):
-            link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
-            rest = "/".join(parts[index + 1 :])
-            if isinstance(link, h5py.ExternalLink):
-                other, inside = self._other(path, link.filename), f"{link.path}/{rest}"
-                return None if other is None else self._follow(*other, inside, links + 1)
-            if isinstance(link, h5py.SoftLink):
-                start = "" if link.path.startswith("/") else f"{node.name}/"
-                return self._follow(file, path, f"{start}{link.path}/{rest}", links + 1)
-            if link is None:
+            name = part.encode("utf-8", "surrogateescape")
+            if not isinstance(group, h5py.h5g.GroupID) or not group.links.exists(name):
                 return None
-            node = node[part]
-        return (node, file, path) if isinstance(node, h5py.Dataset) else None
+            kind = group.links.get_info(name).type
+            if kind == h5py.h5l.TYPE_HARD:
+                group, walked = h5py.h5o.open(group, name), f"{walked}/{part}"
+                continue
+            target, rest = group.links.get_val(name), "/".join(parts[index + 1 :])
+            if kind == h5py.h5l.TYPE_EXTERNAL:
+                other = self._other(path, os.fsdecode(target[0]))
+                return None if other is None else self._follow(*other, f"{_text(target[1])}/{rest}", links + 1)
+            start = "" if target.startswith(b"/") else f"{walked}/"
+            return self._follow(file, path, f"{start}{_text(target)}/{rest}", links + 1)
+        return (h5py.Dataset(group), file, path) if isinstance(group, h5py.h5d.DatasetID) else None
 
     def _other(self, path: Path, name: str) -> tuple[_File, Path] | None:
         place = path.resolve().parent / name
@@ -108,3 +112,7 @@ class Parts:
                 self.lost[name] = "is missing" if not place.is_file() else f"cannot be read: {error}"
         file = self._others[place]
         return None if file is None else (file, place)
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

@@ -18,7 +18,7 @@ from lsfm_core.records import FileRecord
 from lsfm_core.store import _digest, _paths
 from lsfm_core.store._broken import changes_structure
 from lsfm_core.store._chunks import ChunkCodec, Grid, checksum_of
-from lsfm_core.store.file import FORMAT_VERSION
+from lsfm_core.store._model import FORMAT_VERSION
 from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = [

@@ -154,7 +154,7 @@ def _parse_view(
         shape=(size[2], size[1], size[0]),
         voxel_size_mm=size_mm,
         world_from_voxel=(np.diag([*edges, 1.0]) if world is None else world)[:, [2, 1, 0, 3]],
-        moves=not all(np.allclose(other, registrations[0]) for other in registrations),
+        moves=not all(np.allclose(other, registrations[0]) for other in registrations[1:]),
         placed=world is not None,
         registered=bool(found),
         attributes=tuple((item.tag, words.get((item.tag, text)) or text) for item, text in attributes if text),

@@ -19,7 +19,8 @@ from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._settings import render_settings, write_settings
 from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.editor import LsfmEditor
-from lsfm_core.store.file import LsfmFile, named_xml, open_lsfm, target_path
+from lsfm_core.store.file import LsfmFile
+from lsfm_core.store.opening import named_xml, open_lsfm, target_path
 
 __all__ = [
     "LIBVER",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lsfm_core import durable
 from lsfm_core.errors import BusyError, MissingError, UnfinishedError, check_file
-from lsfm_core.store.file import target_path
+from lsfm_core.store.opening import target_path
 
 __all__ = [
     "recover_folder",

@@ -37,8 +37,9 @@ from lsfm_core.store._settings import render_settings, settings_path, write_sett
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
 from lsfm_core.store.edit import LIBVER
-from lsfm_core.store.file import LsfmFile, open_lsfm, target_path
+from lsfm_core.store.file import LsfmFile
 from lsfm_core.store.lazy import ChunkCache
+from lsfm_core.store.opening import open_lsfm, target_path
 from lsfm_core.store.verify import box_text, structure_defects
 
 __all__ = ["RepackReport", "RepackRequest", "plan_repack", "repack_file"]
@@ -389,7 +390,7 @@ class _Plan:
             if codecs is None:
                 self.need_bytes += int(node.id.get_storage_size())
                 continue
-            known = _digest.chunk_table(file.h5, *self.levels[where]) if where in self.levels else None
+            known = _digest.chunk_table(file.h5, file.digests, *self.levels[where]) if where in self.levels else None
             chunked = _Chunked(node, *codecs, places.get(where, node.name), known)
             least = _COPIES_OF_A_CHUNK * max(codec.nbytes for codec in codecs if codec is not None)
             if least > request.memory_bytes:

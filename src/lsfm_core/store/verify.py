@@ -19,10 +19,10 @@ from lsfm_core.pyramid import block_mean, block_mode
 from lsfm_core.store import _paths
 from lsfm_core.store._broken import reading
 from lsfm_core.store._chunks import Grid, shared_pool
-from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.channel import Channel, Level
-from lsfm_core.store.file import LsfmFile, open_lsfm
+from lsfm_core.store.file import LsfmFile
 from lsfm_core.store.lazy import ChunkCache
+from lsfm_core.store.opening import open_lsfm
 
 __all__ = ["Defect", "VerifyReport", "box_text", "compare_xml", "structure_defects", "verify_file"]
 
@@ -219,7 +219,7 @@ def compare_xml(file: LsfmFile) -> Iterator[Defect]:
             yield Defect(f"there is no {name} beside the file: BigDataViewer cannot open it")
         return
     try:
-        views = {view.setup: view for view in parse_xml(file.xml_path.read_bytes(), name).views}
+        views = {view.setup: view for view in file.read_xml().views}
     except LsfmError as error:
         yield Defect(str(error))
         return
