@@ -22,9 +22,11 @@ from data import VOXEL_SIZE_MM
 from isal import isal_zlib
 
 from lsfm_core import IngestRequest, ingest_channel, open_lsfm, pyramid
+from lsfm_core.arrays import chunks as codec
 from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.pyramid import block_mean, plan_levels
-from lsfm_core.store import ChannelWriter, _chunks, default_threads
+from lsfm_core.store import ChannelWriter
+from lsfm_core.threads import default_threads
 
 Array = npt.NDArray[Any]
 Result = dict[str, float]
@@ -104,9 +106,9 @@ def stages(series: Path, out: Path) -> dict[str, Result]:
         "read planes": (TiffSeries, "read_plane"),
         "sum blocks": (pyramid._Mean, "reduce"),
         "means": (pyramid._Mean, "finish"),
-        "shuffle": (_chunks, "_shuffle"),
-        "deflate": (_chunks.isal_zlib, "compress"),
-        "checksum": (_chunks.imagecodecs, "h5checksum_fletcher32"),
+        "shuffle": (codec, "_shuffle"),
+        "deflate": (codec.isal_zlib, "compress"),
+        "checksum": (codec.imagecodecs, "h5checksum_fletcher32"),
         "write": (ChannelWriter, "write_chunk"),
         "sync": (os, "fsync"),
     }

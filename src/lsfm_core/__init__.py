@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lsfm_core.arrays import ChunkCache, LazyArray, LazyLevel
     from lsfm_core.cli import command_line, request_command
     from lsfm_core.confinement import allow_outside
     from lsfm_core.edits import (
@@ -78,8 +79,6 @@ if TYPE_CHECKING:
     from lsfm_core.spaces import SpaceGraph, describe_spaces, known_spaces, linear_way
     from lsfm_core.store import (
         Channel,
-        ChunkCache,
-        LazyLevel,
         Level,
         LsfmFile,
         RepackReport,
@@ -96,6 +95,7 @@ if TYPE_CHECKING:
 # The menu, and the room that each dish comes from: a room is entered only when something of it is asked for, so that importing
 # the package takes no time.
 _ROOMS = {
+    "arrays": ("ChunkCache", "LazyArray", "LazyLevel"),
     "cli": ("command_line", "request_command"),
     "confinement": ("allow_outside",),
     "edits": (
@@ -155,8 +155,6 @@ _ROOMS = {
     "spaces": ("SpaceGraph", "describe_spaces", "known_spaces", "linear_way"),
     "store": (
         "Channel",
-        "ChunkCache",
-        "LazyLevel",
         "Level",
         "LsfmFile",
         "RepackReport",
@@ -195,6 +193,7 @@ __all__ = [
     "InputError",
     "Label",
     "LabelTable",
+    "LazyArray",
     "LazyLevel",
     "Level",
     "LogRecord",

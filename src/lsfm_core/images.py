@@ -9,12 +9,13 @@ from typing import Any
 import h5py
 
 from lsfm_core import formats
+from lsfm_core.arrays import ChunkCache
 from lsfm_core.errors import FormatError, InputError, SourceError, check_file
 from lsfm_core.formats import Source, pick_channel
 from lsfm_core.formats.arrays import ArrayLike, ArraySource
 from lsfm_core.geometry import Orientation, Space, Triple
 from lsfm_core.pyramid import Kind
-from lsfm_core.store import Channel, ChunkCache, LsfmFile, open_lsfm
+from lsfm_core.store import Channel, LsfmFile, open_lsfm
 
 __all__ = ["open_source"]
 

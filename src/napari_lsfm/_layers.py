@@ -16,7 +16,7 @@ import numpy as np
 
 from lsfm_core import InputError, LabelTable, Orientation, Space, linear_way, open_lsfm
 from napari_lsfm._labels import label_looks
-from napari_lsfm._views import OverTime, Recoded, Shaded, Transposed
+from napari_lsfm._views import OverTime, Recoded, Shaded
 
 if TYPE_CHECKING:
     from lsfm_core import Channel, Level, LsfmFile, Volume
@@ -243,7 +243,7 @@ def _levels_along(own: Sequence[Level], native: Orientation) -> tuple[list[Any],
         data = own[index].data.padded((*(shape // whole[index]).tolist(), *values))
         axes = (*reorientation.axes, *range(3, 3 + len(values)))
         # Not through napari's affine: it cannot slice along axes that are exchanged there.
-        levels.append((data if reorientation.axes == (0, 1, 2) else Transposed(data, axes))[flips])
+        levels.append(data.transpose(axes)[flips])
     padding = shape - finest.space.shape
     box = [
         [int(padding[axis]) if flip else 0, int(shape[axis]) if flip else finest.space.shape[axis]]

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsfm_core import ChunkCache, LazyLevel, StorageError
-from lsfm_core.store import lazy
-from lsfm_core.store._chunks import ChunkCodec
+from lsfm_core.arrays import stored
+from lsfm_core.arrays.chunks import ChunkCodec
 
 SHAPE, CHUNKS = (48, 40, 60), (8, 16, 16)
 CHUNK_BYTES = 8 * 16 * 16 * 2
@@ -40,13 +40,13 @@ def dataset(data: np.ndarray[Any, Any], tmp_path_factory: pytest.TempPathFactory
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many chunks each read had to wait for; those that did not wait are not listed."""
     counts: list[int] = []
-    share_out = lazy.share_out
+    share_out = stored.share_out
 
     def counting(work: Callable[[Any], object], items: list[Any]) -> None:
         counts.append(len(items))
         share_out(work, items)
 
-    monkeypatch.setattr(lazy, "share_out", counting)
+    monkeypatch.setattr(stored, "share_out", counting)
     return counts
 
 
@@ -85,13 +85,14 @@ def test_who_steps_waits_for_the_first_plane_only(
     across: int, turned: slice, dataset: h5py.Dataset, data: np.ndarray[Any, Any], waited: list[int]
 ) -> None:
     # Longer than what is stored, so that some planes and parts of planes are padding.
-    level = reading_ahead(dataset).padded((56, 48, 64))
+    whole_level = reading_ahead(dataset)
+    level = whole_level.padded((56, 48, 64))
     whole = np.pad(data, [(0, 8), (0, 8), (0, 4)])
     turn = (slice(None),) * across + (turned,)
     for position in range(level.shape[across]):
         plane = (slice(None),) * across + (position,)
         np.testing.assert_array_equal(np.asarray(level[turn][plane]), whole[turn][plane])
-        settle(level)
+        settle(whole_level)
     assert len(waited) == 1
 
 

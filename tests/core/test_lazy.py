@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsfm_core import ChecksumError, ChunkCache, LazyLevel, MemoryBudgetError
-from lsfm_core.store import _chunks
-from lsfm_core.store._chunks import ChunkCodec, share_out
+from lsfm_core import (
+    ChecksumError,
+    ChunkCache,
+    IngestRequest,
+    InputError,
+    LazyLevel,
+    MemoryBudgetError,
+    StorageError,
+    edit_lsfm,
+    ingest_channel,
+    open_lsfm,
+)
+from lsfm_core.arrays import chunks
+from lsfm_core.arrays.chunks import ChunkCodec
+from lsfm_core.threads import default_threads, share_out
 
 SHAPE = (23, 34, 45)
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8", "f2"]
@@ -58,6 +72,47 @@ def indices(draw: st.DrawFn) -> Any:
         items.append(draw(st.one_of(st.integers(-n, n - 1), st.builds(slice, bound, bound, st.just(step)))))
     if draw(st.booleans()):
         items.insert(draw(st.integers(0, len(items))), Ellipsis)
+    for _ in range(draw(st.integers(0, 2))):
+        items.insert(draw(st.integers(0, len(items))), None)
+    return tuple(items)
+
+
+@st.composite
+def gathering(draw: st.DrawFn) -> Any:
+    """Anything that numpy takes with arrays of integers or booleans among the rest."""
+    items: list[Any] = []
+    length = draw(st.integers(0, 4))
+    axis = 0
+    while axis < 3:
+        n = SHAPE[axis]
+        kind = draw(st.sampled_from(["integers", "grid", "mask", "masks", "list", "rest", "flag"]))
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        if kind == "masks" and axis < 2:
+            items.append(rng.random(SHAPE[axis : axis + 2]) < 0.01)
+            axis += 1
+        elif kind == "integers":
+            items.append(rng.integers(-n, n, draw(st.sampled_from([length, 1]))))
+        elif kind == "list":
+            items.append(rng.integers(-n, n, length).tolist())
+        elif kind == "grid":
+            items.append(rng.integers(0, n, (draw(st.integers(1, 3)), 1)).astype(np.uint8))
+        elif kind == "mask":
+            items.append(rng.random(n) < 0.2)
+        elif kind == "flag":
+            items.append(draw(st.sampled_from([True, False, np.True_])))
+            axis -= 1
+            if len(items) > 3:
+                break
+        else:
+            items.append(draw(st.one_of(st.integers(-n, n - 1), st.slices(n), st.none())))
+            axis -= items[-1] is None
+            if len(items) > 5:
+                break
+        axis += 1
+        if draw(st.integers(0, 3)) == 0:
+            break
+    if draw(st.booleans()):
+        items.insert(draw(st.integers(0, len(items))), Ellipsis)
     return tuple(items)
 
 
@@ -76,7 +131,7 @@ def test_every_index_reads_what_numpy_would(name: str, index: Any, datasets: dic
 
 
 @given(first=indices(), second=indices())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_indices_compose(first: Any, second: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
     level = LazyLevel.of(datasets["ours"], cache=ChunkCache())
     try:
@@ -88,6 +143,95 @@ def test_indices_compose(first: Any, second: Any, datasets: dict[str, h5py.Datas
     np.testing.assert_array_equal(np.asarray(level[first][second]), expected)
 
 
+@given(index=gathering(), before=st.sampled_from([(), (slice(None, None, -1),), (Ellipsis, slice(40, 3, -2))]))
+@settings(max_examples=200, deadline=None)
+def test_arrays_as_indices_give_what_numpy_gives(
+    index: Any, before: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray
+) -> None:
+    level = LazyLevel.of(datasets["ours"], cache=ChunkCache())[before]
+    try:
+        expected = data[before][index]
+    except IndexError:
+        with pytest.raises(IndexError):
+            level[index]
+        return
+    found = np.asarray(level[index])
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_scattered_elements_are_read_without_all_that_lies_between(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 99, (64, 512, 512), np.uint16)
+    places = np.random.default_rng(4).integers(0, [[64], [8], [512]], (3, 30))
+    places[1, ::2] += 500
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        level = LazyLevel.of(file.create_dataset("x", data=values, chunks=(16, 32, 32)), cache=(cache := ChunkCache()))
+        np.testing.assert_array_equal(level[tuple(places)], values[tuple(places)])
+        assert cache.nbytes < values.nbytes / 4
+        with pytest.raises(MemoryBudgetError, match="would take"):
+            LazyLevel.of(file["x"], cache=ChunkCache(), max_read_bytes=1000)[[0, 1]]
+
+
+@given(order=st.permutations(range(3)), first=indices(), second=indices())
+@settings(max_examples=80, deadline=None)
+def test_axes_in_another_order(order: Any, first: Any, second: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
+    view, expected = LazyLevel.of(datasets["ours"], cache=ChunkCache()).transpose(order), data.transpose(order)
+    try:
+        expected = expected[first].transpose()[second]
+    except IndexError:
+        with pytest.raises(IndexError):
+            view[first].transpose()[second]
+        return
+    view = view[first].transpose()[second]
+    np.testing.assert_array_equal(np.asarray(view), expected)
+    assert len(view.chunks) == view.ndim and all(chunk >= 1 for chunk in view.chunks)
+    out = np.zeros(expected.shape, expected.dtype, order="F")
+    np.testing.assert_array_equal(view.read(out=out), expected)
+
+
+@given(cut=indices(), index=indices())
+@settings(max_examples=60, deadline=None)
+def test_a_part_that_is_padded_is_zero_where_the_part_ends(
+    cut: Any, index: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray
+) -> None:
+    part = LazyLevel.of(datasets["ours"], cache=ChunkCache())[cut]
+    expected = np.zeros([n + 3 for n in part.shape], np.uint16)
+    expected[tuple(slice(n) for n in part.shape)] = data[cut]
+    padded = part.padded(expected.shape)
+    try:
+        expected = expected[index]
+    except IndexError:
+        return
+    np.testing.assert_array_equal(np.asarray(padded[index]), expected)
+
+
+def test_nothing_is_assigned(datasets: dict[str, h5py.Dataset]) -> None:
+    with pytest.raises(InputError, match="change a copy"):
+        LazyLevel.of(datasets["ours"], cache=ChunkCache())[0] = 1
+
+
+def test_another_process_opens_the_file_itself(tmp_path: Path, data: np.ndarray) -> None:
+    path = tmp_path / "brain.h5"
+    for name in ("first", "second"):
+        voxels = data if name == "first" else data[::-1]
+        ingest_channel(IngestRequest(path=path, channel=name, image=voxels, voxel_size_mm=(1, 1, 1), orientation="RAS"))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for detached in (False, True):
+            with open_lsfm(path, detached=detached) as file:
+                levels = [file[name].levels[0].data for name in ("first", "second")]
+                views = [levels[0], levels[1].transpose(2, 0, 1)[::-2], levels[0].padded((30, 34, 45))[5:, 3]]
+                expected = [data, data[::-1].transpose(2, 0, 1)[::-2], np.pad(data, [(0, 7), (0, 0), (0, 0)])[5:, 3]]
+                for found, voxels in zip(pool.map(np.asarray, views), expected, strict=True):
+                    np.testing.assert_array_equal(found, voxels)
+                blocks = levels[0][::-1].to_dask()
+                np.testing.assert_array_equal(blocks.compute(scheduler="processes", num_workers=1, pool=pool), data[::-1])
+                pickled = pickle.dumps(levels[0])
+    with edit_lsfm(path) as editor:
+        editor.remove_channel("first")
+    with pytest.raises(StorageError, match="open the file again"):
+        pickle.loads(pickled)
+
+
 @given(index=indices())
 @settings(max_examples=100, deadline=None)
 def test_a_padded_level_is_zero_beyond_what_is_stored(index: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
@@ -97,7 +241,9 @@ def test_a_padded_level_is_zero_beyond_what_is_stored(index: Any, datasets: dict
     np.testing.assert_array_equal(np.asarray(padded[index]), expected[index])
 
 
-@pytest.mark.parametrize("index", [23, (0, -35), (0, 0, 0, 0), (Ellipsis, Ellipsis), "x", None, [1, 2]])
+@pytest.mark.parametrize(
+    "index", [23, (0, -35), (0, 0, 0, 0), (Ellipsis, Ellipsis), "x", 1.0, [0.5], np.ones(3, bool), [23], ([0, 1], [0, 1, 2])]
+)
 def test_other_indices_are_errors(index: Any, datasets: dict[str, h5py.Dataset]) -> None:
     with pytest.raises(IndexError):
         LazyLevel.of(datasets["ours"], cache=ChunkCache())[index]
@@ -206,8 +352,8 @@ def test_a_decoded_chunk_outlives_the_next(name: str, dtype: str, tmp_path: Path
         dataset = file.create_dataset("x", data=values, chunks=(8, 16, 7), **FILTERS[name])
         codec = ChunkCodec.of(dataset)
         assert codec is not None
-        chunks = [codec.read(dataset, (0, 0, x)) for x in (0, 7)]
-        for x, chunk in zip((0, 7), chunks, strict=True):
+        read = [codec.read(dataset, (0, 0, x)) for x in (0, 7)]
+        for x, chunk in zip((0, 7), read, strict=True):
             np.testing.assert_array_equal(chunk, values[:8, :16, x : x + 7])
 
 
@@ -223,7 +369,7 @@ def test_a_thread_keeps_little_memory_however_large_the_chunks(tmp_path: Path) -
     with h5py.File(tmp_path / "x.h5", "w") as file:
         dataset = file.create_dataset("x", data=values, chunks=values.shape, **FILTERS["ours"])
         np.testing.assert_array_equal(np.asarray(LazyLevel.of(dataset, cache=ChunkCache())), values)
-    assert sum(kept.nbytes for kept in _chunks._scratch.kept.values()) < values.nbytes
+    assert sum(kept.nbytes for kept in chunks._scratch.kept.values()) < values.nbytes
 
 
 def test_shared_work_ends_at_the_first_failure_in_order() -> None:
@@ -236,7 +382,7 @@ def test_shared_work_ends_at_the_first_failure_in_order() -> None:
 
     with pytest.raises(ValueError, match="0"):
         share_out(work, range(100))
-    assert len(begun) <= _chunks.default_threads()
+    assert len(begun) <= default_threads()
 
 
 def test_work_that_shares_out_in_turn_does_not_wait_for_ever() -> None:

@@ -25,7 +25,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
 from lsfm_core import ChunkCache, IngestRequest, LazyLevel, edit_lsfm, ingest_channel
-from lsfm_core.store import lazy
+from lsfm_core.arrays import stored
 from lsfm_core.testing import PHANTOM_REGIONS
 from napari_lsfm import _reader
 from napari_lsfm._reader import read_layers
@@ -82,13 +82,13 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> ChunkCache:
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many chunks each read had to wait for."""
     counts: list[int] = []
-    share_out = lazy.share_out
+    share_out = stored.share_out
 
     def counting(work: Callable[[Any], object], items: list[Any]) -> None:
         counts.append(len(items))
         share_out(work, items)
 
-    monkeypatch.setattr(lazy, "share_out", counting)
+    monkeypatch.setattr(stored, "share_out", counting)
     return counts
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lsfm_core.arrays import ChunkCache
 from lsfm_core.errors import InputError
 from lsfm_core.export._blocks import iter_blocks, iter_slabs
 from lsfm_core.export._names import named_files
@@ -21,7 +22,7 @@ from lsfm_core.formats import open_sink, output_paths
 from lsfm_core.geometry import Shape3
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
-from lsfm_core.store import ChunkCache, LsfmFile, open_lsfm
+from lsfm_core.store import LsfmFile, open_lsfm
 
 __all__ = [
     "ExportResult",

@@ -23,7 +23,7 @@ from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, check_output, open_s
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.pyramid import Kind
-from lsfm_core.store import default_threads
+from lsfm_core.threads import default_threads
 
 __all__ = ["MergePlan", "MergeRequest", "MergeResult", "merge_chunks", "plan_merge"]
 

@@ -23,7 +23,8 @@ from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, T
 from lsfm_core.progress import CancelToken, size_text
 from lsfm_core.pyramid import Kind
 from lsfm_core.resample import Interpolation, itk_bytes_per_voxel
-from lsfm_core.store import Channel, Level, LsfmFile, default_threads
+from lsfm_core.store import Channel, Level, LsfmFile
+from lsfm_core.threads import default_threads
 from lsfm_core.transforms import DisplacementField, Transform, TransformChain
 
 __all__ = ["CopyPlan", "ExportPlan", "chunk_voxels", "lattice", "plan_export", "plan_pieces"]

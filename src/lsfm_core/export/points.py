@@ -32,7 +32,8 @@ from lsfm_core.geometry import Space
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Hemisphere, Label, LabelTable, count_sides
-from lsfm_core.store import LsfmFile, default_threads
+from lsfm_core.store import LsfmFile
+from lsfm_core.threads import default_threads
 from lsfm_core.transforms import InverseField, TransformChain
 
 __all__ = ["PointsRequest", "PointsResult", "RegionCount", "RegionMeasures", "describe_points", "transform_points"]

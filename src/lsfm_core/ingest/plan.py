@@ -27,12 +27,12 @@ from lsfm_core.store import (
     Sides,
     check_folder,
     check_new_channel,
-    default_threads,
     is_setup,
     open_lsfm,
     own_space,
     target_path,
 )
+from lsfm_core.threads import default_threads
 
 __all__ = ["IngestPlan", "check_target", "plan_ingest", "planned", "space_words"]
 

@@ -9,14 +9,12 @@ from lsfm_core.store._checks import (
     check_new_key,
     is_setup,
 )
-from lsfm_core.store._chunks import default_threads
 from lsfm_core.store._writer import ChannelWriter
 from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.channel import Channel, Level, Sides, own_space
 from lsfm_core.store.edit import edit_lsfm, previous_xml, write_xml
 from lsfm_core.store.editor import LsfmEditor
 from lsfm_core.store.file import LsfmFile
-from lsfm_core.store.lazy import ChunkCache, LazyLevel
 from lsfm_core.store.opening import open_lsfm, target_path
 from lsfm_core.store.recover import recover_folder, recover_lsfm
 from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
@@ -25,9 +23,7 @@ from lsfm_core.store.verify import Defect, VerifyReport, compare_xml, verify_fil
 __all__ = [
     "Channel",
     "ChannelWriter",
-    "ChunkCache",
     "Defect",
-    "LazyLevel",
     "Level",
     "LsfmEditor",
     "LsfmFile",
@@ -42,7 +38,6 @@ __all__ = [
     "check_new_channel",
     "check_new_key",
     "compare_xml",
-    "default_threads",
     "edit_lsfm",
     "is_setup",
     "open_lsfm",

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from lsfm_core.errors import ExistsError, FormatError, InputError, MissingError
+from lsfm_core.hdf5_damage import reading
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import _metadata, _paths
-from lsfm_core.store._broken import reading
 from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import LsfmFile
 

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core.hdf5_damage import RAISED
 from lsfm_core.store import _paths
-from lsfm_core.store._broken import RAISED
 
 __all__ = ["chunk_table", "differences", "is_expected", "object_digest", "put_chunk_table", "read", "write"]
 

@@ -17,17 +17,17 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.durable import DatasetReader, DetachedFile
+from lsfm_core.arrays import ChunkCache, TableOf
+from lsfm_core.durable import DetachedFile
 from lsfm_core.errors import FormatError
 from lsfm_core.geometry import Orientation, Space, Triple
-from lsfm_core.hdf5_filters import find_filters
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import _digest, _paths
 from lsfm_core.store._elsewhere import inside
+from lsfm_core.store._levels import level_of
 from lsfm_core.store._parts import Parts
 from lsfm_core.store._xml import View, with_voxel_size
 from lsfm_core.store.channel import Channel, Level, own_space
-from lsfm_core.store.lazy import ChunkCache, LazyLevel, TableOf
 
 __all__ = ["FORMAT_VERSION", "ChannelReader", "first_timepoint", "setups"]
 
@@ -133,7 +133,12 @@ class ChannelReader:
             if found is None:
                 raise FormatError(f"{self._path}: {node.name}/{_paths.CELLS} is missing, or lies in a file that is")
             uuid = group.attrs.get(_paths.UUID)
-            table_of = None if uuid is None else partial(_table_of, self._recorded, str(uuid), index)
+            table_of = None
+            if uuid is not None:
+                table = _paths.chunk_table(str(uuid), index)
+                # No more of what was recorded: it goes along to other processes.
+                recorded = {table: self._recorded[table]} if self._recorded and table in self._recorded else None
+                table_of = partial(_table_of, recorded, str(uuid), index)
             levels.append(
                 self._level(
                     index, found[0], factors, Space(found[0].shape[:3], affine), group.attrs[_paths.DATA_TYPE], found[1], table_of
@@ -322,11 +327,13 @@ class ChannelReader:
         owner: h5py.File | DetachedFile | None = None,
         table_of: TableOf | None = None,
     ) -> Level:
-        find_filters(cells)
-        owner = owner or self._opened
-        access = DatasetReader(owner, cells, _identity) if isinstance(owner, DetachedFile) else None
-        data = LazyLevel.of(
-            cells, cache=self._cache, dtype=dtype, max_read_bytes=self._max_read_bytes, access=access, table_of=table_of
+        data = level_of(
+            owner or self._opened,
+            cells,
+            self._cache,
+            dtype=None if dtype is None else np.dtype(dtype),
+            max_read_bytes=self._max_read_bytes,
+            table_of=table_of,
         )
         return Level(index, data, (factors[0], factors[1], factors[2]), space)
 
@@ -363,13 +370,6 @@ class ChannelReader:
 def _table_of(recorded: Mapping[str, int] | None, uuid: str, level: int, dataset: h5py.Dataset) -> npt.NDArray[np.uint32] | None:
     """What the chunks of a level of ours are known by."""
     return _digest.chunk_table(dataset.file, recorded, uuid, level)
-
-
-def _identity(dataset: h5py.Dataset) -> tuple[Any, ...]:
-    """Different for another dataset that stands, under the same name, where this one stood."""
-    owner = _paths.channel_of(dataset.name)
-    written = dataset.file[owner].attrs.get(_paths.UUID) if owner else None
-    return written, h5py.h5o.get_info(dataset.id).addr, dataset.shape, dataset.dtype, dataset.chunks
 
 
 def _display_range(group: h5py.Group) -> tuple[float, float] | None:

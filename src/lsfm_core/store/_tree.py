@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5a, h5d, h5g, h5o, h5r, h5s, h5t
 
-from lsfm_core.store._chunks import Grid, bits_dtype
+from lsfm_core.arrays.chunks import Grid, bits_dtype
 
 __all__ = ["Node", "TreeCopy", "address", "difference", "has_pointers", "nodes_of", "read_box"]
 

@@ -12,14 +12,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core.arrays import ChunkCache, LazyLevel
+from lsfm_core.arrays.chunks import ChunkCodec, Grid, checksum_of
 from lsfm_core.geometry import Shape3, Space
+from lsfm_core.hdf5_damage import changes_structure
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.records import FileRecord
 from lsfm_core.store import _digest, _paths
-from lsfm_core.store._broken import changes_structure
-from lsfm_core.store._chunks import ChunkCodec, Grid, checksum_of
 from lsfm_core.store._model import FORMAT_VERSION
-from lsfm_core.store.lazy import ChunkCache, LazyLevel
 
 __all__ = [
     "ChannelWriter",

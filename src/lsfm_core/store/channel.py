@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core.arrays import LazyLevel
 from lsfm_core.errors import InputError
 from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.hdf5_damage import reading
 from lsfm_core.pyramid import Kind
 from lsfm_core.records import FileRecord
-from lsfm_core.store._broken import reading
-from lsfm_core.store.lazy import LazyLevel
 
 __all__ = ["Channel", "Level", "Sides", "own_space"]
 
@@ -77,7 +77,7 @@ class Level:
         """Type of a voxel."""
         return self.data.dtype
 
-    def __getitem__(self, index: Any) -> LazyLevel:
+    def __getitem__(self, index: Any) -> Any:
         return self.data[index]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:

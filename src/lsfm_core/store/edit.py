@@ -11,9 +11,9 @@ import h5py
 
 from lsfm_core import durable
 from lsfm_core.errors import FormatError, LsfmError, StorageError
+from lsfm_core.hdf5_damage import changing
 from lsfm_core.provenance import Draft, joined, recorded
 from lsfm_core.store import _digest
-from lsfm_core.store._broken import changing
 from lsfm_core.store._checks import check_folder
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._settings import render_settings, write_settings

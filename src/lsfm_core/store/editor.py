@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core import durable
+from lsfm_core.arrays import ChunkCache
 from lsfm_core.errors import InputError
 from lsfm_core.geometry import Space
+from lsfm_core.hdf5_damage import changes_structure
 from lsfm_core.provenance import Draft
 from lsfm_core.pyramid import Kind, LevelPlan
 from lsfm_core.store import _digest, _metadata, _paths
-from lsfm_core.store._broken import changes_structure
 from lsfm_core.store._checks import check_channel_name, check_key, check_new_affine, check_new_channel, check_new_key, is_setup
 from lsfm_core.store._writer import ChannelWriter, begin_channel, stored_table
 from lsfm_core.store.channel import Channel, Sides, own_space
 from lsfm_core.store.file import LsfmFile
-from lsfm_core.store.lazy import ChunkCache
 
 __all__ = [
     "LsfmEditor",

@@ -13,6 +13,7 @@ from typing import Any, Self
 import h5py
 import numpy.typing as npt
 
+from lsfm_core.arrays import ChunkCache
 from lsfm_core.durable import DetachedFile
 from lsfm_core.errors import (
     ChecksumError,
@@ -21,16 +22,15 @@ from lsfm_core.errors import (
     UnknownChannelError,
 )
 from lsfm_core.geometry import Triple, check_voxel_size
+from lsfm_core.hdf5_damage import reading, reads_structure
 from lsfm_core.provenance import LogRecord
 from lsfm_core.store import _digest, _metadata, _paths
-from lsfm_core.store._broken import reading, reads_structure
 from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._log import read_log
 from lsfm_core.store._model import ChannelReader, first_timepoint, setups
 from lsfm_core.store._parts import Parts
 from lsfm_core.store._xml import BdvXml, View, parse_xml, render_xml
 from lsfm_core.store.channel import Channel, Level, Sides
-from lsfm_core.store.lazy import ChunkCache
 from lsfm_core.transforms import Affine
 
 __all__ = ["LsfmFile"]

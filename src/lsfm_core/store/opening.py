@@ -7,13 +7,13 @@ from pathlib import Path
 
 import h5py
 
+from lsfm_core.arrays import ChunkCache
 from lsfm_core.confinement import is_inside
 from lsfm_core.durable import DetachedFile, has_locks, is_marked, recover
 from lsfm_core.errors import BusyError, DamagedError, FormatError, InputError, MissingError, StorageError, check_file
 from lsfm_core.store import _paths
 from lsfm_core.store._xml import parse_xml
 from lsfm_core.store.file import LsfmFile
-from lsfm_core.store.lazy import ChunkCache
 
 __all__ = ["named_xml", "open_lsfm", "target_path"]
 

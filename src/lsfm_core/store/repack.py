@@ -25,22 +25,23 @@ from pydantic import Field, PositiveInt
 
 from lsfm_core import durable
 from lsfm_core._request import Request
+from lsfm_core.arrays import ChunkCache
+from lsfm_core.arrays.chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, check_identity, checksum_of
 from lsfm_core.errors import ChecksumError, ExistsError, FormatError, LsfmError, MemoryBudgetError, StorageError
+from lsfm_core.hdf5_damage import changing
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import recorded
 from lsfm_core.store import _digest, _paths
-from lsfm_core.store._broken import changing
 from lsfm_core.store._checks import check_stem
-from lsfm_core.store._chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, check_identity, checksum_of, default_threads
 from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._settings import render_settings, settings_path, write_settings
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import renamed_xml
 from lsfm_core.store.edit import LIBVER
 from lsfm_core.store.file import LsfmFile
-from lsfm_core.store.lazy import ChunkCache
 from lsfm_core.store.opening import open_lsfm, target_path
 from lsfm_core.store.verify import box_text, structure_defects
+from lsfm_core.threads import default_threads
 
 __all__ = ["RepackReport", "RepackRequest", "plan_repack", "repack_file"]
 

@@ -12,17 +12,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from lsfm_core.arrays import ChunkCache
+from lsfm_core.arrays.chunks import Grid
 from lsfm_core.errors import FormatError, LsfmError
 from lsfm_core.geometry import voxel_count
+from lsfm_core.hdf5_damage import reading
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.pyramid import block_mean, block_mode
 from lsfm_core.store import _paths
-from lsfm_core.store._broken import reading
-from lsfm_core.store._chunks import Grid, shared_pool
 from lsfm_core.store.channel import Channel, Level
 from lsfm_core.store.file import LsfmFile
-from lsfm_core.store.lazy import ChunkCache
 from lsfm_core.store.opening import open_lsfm
+from lsfm_core.threads import shared_pool
 
 __all__ = ["Defect", "VerifyReport", "box_text", "compare_xml", "structure_defects", "verify_file"]
 

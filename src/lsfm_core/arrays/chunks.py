@@ -10,16 +10,13 @@ elements before the second bytes, and so on [2]_.
 
 from __future__ import annotations
 
-import os
 import threading
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import h5py
 import imagecodecs
@@ -36,13 +33,9 @@ __all__ = [
     "bits_dtype",
     "check_identity",
     "checksum_of",
-    "default_threads",
-    "share_out",
-    "shared_pool",
 ]
 
 Array = npt.NDArray[Any]
-Item = TypeVar("Item")
 
 _CHECKSUM_BYTES = 4
 #: ISA-L's own levels are 0 to 3; HDF5 programs show this number as the gzip level.
@@ -337,46 +330,3 @@ def _unshuffle(flat: Array, dtype: np.dtype[Any]) -> Array:
     for index in range(size):
         out[:, index] = planes[index]
     return out.reshape(-1).view(dtype)
-
-
-def default_threads() -> int:
-    """Worker threads when the user names no number: the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
-
-
-@cache
-def shared_pool() -> ThreadPoolExecutor:
-    """The threads in which readers decode, shared by every open file of the process."""
-    return ThreadPoolExecutor(default_threads(), thread_name_prefix="lsfm-decode")
-
-
-def share_out(work: Callable[[Item], object], items: Iterable[Item]) -> None:
-    """Do `work` on every item, in this thread and in idle ones of the shared pool.
-
-    If work fails, no more is begun, and the error of the first item in order that failed is raised. That this thread works too
-    saves the time until another wakes up, and lets work share out in turn: it never waits for a pool that is busy.
-    """
-    waiting = deque(enumerate(items))
-    failures: list[tuple[int, BaseException]] = []
-
-    def run() -> None:
-        while True:
-            try:
-                position, item = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                work(item)
-            except BaseException as error:  # noqa: BLE001 (raised below)
-                failures.append((position, error))
-                waiting.clear()
-
-    helpers = [shared_pool().submit(run) for _ in range(min(len(waiting), default_threads()) - 1)]
-    run()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
-    if failures:
-        raise min(failures, key=lambda failure: failure[0])[1]

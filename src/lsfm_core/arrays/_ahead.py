@@ -17,7 +17,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import numpy as np
 
-from lsfm_core.store._chunks import shared_pool
+from lsfm_core.threads import shared_pool
 
 __all__ = ["ReadAhead"]
 
