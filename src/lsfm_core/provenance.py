@@ -13,6 +13,7 @@ import getpass
 import hashlib
 import os
 import platform
+import re
 import secrets
 import shlex
 import socket
@@ -35,6 +36,7 @@ __all__ = [
     "LogRecord",
     "LoggedFile",
     "as_command_line",
+    "clear_partials",
     "current_versions",
     "joined",
     "logged_files",
@@ -53,6 +55,8 @@ _READ_BYTES = 2**20
 _MOST_BYTES = 2**24
 # A folder that a change found empty may be removed just when another process has seen it.
 _ATTEMPTS = 3
+#: A record on its way, which takes a moment: after this one is of somebody who was killed.
+_PARTIAL, _PARTIAL_SECONDS = re.compile(r"\.\d{4}-\d\d-\d\dT\d{6}\.\d{6}Z_[a-z-]+_[0-9a-f]{8}\.partial"), 600
 
 
 class LoggedFile(BaseModel):
@@ -302,6 +306,28 @@ def side_records(path: Path) -> dict[Path, tuple[LogRecord, str]]:
                     text = file.read_text("utf-8")
                     found[file] = LogRecord.model_validate_json(text), text
     return found
+
+
+def clear_partials(folder: Path, *, dry_run: bool = False, force: bool = False) -> list[Path]:
+    """Remove records that were not completed from a folder, and give their paths.
+
+    Parameters
+    ----------
+    folder : Path
+    dry_run : bool
+        Only tell.
+    force : bool
+        Those as well that have changed a moment ago.
+    """
+    gone = []
+    with suppress(OSError):
+        for file in sorted(folder.glob(".*.partial")):
+            with suppress(OSError):
+                if _PARTIAL.fullmatch(file.name) and (force or time.time() - file.lstat().st_mtime >= _PARTIAL_SECONDS):
+                    if not dry_run:
+                        file.unlink()
+                    gone.append(file)
+    return gone
 
 
 def _leave(draft: Draft, error: BaseException | None) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from lsfm_core import IngestRequest, ingest_channel
 from lsfm_core.cli import main
 from lsfm_core.durable import clear_folder, new_file, new_files, new_files_in_folder, settle_outputs
+from lsfm_core.durable._lock import ourselves
 from lsfm_core.errors import BusyError, ExistsError, StorageError, UnfinishedError
 from lsfm_core.formats import open_source
 
@@ -312,3 +316,110 @@ def test_a_set_that_waits_is_completed_before_it_is_read(brain: Path, tmp_path: 
     finally:
         source.close()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.json", "x.npy"]
+
+
+def _old(path: Path, hours: float) -> None:
+    """As if nothing of it had changed for so long."""
+    for place in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        os.utime(place, (time.time() - 3600 * hours,) * 2)
+
+
+def test_what_names_no_owner_is_litter_when_it_is_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Outputs of earlier versions, small files and records on their way, and locks: none of it of somebody who may be at work."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    (tmp_path / "brain.h5").write_bytes(b"")
+    (tmp_path / "brain.h5-log").mkdir()
+    record = ".2026-11-22T103121.204518Z_export-slices_9f01c2d3.partial"
+    litter = {
+        f".partial-{child.pid}-out.nii": 30,
+        ".merge-a_3xyz89": 30,
+        "brain.xml.new": 1,
+        "brain.settings.xml.new": 1,
+        "brain.h5-lock.0123abcd": 1,
+        record: 1,
+        f"brain.h5-log/{record}": 1,
+    }
+    for name, hours in litter.items():
+        if "merge" in name:
+            (tmp_path / name / "x").mkdir(parents=True)
+            (tmp_path / name / "x/plane.raw").write_bytes(b"x")
+        else:
+            (tmp_path / name).write_bytes(b"x")
+        _old(tmp_path / name, hours)
+    kept = {
+        f".partial-{os.getpid()}-out.nii": 30,  # its maker lives
+        ".merge-notours": 30,
+        ".merge-a_3xyz89.txt": 30,
+        ".partial-notes": 30,
+        "notes.xml.new": 30,
+        ".2026-11-22.partial": 30,
+        "brain.h5-log/note.partial": 30,
+    }
+    for name, hours in kept.items():
+        (tmp_path / name).write_bytes(b"x")
+        _old(tmp_path / name, hours)
+    # These may be of a process on another machine.
+    young = {f".partial-{child.pid}-young.nii": 23, "young.h5-lock.0123abcd": 0.1, record.replace("22T", "23T"): 0.1}
+    for name, hours in young.items():
+        (tmp_path / name).write_bytes(b"x")
+        _old(tmp_path / name, hours)
+    everything = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert main(["recover", str(tmp_path), "--dry-run"]) == 0
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == everything
+    foretold = capsys.readouterr().out
+    assert main(["recover", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert told == foretold
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {*kept, *young, "brain.h5", "brain.h5-log"}
+    assert all(f"{name}: removed" in told for name in litter), told
+    assert told.count("left alone") == 3 and f"process {os.getpid()} may be at work" in told
+    assert main(["recover", str(tmp_path), "--force"]) == 0
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {*kept, "brain.h5", "brain.h5-log"}
+
+
+def _copied(small_file: Path, folder: Path) -> Path:
+    for file in small_file.parent.glob(f"{small_file.stem}.*"):
+        shutil.copy(file, folder / f"brain{file.name.removeprefix(small_file.stem)}")
+    return folder / "brain.h5"
+
+
+def test_the_next_change_removes_records_that_were_not_completed(small_file: Path, tmp_path: Path) -> None:
+    path = _copied(small_file, tmp_path)
+    side = tmp_path / "brain.h5-log"
+    side.mkdir(exist_ok=True)
+    partial = side / ".2026-11-22T103121.204518Z_export_9f01c2d3.partial"
+    partial.write_bytes(b"{")
+    assert main(["add-metadata", str(path), "a=b"]) == 0
+    assert partial.exists()  # it may be of somebody who is just writing it
+    _old(partial, 1)
+    assert main(["add-metadata", str(path), "c=d"]) == 0
+    assert not side.exists()
+
+
+@pytest.mark.parametrize("command", [["info"], ["recover"], ["add-metadata", "a=b"]], ids=["reader", "recover", "writer"])
+def test_the_next_one_removes_the_lock_file_of_a_dead_writer(
+    command: list[str], small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was left where there are no locks; of a living one, or one that cannot be seen, it stays."""
+    path = _copied(small_file, tmp_path)
+    lock = path.with_name("brain.h5-lock")
+    script = "import json; from lsfm_core.durable._lock import ourselves; print(json.dumps(ourselves()))"
+    dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    words = [command[0], str(path), *command[1:]]
+    for text in (dead.replace('"host": "', '"host": "node-'), json.dumps(ourselves())):
+        lock.write_text(text)
+        assert main(words) == (0 if command == ["info"] else 1)
+        assert lock.read_text() == text
+        capsys.readouterr()
+        assert main(["recover", str(tmp_path)]) == 0
+        assert "left alone" in capsys.readouterr().out and lock.read_text() == text
+    lock.write_text(dead)
+    assert main(words) == 0
+    assert not lock.exists()
+    if command == ["recover"]:
+        assert "brain.h5-lock was removed" in capsys.readouterr().out
+    lock.write_text(dead)
+    assert main(["recover", str(tmp_path)]) == 0
+    assert not lock.exists() and "brain.h5-lock was removed" in capsys.readouterr().out

@@ -25,9 +25,11 @@ __all__ = [
     "CAN_LOCK",
     "LOCK_SECONDS",
     "Hold",
+    "drop_dead_lock",
     "fate",
     "flock",
     "has_locks",
+    "is_running",
     "is_written",
     "lock",
     "lock_path",
@@ -97,9 +99,9 @@ def lock(file: io.FileIO, path: Path, *, force: bool = False) -> Hold:
     hold = Hold()
     if fcntl is not None and not flock(file, path):
         hold = _lock_file(path, force)
-    elif lock_path(path).exists():
+    else:
         # Made by a machine that has this file system without locks.
-        _check_owner(path, force)
+        drop_dead_lock(path, force=force)
     try:
         # Who waited for the lock may have got that of a file which was replaced meanwhile.
         opened = Path(file.name)
@@ -185,7 +187,7 @@ def _lock_file(path: Path, force: bool) -> Hold:
             descriptor = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             try:
-                _check_owner(path, force)
+                drop_dead_lock(path, force=force)
             except BusyError:
                 if time.monotonic() > deadline:
                     raise
@@ -201,8 +203,14 @@ def _lock_file(path: Path, force: bool) -> Hold:
             return Hold(place, text)
 
 
-def _check_owner(path: Path, force: bool) -> None:
-    """Remove the lock file of an owner who is dead.
+def drop_dead_lock(path: Path, *, force: bool = False) -> bool:
+    """Remove the lock file of an owner who is dead; whether there was one.
+
+    Parameters
+    ----------
+    path : Path
+    force : bool
+        Take an owner for dead of whom that cannot be known.
 
     Raises
     ------
@@ -212,7 +220,7 @@ def _check_owner(path: Path, force: bool) -> None:
     place = lock_path(path)
     text = _text_of(place)
     if text is None:
-        return
+        return False
     judged = fate(text)
     if judged == "alive" or (judged == "unknown" and not force):
         raise BusyError(f"{path}: {_who(place, text, judged)}")
@@ -221,11 +229,12 @@ def _check_owner(path: Path, force: bool) -> None:
     try:
         place.rename(aside)
     except FileNotFoundError:
-        return
+        return False
     if _text_of(aside) != text:
         with suppress(FileExistsError):
             os.link(aside, place)
     aside.unlink(missing_ok=True)
+    return True
 
 
 def _who(place: Path, text: str, fate: str) -> str:
@@ -282,6 +291,11 @@ def _started(pid: Any) -> str | None:
     except OSError:
         return ""
     return ""
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has a number."""
+    return _started(pid) is not None
 
 
 def _parsed(text: str) -> dict[str, Any]:

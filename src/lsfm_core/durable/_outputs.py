@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from lsfm_core.durable._disk import reason_of, sync_directory, write_file
+from lsfm_core.durable._litter import clear_litter
 from lsfm_core.durable._lock import fate, ourselves, try_lock
 from lsfm_core.errors import BusyError, ExistsError, LsfmError, MissingError, StorageError, UnfinishedError
 
@@ -277,7 +278,7 @@ def clear_folder(folder: Path, *, dry_run: bool = False, force: bool = False) ->
             put = f"{what}: put in place, all of it{kept}"
             gone = f"{place}: removed, which {_who(said)} has left of {what}"
             done.append(put if begun else gone)
-    return tuple(done)
+    return (*done, *clear_litter(folder, dry_run=dry_run, force=force))
 
 
 # --- one hidden folder ------------------------------------------------------------------------------------------------------------

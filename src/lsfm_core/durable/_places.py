@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from lsfm_core.durable._disk import reason_of, sync_directory, write_file
+from lsfm_core.durable._lock import lock_path
 from lsfm_core.errors import LsfmError, StorageError
 
 __all__ = [
@@ -79,7 +80,7 @@ def waits(path: Path) -> bool:
 
 def unsettled(folder: Path) -> list[Path]:
     """The files in a folder beside which something stands that an interrupted writer has left, or a writer is using."""
-    endings = [place(Path("x")).name[1:] for place in (journal_path, checkpoint_path, partial_path)]
+    endings = [place(Path("x")).name[1:] for place in (journal_path, checkpoint_path, partial_path, lock_path)]
     endings += [f"{ending}.new" for ending in endings[:2]]
     found = {
         Path(folder, entry.name.removesuffix(ending))

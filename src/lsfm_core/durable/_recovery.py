@@ -11,7 +11,7 @@ from isal import isal_zlib
 
 from lsfm_core.durable._disk import write_all
 from lsfm_core.durable._journal import PAGE, Commit, Journal
-from lsfm_core.durable._lock import lock
+from lsfm_core.durable._lock import drop_dead_lock, lock, lock_path
 from lsfm_core.durable._mark import SIGNATURE, is_mark, is_marked, mark_of, read_at
 from lsfm_core.durable._places import (
     checkpoint_path,
@@ -66,6 +66,9 @@ def _recover(path: Path) -> bool:
             _check_whole(path)
         else:
             _drop_parts(path)
+            # Whoever only reads need not wait for who is alive, nor be able to remove anything.
+            with suppress(BusyError, OSError):
+                drop_dead_lock(path)
         return False
     try:
         file = opened(path)
@@ -111,7 +114,7 @@ def _give_up(path: Path, force: bool, discard: bool) -> tuple[str, ...]:
     places = [journal_path(path), checkpoint_path(path), partial_path(path)]
     if not any(place.exists() for place in places) and not is_marked(path):
         _drop_parts(path)
-        return ()
+        return (f"{lock_path(path).name} was removed: who made it is dead",) if drop_dead_lock(path, force=force) else ()
     if not path.exists() and not partial_path(path).exists():
         return _drop_orphans(path, force or discard)
     file = opened(path)

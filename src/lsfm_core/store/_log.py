@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lsfm_core.provenance import LogRecord, side_folder, side_records
+from lsfm_core.provenance import LogRecord, clear_partials, side_folder, side_records
 from lsfm_core.store import _paths
 from lsfm_core.store._elsewhere import inside
 
@@ -53,6 +53,7 @@ def drop_merged(path: Path, files: Sequence[Path]) -> None:
     for file in files:
         with suppress(OSError):
             file.unlink()
+    clear_partials(side_folder(path))
     with suppress(OSError):
         side_folder(path).rmdir()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lsfm_core import durable
 from lsfm_core.errors import BusyError, MissingError, UnfinishedError, check_file
+from lsfm_core.provenance import clear_partials
 from lsfm_core.store.opening import target_path
 
 __all__ = [
@@ -77,6 +78,9 @@ def recover_folder(path: str | os.PathLike[str], *, force: bool = False, dry_run
     if not folder.is_dir():
         raise MissingError(f"{folder}: no such folder")
     done = [*durable.clear_folder(folder, dry_run=dry_run, force=force)]
+    for place in (folder, *sorted(folder.glob("*-log"))):
+        records = clear_partials(place, dry_run=dry_run, force=force)
+        done += [f"{record}: removed, which a killed process has left of the log" for record in records]
     for file in durable.unsettled(folder):
         if durable.waits(file):
             done.append(f"{file}: left alone: a write of it can be resumed (--resume; 'lsfm-core recover {file}' undoes it)")
