@@ -1,4 +1,4 @@
-"""What the menus do: resolution in 3D, planes read in the background, files opened unasked, and displacement fields."""
+"""What the menus do: resolution in 3D, planes read in the background, and displacement fields."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ __all__ = [
     "copy_position",
     "editable_copy",
     "finest_level_3d",
-    "open_always",
     "read_in_background",
     "save_layers",
     "show_automatic",
@@ -53,8 +52,6 @@ _MAX_COPY_BYTES = 2**31
 _SAVE_FILTER = "LSFM files (*.h5 *.hdf5)"
 #: Degrees by which planes may be tilted before it is told.
 _LEAST_TILT = 0.05
-#: As in napari.yaml.
-_ENDINGS = ("*.h5", "*.hdf5", "*.xml")
 
 
 def show_finest_3d(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
@@ -106,19 +103,6 @@ def read_in_background() -> None:
         if experimental.async_
         else "Planes are read at once: the window waits for them."
     )
-
-
-def open_always() -> None:
-    """Set napari's own preference that has our files opened by this plugin without a question.
-
-    The dialog's box "Remember this choice" would store the same, for one ending at a time: napari's builtin reader claims .h5 and
-    .hdf5, too, and no plugin can outdo it. Files that are not ours still get the dialog.
-    """
-    from napari.settings import get_settings
-
-    plugins = get_settings().plugins
-    plugins.extension2reader = {**plugins.extension2reader, **dict.fromkeys(_ENDINGS, "napari-lsfm")}
-    _tell(f"{', '.join(_ENDINGS)} are opened with LSFM from now on. It can be changed in napari's Preferences > Plugins.")
 
 
 def show_field(viewer: napari.viewer.Viewer) -> None:

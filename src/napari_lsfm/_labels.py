@@ -15,7 +15,9 @@ __all__ = ["label_looks"]
 _MAX_NUMBER = 65535
 
 
-def label_looks(table: LabelTable, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any] | None, dict[str, Any]]:
+def label_looks(
+    table: LabelTable, dtype: np.dtype[Any], *, own_ids: bool = False
+) -> tuple[npt.NDArray[Any] | None, dict[str, Any]]:
     """Keywords of a labels layer for a label table.
 
     Parameters
@@ -23,6 +25,8 @@ def label_looks(table: LabelTable, dtype: np.dtype[Any]) -> tuple[npt.NDArray[An
     table : LabelTable
     dtype : numpy.dtype
         Of the ids in the voxels.
+    own_ids : bool
+        Show ids as they are in any case; for large ones napari needs numba then.
 
     Returns
     -------
@@ -36,7 +40,7 @@ def label_looks(table: LabelTable, dtype: np.dtype[Any]) -> tuple[npt.NDArray[An
         return None, {}
     ids = None
     numbers = np.array([label.id for label in listed], dtype)
-    if np.iinfo(dtype).max > _MAX_NUMBER:
+    if np.iinfo(dtype).max > _MAX_NUMBER and not own_ids:
         ids = np.concatenate([np.zeros(1, dtype), numbers])
         numbers = np.arange(1, len(ids))
     unlisted = "gray"

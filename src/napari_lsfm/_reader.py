@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 # Its names are loaded when they are used, so this costs nothing when napari asks about a file of another kind.
 import lsfm_core
+from napari_lsfm._preference import offer_to_open_always
 from napari_lsfm._settings import current_settings
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def read_layers(path: PathOrPaths) -> list[LayerData]:
         if not shown:
             raise lsfm_core.InputError(_nothing_shown(file))
         layers += shown
+        offer_to_open_always(one)
     if any(_nbytes(data) > chunk_cache().max_bytes for data, _, _ in layers):
         _tell_of_background()
     return layers

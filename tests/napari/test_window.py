@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from app_model.types import MenuItem
 from napari._app_model import get_app_model
 from napari.errors import MultipleReaderError
 from napari.settings import get_settings
+from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QPushButton
 
 from lsfm_core import ChunkCache, InputError, open_lsfm
 from lsfm_core.testing import PHANTOM_REGIONS, write_phantom_file
+from napari_lsfm import _preference
 from napari_lsfm._commands import show_field
 from napari_lsfm._viewing import attend
 from napari_lsfm._writer import NotSavedError
@@ -377,3 +380,44 @@ def test_files_are_opened_without_a_question(
             assert [layer.metadata["lsfm"]["channel"] for layer in viewer.layers] == ["autofluo"]
             viewer.layers.clear()
     assert get_settings().plugins.extension2reader["*.tif"] == "napari", "what was chosen before stays"
+
+
+def offer_buttons(viewer: napari.Viewer) -> dict[str, QPushButton]:
+    """The buttons of messages on the canvas, by what stands on them."""
+    canvas = viewer.window._qt_viewer.canvas.native
+    return {button.text(): button for button in canvas.findChildren(QPushButton) if button.text() and button.isVisible()}
+
+
+@pytest.mark.parametrize("answer", ["Yes, always", "No, ask me"])
+def test_who_was_asked_is_offered_not_to_be_asked_again(
+    viewer: napari.Viewer,
+    npe2pm: Any,
+    plugin_settings: Any,
+    specimen_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    qtbot: QtBot,
+    answer: str,
+) -> None:
+    chosen = {"*.h5": "napari"}
+    monkeypatch.setattr(get_settings().plugins, "extension2reader", chosen)
+    _preference._offer_once.cache_clear()
+    # Where no other plugin reads such files, napari does not ask; nor where another was chosen.
+    for alone in (True, False):
+        with nullcontext() if alone else npe2pm.tmp_plugin(package="napari"):
+            get_settings().plugins.extension2reader = {} if alone else chosen
+            viewer.open(specimen_file, plugin="napari-lsfm")
+            qtbot.wait(700)
+            assert not offer_buttons(viewer)
+    get_settings().plugins.extension2reader = {}
+    with npe2pm.tmp_plugin(package="napari"):
+        viewer.open(specimen_file, plugin="napari-lsfm")
+        qtbot.waitUntil(lambda: answer in offer_buttons(viewer))
+        offer_buttons(viewer)[answer].click()
+        qtbot.waitUntil(lambda: answer not in offer_buttons(viewer))
+        endings = dict.fromkeys(("*.h5", "*.hdf5", "*.xml"), "napari-lsfm")
+        assert get_settings().plugins.extension2reader == (endings if answer.startswith("Yes") else {})
+        # In the next session there is no offer, whatever the answer was.
+        _preference._offer_once.cache_clear()
+        viewer.open(specimen_file, plugin="napari-lsfm")
+        qtbot.wait(700)
+        assert answer not in offer_buttons(viewer)

@@ -1,0 +1,1 @@
+"""Forms: each fills a request of the core, and hands it over."""
