@@ -2,8 +2,8 @@
 
 ``make mutants``, or ``python tests/mutants.py [ROOM …]``: LSFM_MUTANTS faults (60), drawn by LSFM_SEED (1) from the rooms (all).
 What cosmic-ray turns, exchanges or counts one further is planted in a copy of the project, never here; a place that may be
-changed in several ways is drawn as often as any other. First those tests of the room are run that reach the line, as coverage
-saw them do, then all of the room's.
+changed in several ways is drawn as often as any other. Those tests of the room are run that reach the line, as coverage saw
+them do; all of the room's where imports, fixtures or children do, or nothing.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import importlib
+import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
-from coverage import CoverageData
+from coverage import Coverage, CoverageData
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,7 +45,7 @@ ROOMS = {
     "lines": ("xml_text.py plain.py tables.py records.py", "xml_text label_tables points metadata"),
     "metadata": ("metadata.py", "metadata"),
     "provenance": ("provenance.py", "provenance cli"),
-    "pyramid": ("pyramid.py", "pyramid edit"),
+    "pyramid": ("pyramid.py", "pyramid"),
     "regions": ("regions", "regions label_tables"),
     "resample": ("resample.py", "labels_exact export transforms"),
     "spaces": ("spaces.py", "spaces"),
@@ -53,6 +56,20 @@ ROOMS = {
 WITHOUT = re.compile(r"BitOr|Variable|RemoveDecorator|Comparison\w*_(Eq|NotEq|Lt|LtE|Gt|GtE)_Is")
 #: Seconds for the tests of a line, half of those for the tests of a room.
 LIMIT = 300
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+#: What all children use, and no fault changes.
+PRELOADED = (
+    "dask.array",
+    "h5py",
+    "hypothesis.extra.numpy",
+    "nibabel",
+    "pandas",
+    "pydantic",
+    "SimpleITK",
+    "tifffile",
+    "xarray",
+    "zarr",
+)
 
 
 class Mutant(NamedTuple):
@@ -101,19 +118,35 @@ def statement(source: str, line: int) -> set[int]:
     return found
 
 
+class Contexts:
+    """Tells coverage which test runs; fixtures, which may serve others too, count as none."""
+
+    def __init__(self, coverage: Coverage) -> None:
+        self.coverage = coverage
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        self.coverage.switch_context(item.nodeid.partition("[")[0])
+        yield
+        self.coverage.switch_context("")
+
+
 class Copy:
     """The project in a folder of its own, where faults are planted."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "project"
         self.clock = 10**9
+        self.data, self.known = CoverageData(no_disk=True), set()
         shutil.copytree(ROOT, self.root, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "demo"), symlinks=True)
         if (ROOT.parent / "shared").exists():
             (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
         (folder / "tmp").mkdir()
         # CI: hypothesis draws the same each time, and lets examples take the time that they take.
-        ours = {"PYTHONPATH": str(self.root / "src"), "TMPDIR": str(folder / "tmp"), "CI": "true"}
-        self.environment = {"LSFM_KILLS": "1", **os.environ, **ours}
+        os.environ |= {"PYTHONPATH": str(self.root / "src"), "TMPDIR": str(folder / "tmp"), "CI": "true"}
+        os.environ.setdefault("LSFM_KILLS", "1")
+        for name in PRELOADED:
+            importlib.import_module(name)
 
     def write(self, module: str, text: str) -> None:
         path = self.root / module
@@ -122,65 +155,75 @@ class Copy:
         self.clock += 10
         os.utime(path, (self.clock, self.clock))
 
-    def run(self, tests: list[str], limit: float, *before: str) -> tuple[str, str]:
+    def run(self, tests: list[str], limit: float, measured: bool = False) -> tuple[str, str]:
         """What became of it, and the first test that failed."""
-        command = [sys.executable, *before, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        with (self.root / "output").open("w+") as output:
-            child = subprocess.Popen(
-                command, cwd=self.root, env=self.environment, stdout=output, stderr=output, start_new_session=True
-            )
-            try:
-                code = child.wait(limit)
-            except subprocess.TimeoutExpired:
-                return "timed out", ""
-            finally:
-                with contextlib.suppress(ProcessLookupError):  # and whatever the tests have started
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-            output.seek(0)
-            text = output.read()
+        child = multiprocessing.get_context("fork").Process(target=self._run, args=(tests, measured))
+        child.start()
+        child.join(limit)
+        late = child.is_alive()
+        with contextlib.suppress(ProcessLookupError):  # and whatever the tests have started
+            os.killpg(child.pid, signal.SIGKILL)
+        child.join()
+        text = (self.root / "output").read_text()
+        if late or child.exitcode == 0:
+            return ("timed out" if late else "survived"), ""
         failed = re.findall(r"^(?:FAILED|ERROR) (.*)", text, re.MULTILINE)
-        return ("survived" if code == 0 else "killed"), (failed or text.strip().splitlines()[-1:] or [""])[0]
+        return "killed", (failed or text.strip().splitlines()[-1:] or [""])[0]
+
+    def _run(self, tests: list[str], measured: bool) -> None:
+        os.setsid()
+        os.chdir(self.root)
+        tempfile.tempdir = None
+        sys.path.insert(0, str(self.root / "src"))
+        output = os.open("output", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        coverage = Coverage("coverage.data", source=["src/lsfm_core"], config_file=False)
+        with coverage.collect() if measured else contextlib.nullcontext():
+            plugins = [Contexts(coverage)] if measured else []
+            code = pytest.main([*OPTIONS, *tests], plugins)
+        if measured:
+            coverage.save()
+        sys.stdout.flush()
+        os._exit(code)
 
     def reached(self, files: list[str]) -> CoverageData:
-        """Which tests reach which line, when there is no fault."""
-        settings = self.root / "coveragerc"
-        settings.write_text("[run]\ndynamic_context = test_function\nsource = src/lsfm_core\ndata_file = coverage.data\n")
-        outcome, failed = self.run(files, 7200, "-m", "coverage", "run", f"--rcfile={settings}")
-        if outcome != "survived":
-            sys.exit(f"without any fault: {outcome}: {failed}")
-        data = CoverageData(str(self.root / "coverage.data"))
-        data.read()
-        return data
+        """Which tests reach which line, when there is no fault; files are run once."""
+        if new := [file for file in files if file not in self.known]:
+            outcome, failed = self.run(new, 7200, measured=True)
+            if outcome != "survived":
+                sys.exit(f"without any fault: {outcome}: {failed}")
+            data = CoverageData(str(self.root / "coverage.data"))
+            data.read()
+            self.data.update(data)
+            self.known.update(new)
+        return self.data
 
 
 def main(rooms: list[str]) -> None:
     number, seed = int(os.environ.get("LSFM_MUTANTS", "60")), os.environ.get("LSFM_SEED", "1")
-    mutants = [
-        mutant
-        for index, room in enumerate(rooms)
-        for mutant in draw(room, (number + index) // len(rooms), random.Random(f"{seed} {room}"))
-    ]
-    tests = {room: [f"tests/core/test_{name}.py" for name in ROOMS[room][1].split()] for room in {m.room for m in mutants}}
-    found = defaultdict(list)
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
-        data = copy.reached(list(dict.fromkeys(file for files in tests.values() for file in files)))
-        print(f"{len(mutants)} faults, drawn by seed {seed}; without them all tests pass", flush=True)
-        for mutant in mutants:
-            lines = data.contexts_by_lineno(str(copy.root / mutant.module))
-            contexts = {context for line in statement(mutant.before, mutant.line) for context in lines.get(line, ())}
-            # "tests.core.test_geometry.test_codes" is how coverage calls it; files in their order, for what they share.
-            names = {tuple(context.rsplit(".", 2)[1:]) for context in contexts if ".test_" in context}
-            files = tests[mutant.room]
-            chosen = [f"{file}::{test}" for file in files for name, test in sorted(names) if Path(file).stem == name]
-            copy.write(mutant.module, mutant.after)
-            outcome, by = copy.run(chosen, LIMIT) if chosen else ("survived", "")
-            if outcome == "survived":
-                outcome, by = copy.run(files, 2 * LIMIT)
-            copy.write(mutant.module, mutant.before)
-            found[mutant.room].append(outcome)
-            print(f"{outcome}: {mutant.module}:{mutant.line} {by}\n{mutant.text}", flush=True)
+        for index, room in enumerate(rooms):
+            mutants = draw(room, (number + index) // len(rooms), random.Random(f"{seed} {room}"))
+            files = [f"tests/core/test_{name}.py" for name in ROOMS[room][1].split()]
+            data = copy.reached(files) if mutants else copy.data
+            outcomes = found[room] = []
+            print(f"{room}: {len(mutants)} faults, drawn by seed {seed}; without them all tests pass", flush=True)
+            for mutant in mutants:
+                lines = data.contexts_by_lineno(str(copy.root / mutant.module))
+                contexts = {context for line in statement(mutant.before, mutant.line) for context in lines.get(line, ())}
+                # In the order of files, for what they share.
+                chosen = [test for file in files for test in sorted(contexts) if test.startswith(f"{file}::")]
+                copy.write(mutant.module, mutant.after)
+                outcome, by = copy.run(chosen, LIMIT) if chosen else ("survived", "")
+                # Reached by fixtures, by imports, or by children at best: any test may notice.
+                if outcome == "survived" and (not chosen or "" in contexts):
+                    outcome, by = copy.run(files, 2 * LIMIT)
+                copy.write(mutant.module, mutant.before)
+                outcomes.append(outcome)
+                print(f"{outcome}: {mutant.module}:{mutant.line} {by}\n{mutant.text}", flush=True)
     for room, outcomes in found.items():
         survived = outcomes.count("survived")
         print(f"{room}: {len(outcomes) - survived} of {len(outcomes)} found, {outcomes.count('timed out')} of them by time")

@@ -212,3 +212,13 @@ def test_what_bigdataviewer_reads_of_a_channel_has_digests_too(small_file: Path)
         for place, part in ((s, "/resolutions"), (s, "/subdivisions"), ("t00000/", f"{s}/0"))
     ]
     assert set(parts) <= recorded.keys()
+
+
+@pytest.mark.parametrize("part", ["s00/resolutions", "s01/subdivisions"])
+def test_values_that_bigdataviewer_alone_reads_have_digests(part: str, small_file: Path, tmp_path: Path) -> None:
+    for suffix in (".h5", ".xml"):
+        shutil.copy(small_file.with_suffix(suffix), tmp_path)
+    path = tmp_path / "brain.h5"
+    with h5py.File(path, "r+") as file:
+        file[part][0, 1] += 1
+    assert any(f"{part} is not what was written" in str(defect) for defect in verify_file(path).defects)

@@ -71,9 +71,12 @@ def test_camera_frames_are_not_mirrored() -> None:
     assert Orientation("AIL").is_mirrored
 
 
-@pytest.mark.parametrize("code", ["AIX", "AAR", "AI", "AIRS", "", "ALR"])
-def test_impossible_codes_are_refused(code: str) -> None:
-    with pytest.raises(OrientationError, match="orientation"):
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("AIX", "three"), ("AAR", "twice"), ("AI", "three letters"), ("AIRS", "three letters"), ("", "three"), ("ALR", "twice")],
+)
+def test_impossible_codes_are_refused(code: str, reason: str) -> None:
+    with pytest.raises(OrientationError, match=f"orientation {code!r}.*{reason}"):
         Orientation(code)
 
 
@@ -182,3 +185,12 @@ def test_small_letters_are_asked_back_for_they_name_the_other_side_elsewhere(req
     with pytest.raises(InputError, match=r"'psl' in small letters.*give AIR for that.*PSL if the index grows"):
         request_("psl")
     assert request_("AIR").orientation == "AIR"
+
+
+def test_an_offset_is_measured_where_the_axes_grow() -> None:
+    """The centre of the first voxel is 1 mm right, 2 mm anterior, 3 mm superior."""
+    for code, offset in (("AIL", (2, -3, -1)), ("RAS", (1, 2, 3)), ("PSR", (-2, 3, 1))):
+        space = Space.from_orientation((4, 5, 6), (0.1, 0.2, 0.3), Orientation(code))
+        affine = space.world_from_voxel.copy()
+        affine[:3, 3] = 1, 2, 3
+        assert Space(space.shape, affine).offset_mm == pytest.approx(offset)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lsfm_core.pyramid import block_mean, block_mode, block_sum, plan_levels, sum_dtype, sums_to_mean
+from lsfm_core.pyramid import Kind, block_mean, block_mode, block_sum, plan_levels, reducer, sum_dtype, sums_to_mean
 
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
 
@@ -30,6 +31,14 @@ def naive_mean(array: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
 )
 def test_integer_means_are_numpys(array: np.ndarray, factors: tuple[int, int, int]) -> None:
     np.testing.assert_array_equal(block_mean(array, factors), naive_mean(array, factors))
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 9), (4, 6, 7), (6, 5, 4), (1, 2, 3)])
+def test_means_of_noise_are_numpys_with_any_rest(shape: tuple[int, int, int]) -> None:
+    """Every voxel is another, so that each that is forgotten, or taken for its neighbour, shows."""
+    noise = np.random.default_rng(0).permutation(np.prod(shape) * 100)[: np.prod(shape)].reshape(shape).astype(np.uint16)
+    for factors in product((1, 2, 3, 4), repeat=3):
+        np.testing.assert_array_equal(block_mean(noise, factors), naive_mean(noise, factors), err_msg=str(factors))
 
 
 @pytest.mark.parametrize("factors", [(1, 1, 2), (2, 1, 2), (2, 2, 2), (4, 2, 2)])
@@ -157,3 +166,17 @@ def test_chunks_are_cubes_in_the_world() -> None:
     extent = np.multiply(chunks, voxel)
     assert extent.max() / extent.min() <= 2
     assert np.prod(chunks) * 2 == 2**20
+    # One voxel of the long axis is as long as all others together.
+    for axis in range(3):
+        long = np.where(np.arange(3) == axis, 1, 0.001)
+        extent = plan_levels((5000, 5000, 5000), long, 2)[0].chunks * long
+        assert extent.max() / extent.min() <= 2
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_labels_alone_are_reduced_to_what_is_most(kind: Kind) -> None:
+    voxels = np.random.default_rng(0).integers(0, 3, (4, 6, 8)).astype(np.uint16)
+    maker = reducer(kind, voxels.dtype)
+    sums = maker.reduce(voxels, (2, 2, 2), maker.carried_dtype((2, 2, 2)))
+    naive = naive_mode(voxels, (2, 2, 2)) if kind == "labels" else naive_mean(voxels, (2, 2, 2))
+    np.testing.assert_array_equal(maker.finish(sums, (2, 2, 2), (0, 0, 0), voxels.shape), naive)
