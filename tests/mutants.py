@@ -58,38 +58,25 @@ WITHOUT = re.compile(r"BitOr|Variable|RemoveDecorator|Comparison\w*_(Eq|NotEq|Lt
 LIMIT = 300
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 #: What all children use, and no fault changes.
-PRELOADED = (
-    "dask.array",
-    "h5py",
-    "hypothesis.extra.numpy",
-    "nibabel",
-    "pandas",
-    "pydantic",
-    "SimpleITK",
-    "tifffile",
-    "xarray",
-    "zarr",
-)
+PRELOADED = "dask.array h5py hypothesis.extra.numpy nibabel pandas pydantic SimpleITK tifffile xarray zarr"
 
 
 class Mutant(NamedTuple):
-    room: str
     module: str
     line: int
     before: str
     after: str
 
     @property
-    def text(self) -> str:
-        lines = difflib.unified_diff(self.before.splitlines(), self.after.splitlines(), lineterm="", n=0)
-        return "\n".join(f"    {line}" for line in lines if line[:2] not in ("--", "++", "@@"))
+    def changed(self) -> list[str]:
+        return list(difflib.unified_diff(self.before.splitlines(), self.after.splitlines(), lineterm="", n=0))[3:]
 
 
-def draw(room: str, number: int, dice: random.Random) -> list[Mutant]:
+def draw(root: Path, room: str, number: int, dice: random.Random) -> list[Mutant]:
     """Places are drawn first, then what is done to each."""
     places = defaultdict(list)
     for name in ROOMS[room][0].split():
-        path = ROOT / "src/lsfm_core" / name
+        path = root / "src/lsfm_core" / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             nodes = list(ast_nodes(get_ast(file.read_text(encoding="utf-8"))))
             for operator in filter(lambda name: not WITHOUT.search(name), operator_names()):
@@ -98,12 +85,11 @@ def draw(room: str, number: int, dice: random.Random) -> list[Mutant]:
                 for occurrence, place in enumerate(positions):
                     places[file, place].append((operator, occurrence))
     drawn = []
-    for place in dice.sample(sorted(places), min(number, len(places))):
-        file, (line, _) = place
-        operator, occurrence = dice.choice(places[place])
+    for file, place in dice.sample(sorted(places), min(number, len(places))):
+        operator, occurrence = dice.choice(places[file, place])
         before = file.read_text(encoding="utf-8")
         after = mutate_code(before, get_operator(operator)(), occurrence)
-        drawn.append(Mutant(room, str(file.relative_to(ROOT)), line, before, after))
+        drawn.append(Mutant(str(file.relative_to(root)), place[0], before, after))
     return drawn
 
 
@@ -145,7 +131,7 @@ class Copy:
         # CI: hypothesis draws the same each time, and lets examples take the time that they take.
         os.environ |= {"PYTHONPATH": str(self.root / "src"), "TMPDIR": str(folder / "tmp"), "CI": "true"}
         os.environ.setdefault("LSFM_KILLS", "1")
-        for name in PRELOADED:
+        for name in PRELOADED.split():
             importlib.import_module(name)
 
     def write(self, module: str, text: str) -> None:
@@ -178,12 +164,13 @@ class Copy:
         output = os.open("output", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        coverage = Coverage("coverage.data", source=["src/lsfm_core"], config_file=False)
-        with coverage.collect() if measured else contextlib.nullcontext():
-            plugins = [Contexts(coverage)] if measured else []
-            code = pytest.main([*OPTIONS, *tests], plugins)
         if measured:
+            coverage = Coverage("coverage.data", source=["src/lsfm_core"], config_file=False)
+            with coverage.collect():
+                code = pytest.main([*OPTIONS, *tests], [Contexts(coverage)])
             coverage.save()
+        else:
+            code = pytest.main([*OPTIONS, *tests])
         sys.stdout.flush()
         os._exit(code)
 
@@ -206,7 +193,7 @@ def main(rooms: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
         for index, room in enumerate(rooms):
-            mutants = draw(room, (number + index) // len(rooms), random.Random(f"{seed} {room}"))
+            mutants = draw(copy.root, room, (number + index) // len(rooms), random.Random(f"{seed} {room}"))
             files = [f"tests/core/test_{name}.py" for name in ROOMS[room][1].split()]
             data = copy.reached(files) if mutants else copy.data
             outcomes = found[room] = []
@@ -223,7 +210,7 @@ def main(rooms: list[str]) -> None:
                     outcome, by = copy.run(files, 2 * LIMIT)
                 copy.write(mutant.module, mutant.before)
                 outcomes.append(outcome)
-                print(f"{outcome}: {mutant.module}:{mutant.line} {by}\n{mutant.text}", flush=True)
+                print(f"{outcome}: {mutant.module}:{mutant.line} {by}", *mutant.changed, sep="\n    ", flush=True)
     for room, outcomes in found.items():
         survived = outcomes.count("survived")
         print(f"{room}: {len(outcomes) - survived} of {len(outcomes)} found, {outcomes.count('timed out')} of them by time")

