@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +17,34 @@ def test_every_name_on_the_menu_exists_and_is_documented() -> None:
     for name in lsfm_core.__all__:
         assert getattr(lsfm_core, name).__doc__, name
     assert lsfm_core.__all__ == sorted(lsfm_core.__all__, key=lambda name: (name[0].islower(), name))
-    assert set(lsfm_core.__all__) == set(lsfm_core._ROOM_OF)
     assert dir(lsfm_core) == sorted(lsfm_core.__all__)
+
+
+def test_type_checkers_read_the_same_menu() -> None:
+    package = Path(lsfm_core.__file__).parent
+    assert (package / "py.typed").is_file()
+    named = [node for node in ast.parse((package / "__init__.pyi").read_text()).body if isinstance(node, ast.ImportFrom)]
+    # In a stub, only what is named twice is public.
+    assert all(alias.asname == alias.name for node in named for alias in node.names)
+    assert [alias.name for node in named for alias in node.names] == sorted(
+        lsfm_core.__all__, key=lambda name: (room_of(name), name)
+    )
+    for node in named:
+        assert all(room_of(alias.name) == node.module for alias in node.names)
+
+
+def room_of(name: str) -> str:
+    """Where a public thing is defined, or for types that are aliases, where it is at home."""
+    module: str = getattr(getattr(lsfm_core, name), "__module__", "")
+    assert module.startswith("lsfm_core."), name
+    return module.split(".")[1]
+
+
+def test_importing_it_enters_no_room() -> None:
+    script = "import sys, lsfm_core; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "h5py", "pydantic", "typing"} & {*modules}
+    assert [name for name in modules if name.startswith("lsfm_core.")] == []
 
 
 def test_unknown_names_are_attribute_errors() -> None:
