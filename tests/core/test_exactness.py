@@ -892,7 +892,7 @@ def read_output(path: Path, shape: Sequence[int]) -> Array:
     way=st.sampled_from(["copy", "affine", "field"]),
     channel=st.sampled_from(["image", "labels"]),
 )
-@settings(deadline=None, max_examples=16)
+@settings(deadline=None, max_examples=5)
 def test_chunks_are_the_whole_and_the_manifest_is_true(
     seed: int,
     orientation: str,

@@ -85,7 +85,7 @@ def test_the_real_specimen(brain_data: Path, brain_file: Path) -> None:
     in_scratch=st.lists(st.booleans(), min_size=12, max_size=12),
     read_ahead=st.booleans(),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_slabs_leave_no_seam(
     shape: tuple[int, int, int],
     voxel: tuple[float, float, float],

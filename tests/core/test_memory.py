@@ -1,4 +1,4 @@
-"""Peak resident size of whole commands, at four times the budget's size of data."""
+"""Peak resident size of whole commands, at two and a half times the budget's size of data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _series(folder: Path, planes: int, *size: int) -> Path:
 def _stack(folder: Path) -> Path:
     planes = _noise(4, 1024, 1024)
     with tifffile.TiffWriter(folder / "stack.tif", bigtiff=True) as tiff:
-        for index in range(600):
+        for index in range(400):
             tiff.write(planes[index % 4], contiguous=False, compression="zlib" if index % 50 == 0 else None)
     return folder / "stack.tif"
 
@@ -64,33 +64,33 @@ def _nifti(folder: Path, shape: tuple[int, ...], dtype: type, intent: int, step:
 
 
 def _nrrd(folder: Path) -> Path:
-    header = "NRRD0004\ntype: uint16\ndimension: 3\nsizes: 1024 1024 600\nencoding: gzip\nendian: little\n\n"
+    header = "NRRD0004\ntype: uint16\ndimension: 3\nsizes: 1024 1024 400\nencoding: gzip\nendian: little\n\n"
     with (folder / "image.nrrd").open("wb") as file:
         file.write(header.encode())
     plane = _noise(1, 1024, 1024).tobytes()
     with (folder / "image.nrrd").open("ab") as file, igzip_threaded.open(file, "wb", compresslevel=0, threads=2) as stream:
-        for _ in range(600):
+        for _ in range(400):
             stream.write(plane)
     return folder / "image.nrrd"
 
 
 def _zarr(folder: Path) -> Path:
-    array = zarr.create_array(folder / "image.zarr", shape=(600, 1024, 1024), chunks=(16, 256, 256), dtype=np.uint16)
+    array = zarr.create_array(folder / "image.zarr", shape=(384, 1024, 1024), chunks=(16, 256, 256), dtype=np.uint16)
     layer = _noise(64, 1024, 1024)
-    for start in range(0, 600, 64):
-        array[start : start + 64] = layer[: min(64, 600 - start)]
+    for start in range(0, 384, 64):
+        array[start : start + 64] = layer
     return folder / "image.zarr"
 
 
 INPUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "many planes": (lambda folder: _series(folder, 600, 1024, 1024), "image"),
+    "many planes": (lambda folder: _series(folder, 400, 1024, 1024), "image"),
     "large planes": (lambda folder: _series(folder, 50, 3500, 3500), "image"),
-    "colours": (lambda folder: _series(folder, 200, 1024, 1024, 3), "image"),
+    "colours": (lambda folder: _series(folder, 130, 1024, 1024, 3), "image"),
     "one stack": (_stack, "image"),
     "NRRD, gzip": (_nrrd, "image"),
     "Zarr": (_zarr, "image"),
-    "labels, .nii.gz": (lambda folder: _nifti(folder, (1024, 1024, 300), np.uint32, 0), "labels"),
-    "vectors, .nii.gz": (lambda folder: _nifti(folder, (512, 512, 400, 1, 3), np.float32, 1007), "vectors"),
+    "labels, .nii.gz": (lambda folder: _nifti(folder, (1024, 1024, 190), np.uint32, 0), "labels"),
+    "vectors, .nii.gz": (lambda folder: _nifti(folder, (512, 512, 240, 1, 3), np.float32, 1007), "vectors"),
 }
 
 
@@ -106,7 +106,7 @@ def test_ingest_keeps_its_budget(name: str, tmp_path: Path, peak_memory: Callabl
         output = tmp_path / "x.nii"
         export = ["export", path, "--channel", "x", "--output", output, "--memory", BUDGET, "--overwrite"]
         assert peak_memory(*export) < ALLOWED
-        assert output.stat().st_size > 4 * BUDGET
+        assert output.stat().st_size > 2.5 * BUDGET
         assert peak_memory(*export, "--resolution", "0.01", "--level", "0") < ALLOWED
     # Half of a run's temporary folders would stay on the disk otherwise.
     shutil.rmtree(folder)
@@ -125,17 +125,17 @@ def _affine(path: Path) -> Path:
 
 
 def test_an_export_through_an_affine_and_a_field_keeps_its_budget(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
-    """1.26 GB of voxels; a field of 630 MB of vectors, stored, and as a file that is compressed."""
+    """840 MB of voxels; a field of 630 MB of vectors, stored, and as a file that is compressed."""
     path, folder = tmp_path / "brain.h5", tmp_path / "image"
     folder.mkdir()
     write = ["write", path, "--voxel-size", "0.004,0.004,0.004", "--orientation", "SAR", "--quiet"]
-    peak_memory(*write, "--channel", "x", "--image", _series(folder, 600, 1024, 1024))
+    peak_memory(*write, "--channel", "x", "--image", _series(folder, 400, 1024, 1024))
     field = _nifti(tmp_path, (512, 512, 200, 1, 3), np.float32, 1007, step=0.002)
     with nibabel.openers.Opener(field) as file:
         assert int(np.prod(nibabel.Nifti1Header.from_fileobj(file).get_data_shape())) * 4 > 2 * BUDGET
     peak_memory("write-field", path, "--channel", "field", "--image", field, "--quiet")
     shutil.rmtree(folder)
-    box = ["--origin", "0.3,0.3,0.3", "--size", "3.2,3.2,1.6", "--resolution", "0.012", "--level", "0", "--no-antialias"]
+    box = ["--origin", "0.3,0.3,0.3", "--size", "3.2,3.2,1.2", "--resolution", "0.012", "--level", "0", "--no-antialias"]
     export = ["export", path, "--channel", "x", *box, "--memory", BUDGET, "--quiet", "--transform", _affine(tmp_path / "turn.txt")]
     for name in ("field", field):
         output = tmp_path / "x.nii"

@@ -70,7 +70,7 @@ def read(path: Path, channel: str) -> tuple[Array, Space]:
     return voxels, Space(voxels.shape[:3], affine)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     suffix=st.sampled_from(FORMATS),
     shape=st.tuples(*[st.integers(1, 6)] * 3),
