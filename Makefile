@@ -37,19 +37,19 @@ lint: .venv/ready ## style, types, and the walls between the rooms
 .PHONY: test-core
 test-core: .venv/ready system-test ## the core's tests, where no Qt is installed
 	$(HEADING) 'pytest tests/core'
-	@.venv/bin/pytest tests/core -n auto
+	@.venv/bin/pytest tests/core -n auto --dist worksteal
 
 .PHONY: test-napari
 test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real window on a virtual screen
 	$(HEADING) 'npe2 validate'
 	@.venv-napari/bin/npe2 validate napari-lsfm --imports
 	$(HEADING) 'pytest tests/napari'
-	@QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -n auto
+	@QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -n auto --dist worksteal
 
 .PHONY: test-pyside
 test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the other Qt binding
 	$(HEADING) 'pytest tests/napari -m bindings, under PySide6'
-	@QT_API=pyside6 QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -m bindings -n auto
+	@QT_API=pyside6 QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -m bindings -n auto --dist worksteal
 
 # How often, each to be named: make soak LSFM_KILLS=2 LSFM_CRASHES=10 …
 soak: export LSFM_KILLS ?= 40
