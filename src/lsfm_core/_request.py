@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lsfm_core.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["Request"]
+__all__ = ["Request", "told"]
 
 #: What is wrong with a value, by pydantic's names for it; the values of `ctx` are put in.
 _DEFECTS = {
@@ -25,6 +25,40 @@ _DEFECTS = {
     "too_short": "is empty",
     "too_long": "has more than {max_length} values",
 }
+
+
+def told(
+    default: Any,
+    title: str,
+    description: str,
+    *,
+    unit: str | None = None,
+    empty: str | None = None,
+    words: str | dict[Any, str] | None = None,
+    **limits: Any,
+) -> Any:
+    """A field of a request with the words that forms, the command line's help and JSON schemas say of it.
+
+    Parameters
+    ----------
+    default : Any
+        ``...`` if it has none.
+    title : str
+        What a form calls it.
+    description : str
+        What it is for, to be read after the title; begins with a capital letter, has no full stop.
+    unit : str, optional
+        Of lengths and sizes, as people type them.
+    empty : str, optional
+        What is meant where nothing is given.
+    words : str or dict of str, optional
+        Beside a check box; or what the choices are called, where that is not what they are.
+    **limits : Any
+        As `pydantic.Field` takes them.
+    """
+    extra: dict[str, Any] = {"unit": unit, "empty": empty, "words": words}
+    known = {name: value for name, value in extra.items() if value is not None}
+    return Field(default, title=title, description=description, json_schema_extra=known or None, **limits)
 
 
 class Request(BaseModel):

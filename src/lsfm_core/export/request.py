@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lsfm_core._request import Request
+from lsfm_core._request import Request, told
 from lsfm_core.errors import InputError
-from lsfm_core.formats import OUTPUT_SUFFIXES, FieldConvention
+from lsfm_core.formats import FIELD_CONVENTIONS, OUTPUT_SUFFIXES, FieldConvention
 from lsfm_core.geometry import Orientation, Triple, check_voxel_size
 
 __all__ = ["ExportRequest", "Method", "RegionSelection", "TransformRequest", "TransformStep"]
@@ -103,17 +103,43 @@ class TransformRequest(Request):
         Default: the cores this process may use.
     """
 
-    path: Path
-    channel: str
-    orientation: str | None = None
-    voxel_size_mm: Triple | None = None
-    transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps, json_schema_input_type=_Steps)] = ()
-    to_space: str | None = None
-    via: tuple[str, ...] = ()
-    numeric_inverse: tuple[str, ...] = ()
-    field_convention: FieldConvention | None = None
-    memory_bytes: int = Field(default=2 * 10**9, gt=0)
-    threads: int | None = Field(default=None, gt=0)
+    path: Path = told(..., "File", "The HDF5 file, or its BigDataViewer XML")
+    channel: str = told(..., "Channel", "The channel to take")
+    orientation: str | None = told(
+        None,
+        "Orientation",
+        "How the stored image lies, for files that do not record it: three letters for planes, rows and columns, each the side "
+        "toward which they are counted, as AIR",
+        empty="such as AIR",
+    )
+    voxel_size_mm: Triple | None = told(
+        None,
+        "Voxel size (mm)",
+        "Edges of a voxel, for planes, rows, columns, for files without a unit of length",
+        unit="mm",
+        empty="planes, rows, columns",
+    )
+    transforms: Annotated[tuple[TransformStep, ...], BeforeValidator(_parse_steps, json_schema_input_type=_Steps)] = told(
+        (),
+        "Transforms",
+        "The transforms between the image and the output, nearest to the image first: names of affines or displacement fields in "
+        "the file, or paths of such",
+    )
+    to_space: str | None = told(
+        None, "To space", "The space to go to, instead of the transforms: a name, or a channel that lives there", empty="its own"
+    )
+    via: tuple[str, ...] = told((), "By way of", "Spaces that the way to that space passes through, where there are several ways")
+    numeric_inverse: tuple[str, ...] = told(
+        (), "Invert fields numerically", "Displacement fields without a stored inverse that may be inverted numerically"
+    )
+    field_convention: FieldConvention | None = told(
+        None,
+        "Vectors are",
+        "What the vectors of a displacement field are that is named by its path, if its file does not say or says otherwise",
+        words=FIELD_CONVENTIONS,
+    )
+    memory_bytes: int = told(2 * 10**9, "Memory (GB)", "Memory to use at most", unit="GB", gt=0)
+    threads: int | None = told(None, "Threads", "How many cores to use", empty="all cores", gt=0)
 
     @field_validator("orientation")
     @classmethod
@@ -173,18 +199,34 @@ class RegionSelection(Request):
         transform on whose outer side it is.
     """
 
-    labels_channel: str
+    labels_channel: str = told(..., "Labels", "The channel whose labels are meant")
     select: Annotated[
         tuple[str | int, ...],
         BeforeValidator(lambda v: (v,) if isinstance(v, (str, int)) else v, json_schema_input_type=_Regions),
-    ] = Field(min_length=1)
-    include_descendants: bool = False
-    side: Literal["left", "right"] | None = None
-    midline_mm: float | None = Field(default=None, allow_inf_nan=False)
-    margin_mm: float = Field(default=0, ge=0, allow_inf_nan=False)
-    margin_vox: int = Field(default=0, ge=0)
-    mask: bool = False
-    labels_in: str = "native"
+    ] = told(..., "Regions", "Ids, acronyms or names", min_length=1, empty="CA1; TH")
+    include_descendants: bool = told(
+        False, "Parts", "All regions that the ontology knows as parts of them", words="with all their parts"
+    )
+    side: Literal["left", "right"] | None = told(None, "Hemisphere", "One side of the brain only", empty="both")
+    midline_mm: float | None = told(
+        None,
+        "Midline (mm)",
+        "R of the plane between the hemispheres; else the middle of all that is labelled",
+        unit="mm",
+        empty="from the labels",
+        allow_inf_nan=False,
+    )
+    margin_mm: float = told(
+        0, "Margin (mm)", "How much is added around the region, on every side", unit="mm", ge=0, allow_inf_nan=False
+    )
+    margin_vox: int = told(0, "Margin (voxels)", "The same in voxels of the output", ge=0)
+    mask: bool = told(False, "Mask", "Give voxels outside the region the fill value", words="nothing but the region")
+    labels_in: str = told(
+        "native",
+        "Labels lie in",
+        "The space of the labels: native, the image's own; output, behind all transforms; or the name of "
+        "a transform, on the outer side of that one",
+    )
 
     @model_validator(mode="after")
     def _check_side(self) -> RegionSelection:
@@ -238,22 +280,65 @@ class ExportRequest(TransformRequest):
         Whether `output` may be replaced.
     """
 
-    output: Path | None = None
-    level: int | None = Field(default=None, ge=0)
-    timepoint: int | None = Field(default=None, ge=0)
-    resolution_mm: float | tuple[float, float, float] | None = None
-    output_orientation: str | None = None
-    reference: str | None = None
-    origin_mm: tuple[float, float, float] | None = None
-    size_mm: float | tuple[float, float, float] | None = None
-    snap: bool = False
-    region: RegionSelection | None = None
-    grid: tuple[int, int, int] | None = None
-    overlap_mm: float | tuple[float, float, float] = 0.0
-    interpolation: Method | None = None
-    antialias: bool = True
-    fill: float = 0
-    overwrite: bool = False
+    output: Path | None = told(
+        None, "File", "Its ending is the format: .nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy; for a grid a folder"
+    )
+    level: int | None = told(None, "Level", "Pyramid level to read; else the best for the resolution", empty="automatic", ge=0)
+    timepoint: int | None = told(None, "Timepoint", "Which of the times that info lists; else the first", ge=0)
+    resolution_mm: float | tuple[float, float, float] | None = told(
+        None,
+        "Resolution (mm)",
+        "Voxel size of the output, one number or three; else that of the level, the reference or the displacement field",
+        unit="mm",
+        empty="as stored",
+    )
+    output_orientation: str | None = told(
+        None,
+        "Orientation",
+        "Toward which sides the output's axes grow, or native: as the image is stored; else RAS, or as the reference",
+        empty="default",
+    )
+    reference: str | None = told(None, "Reference", "A channel or an image file, whose grid the output takes", empty="none")
+    origin_mm: tuple[float, float, float] | None = told(
+        None,
+        "Corner (mm)",
+        "The box's outer corner with the smallest R, A, S (right, anterior, superior), in the output's world",
+        unit="mm",
+        empty="R, A, S",
+    )
+    size_mm: float | tuple[float, float, float] | None = told(
+        None, "Size (mm)", "Its extent along R, A, S", unit="mm", empty="R, A, S"
+    )
+    snap: bool = told(
+        False,
+        "Snap",
+        "Move the box to the nearest voxel faces, so that voxels are copied, not interpolated",
+        words="to voxel faces",
+    )
+    region: RegionSelection | None = told(None, "Region", "The surroundings of a part of the brain")
+    grid: tuple[int, int, int] | None = told(
+        None,
+        "Blocks",
+        "How many blocks along R, A, S; 0,0,0: as many as the whole image, or the region, takes",
+        empty="R, A, S",
+    )
+    overlap_mm: float | tuple[float, float, float] = told(
+        0.0, "Overlap (mm)", "What neighbouring blocks share: one number, or three (R, A, S)", unit="mm"
+    )
+    interpolation: Method | None = told(
+        None,
+        "Interpolation",
+        "How values between voxels are found; mode: for labels, the most frequent id; else nearest for labels, and linear",
+        empty="default",
+    )
+    antialias: bool = told(
+        True,
+        "Average",
+        "Average the image first where it is more than twice as fine as the output",
+        words="where the result is coarser",
+    )
+    fill: float = told(0, "Fill value", "Value where the image has none")
+    overwrite: bool = told(False, "Replace", "Replace the output if it exists", words="if it is there already")
 
     @field_validator("resolution_mm", "size_mm")
     @classmethod

@@ -16,7 +16,7 @@ from lsfm_core.durable import check_new, new_file, new_files, settle_outputs
 from lsfm_core.errors import InputError, SourceError, StorageError, check_file
 from lsfm_core.formats._channels import PlanesAre, pick_channel
 from lsfm_core.formats._convert import converted
-from lsfm_core.formats._field import FieldConvention, FieldSource, field_source
+from lsfm_core.formats._field import FIELD_CONVENTIONS, FieldConvention, FieldSource, field_source
 from lsfm_core.formats._grey import as_grey
 from lsfm_core.formats._palette import with_palette
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
@@ -26,6 +26,7 @@ from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind
 
 __all__ = [
+    "FIELD_CONVENTIONS",
     "OUTPUT_SUFFIXES",
     "FieldConvention",
     "OutputImage",

@@ -20,7 +20,7 @@ from lsfm_core.formats._source import Source, WrappedSource
 from lsfm_core.geometry import Orientation, Space
 from lsfm_core.records import FileRecord
 
-__all__ = ["FieldConvention", "FieldSource", "FieldWords", "field_source"]
+__all__ = ["FIELD_CONVENTIONS", "FieldConvention", "FieldSource", "FieldWords", "field_source"]
 
 FieldConvention = Literal["lps-displacement", "ras-displacement", "lps-position", "ras-position", "grid-position"]
 Array = npt.NDArray[Any]
@@ -32,6 +32,14 @@ _MEANINGS: dict[FieldConvention, str] = {
     "lps-position": "absolute positions in mm along L, P, S",
     "ras-position": "absolute positions in mm along R, A, S",
     "grid-position": "absolute positions in mm along the axes of the grid, from its first voxel",
+}
+#: In few words.
+FIELD_CONVENTIONS: dict[FieldConvention, str] = {
+    "lps-displacement": "displacements, LPS",
+    "ras-displacement": "displacements, RAS",
+    "lps-position": "positions, LPS",
+    "ras-position": "positions, RAS",
+    "grid-position": "positions in its grid",
 }
 #: Planes that are looked at, and points along each side of one.
 _PROBED_PLANES = 5

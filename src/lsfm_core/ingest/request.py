@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema, field_serializer, field_validator, model_validator
+from pydantic import WithJsonSchema, field_serializer, field_validator, model_validator
 
-from lsfm_core._request import Request
+from lsfm_core._request import Request, told
 from lsfm_core.errors import InputError
-from lsfm_core.formats import FieldConvention, PlanesAre
+from lsfm_core.formats import FIELD_CONVENTIONS, FieldConvention, PlanesAre
 from lsfm_core.geometry import Orientation, Triple, check_voxel_size
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import check_channel_name
@@ -80,29 +80,106 @@ class IngestRequest(Request):
         Keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6.
     """
 
-    path: Path
-    channel: str
-    image: Annotated[Any, WithJsonSchema({"type": "string"})]
-    image_channel: int | str | None = None
-    planes_are: PlanesAre | None = None
-    kind: Kind = "image"
-    voxel_size_mm: tuple[float, float, float] | None = None
-    orientation: str | None = None
-    origin_mm: tuple[float, float, float] | None = None
-    metadata: Path | None = None
-    labels: Path | None = None
-    ontology: Path | None = None
-    inverse_of: str | None = None
-    field_convention: FieldConvention | None = None
-    space: str | None = None
-    from_space: str | None = None
-    replace: bool = False
-    resume: bool = False
-    checkpoint_seconds: float = Field(default=30.0, gt=0)
-    memory_bytes: int = Field(default=2 * 10**9, gt=0)
-    threads: int | None = Field(default=None, gt=0)
-    compression: int = Field(default=1, ge=0, le=3)
-    uint16_as_int16: bool = False
+    path: Path = told(
+        ..., "File", "The HDF5 file; made if it is not there, else the channel is added to it", empty="new or existing file"
+    )
+    channel: str = told(..., "Channel", "Name of the new channel", empty="such as autofluo")
+    image: Annotated[Any, WithJsonSchema({"type": "string"})] = told(
+        ...,
+        "Image",
+        "TIFF series (a folder, one of its files, or a pattern such as img_*_C01.tif or img_%04d.tif), TIFF stack, "
+        "OME-TIFF, NIfTI, NRRD, MHA, Zarr, Imaris, a dataset in HDF5 (file.h5:/dataset), or a BigDataViewer file",
+        empty="drop it here, or choose",
+    )
+    image_channel: int | str | None = told(
+        None,
+        "Channel of it",
+        "Which channel of an image that has several: its name, or its index (from 0)",
+        empty="if it has several",
+    )
+    planes_are: PlanesAre | None = told(
+        None,
+        "Planes are",
+        "Of a file whose time points or channels have a single plane each: these are the planes",
+        empty="slices",
+        words={"time": "time points"},
+    )
+    kind: Kind = told(
+        "image", "Kind", "What the voxels are", words={"vectors": "displacement field", "components": "components (colours)"}
+    )
+    voxel_size_mm: tuple[float, float, float] | None = told(
+        None,
+        "Voxel size (mm)",
+        "Distance from one plane to the next, from row to row, from column to column, if the image does not tell",
+        unit="mm",
+        empty="planes, rows, columns",
+    )
+    orientation: str | None = told(
+        None,
+        "Orientation",
+        "For planes, rows and columns the side toward which the index grows: R or L, A or P, S or I (nibabel's axis codes), as AIR",
+        empty="AIR",
+    )
+    origin_mm: tuple[float, float, float] | None = told(
+        None,
+        "Origin (mm)",
+        "R, A, S of the centre of the voxel that is first in right, anterior and superior; else the image's own, or 0,0,0",
+        unit="mm",
+        empty="R, A, S",
+    )
+    metadata: Path | None = told(
+        None,
+        "Metadata (JSON)",
+        "What else is known of the image, as dump-metadata writes it; what is given here wins over it",
+        empty="none",
+    )
+    labels: Path | None = told(
+        None, "Label table", "For labels: what the ids mean (ITK-SNAP description, colour table, CSV, JSON)", empty="none"
+    )
+    ontology: Path | None = told(
+        None,
+        "Ontology",
+        "For labels: the tree of structures that they belong to (Allen structure tree, or CSV with parents), "
+        "joined by id, else by acronym",
+        empty="none",
+    )
+    inverse_of: str | None = told(
+        None, "Inverse of", "For vectors: the channel that holds the inverse of this displacement field", empty="none"
+    )
+    field_convention: FieldConvention | None = told(
+        None,
+        "Vectors are",
+        "What the vectors of a displacement field are, if its file does not say or says otherwise",
+        empty="as the file tells",
+        words=FIELD_CONVENTIONS,
+    )
+    space: str | None = told(
+        None,
+        "Space",
+        "The space that it lies in: a name, or a channel that lives there; of vectors the space toward the output",
+        empty="not known",
+    )
+    from_space: str | None = told(None, "From space", "For vectors: the space toward the image", empty="not known")
+    replace: bool = told(
+        False, "Replace", "Replace a channel of that name; affines and metadata stay", words="a channel of that name"
+    )
+    resume: bool = told(
+        False, "Resume", "If interrupted, keep what is finished; and go on from what an interrupted ingest like this one has left"
+    )
+    checkpoint_seconds: float = told(30.0, "Secure every (s)", "How often a resumable ingest secures what it has done", gt=0)
+    memory_bytes: int = told(2 * 10**9, "Memory (GB)", "Memory to use at most", unit="GB", gt=0)
+    threads: int | None = told(None, "Threads", "How many cores to use", empty="all cores", gt=0)
+    compression: int = told(
+        1,
+        "Compression",
+        "Without loss; better takes longer",
+        ge=0,
+        le=3,
+        words={"0": "none", "1": "fast", "2": "better", "3": "best, slow"},
+    )
+    uint16_as_int16: bool = told(
+        False, "Keep uint16", "Keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6", words="as int16"
+    )
 
     @field_validator("orientation")
     @classmethod
