@@ -288,38 +288,38 @@ def forms(viewer: Any, clock: Clock, folder: Path, rows: list[list[str]]) -> Non
     from qtpy.QtTest import QTest
 
     from lsfm_core.testing import write_series
-    from napari_lsfm._widgets._export import ExportWidget
-    from napari_lsfm._widgets._ingest import IngestWidget
+    from napari_lsfm._widgets.forms.export import ExportForm
+    from napari_lsfm._widgets.forms.ingest import IngestForm
 
     smooth = sum(np.sin(axis / 40) for axis in np.indices(SERIES, np.float32, sparse=True))
     series = write_series(folder / "series", (400 + 90 * smooth).astype(np.uint16))
     target = folder / "ingested.h5"
-    ingest = IngestWidget(viewer)
+    ingest = IngestForm(viewer)
     viewer.window.add_dock_widget(ingest, area="right")
     settle()
     with clock.listening(f"ingest of {np.prod(SERIES) * 2 / 1e6:.0f} MB", rows):
         texts = [
-            (ingest.path, str(series)),
-            (ingest.orientation.toward, "AIR"),
-            (ingest.target, str(target)),
-            (ingest.channel, "x"),
+            (ingest.image.edit, str(series)),
+            (ingest.orientation.native.toward, "AIR"),
+            (ingest.path.edit, str(target)),
+            (ingest.channel.native, "x"),
         ]
-        for field, text in (*texts, *((edit, "5") for edit in ingest.voxel_size.edits)):
+        for field, text in (*texts, *((edit, "0.005") for edit in ingest.voxel_size_mm.edits)):
             QTest.keyClicks(field, text, Qt.KeyboardModifier.NoModifier, KEY_MS)
-        wait_for(ingest.go.isEnabled)
-        ingest.go.click()
+        wait_for(ingest.button.isEnabled)
+        ingest.button.click()
         wait_for(lambda: not ingest.panel.is_busy)
-    viewer.window.remove_dock_widget(ingest)
-    export = ExportWidget(viewer)
+    viewer.window.remove_dock_widget(ingest.native)
+    export = ExportForm(viewer)
     viewer.window.add_dock_widget(export, area="right")
     settle()
     with clock.listening("export of the same", rows):
-        QTest.keyClicks(export.output, str(folder / "exported.nii"), Qt.KeyboardModifier.NoModifier, KEY_MS)
-        wait_for(export.go.isEnabled)
-        export.go.click()
+        QTest.keyClicks(export.output.edit, str(folder / "exported.nii"), Qt.KeyboardModifier.NoModifier, KEY_MS)
+        wait_for(export.button.isEnabled)
+        export.button.click()
         wait_for(lambda: not export.panel.is_busy)
     assert (folder / "exported.nii").stat().st_size > np.prod(SERIES) * 2
-    viewer.window.remove_dock_widget(export)
+    viewer.window.remove_dock_widget(export.native)
     settle()
 
 

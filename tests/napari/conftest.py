@@ -187,6 +187,12 @@ def registered_viewer(
         yield viewer
 
 
+def edit_of(field: Any) -> Any:
+    """The part of a form's field that is typed into."""
+    native = getattr(field, "native", field)
+    return getattr(native, "edit", native)
+
+
 def copy_as(button: QPushButton, title: str, qtbot: QtBot) -> str:
     """Choose an entry of the menu on a form's Copy button, as a user does; what the clipboard holds then."""
 

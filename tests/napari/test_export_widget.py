@@ -34,12 +34,12 @@ from lsfm_core import (
     open_lsfm,
 )
 from lsfm_core.cli import main
-from napari_lsfm._widgets import _export
-from napari_lsfm._widgets._export import ExportWidget
 from napari_lsfm._widgets._facts import layers_of
+from napari_lsfm._widgets.forms import _export_work
+from napari_lsfm._widgets.forms.export import ExportForm
 from napari_lsfm._writer import write_layers
 
-from .conftest import copy_as
+from .conftest import copy_as, edit_of
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
@@ -57,29 +57,30 @@ def viewer(registered_viewer: napari.Viewer) -> napari.Viewer:
 @pytest.fixture(autouse=True)
 def _no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was measured yet."""
-    monkeypatch.setattr(_export, "_slowness", {})
+    monkeypatch.setattr(_export_work, "_slowness", {})
 
 
 @pytest.fixture
-def form(viewer: napari.Viewer, qtbot: QtBot) -> ExportWidget:
+def form(viewer: napari.Viewer, qtbot: QtBot) -> ExportForm:
     return open_form(viewer, qtbot)
 
 
-def open_form(viewer: napari.Viewer, qtbot: QtBot) -> ExportWidget:
+def open_form(viewer: napari.Viewer, qtbot: QtBot) -> ExportForm:
     """As the menu opens it; ready, and without a pause before each dry run."""
     _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Export")
-    form._planner._timer.setInterval(0)
+    form._soon.setInterval(0)
     settle(form, qtbot)
     return form
 
 
-def settle(form: ExportWidget, qtbot: QtBot) -> None:
+def settle(form: ExportForm, qtbot: QtBot) -> None:
     """Wait until the form has nothing more to say."""
-    qtbot.waitUntil(lambda: not (form.file.is_busy or form._planner.is_busy or form.panel.is_busy), timeout=60_000)
+    qtbot.waitUntil(lambda: not (form.path.native.is_busy or form.is_busy), timeout=60_000)
 
 
 def type_into(field: QWidget, text: str, qtbot: QtBot) -> None:
     """With the keyboard, in the place of what is there."""
+    field = edit_of(field)
     assert isinstance(field, QLineEdit)
     field.setFocus()
     field.selectAll()
@@ -88,13 +89,14 @@ def type_into(field: QWidget, text: str, qtbot: QtBot) -> None:
 
 
 def click(button: QWidget, qtbot: QtBot) -> None:
+    button = edit_of(button)
     assert button.isEnabled() and button.isVisible()
     qtbot.mouseClick(button, LEFT)
 
 
-def export(form: ExportWidget, qtbot: QtBot) -> None:
+def export(form: ExportForm, qtbot: QtBot) -> None:
     settle(form, qtbot)
-    click(form.go, qtbot)
+    click(form.button, qtbot)
     settle(form, qtbot)
 
 
@@ -115,7 +117,7 @@ def other_window(viewer: napari.Viewer) -> Iterator[napari.Viewer]:
         other.close()
 
 
-def is_error(form: ExportWidget) -> bool:
+def is_error(form: ExportForm) -> bool:
     return "color" in form.outlook.styleSheet()
 
 
@@ -129,10 +131,10 @@ def assert_same_image(path: Path, request: ExportRequest) -> None:
 
 @pytest.mark.bindings
 def test_what_is_typed_is_exported_and_shown_in_place(
-    viewer: napari.Viewer, form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
+    viewer: napari.Viewer, form: ExportForm, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "it is a brain.nii.gz"
-    type_into(form.resolution, "0.2, 0.1, 0.15", qtbot)
+    type_into(form.resolution_mm, "0.2, 0.1, 0.15", qtbot)
     type_into(form.output, str(output), qtbot)
     settle(form, qtbot)
     assert "54 x 135 x 51 voxels of 0.2 x 0.1 x 0.15 mm" in form.outlook.text()
@@ -152,17 +154,17 @@ def test_what_is_typed_is_exported_and_shown_in_place(
     # The rate is known by now, and the file is in the way.
     form._changed()
     settle(form, qtbot)
-    assert is_error(form) and "it is a brain.nii.gz" in form.outlook.text() and not form.go.isEnabled()
+    assert is_error(form) and "it is a brain.nii.gz" in form.outlook.text() and not form.button.isEnabled()
     click(form.overwrite, qtbot)
     settle(form, qtbot)
     assert not is_error(form) and "about" in form.outlook.text()
 
 
-def test_the_copied_command_does_the_same(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path) -> None:
+def test_the_copied_command_does_the_same(form: ExportForm, qtbot: QtBot, registered_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "my $brain's.nii.gz"
     form.channel.value = "atlas"
     form.interpolation.value = "mode"
-    type_into(form.resolution, "0.3", qtbot)
+    type_into(form.resolution_mm, "0.3", qtbot)
     copy_as(form.copy, "Recipe entry", qtbot)
     assert "name one" in form.panel.text
     type_into(form.output, str(output), qtbot)
@@ -175,77 +177,77 @@ def test_the_copied_command_does_the_same(form: ExportWidget, qtbot: QtBot, regi
 
 
 @pytest.mark.bindings
-def test_what_is_wrong_is_said_in_the_form(form: ExportWidget, qtbot: QtBot, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_in_the_form(form: ExportForm, qtbot: QtBot, tmp_path: Path) -> None:
     def wrong(field: QWidget, text: str, *words: str) -> None:
-        before = field.text()
+        before = edit_of(field).text()
         type_into(field, text, qtbot)
         settle(form, qtbot)
         assert is_error(form) and all(word in form.outlook.text() for word in words), form.outlook.text()
-        assert not form.go.isEnabled()
+        assert not form.button.isEnabled()
         assert QApplication.activeModalWidget() is None
         type_into(field, before, qtbot)
         settle(form, qtbot)
-        assert not is_error(form) and form.go.isEnabled()
+        assert not is_error(form) and form.button.isEnabled()
 
-    wrong(form.resolution, "0.1, x", "resolution", "3 numbers")
-    wrong(form.resolution, "-1", "resolution", "positive")
+    wrong(form.resolution_mm, "0.1, x", "resolution", "3 numbers")
+    wrong(form.resolution_mm, "-1", "resolution", "positive")
     wrong(form.fill, "0.5", "fill", "uint16")
-    wrong(form.memory, "0.1", "memory")
+    wrong(form.memory_bytes, "0.1", "memory")
     wrong(form.output, str(tmp_path / "brain.jpg"), "unknown output format")
     wrong(form.output, str(tmp_path / "nowhere" / "brain.nii"), "nowhere")
-    form.piece.what.value = "box"
-    wrong(form.piece.corner.edits[1], "one", "corner", "one")
-    wrong(form.piece.extent.edits[2], "", "size: still to be given: S")
-    wrong(form.piece.corner.edits[0], "99", "outside")
-    form.piece.what.value = "region"
-    type_into(form.piece.regions, "TH; CA1", qtbot)
-    click(form.piece.parts, qtbot)
+    form.what.value = "box"
+    wrong(form.origin_mm.edits[1], "one", "corner", "one")
+    wrong(form.size_mm.edits[2], "", "size: still to be given: S")
+    wrong(form.origin_mm.edits[0], "99", "outside")
+    form.what.value = "region"
+    type_into(form.select, "TH; CA1", qtbot)
+    click(form.include_descendants, qtbot)
     settle(form, qtbot)
-    wrong(form.piece.regions, "thalamusus", "thalamusus", "did you mean")
-    wrong(form.piece.margin, "1.x", "margin")
-    wrong(form.piece.margin, "-1", "margin: must be at least 0")
-    form.piece.what.value = "grid"
-    wrong(form.piece.overlap, "1", "overlap")
-    wrong(form.piece.count.edits[0], "1.5", "whole numbers")
+    wrong(form.select, "thalamusus", "thalamusus", "did you mean")
+    wrong(form.margin_mm, "1.x", "margin")
+    wrong(form.margin_mm, "-1", "margin: must be at least 0")
+    form.what.value = "grid"
+    wrong(form.overlap_mm, "1", "overlap")
+    wrong(form.grid.edits[0], "1.5", "whole numbers")
 
 
-def test_the_time_is_guessed_and_then_learned(form: ExportWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_is_guessed_and_then_learned(form: ExportForm, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds() -> int:
         settle(form, qtbot)
         return int(form.outlook.text().rpartition("about ")[2].removesuffix(" s"))
 
     copied = seconds()
-    type_into(form.resolution, "0.02", qtbot)
+    type_into(form.resolution_mm, "0.02", qtbot)
     interpolated = seconds()
     assert 1 <= copied < interpolated < 600
-    monkeypatch.setattr(_export, "_slowness", {("linear", ""): 5.0, ("copied", ".nii"): 100.0})
-    type_into(form.resolution, "0.0200", qtbot)
+    monkeypatch.setattr(_export_work, "_slowness", {("linear", ""): 5.0, ("copied", ".nii"): 100.0})
+    type_into(form.resolution_mm, "0.0200", qtbot)
     assert seconds() == pytest.approx(5 * interpolated, rel=0.2)
     # What was measured of an export replaces it.
-    type_into(form.resolution, "0.1", qtbot)
+    type_into(form.resolution_mm, "0.1", qtbot)
     export(form, qtbot)
-    assert _export._slowness["linear", ""] != 5.0
+    assert _export_work._slowness["linear", ""] != 5.0
 
 
 @pytest.mark.bindings
 def test_cancelling_leaves_nothing(
-    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
+    form: ExportForm, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
 ) -> None:
     layers = list(viewer.layers)
     type_into(form.output, str(tmp_path / "brain.nii.gz"), qtbot)
     settle(form, qtbot)
-    click(form.go, qtbot)
+    click(form.button, qtbot)
     qtbot.waitUntil(held.is_set)
     assert list(tmp_path.iterdir()), "it has begun"
-    assert form.panel.is_busy and not form.go.isEnabled()
+    assert form.panel.is_busy and not form.button.isEnabled()
     # The form can be used meanwhile.
-    type_into(form.resolution, "0.5", qtbot)
+    type_into(form.resolution_mm, "0.5", qtbot)
     qtbot.waitUntil(lambda: "0.5 x 0.5 x 0.5" in form.outlook.text())
     click(form.panel._stop, qtbot)
     settle(form, qtbot)
     assert not list(tmp_path.iterdir())
     assert "Cancelled" in form.panel.text
-    assert list(viewer.layers) == layers and form.go.isEnabled()
+    assert list(viewer.layers) == layers and form.button.isEnabled()
 
 
 @pytest.fixture
@@ -262,7 +264,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
         return export_channel(request, progress=hold, cancel=cancel)
 
-    monkeypatch.setattr(_export, "export_channel", slowly)
+    monkeypatch.setattr(_export_work, "export_channel", slowly)
     yield reached
     assert QThreadPool.globalInstance().waitForDone(30_000)
 
@@ -280,29 +282,29 @@ def test_the_timepoint_that_is_seen_is_exported(viewer: napari.Viewer, qtbot: Qt
     viewer.open(path, plugin="napari-lsfm")
     viewer.dims.set_point(0, 2)
     form = open_form(viewer, qtbot)
-    assert form.timepoint.isVisible() and form.timepoint.values == [1, 2, 4] and form.timepoint.value == 2
-    form.timepoint.setFocus()
-    qtbot.keyClicks(form.timepoint, "4")
+    assert form.timepoint.native.isVisible() and form.timepoint.choices == [1, 2, 4] and form.timepoint.value == 2
+    form.timepoint.native.setFocus()
+    qtbot.keyClicks(form.timepoint.native, "4")
     type_into(form.orientation, "AIR", qtbot)
-    form.piece.what.value = "box"
-    click(form.piece.from_view, qtbot)
+    form.what.value = "box"
+    click(form.from_view, qtbot)
     type_into(form.output, str(tmp_path / "last.nii"), qtbot)
     settle(form, qtbot)
     assert not is_error(form), form.outlook.text()
     assert "export box" in viewer.layers
-    form.piece.what.value = "whole"
+    form.what.value = "whole"
     assert not viewer.layers["export box"].visible and not viewer.layers["export box"].nshapes
     export(form, qtbot)
     assert_same_image(tmp_path / "last.nii", ExportRequest(path=path, channel=form.channel.value, orientation="AIR", timepoint=4))
 
 
 def test_closing_the_window_stops_the_work(
-    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
+    form: ExportForm, viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path, held: threading.Event
 ) -> None:
     threads = threading.active_count()
     type_into(form.output, str(tmp_path / "brain.nii.gz"), qtbot)
     settle(form, qtbot)
-    click(form.go, qtbot)
+    click(form.button, qtbot)
     qtbot.waitUntil(held.is_set)
     viewer.close()
     qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
@@ -310,12 +312,12 @@ def test_closing_the_window_stops_the_work(
     assert threading.active_count() <= threads + (os.cpu_count() or 1), "the core keeps threads that decode for all files"
 
 
-def test_closing_the_form_leaves_nothing_in_the_viewer(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
-    form.piece.what.value = "box"
+def test_closing_the_form_leaves_nothing_in_the_viewer(form: ExportForm, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    form.what.value = "box"
     settle(form, qtbot)
     assert "export box" in viewer.layers
-    with qtbot.waitSignal(form.destroyed, timeout=10_000):
-        viewer.window.remove_dock_widget(form)
+    with qtbot.waitSignal(form.native.destroyed, timeout=10_000):
+        viewer.window.remove_dock_widget(form.native)
     assert "export box" not in viewer.layers
     del viewer.layers[0]
     viewer.dims.set_current_step(0, 100)
@@ -323,22 +325,22 @@ def test_closing_the_form_leaves_nothing_in_the_viewer(form: ExportWidget, viewe
 
 @pytest.mark.bindings
 def test_dragging_the_box_changes_the_numbers_and_the_export(
-    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
+    form: ExportForm, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
-    form.piece.what.value = "box"
+    form.what.value = "box"
     settle(form, qtbot)
-    before = np.array([form.piece.corner.read(""), form.piece.extent.read("")])
+    before = np.array([form.origin_mm.value, form.size_mm.value])
     viewer.dims.set_point(range(3), NATIVE.T @ (before[0] + before[1] / 2))
     qtbot.wait(50)
     layer = viewer.layers["export box"]
     assert layer.nshapes == 1 and layer.mode == "select"
     drag(viewer, qtbot, NATIVE.T @ (before[0] + 0.3 * before[1]), across=(50, 30))
     moved = np.array([1, 0, -1]) * np.array([50, 0, 30]) / viewer.scene.camera.zoom
-    qtbot.waitUntil(lambda: not np.allclose(form.piece.corner.read(""), before[0]))
-    assert form.piece.corner.read("") == pytest.approx(before[0] + moved, abs=0.05)
-    assert form.piece.extent.read("") == pytest.approx(before[1], abs=1e-3)
+    qtbot.waitUntil(lambda: not np.allclose(form.origin_mm.value, before[0]))
+    assert form.origin_mm.value == pytest.approx(before[0] + moved, abs=0.05)
+    assert form.size_mm.value == pytest.approx(before[1], abs=1e-3)
     # And the other way round.
-    for edit, text in zip([*form.piece.corner.edits, *form.piece.extent.edits], ("3", "4", "2", "1.6", "2", "1.2"), strict=True):
+    for edit, text in zip([*form.origin_mm.edits, *form.size_mm.edits], ("3", "4", "2", "1.6", "2", "1.2"), strict=True):
         type_into(edit, text, qtbot)
     viewer.dims.set_point(0, 5)
     settle(form, qtbot)
@@ -376,32 +378,32 @@ def drag(viewer: napari.Viewer, qtbot: QtBot, world: Any, across: tuple[int, int
     qtbot.mouseRelease(native, LEFT, pos=end)
 
 
-def test_the_box_is_taken_from_the_view_and_from_a_shape(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
-    form.piece.what.value = "box"
+def test_the_box_is_taken_from_the_view_and_from_a_shape(form: ExportForm, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    form.what.value = "box"
     settle(form, qtbot)
-    thickness = form.piece.extent.read("")[1]
+    thickness = form.size_mm.value[1]
     viewer.add_shapes([[[2, -5, 3], [2, -5, 6], [2, -2, 6], [2, -2, 3]]], ndim=3, units=("mm",) * 3)
-    click(form.piece.from_shape, qtbot)
-    corner, size = np.array(form.piece.corner.read("")), np.array(form.piece.extent.read(""))
+    click(form.from_shape, qtbot)
+    corner, size = np.array(form.origin_mm.value), np.array(form.size_mm.value)
     assert corner[[0, 2]] == pytest.approx([3, 2]) and size[[0, 2]] == pytest.approx([3, 3])
     assert size[1] == pytest.approx(thickness) and corner[1] < viewer.dims.point[0] < corner[1] + size[1]
     viewer.scene.camera.zoom = 200
     viewer.scene.camera.center = (0, -4, 5)
     qtbot.wait(100)
-    click(form.piece.from_view, qtbot)
+    click(form.from_view, qtbot)
     canvas = viewer.window._qt_viewer.canvas.native
-    corner, size = np.array(form.piece.corner.read("")), np.array(form.piece.extent.read(""))
+    corner, size = np.array(form.origin_mm.value), np.array(form.size_mm.value)
     assert size[[0, 2]] == pytest.approx([canvas.width() / 200, canvas.height() / 200], abs=0.2)
     assert (corner + size / 2)[[0, 2]] == pytest.approx([5, 4], abs=0.1)
 
 
 def test_a_box_without_bounds_is_drawn_as_far_as_the_image_goes(
-    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path
+    form: ExportForm, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path
 ) -> None:
-    form.piece.what.value = "box"
-    for edit, text in zip(form.piece.corner.edits, ("-1e9", "-1e9", "-1e9"), strict=True):
+    form.what.value = "box"
+    for edit, text in zip(form.origin_mm.edits, ("-1e9", "-1e9", "-1e9"), strict=True):
         type_into(edit, text, qtbot)
-    for edit in form.piece.extent.edits:
+    for edit in form.size_mm.edits:
         type_into(edit, "2e9", qtbot)
     viewer.dims.set_point(0, 5)
     settle(form, qtbot)
@@ -411,26 +413,26 @@ def test_a_box_without_bounds_is_drawn_as_far_as_the_image_goes(
     with open_lsfm(registered_file) as file:
         extent = file["autofluo"].space.bounds.size_mm
     assert (np.ptp(corners, axis=0)[1:] < 3.01 * max(extent)).all()
-    type_into(form.piece.corner.edits[0], "1e9", qtbot)
+    type_into(form.origin_mm.edits[0], "1e9", qtbot)
     qtbot.waitUntil(lambda: not layer.visible)
     assert viewer.layers.selection.active.name == "autofluo"
-    type_into(form.piece.corner.edits[0], "-1e9", qtbot)
+    type_into(form.origin_mm.edits[0], "-1e9", qtbot)
     qtbot.waitUntil(lambda: layer.visible)
     assert layer.nshapes == 1 and viewer.layers.selection.active is layer and layer.mode == "select"
 
 
-def test_a_file_that_is_closed_takes_its_box_along(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
-    form.piece.what.value = "box"
+def test_a_file_that_is_closed_takes_its_box_along(form: ExportForm, viewer: napari.Viewer, qtbot: QtBot) -> None:
+    form.what.value = "box"
     settle(form, qtbot)
     viewer.layers.selection = {layer for layer in viewer.layers if layer.name != "export box"}
     viewer.layers.remove_selected()
     assert not viewer.layers
-    assert form.piece.from_view.isVisible() and not form.piece.from_view.isEnabled() and not form.piece.from_shape.isEnabled()
-    assert "Open a file" in form.outlook.text() and not form.go.isEnabled()
+    assert form.from_view.isVisible() and not form.from_view.isEnabled() and not form.from_shape.isEnabled()
+    assert "Open a file" in form.outlook.text() and not form.button.isEnabled()
 
 
 def test_exported_regions_look_as_in_their_file(
-    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
+    form: ExportForm, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
     form.channel.value = "atlas"
     export(form, qtbot)
@@ -455,10 +457,10 @@ def test_exported_regions_look_as_in_their_file(
 
 
 def test_a_chain_to_the_template(
-    form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, brain_data: Path, tmp_path: Path
+    form: ExportForm, viewer: napari.Viewer, qtbot: QtBot, registered_file: Path, brain_data: Path, tmp_path: Path
 ) -> None:
     reference = str(brain_data / "mouse_brain" / "template_100um.nii.gz")
-    chain = form.chain
+    chain = form.transforms.native
 
     def add(name: str) -> None:
         chain._offer()
@@ -475,7 +477,7 @@ def test_a_chain_to_the_template(
     assert [str(step) for step in form.request().transforms] == ["inverse_warp:invert", "structural_to_template"]
     click(chain._remove, qtbot)
     add("warp")
-    form._offer_reference(reference)
+    form.reference.value = reference
     type_into(form.output, str(tmp_path / "there.nii.gz"), qtbot)
     settle(form, qtbot)
     assert "114 x 132 x 80" in form.outlook.text()
@@ -505,22 +507,22 @@ def test_a_chain_to_the_template(
     chain._numeric.setChecked(True)
     assert chain._invert.isEnabled()
     chain._invert.click()
-    assert form.request().numeric_inverse == (chain.steps[-1].name,)
+    assert form.request().numeric_inverse == (chain.read()[-1].name,)
     chain._numeric.setChecked(False)
-    assert not chain.steps[-1].invert and form.request().numeric_inverse == ()
+    assert not chain.read()[-1].invert and form.request().numeric_inverse == ()
 
 
-def test_chunks(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path) -> None:
+def test_chunks(form: ExportForm, qtbot: QtBot, registered_file: Path, tmp_path: Path) -> None:
     form.channel.value = "atlas"
-    form.piece.what.value = "grid"
-    for edit, text in zip(form.piece.chunk.edits, ("6", "7", "8"), strict=True):
+    form.what.value = "grid"
+    for edit, text in zip(form.block.edits, ("6", "7", "8"), strict=True):
         type_into(edit, text, qtbot)
-    type_into(form.piece.overlap, "0.5", qtbot)
+    type_into(form.overlap_mm, "0.5", qtbot)
     type_into(form.output, str(tmp_path / "found"), qtbot)
     settle(form, qtbot)
-    assert "in 4 chunks" in form.outlook.text()
+    assert "in 4 blocks" in form.outlook.text()
     export(form, qtbot)
-    assert "4 chunks" in form.panel.text
+    assert "4 blocks" in form.panel.text
     request = ExportRequest(
         path=registered_file, channel="atlas", grid=(0, 0, 0), size_mm=(6, 7, 8), overlap_mm=0.5, output=tmp_path / "wanted"
     )
@@ -549,17 +551,17 @@ def test_chunks(form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_pat
     ],
 )  # fmt: skip
 def test_a_request_comes_out_as_it_went_in(
-    fields: dict[str, Any], form: ExportWidget, qtbot: QtBot, registered_file: Path, tmp_path: Path
+    fields: dict[str, Any], form: ExportForm, qtbot: QtBot, registered_file: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / ("chunks" if "grid" in fields else "out.nii")
     request = ExportRequest(path=registered_file, channel="autofluo", output=output, **fields)
-    form.fill_in(request)
+    form(request)
     settle(form, qtbot)
     assert form.request() == request
 
 
 def test_two_windows_do_not_disturb_each_other(
-    form: ExportWidget,
+    form: ExportForm,
     viewer: napari.Viewer,
     qtbot: QtBot,
     make_napari_viewer: Callable[..., napari.Viewer],
@@ -574,8 +576,8 @@ def test_two_windows_do_not_disturb_each_other(
     second.open(path, plugin="napari-lsfm")
     other = open_form(second, qtbot)
     for one, size in ((form, "1"), (other, "2")):
-        one.piece.what.value = "box"
-        for edit in one.piece.extent.edits:
+        one.what.value = "box"
+        for edit in one.size_mm.edits:
             type_into(edit, size, qtbot)
         settle(one, qtbot)
     assert (form.request().channel, other.request().channel) == ("autofluo", "other")
@@ -586,50 +588,46 @@ def test_two_windows_do_not_disturb_each_other(
     assert viewer.layers["autofluo [1]"].data.shape == (20, 25, 25)
 
 
-def test_all_can_be_reached_and_read(form: ExportWidget, viewer: napari.Viewer, qtbot: QtBot) -> None:
+def test_all_can_be_reached_and_read(form: ExportForm, viewer: napari.Viewer, qtbot: QtBot) -> None:
     viewer.window.resize(1280, 800)
     qtbot.wait(50)
-    area = form.findChild(QScrollArea)
-    for piece in form.piece.what.values:
-        form.piece.what.value = piece
+    area = form.native.findChild(QScrollArea)
+    for piece in form.what.choices:
+        form.what.value = piece
         settle(form, qtbot)
         assert area.widget().width() <= area.viewport().width(), "nothing is cut off"
         for field in area.widget().findChildren(QLineEdit):
             assert not field.isVisible() or field.width() >= 40
     # From the first field, Tab leads to the button that does it.
-    form.piece.what.value = "region"
+    form.what.value = "region"
     viewer.window._qt_window.activateWindow()
-    widget, seen = form.file.focusProxy(), set()
+    widget, seen = form.path.native.focusProxy(), set()
     while widget not in seen:
         seen.add(widget)
         widget = widget.nextInFocusChain()
-    for field in (
-        form.channel,
-        form.resolution,
-        form.piece.regions,
-        form.piece.margin_unit,
-        form.chain._add,
-        form.fill,
-        form.output,
-        form.go,
-    ):
+    fields = (form.channel, form.resolution_mm, form.select, form.margin_vox, form.transforms.native._add, form.fill, form.output)
+    for field in (*map(edit_of, fields), form.button):
         assert field in seen and field.focusPolicy() & Qt.FocusPolicy.TabFocus
-    fields = [f for f in form.findChildren(QWidget) if f.focusPolicy() & Qt.FocusPolicy.TabFocus and f.window() is form.window()]
+    fields = [
+        f
+        for f in form.native.findChildren(QWidget)
+        if f.focusPolicy() & Qt.FocusPolicy.TabFocus and f.window() is form.native.window()
+    ]
     fields = [f for f in fields if not isinstance(f, QScrollArea)]
     missing = [f for f in fields if not (f.toolTip() or f.parentWidget().toolTip() or f.parentWidget().parentWidget().toolTip())]
     assert not missing, missing
 
 
 def test_a_file_without_orientation_asks_for_it(
-    viewer: napari.Viewer, form: ExportWidget, qtbot: QtBot, brain_data: Path, tmp_path: Path
+    viewer: napari.Viewer, form: ExportForm, qtbot: QtBot, brain_data: Path, tmp_path: Path
 ) -> None:
     # What is done with a file is noted beside it.
     path = Path(shutil.copy(brain_data / "legacy_lsfmpy" / "mouse42.h5", tmp_path))
-    form.file.choose(path)
+    form.path.value = path
     settle(form, qtbot)
     form.channel.value = "autofluo"
     settle(form, qtbot)
-    assert is_error(form) and "orientation" in form.outlook.text() and form.orientation.isVisible()
+    assert is_error(form) and "orientation" in form.outlook.text() and form.orientation.native.isVisible()
     type_into(form.orientation, "AIR", qtbot)
     type_into(form.output, str(tmp_path / "old.nii"), qtbot)
     export(form, qtbot)
@@ -640,10 +638,10 @@ def test_a_file_without_orientation_asks_for_it(
         assert [layer.name for layer in other.layers] == ["old.nii"] and "something else" in form.panel.text
 
 
-def test_a_search_that_nobody_waits_for_ends(form: ExportWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_nobody_waits_for_ends(form: ExportForm, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever types on need not wait for the plan of what stood there before."""
     tokens = []
-    plan = _export.plan_export
+    plan = _export_work.plan_export
 
     def slow(file: Any, request: ExportRequest, *, cancel: Any) -> Any:
         tokens.append(cancel)
@@ -652,17 +650,17 @@ def test_a_search_that_nobody_waits_for_ends(form: ExportWidget, qtbot: QtBot, m
                 threading.Event().wait(0.01)
         return plan(file, request, cancel=cancel)
 
-    monkeypatch.setattr(_export, "plan_export", slow)
-    form.piece.what.value = "region"
-    type_into(form.piece.regions, "CA1", qtbot)
+    monkeypatch.setattr(_export_work, "plan_export", slow)
+    form.what.value = "region"
+    type_into(form.select, "CA1", qtbot)
     qtbot.waitUntil(lambda: bool(tokens) and form._planner.is_busy, timeout=20_000)
-    type_into(form.piece.regions, "CA2", qtbot)
+    type_into(form.select, "CA2", qtbot)
     settle(form, qtbot)
-    assert not is_error(form) and form.go.isEnabled()
+    assert not is_error(form) and form.button.isEnabled()
 
 
-def test_fields_of_all_sections_stand_below_each_other(form: ExportWidget, qtbot: QtBot) -> None:
+def test_fields_of_all_sections_stand_below_each_other(form: ExportForm, qtbot: QtBot) -> None:
     qtbot.wait(50)
-    fields = (form.channel, form.piece.what, form.reference.parentWidget(), form.fill, form.memory)
-    lefts = {field.mapTo(form, field.rect().topLeft()).x() for field in fields}
+    fields = [field.native for field in (form.channel, form.what, form.reference, form.fill, form.memory_bytes)]
+    lefts = {field.mapTo(form.native, field.rect().topLeft()).x() for field in fields}
     assert len(lefts) == 1

@@ -296,12 +296,12 @@ def test_a_masked_hemisphere_is_exported_by_way_of_the_export_form(
     settle(form, qtbot)
     click(form.go, qtbot)
     _, export = viewer.window.add_plugin_dock_widget("napari-lsfm", "Export")
-    qtbot.waitUntil(lambda: export.isVisible() and export.go.isEnabled(), timeout=30_000)
+    qtbot.waitUntil(lambda: export.native.isVisible() and export.button.isEnabled(), timeout=30_000)
     region = RegionSelection(labels_channel="atlas", select=("TH",), include_descendants=True, side="left", mask=True)
     assert export.request() == ExportRequest(path=registered_file, channel="atlas", region=region)
-    export.output.setText(str(tmp_path / "th.nii"))
-    qtbot.waitUntil(lambda: not export._planner.is_busy)
-    click(export.go, qtbot)
+    export.output.value = str(tmp_path / "th.nii")
+    qtbot.waitUntil(lambda: not export.is_busy)
+    click(export.button, qtbot)
     qtbot.waitUntil(lambda: not export.panel.is_busy, timeout=30_000)
     image = nibabel.load(tmp_path / "th.nii")
     mask = inside(atlas, thalamus, left=True)
@@ -310,7 +310,7 @@ def test_a_masked_hemisphere_is_exported_by_way_of_the_export_form(
     # Set up once, the way to the template stays for the next region.
     export.channel.value = "autofluo"
     for name in ("structural_to_template", "warp"):
-        export.chain.add(name)
+        export.transforms.native.add(name)
     form.image.value = "autofluo"
     form.select({382})
     settle(form, qtbot)

@@ -20,9 +20,9 @@ from lsfm_core.cli import main
 from napari_lsfm import _commands
 from napari_lsfm._commands import show_in_space
 from napari_lsfm._reader import read_layers
-from napari_lsfm._widgets._export import ExportWidget
-from napari_lsfm._widgets._ingest import IngestWidget
 from napari_lsfm._widgets._regions import RegionWidget
+from napari_lsfm._widgets.forms.export import ExportForm
+from napari_lsfm._widgets.forms.ingest import IngestForm
 
 from .conftest import ingest_volume
 
@@ -182,9 +182,9 @@ def test_forms_refuse_and_warn_as_the_core_does(
 
         form._open_export()
         _, export = viewer.window.add_plugin_dock_widget("napari-lsfm", "Export")
-        assert isinstance(export, ExportWidget)
+        assert isinstance(export, ExportForm)
         qtbot.waitUntil(lambda: "wrong anatomy" in export.outlook.text())
-        assert not export.go.isEnabled()
+        assert not export.button.isEnabled()
         assert main(["set-space", str(labelled), "--channel=atlas", "--space=?", "--quiet"]) == 0
         export._changed()
         qtbot.waitUntil(lambda: "of memory" in export.outlook.text() or "not recorded" in export.outlook.text())
@@ -197,15 +197,15 @@ def test_the_ingest_form_has_the_space(
 ) -> None:
     with npe2pm.tmp_plugin(package="napari-lsfm"):
         viewer = make_napari_viewer()
-        _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Ingest")
-        assert isinstance(form, IngestWidget)
-        form.path.setText(str(brain.parent / "brain-structural"))
-        form.target.setText(str(brain))
-        form.channel.setText("atlas")
+        _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Import an image")
+        assert isinstance(form, IngestForm)
+        form.image.value = str(brain.parent / "brain-structural")
+        form.path.value = str(brain)
+        form.channel.value = "atlas"
         form.kind.value = "labels"
         form._on_kind()
-        assert form.space.placeholderText() == "not known"
-        form.space.setText("structural")
-        form.metadata.setText("none.json")
+        assert form.space.native.placeholderText() == "not known"
+        form.space.value = "structural"
+        form.metadata.value = "none.json"
         assert form.request().space == "structural"
         assert form.request().from_space is None

@@ -7,7 +7,7 @@ from pytestqt.modeltest import ModelTester
 from qtpy.QtCore import QModelIndex, QObject, Qt
 
 from lsfm_core import Label, LabelTable
-from napari_lsfm._widgets._tree import RegionTree
+from napari_lsfm._widgets.fields._tree import RegionTree
 
 CHECKED, PARTLY, UNCHECKED = Qt.CheckState.Checked, Qt.CheckState.PartiallyChecked, Qt.CheckState.Unchecked
 #: 1 has 2 and 3, 2 has 4; ids need not fit into 32 bits.

@@ -39,7 +39,7 @@ from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
 from napari_lsfm._widgets._fields import Choice, Section, Text, beside, numbers, optional, stacked
 from napari_lsfm._widgets._form import CopyButton, Form
 from napari_lsfm._widgets._picker import FilePicker
-from napari_lsfm._widgets._tree import RegionTree, RegionView
+from napari_lsfm._widgets.fields._tree import RegionTree, RegionView
 from napari_lsfm._workers import Latest, in_words
 
 if TYPE_CHECKING:

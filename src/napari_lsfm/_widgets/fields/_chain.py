@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QListWidget, QMenu, QPushButt
 
 from lsfm_core import TransformStep
 from napari_lsfm._widgets._facts import FileFacts, StoredTransform
-from napari_lsfm._widgets._fields import Text, beside
+from napari_lsfm._widgets.fields._base import Field
+from napari_lsfm._widgets.fields._rows import Words, beside
 
-__all__ = ["ChainEditor"]
+__all__ = ["ChainEdit", "ChainField"]
 
 #: Names of image files, which as transforms are displacement fields.
 _FIELDS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -22,13 +23,13 @@ _FILTER = "Transforms (*.txt *.tfm *.mat *.xfm *.h5 *.nii *.nii.gz *.nrrd *.mha 
 _COLOURS = {"image": "#3b6fb6", "affine": "#7a5ca8", "field": "#2e7d5b", "output": "#a8611a"}
 
 
-class ChainEditor(QWidget):
+class ChainEdit(QWidget):
     """A list of transforms, nearest to the image first."""
 
-    changed = Signal()
+    edited = Signal()
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
         self._stored: dict[str, StoredTransform] = {}
         self._channel = ""
         self._steps: list[TransformStep] = []
@@ -51,8 +52,8 @@ class ChainEditor(QWidget):
         self._numeric.setToolTip(
             "Also allow displacement fields whose inverse is not stored to be inverted; how well that goes is told below"
         )
-        self._picture = Text()
-        self._words = Text()
+        self._picture = Words()
+        self._words = Words()
         self._picture.setToolTip("The way from the image to the output")
         self._remove.clicked.connect(self._on_remove)
         self._up.clicked.connect(lambda: self._move(-1))
@@ -72,7 +73,11 @@ class ChainEditor(QWidget):
         self._show()
 
     @property
-    def steps(self) -> tuple[TransformStep, ...]:
+    def marked(self) -> list[QWidget]:
+        """What gets a frame."""
+        return [self._list]
+
+    def read(self) -> tuple[TransformStep, ...]:
         """The chain."""
         return tuple(self._steps)
 
@@ -94,17 +99,21 @@ class ChainEditor(QWidget):
         self._steps = [step for step in self._steps if step.name in self._stored or Path(step.name).is_file()]
         self._show()
 
-    def set_steps(self, steps: Sequence[TransformStep], numeric_inverse: Sequence[str] = ()) -> None:
+    def write(self, steps: Iterable[TransformStep | str]) -> None:
         """Show a chain."""
-        self._numeric.setChecked(bool(numeric_inverse))
-        self._steps = list(steps)
+        self._steps = [TransformStep.parse(step) if isinstance(step, str) else step for step in steps or ()]
         self._show()
+        self.edited.emit()
+
+    def allow_numeric(self, allowed: bool = True) -> None:
+        """Let fields be inverted whose inverse is not stored."""
+        self._numeric.setChecked(allowed)
 
     def add(self, name: str) -> None:
         """Add a transform at the outer end."""
         self._steps.append(TransformStep(name=name))
         self._show(len(self._steps) - 1)
-        self.changed.emit()
+        self.edited.emit()
 
     def say(self, text: str) -> None:
         """Spell the chain out."""
@@ -136,25 +145,25 @@ class ChainEditor(QWidget):
         row = self._list.currentRow()
         del self._steps[row]
         self._show(min(row, len(self._steps) - 1))
-        self.changed.emit()
+        self.edited.emit()
 
     def _move(self, by: int) -> None:
         row = self._list.currentRow()
         self._steps[row], self._steps[row + by] = self._steps[row + by], self._steps[row]
         self._show(row + by)
-        self.changed.emit()
+        self.edited.emit()
 
     def _on_invert(self, inverted: bool) -> None:
         row = self._list.currentRow()
         self._steps[row] = self._steps[row].model_copy(update={"invert": inverted})
         self._show(row)
-        self.changed.emit()
+        self.edited.emit()
 
     def _on_numeric(self, allowed: bool) -> None:
         if not allowed and self.numeric_inverse:
             self._steps = [step if self._has_inverse(step) else TransformStep(name=step.name) for step in self._steps]
             self._show(self._list.currentRow())
-            self.changed.emit()
+            self.edited.emit()
         self._enable()
 
     def _show(self, row: int = -1) -> None:
@@ -183,6 +192,12 @@ class ChainEditor(QWidget):
         self._invert.setChecked(chosen and self._steps[row].invert)
         needs = any(not self._has_inverse(step) for step in self._steps)
         self._numeric.setVisible(needs)
+
+
+class ChainField(Field, editor=ChainEdit):
+    """The transforms between an image and the output, as a tuple of `TransformStep`, nearest to the image first."""
+
+    is_wide = True
 
 
 _KINDS = {"affine": "affine", "field": "displacement field"}

@@ -11,11 +11,12 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QWidget
 
 from lsfm_core import Orientation, OrientationError, Space
 from lsfm_core.testing import phantom
-from napari_lsfm._widgets._fields import Choice, Section, beside
-from napari_lsfm._widgets._picture import Grey, Picture
-from napari_lsfm._workers import WARNING_STYLE
+from napari_lsfm._widgets.fields._base import Field
+from napari_lsfm._widgets.fields._choice import ChoiceEdit
+from napari_lsfm._widgets.fields._picture import Grey, Picture
+from napari_lsfm._widgets.fields._rows import Rows, Words, beside
 
-__all__ = ["OrientationSection", "edge_letters", "phantom_slices"]
+__all__ = ["OrientationEdit", "OrientationField", "edge_letters", "phantom_slices"]
 
 _AXES = ("planes", "rows", "columns")
 _SIDES = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior", "I": "inferior"}
@@ -27,26 +28,24 @@ _SPOT_MM = (2.2, 1.0, -0.6)
 _DARKEST, _BRIGHTEST = 110, 1000
 
 
-class OrientationSection(Section):
-    """Three choices, the two spellings of the code, and pictures of a brain that lies so. One changes all others.
+class OrientationEdit(Rows):
+    """Three choices, the two spellings of the code, and pictures of a brain that lies so. One changes all others."""
 
-    ``changed`` comes after every change.
-    """
+    edited = Signal()
 
-    changed = Signal()
-
-    def __init__(self) -> None:
-        super().__init__("How the specimen lies")
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
         self._orientation: Orientation | None = None
         self._error: OrientationError | None = None
-        self.axes = tuple(Choice([("…", None), *((word, letter) for letter, word in _SIDES.items())]) for _ in _AXES)
+        self.axes = tuple(ChoiceEdit() for _ in _AXES)
         for name, choice in zip(_AXES, self.axes, strict=True):
+            choice.offer([("…", None), *((word, letter) for letter, word in _SIDES.items())])
             self.row(
                 f"{name.capitalize()} toward",
                 choice,
                 f"The side of the body that lies in the direction in which {name} are counted",
             )
-            choice.chosen.connect(self._on_axes)
+            choice.edited.connect(self._on_axes)
         self.toward = QLineEdit()
         self.toward.setPlaceholderText("AIR")
         self.toward.textEdited.connect(lambda text: self._take(text, Orientation, self.toward))
@@ -60,20 +59,27 @@ class OrientationSection(Section):
         self.toward.setToolTip(tip)
         self.pictures = tuple(Picture(_EDGE) for _ in _AXES)
         self.row("", self._build_pictures(), "A model brain as it would be stored so: compare it with your image")
-        self.words = QLabel()
-        self.words.setWordWrap(True)
-        self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.words = Words()
         self.row("", self.words, "What the code says")
-        self.warning = QLabel()
-        self.warning.setWordWrap(True)
-        self.warning.setStyleSheet(WARNING_STYLE)
+        self.warning = Words()
         self.row("", self.warning, "What is unusual about the code")
+        self.setFocusProxy(self.axes[0])
         self._show(None)
 
     @property
     def orientation(self) -> Orientation | None:
         """What is chosen, if that is something."""
         return self._orientation
+
+    @property
+    def marked(self) -> list[QWidget]:
+        """What gets a frame: the letters if some were typed."""
+        return [self.toward] if self.toward.text() or self.origin.text() else list(self.axes)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was chosen or typed."""
+        return not (any(choice.currentData() for choice in self.axes) or self.toward.text() or self.origin.text())
 
     def read(self) -> str | None:
         """The axis codes, or None if nothing was chosen.
@@ -86,9 +92,9 @@ class OrientationSection(Section):
             raise self._error
         return self._orientation.axcodes if self._orientation is not None else None
 
-    def choose(self, axcodes: str) -> None:
-        """Show a code; an empty one for none."""
-        self._take(axcodes, Orientation, None)
+    def write(self, axcodes: str | None) -> None:
+        """Show a code, or none."""
+        self._take(axcodes or "", Orientation, None)
 
     def _build_pictures(self) -> QWidget:
         row = QWidget()
@@ -104,7 +110,7 @@ class OrientationSection(Section):
         return row
 
     def _on_axes(self) -> None:
-        self._take("".join(choice.value or "?" for choice in self.axes).replace("???", ""), Orientation, self.axes[0])
+        self._take("".join(choice.currentData() or "?" for choice in self.axes).replace("???", ""), Orientation, self.axes[0])
 
     def _take(self, text: str, parse: Callable[[str], Orientation], changed: QWidget | None) -> None:
         self._orientation = self._error = None
@@ -113,7 +119,7 @@ class OrientationSection(Section):
         except OrientationError as error:
             self._error = error
         self._show(changed)
-        self.changed.emit()
+        self.edited.emit()
 
     def _show(self, changed: QWidget | None) -> None:
         """Write it everywhere but where the user is at work."""
@@ -124,20 +130,26 @@ class OrientationSection(Section):
         if changed is not self.axes[0]:
             for choice, letter in zip(self.axes, found.axcodes if found else (None, None, None), strict=True):
                 with QSignalBlocker(choice):
-                    choice.value = letter
+                    choice.write(letter)
         slices = phantom_slices(found) if found else (None, None, None)
         for axis, (picture, image) in enumerate(zip(self.pictures, slices, strict=True)):
             picture.show_image(image, "?")
             picture.show_letters(edge_letters(found, axis) if found else ())
-        self.words.setText(
+        self.words.say(
             found.describe().replace("; ", "\n").replace("->", "→") if found else "Not chosen: the image does not tell it."
         )
         self.show_row(self.warning, found is not None and found.is_mirrored)
         if found is not None and found.is_mirrored:
-            self.warning.setText(
+            self.warning.warn(
                 f"{found} is a mirror image of what a camera sees, unless the planes come toward it: right and left may be "
                 "swapped. Check it against the specimen."
             )
+
+
+class OrientationField(Field, editor=OrientationEdit):
+    """How a specimen lies in its image, as axis codes, with a picture of it; None where nothing was chosen."""
+
+    is_wide = True
 
 
 def edge_letters(orientation: Orientation, axis: int) -> tuple[str, str, str, str]:

@@ -1,0 +1,555 @@
+"""Put an image into a file as a new channel: the form of the core's `IngestRequest`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QHBoxLayout, QWidget
+from superqt.utils import ensure_main_thread
+
+from lsfm_core import (
+    BusyError,
+    CancelledError,
+    CancelToken,
+    ImageMetadata,
+    IngestPlan,
+    IngestReport,
+    IngestRequest,
+    InputError,
+    describe_image,
+    ingest_channel,
+    open_lsfm,
+    open_source,
+    plan_ingest,
+    size_text,
+)
+from napari_lsfm._layers import LayerData
+from napari_lsfm._reader import present_layers
+from napari_lsfm._widgets._closed import ClosedFile
+from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
+from napari_lsfm._widgets.fields import Choice, Grey, OrientationField, Picture, Words, as_grey, edge_letters, make_field
+from napari_lsfm._widgets.forms._form import Form
+from napari_lsfm._workers import WARNING_STYLE, Job, Latest
+
+if TYPE_CHECKING:
+    import napari
+    from magicgui.widgets import Widget
+    from napari.layers import Layer
+
+__all__ = ["IngestForm"]
+
+_DELAY_MS = 300
+_THUMBNAIL = 130
+#: How long the work waits for the window to close the file's layers.
+_CLOSING_MS = 30_000
+_HDF5 = "HDF5 files (*.h5 *.hdf5)"
+_TABLES = "Label tables (*.txt *.csv *.tsv *.label);;All files (*)"
+_TARGETS = (".h5", ".hdf5", ".xml")
+_MAKES = {
+    "file": "Makes {file} with channel {channel}:",
+    "channel": "Adds channel {channel} to {file}:",
+    "replacement": "Replaces channel {channel} of {file}:",
+}
+#: What only the user can tell, as it is asked for.
+_NEEDED = {
+    "image": "image",
+    "voxel_size_mm": "voxel size",
+    "orientation": "orientation",
+    "path": "target file",
+    "channel": "name of the channel",
+}
+#: Rows that a kind of image alone has.
+_OF_KIND = {"labels": ("labels", "ontology"), "vectors": ("inverse_of", "field_convention", "from_space")}
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What is to be described and read: its path or layer, and the arguments of `describe_image`."""
+
+    place: Any
+    image: Any
+    channel: int | str | None
+    kind: str
+    planes_are: str | None = None
+    convention: str | None = None
+
+
+class IngestForm(Form):
+    """Put an image, or a layer, into a file.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    """
+
+    request_type = IngestRequest
+    operation = "write"
+    action = "Import"
+    width_hint = 420
+    sections: ClassVar = {
+        "Image": (
+            "layer", "image", "kind", "image_channel", "planes_are",
+            "labels", "ontology", "inverse_of", "field_convention", "found",
+        ),
+        "Geometry": ("voxel_size_mm", "origin_mm", "metadata"),
+        "How the specimen lies": ("orientation",),
+        "Target": ("path", "holds", "channel", "space", "from_space", "replace"),
+        "Work and storage": ("memory_bytes", "threads", "compression", "uint16_as_int16"),
+    }  # fmt: skip
+    folded = ("Work and storage",)
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        self._asked: _Image | None = None
+        self._metadata: ImageMetadata | None = None
+        self._complaint = ""
+        #: What the image tells of its geometry: as long as the form says the same, the request leaves it to the image.
+        self._own_size: list[str] = []
+        self._own_code: str | None = None
+        self._is_new = True
+        #: What was written last, and what the form said then: nothing is missing as long as it says the same.
+        self._written = ""
+        self._said_then: tuple[Any, ...] | None = None
+        self._closed: ClosedFile | None = None
+        self.thumbnail = Picture(_THUMBNAIL)
+        self.facts, self.holds = Words(), Words()
+        super().__init__(viewer)
+        self._describer = self._latest(self._on_described, self._on_undescribed, _DELAY_MS)
+        self._painter = self._latest(self.thumbnail.show_image, self._on_undescribed)
+        self._looker = self._latest(self._on_target, self._on_no_target, _DELAY_MS)
+        self.layer.changed.connect(self._on_layer)
+        self.kind.changed.connect(self._on_kind)
+        for name in ("image", "image_channel", "planes_are", "field_convention"):
+            self[name].changed.connect(self._describe)
+        self.path.changed.connect(self._look_at_target)
+        self.native.setAcceptDrops(True)
+        self.native.dropped.connect(self._on_dropped)
+        self.panel.finished.connect(self._on_finished)
+        self._listen(self._on_layers, viewer.layers.events.inserted, viewer.layers.events.removed)
+        self._on_layers()
+        self._on_kind()
+
+    def _make(self, name: str) -> Widget | tuple[str, QWidget, str]:
+        match name:
+            case "layer":
+                tip = "A file or folder on the disk, or a layer of this viewer"
+                return Choice(name=name, label="From", tooltip=tip, choices=[("file or folder", None)])
+            case "found":
+                return "", self._build_found(), "What was found, and the middle plane"
+            case "holds":
+                return "It holds", self.holds, "Channels that are in the file already"
+            case "inverse_of":
+                return make_field(IngestRequest, name, Choice, choices=[("none", None)])
+            case "orientation":
+                return make_field(IngestRequest, name, OrientationField)
+        options: dict[str, dict[str, Any]] = {
+            "image": {"modes": ("folder", "file")},
+            "path": {"modes": ("save",), "pattern": _HDF5, "suffix": ".h5"},
+            "labels": {"pattern": _TABLES},
+            "ontology": {"pattern": _TABLES},
+            "metadata": {"pattern": "JSON files (*.json)"},
+            "voxel_size_mm": {"positive": True},
+        }
+        return make_field(IngestRequest, name, **options.get(name, {}))
+
+    def _build_found(self) -> QWidget:
+        self.thumbnail.setAccessibleName("middle plane of the image")
+        self.thumbnail.show_image(None, "no image")
+        found = QWidget()
+        row = QHBoxLayout(found)
+        row.setContentsMargins(0, 4, 0, 0)
+        row.addWidget(self.thumbnail, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self.facts, 1)
+        return found
+
+    def _latest(self, answered: Callable[[Any], None], failed: Callable[[str], None], delay_ms: int = 0) -> Latest:
+        latest = Latest(self.native, delay_ms)
+        latest.answered.connect(answered)
+        latest.failed.connect(failed)
+        return latest
+
+    def _on_dropped(self, paths: Sequence[str]) -> None:
+        """Take a file of ours as the target, everything else as the image."""
+        targets = [path for path in paths if path.lower().endswith(_TARGETS)]
+        images = [path for path in paths if path not in targets]
+        if len(targets) > 1 or len(images) > 1:
+            self.panel.complain(
+                f"{len(paths)} files were dropped, and none was taken: drop one image and one target file at most. A series is "
+                "taken by its folder, or by a pattern such as img_*_C01.tif."
+            )
+            return
+        if targets:
+            self.path.value = targets[0]
+        if images:
+            self.layer.value = None
+            self.image.value = images[0]
+
+    # --- the image ----------------------------------------------------------------------------------------------------------
+
+    def _on_layers(self, event: Any = None) -> None:
+        active = self._viewer.layers.selection.active
+        layers = sorted((layer for layer in self._viewer.layers if _can_be_ingested(layer)), key=lambda layer: layer is not active)
+        before = self.layer.value
+        self.layer.offer([("file or folder", None), *((f"layer {layer.name}", layer) for layer in layers)])
+        if before is not self.layer.value:
+            self._on_layer()
+
+    def _on_layer(self) -> None:
+        layer = self.layer.value
+        self._show_rows(layer is None, "image")
+        if layer is not None:
+            colours = getattr(layer, "rgb", False)
+            self.kind.value = "labels" if type(layer).__name__ == "Labels" else "components" if colours else "image"
+        self._describe()
+
+    def _on_kind(self) -> None:
+        for kind, names in _OF_KIND.items():
+            self._show_rows(self.kind.value == kind, *names)
+        self.space.native.setPlaceholderText("its own" if self.kind.value == "image" else "not known")
+        self._describe()
+
+    def _image(self) -> _Image | None:
+        layer, path = self.layer.value, self.image.value
+        if layer is None and path is None:
+            return None
+        image = path if layer is None else _volume_of(layer)
+        # Regions under their own ids, if they are shown under other numbers.
+        image = getattr(image, "source", image)
+        convention = self.field_convention.value if self.kind.value == "vectors" else None
+        channel, planes_are = self.image_channel.value, self.planes_are.value
+        return _Image(path if layer is None else layer, image, channel, self.kind.value, planes_are, convention)
+
+    def _describe(self) -> None:
+        asked = self._image()
+        if asked is None or self._asked is None or asked.place != self._asked.place:
+            self._forget_image()
+        self._asked, self._metadata, self._complaint = asked, None, ""
+        self._painter.forget()
+        if asked is None:
+            self._describer.forget()
+            self.thumbnail.show_image(None, "no image")
+        else:
+            self.thumbnail.show_image(None, "…")
+            self._describer.ask(
+                lambda _: describe_image(asked.image, channel=asked.channel, kind=asked.kind, planes_are=asked.planes_are)
+            )
+        self._changed()
+
+    def _forget_image(self) -> None:
+        """Empty what the image before has told."""
+        if self._own_size and self.voxel_size_mm.texts == self._own_size:
+            self.voxel_size_mm.value = None
+        if self._own_code is not None and self._code == self._own_code:
+            self.orientation.value = None
+        self._own_size, self._own_code, self._is_new = [], None, True
+
+    @property
+    def _code(self) -> str | None:
+        found = self.orientation.native.orientation
+        return None if found is None else found.axcodes
+
+    def _on_described(self, metadata: ImageMetadata) -> None:
+        asked = self._asked
+        if asked is None:
+            return
+        self._metadata = metadata
+        if self._is_new:
+            self._is_new = False
+            self._take_over(metadata)
+        self._painter.ask(lambda cancel: _middle_plane(asked, cancel))
+        self._show_facts()
+        self._changed()
+
+    def _take_over(self, metadata: ImageMetadata) -> None:
+        """Fill in what a new image or layer tells."""
+        layer = self.layer.value
+        size = _voxel_size_mm(layer) if layer is not None else None
+        if size is not None:
+            self.voxel_size_mm.value = size
+        if metadata.voxel_size is not None:
+            self.voxel_size_mm.value = metadata.voxel_size.triple_mm
+            self._own_size = self.voxel_size_mm.texts
+        if metadata.orientation is not None:
+            self._own_code = self.orientation.value = metadata.orientation
+
+    def _on_undescribed(self, message: str) -> None:
+        self._complaint = message
+        self.thumbnail.show_image(None, "cannot be used")
+        self._changed()
+
+    def _show_facts(self) -> None:
+        metadata = self._metadata
+        if self._complaint:
+            self.facts.complain(escape(self._complaint))
+            return
+        if metadata is None or metadata.shape is None:
+            self.facts.say("TIFF, OME-TIFF, NIfTI, NRRD, MetaImage, Zarr, or a layer" if self._asked is None else "looking …")
+            return
+        shape = (metadata.shape.planes, metadata.shape.rows, metadata.shape.columns)
+        voxels = np.prod(shape, dtype=float) * np.dtype(metadata.dtype).itemsize * (3 if self.kind.value == "vectors" else 1)
+        lines = [
+            f"{metadata.format or 'image'}, {shape[0]} plane{'s' if shape[0] != 1 else ''}",
+            f"{_by(shape)} voxels",
+            f"{metadata.dtype}, {size_text(voxels)}",
+        ]
+        try:
+            size = self.voxel_size_mm.value
+            lines.append(
+                f"{_by(n * mm for n, mm in zip(shape, size, strict=True))} mm" if size else _missing("voxel size not known")
+            )
+        except InputError:
+            lines.append(_missing("voxel size not clear"))
+        if metadata.orientation is None and self._code is None:
+            lines.append(_missing("orientation not known"))
+        elif metadata.world_from_voxel is not None:
+            lines.append("lies oblique")
+        lines += map(escape, metadata.notes)
+        self.facts.say("<br>".join(lines))
+
+    # --- the target ---------------------------------------------------------------------------------------------------------
+
+    def _look_at_target(self) -> None:
+        path = self._target()
+        if path is None:
+            self._looker.forget()
+        else:
+            self._looker.ask(lambda _: _kinds_in(path))
+        self.holds.say("")
+        self._changed()
+
+    def _target(self) -> Path | None:
+        return None if self.path.value is None else Path(self.path.value)
+
+    def _on_target(self, channels: Mapping[str, str]) -> None:
+        path = self._target()
+        is_new = path is not None and not channels and not path.exists()
+        self.holds.say("nothing, it is new" if is_new else ", ".join(channels) or "no channel")
+        self.inverse_of.offer([("none", None), *((name, name) for name, kind in channels.items() if kind == "vectors")])
+        self._changed()
+
+    def _on_no_target(self, message: str) -> None:
+        self.holds.complain(message)
+        self._changed()
+
+    # --- the request --------------------------------------------------------------------------------------------------------
+
+    def __call__(self, request: IngestRequest) -> None:
+        """Show a request; its image is a path."""
+        self.layer.value = None
+        super().__call__(request)
+
+    def request(self) -> IngestRequest:
+        """What the form says.
+
+        Raises
+        ------
+        InputError
+            That says what is missing or wrong.
+        """
+        missing = self._missing()
+        if missing:
+            raise InputError(f"still to be given: {', '.join(_NEEDED[name] for name in missing)}")
+        request: IngestRequest = super().request()
+        return request
+
+    def _given(self) -> dict[str, Any]:
+        image = self._image()
+        given = super()._given() | {"image": None if image is None else image.image}
+        if self.voxel_size_mm.texts == self._own_size:
+            given["voxel_size_mm"] = None
+        if given["orientation"] == self._own_code:
+            given["orientation"] = None
+        return given
+
+    def _missing(self) -> Sequence[str]:
+        if self._said_then == self._says():
+            return ()
+        # A metadata file may tell of the geometry: the core says what is missing then.
+        told = self.metadata.value is not None
+        is_missing = {
+            "image": self._image() is None,
+            "voxel_size_mm": not told and not any(self.voxel_size_mm.texts),
+            "orientation": not told and self.orientation.native.is_empty,
+            "path": self.path.value is None,
+            "channel": self.channel.value is None,
+        }
+        return [name for name in _NEEDED if is_missing[name]]
+
+    def _says(self) -> tuple[Any, ...]:
+        """What the form asks for, as far as another choice of it is another wish."""
+        image = self._image()
+        place = None if image is None else (image.place, image.channel, image.kind)
+        return place, self.path.value, self.channel.value
+
+    def _hindrance(self) -> str:
+        missing = self._missing()
+        if missing:
+            return f"Still to be given: {', '.join(_NEEDED[name] for name in missing)}."
+        return "" if self._metadata is not None or self._complaint else "…"
+
+    def _look_ahead(self) -> None:
+        is_done = self._said_then == self._says()
+        self._show_facts()
+        code = self.orientation.native.orientation
+        self.thumbnail.show_letters(edge_letters(code, 0) if code is not None else ())
+        if is_done:
+            self._mark()
+            self.doubts.hide()
+            self.outlook.praise(self._written)
+            return
+        self._said_then = None
+        super()._look_ahead()
+
+    def _plan(self, request: IngestRequest, cancel: CancelToken) -> IngestPlan:
+        if self._complaint:
+            raise InputError("The image cannot be used: see above.")
+        return plan_ingest(request)
+
+    def _say_plan(self, plan: IngestPlan) -> None:
+        made = _MAKES[plan.makes].format(channel=repr(plan.channel), file=plan.path.name)
+        levels = f"{len(plan.levels)} level{'s' if len(plan.levels) > 1 else ''}"
+        memory = size_text(plan.memory.peak_bytes)
+        self.outlook.say(
+            f"{made} {levels}, {size_text(plan.raw_bytes)} before compression, at most {memory} of memory.\n{plan.path.absolute()}"
+        )
+        self._warn(plan.warnings)
+
+    def _nameable_request(self) -> IngestRequest:
+        request = self.request()
+        if not isinstance(request.image, str | os.PathLike):
+            raise InputError("image: a layer is known in this window only: commands and recipes read files")
+        return request
+
+    # --- doing it -----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, request: IngestRequest) -> Job:
+        shown = self._shown_as(request.path)
+        close = None if shown is None else ensure_main_thread(lambda: self._close(shown), await_return=True, timeout=_CLOSING_MS)
+        title = f"Ingest {request.channel}"
+        return self.panel.run(_ingest(request, close), title, lambda report: self._on_done(request, report))
+
+    def _shown_as(self, path: Path) -> Path | None:
+        """The path by which this viewer shows a file: it may have been opened by another name."""
+        return next((shown for shown in lsfm_paths(self._viewer) if path.exists() and shown.samefile(path)), None)
+
+    def _close(self, path: Path) -> None:
+        self._closed = ClosedFile(self._viewer, path)
+
+    def _on_done(self, request: IngestRequest, report: IngestReport) -> str:
+        self._show_layers(request.path, [request.channel])
+        if self.channel.value == request.channel:
+            # There is one of that name now: the next one needs another.
+            self.channel.value = None
+            self._written = f"Done: {request.path.absolute()} holds channel {request.channel!r}."
+            self._said_then = self._says()
+        raw, stored = report.raw_bytes, report.stored_bytes
+        said = [f"Channel {report.channel!r} written: {size_text(raw)}, stored in {size_text(stored)}, {report.seconds:.1f} s."]
+        if report.kind == "vectors":
+            said.append("Displacement fields are not shown.")
+        if self._closed is not None:
+            said.append("The file's layers were closed meanwhile, and are open again.")
+        return "\n".join([*said, *(f"Warning: {warning}" for warning in report.warnings)])
+
+    def _on_finished(self) -> None:
+        if self._closed is not None:
+            self._show_layers(self._closed.path, [])
+        self._look_at_target()
+
+    def _show_layers(self, path: Path, channels: Sequence[str]) -> None:
+        """Open channels of a file as layers, and those that were closed."""
+        opener = self._latest(lambda layers: self._on_opened(layers, channels), self.panel.complain)
+        opener.ask(lambda _: present_layers(path))
+
+    def _on_opened(self, layers: Sequence[LayerData], channels: Sequence[str]) -> None:
+        closed, self._closed = self._closed, None
+        wanted = set(channels) | (closed.channels if closed is not None else set())
+        # All of a channel's first: it may have several layers.
+        for _, keywords, _ in layers:
+            about = keywords["metadata"]["lsfm"]
+            for old in layers_of(self._viewer, Path(about["path"]), about["channel"]) if about["channel"] in wanted else ():
+                self._viewer.layers.remove(old)
+        for data, keywords, kind in layers:
+            name = keywords["metadata"]["lsfm"]["channel"]
+            if name in wanted:
+                layer = getattr(self._viewer, f"add_{kind}")(data, **keywords)
+                if closed is not None:
+                    closed.restore(layer, name)
+        if closed is not None:
+            closed.restore_view()
+
+
+def _ingest(request: IngestRequest, close: Callable[[], None] | None) -> Callable[..., IngestReport]:
+    """The work, which has the file's layers closed where they keep it busy."""
+
+    def work(progress: Any, cancel: CancelToken) -> IngestReport:
+        if close is not None:
+            try:
+                return ingest_channel(request, progress=progress, cancel=cancel)
+            except BusyError:
+                close()
+        return ingest_channel(request, progress=progress, cancel=cancel)
+
+    return work
+
+
+def _middle_plane(asked: _Image, cancel: CancelToken) -> Grey:
+    source = open_source(
+        asked.image,
+        channel=asked.channel,
+        kind=asked.kind,
+        planes_are=asked.planes_are,
+        field_convention=asked.convention,
+    )
+    try:
+        plane = np.empty(source.shape[1:] + ((source.components,) if source.components > 1 else ()), source.dtype)
+        middle = source.shape[0] // 2
+        # Compressed files are read from the front in any case; plane by plane it can be stopped.
+        for index in range(0 if source.forward_only else middle, middle + 1):
+            if cancel.cancelled:
+                raise CancelledError(f"{source.name}: cancelled")
+            source.read_plane(index, plane)
+    finally:
+        source.close()
+    return as_grey(plane, asked.kind, 2 * _THUMBNAIL)
+
+
+def _kinds_in(path: Path) -> dict[str, str]:
+    """Names and kinds of the channels in a file; none if it is not there."""
+    if not path.exists():
+        return {}
+    with open_lsfm(path) as file:
+        return {name: channel.kind for name, channel in file.channels.items()}
+
+
+def _can_be_ingested(layer: Layer) -> bool:
+    """Volumes and planes that are not in a file of ours already; the layers of those are padded."""
+    return type(layer).__name__ in ("Image", "Labels") and layer.ndim in (2, 3) and origin_of(layer) is None
+
+
+def _volume_of(layer: Layer) -> Any:
+    """The finest level of a layer; a layer of two axes as one plane."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    return np.asarray(data)[None] if layer.ndim == 2 else data
+
+
+def _voxel_size_mm(layer: Layer) -> list[float] | None:
+    """From a layer's scale, if its units are lengths."""
+    if not all(unit.is_compatible_with("mm") for unit in layer.units):
+        return None
+    sizes = [float((scale * unit).to("mm").magnitude) for scale, unit in zip(layer.scale, layer.units, strict=True)]
+    # A single plane is as thick as its rows are apart, until somebody knows better.
+    return sizes if len(sizes) == 3 else [sizes[0], *sizes]
+
+
+def _missing(text: str) -> str:
+    return f'<span style="{WARNING_STYLE}">{text}</span>'
+
+
+def _by(values: Any) -> str:
+    return " x ".join(f"{value:.6g}" for value in values)
