@@ -22,7 +22,7 @@ from lsfm_core.formats import OutputImage, check_output, output_memory, output_n
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
 from lsfm_core.progress import CancelToken, size_text
 from lsfm_core.pyramid import Kind
-from lsfm_core.resample import Interpolation, itk_bytes_per_voxel
+from lsfm_core.resample import Interpolation, is_worth_loops, itk_bytes_per_voxel
 from lsfm_core.store import Channel, Level, LsfmFile
 from lsfm_core.threads import default_threads
 from lsfm_core.transforms import DisplacementField, Transform, TransformChain
@@ -71,6 +71,8 @@ class ExportPlan:
     copy : CopyPlan or None
         Set where voxels are copied; None where they are interpolated.
     method : {"linear", "nearest", "bspline", "mode"}
+    loops : bool
+        Whether compiled loops interpolate; else ITK does, with the same values.
     fill : float
         Value of voxels where the image has none.
     region : RegionMask or None
@@ -108,6 +110,7 @@ class ExportPlan:
     target: Space
     copy: CopyPlan | None
     method: Method
+    loops: bool
     fill: float
     region: RegionMask | None
     remarks: tuple[str, ...]
@@ -289,6 +292,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         target=target,
         copy=copy,
         method=method,
+        loops=is_worth_loops(target, chain, "nearest" if method == "mode" else method),
         fill=request.fill,
         region=region if request.region is not None and request.region.mask else None,
         remarks=tuple(_remarks(request, region, target)),

@@ -173,8 +173,14 @@ class DisplacementField(Transform):
         InputError
             If some are not finite.
         """
+        return self.read_stored(box).astype(np.float64)
+
+    def read_stored(self, box: FieldBox) -> npt.NDArray[Any]:
+        """As `read`, but as float32 where they are stored so."""
         slices = tuple(slice(start, stop) for start, stop in zip(box.starts, box.stops, strict=True))
-        vectors = np.asarray(self.vectors[slices]).astype(np.float64)
+        vectors = np.asarray(self.vectors[slices])
+        if vectors.dtype != np.float32:
+            vectors = vectors.astype(np.float64)
         if not np.isfinite(vectors).all():
             raise InputError(
                 f"displacement field {self.name!r} has displacements that are not finite among its voxels from "

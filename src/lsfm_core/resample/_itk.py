@@ -1,4 +1,4 @@
-"""Resampling: an array in one space to voxels of another, with ITK's interpolation, through a transform if there is one."""
+"""An array in one space to voxels of another by ITK."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from lsfm_core.geometry import Space
 
-__all__ = ["Interpolation", "itk_bytes_per_voxel", "reach", "resample"]
+__all__ = ["Interpolation", "exact_float", "itk_bytes_per_voxel", "reach", "resample", "rounded"]
 
 Array = npt.NDArray[Any]
 Interpolation = Literal["linear", "nearest", "bspline"]
@@ -30,7 +30,7 @@ def itk_bytes_per_voxel(dtype: np.dtype[Any], interpolation: Interpolation) -> i
     """What ITK and the rounding hold for each voxel of the result, at most."""
     if interpolation == "nearest":
         return dtype.itemsize * (3 if dtype.kind in "ui" and dtype.itemsize == 8 else 1)
-    return 2 * _exact(dtype).itemsize + dtype.itemsize
+    return 2 * exact_float(dtype).itemsize + dtype.itemsize
 
 
 def resample(
@@ -75,7 +75,7 @@ def resample(
     origin, spacing, direction = target.to_itk()
     # ITK would cut off the fraction of integers, so interpolate to floats that hold every value of the type. ITK computes in
     # float64; to come back in float32 also heals halves that rounding has moved, so that blocks agree with the whole image.
-    pixel_type = image.GetPixelID() if interpolation == "nearest" else _pixel_type(_exact(dtype), array.ndim == 4)
+    pixel_type = image.GetPixelID() if interpolation == "nearest" else _pixel_type(exact_float(dtype), array.ndim == 4)
     resampler = sitk.ResampleImageFilter()
     # One thread: callers run blocks side by side, and ITK would take all cores for each of them.
     resampler.SetNumberOfWorkUnits(1)
@@ -90,15 +90,18 @@ def resample(
         resampler.SetTransform(transform)
     result = resampler.Execute(image)
     values: Array = sitk.GetArrayViewFromImage(result)
-    if values.dtype == dtype:
-        return values.copy()
+    return values.copy() if values.dtype == dtype else rounded(values.copy(), dtype).astype(dtype)
+
+
+def rounded(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Floats, which are overwritten, such that a cast makes them values of a type: of integers the nearest that there is."""
     if dtype.kind in "ui":
         limits = np.iinfo(dtype)
         # The largest 64-bit integers are no floats; the next float above them would wrap around.
         top = np.float64(limits.max) if int(np.float64(limits.max)) <= limits.max else np.nextafter(np.float64(limits.max), 0)
-        values = np.rint(values)
+        np.rint(values, out=values)
         np.clip(values, limits.min, top, out=values)
-    return values.astype(dtype)
+    return values
 
 
 def _nearest_halves(array: Array, space: Space, target: Space, fill: float, transform: sitk.Transform | None) -> Array:
@@ -112,7 +115,7 @@ def _nearest_halves(array: Array, space: Space, target: Space, fill: float, tran
     return back
 
 
-def _exact(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def exact_float(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The float type that holds every value of `dtype`."""
     return np.dtype(np.float32 if dtype.itemsize <= 2 or dtype == np.float32 else np.float64)
 

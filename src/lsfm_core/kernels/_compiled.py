@@ -1,0 +1,20 @@
+"""How loops are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+__all__ = ["compiled"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function when it is first called with some types, keep what came of it for other processes, and run it unlocked."""
+    try:
+        return cast(Function, numba.njit(nogil=True, error_model="numpy", cache=True)(function))
+    except RuntimeError:  # there is no folder that can be written: each process compiles for itself
+        return cast(Function, numba.njit(nogil=True, error_model="numpy")(function))
