@@ -36,6 +36,7 @@ from .export import ExportPlan as ExportPlan
 from .export import ExportRequest as ExportRequest
 from .export import ExportResult as ExportResult
 from .export import MergeRequest as MergeRequest
+from .export import PointList as PointList
 from .export import PointsRequest as PointsRequest
 from .export import PointsResult as PointsResult
 from .export import RegionMask as RegionMask
@@ -50,12 +51,15 @@ from .export import export_channel as export_channel
 from .export import export_chunks as export_chunks
 from .export import export_slices as export_slices
 from .export import find_region as find_region
+from .export import is_point_file as is_point_file
 from .export import iter_chunks as iter_chunks
 from .export import iter_slices as iter_slices
 from .export import lay_out_chunks as lay_out_chunks
 from .export import merge_chunks as merge_chunks
 from .export import plan_export as plan_export
+from .export import read_points as read_points
 from .export import transform_points as transform_points
+from .export import write_points as write_points
 from .formats import PlaneFunction as PlaneFunction
 from .formats import Source as Source
 from .geometry import Orientation as Orientation

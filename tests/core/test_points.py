@@ -35,8 +35,8 @@ from lsfm_core import (
     open_lsfm,
     transform_points,
 )
+from lsfm_core.arrays import stored
 from lsfm_core.cli import main
-from lsfm_core.store import lazy
 
 Points = npt.NDArray[np.float64]
 CHAIN = ("signal_to_structural", "structural_to_template", "warp")
@@ -304,13 +304,13 @@ def test_the_label_is_that_of_the_voxel_around_the_point(tmp_path: Path) -> None
 
 def test_each_chunk_of_the_labels_is_read_once(brain: Path, carry: Carry, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: Counter[tuple[int, ...]] = Counter()
-    original = lazy._Store._read
+    original = stored._Store._read
 
     def read(store: Any, index: tuple[int, ...]) -> Any:
         reads[index] += 1
         return original(store, index)
 
-    monkeypatch.setattr(lazy._Store, "_read", read)
+    monkeypatch.setattr(stored._Store, "_read", read)
     anywhere = np.random.default_rng(5).uniform(0, [269, 192, 270], (5000, 3))
     carry(anywhere, channel="autofluo", labels_channel="atlas")
     with open_lsfm(brain) as file:

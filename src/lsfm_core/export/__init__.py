@@ -12,6 +12,7 @@ from lsfm_core.export.channel import ExportResult, export_blocks, export_channel
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
 from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_chunks, plan_merge
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
+from lsfm_core.export.point_files import PointList, is_point_file, read_points, write_points
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
@@ -25,6 +26,7 @@ __all__ = [
     "MergePlan",
     "MergeRequest",
     "MergeResult",
+    "PointList",
     "PointsRequest",
     "PointsResult",
     "RegionCount",
@@ -43,6 +45,7 @@ __all__ = [
     "export_chunks",
     "export_slices",
     "find_region",
+    "is_point_file",
     "iter_chunks",
     "iter_slices",
     "lay_out_chunks",
@@ -52,6 +55,8 @@ __all__ = [
     "plan_merge",
     "plan_pieces",
     "plan_slices",
+    "read_points",
     "read_volume",
     "transform_points",
+    "write_points",
 ]

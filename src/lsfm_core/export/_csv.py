@@ -9,7 +9,7 @@ from itertools import chain, islice
 from math import isfinite
 from operator import methodcaller
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +114,24 @@ class PointTable:
                 self.decimal = decimal
                 return points
         raise SourceError(f"{self.path}: {self._defects(columns)}: correct or remove them")
+
+    def others(self, columns: tuple[int, int, int]) -> dict[str, Sequence[Any]]:
+        """What stands in all columns but these, by their names: numbers where all of a column are, else texts."""
+        import pandas
+
+        rest = [k for k in range(len(self.header)) if k not in columns]
+        frame = pandas.read_csv(
+            self.path,
+            sep=self.separator,
+            decimal=self.decimal,
+            header=0,
+            names=list(range(len(self.header))),
+            usecols=rest,
+            index_col=False,
+            encoding=self._encoding,
+            encoding_errors="replace",
+        )
+        return {self.header[k].strip() or f"column {k + 1}": frame[k].tolist() for k in rest}
 
     def write(self, path: Path, names: Sequence[str], rows: Iterable[str]) -> None:
         """The same table with more columns: their names, and for each row their cells, separated and quoted.

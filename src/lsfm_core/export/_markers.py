@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
@@ -80,6 +81,10 @@ class MarkerTable:
     def read(self, _: tuple[int, int, int]) -> npt.NDArray[np.float64]:
         """The coordinates (n, 3): planes, rows, columns."""
         return self._points
+
+    def others(self, _: tuple[int, int, int]) -> dict[str, Sequence[Any]]:
+        """What is known of each marker beside its place."""
+        return {self.header[3]: self._kinds.tolist()}
 
     def write(self, path: Path, names: Sequence[str], rows: Iterable[str]) -> None:
         """The markers as CSV, with more columns, as `PointTable.write`."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,14 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
-from lsfm_core.export._csv import PointTable, text_cell, write_rows
-from lsfm_core.export._markers import MarkerTable, write_markers
+from lsfm_core.export._csv import text_cell, write_rows
+from lsfm_core.export._markers import write_markers
 from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space, with_way
 from lsfm_core.export._region import find_midline, label_level
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
+from lsfm_core.export.point_files import COLUMNS, Place, PointListTable, is_markers, open_table
 from lsfm_core.export.request import TransformRequest
 from lsfm_core.geometry import Space
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
@@ -39,22 +40,7 @@ from lsfm_core.transforms import InverseField, TransformChain
 __all__ = ["PointsRequest", "PointsResult", "RegionCount", "RegionMeasures", "describe_points", "transform_points"]
 
 FloatArray = npt.NDArray[np.float64]
-_Table = PointTable | MarkerTable
-Place = Literal["native-voxel", "native-mm", "output-mm", "output-voxel"]
 
-#: What three columns may be called; those that we write come after those of others, and x, y, z, which can mean either, last.
-_COLUMNS: dict[Place, tuple[tuple[str, str, str], ...]] = {
-    "native-voxel": (
-        ("z", "y", "x"),
-        ("axis-0", "axis-1", "axis-2"),
-        ("0", "1", "2"),
-        ("coordinate_raw_axis_0", "coordinate_raw_axis_1", "coordinate_raw_axis_2"),
-        ("z_vox", "y_vox", "x_vox"),
-    ),
-    "native-mm": (("R", "A", "S"), ("R_mm", "A_mm", "S_mm"), ("x", "y", "z")),
-    "output-mm": (("R", "A", "S"), ("R_mm", "A_mm", "S_mm"), ("x", "y", "z")),
-    "output-voxel": (("i", "j", "k"), ("i_vox", "j_vox", "k_vox")),
-}
 _ADDED: dict[Place, tuple[str, str, str]] = {
     "native-voxel": ("z_vox", "y_vox", "x_vox"),
     "native-mm": ("R_mm", "A_mm", "S_mm"),
@@ -193,11 +179,6 @@ class PointsRequest(TransformRequest):
         if isinstance(self.counts, Path) and self.counts.resolve() in tables:
             raise InputError(f"counts: {self.counts} is the table of the points as well: choose another name")
         return self
-
-
-def is_markers(path: Any) -> TypeGuard[Path]:
-    """Whether a path is that of an XML file."""
-    return isinstance(path, Path) and path.suffix.lower() == _MARKERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,7 +381,7 @@ def describe_points(file: LsfmFile, request: PointsRequest) -> str:
     return "\n".join(lines)
 
 
-def _prepared(file: LsfmFile, request: PointsRequest) -> tuple[_Way, _Labels | None, _Table | None, FloatArray, int]:
+def _prepared(file: LsfmFile, request: PointsRequest) -> tuple[_Way, _Labels | None, PointListTable | None, FloatArray, int]:
     """The way, the labels if there are any, the table and its positions (n, 3), and what is left of the memory beside them."""
     for path in _outputs(request):
         check_new(path, request.overwrite)
@@ -607,17 +588,17 @@ def _less(all_of: dict[int, int], some: dict[int, int]) -> dict[int, int]:
 # --- tables ---------------------------------------------------------------------------------------------------------------------
 
 
-def _read(request: PointsRequest, with_regions: bool) -> tuple[_Table | None, FloatArray]:
+def _read(request: PointsRequest, with_regions: bool) -> tuple[PointListTable | None, FloatArray]:
     """The table of the points, if there is one, and the positions (n, 3) in the source."""
     if not isinstance(request.points, Path):
         return None, request.points
-    table: _Table = MarkerTable(request.points, request.marker_type) if is_markers(request.points) else PointTable(request.points)
+    table = open_table(request.points, request.marker_type)
     if request.output is not None and not is_markers(request.output):
         present = {name.strip().casefold() for name in table.header}
         taken = [name for name in _added(request.target, with_regions) if name.casefold() in present]
         if taken:
             raise InputError(f"{table.path}: line 1: has columns {', '.join(taken)} already, which the output gets: rename them")
-    columns = table.find(request.columns) if request.columns is not None else table.find(*_COLUMNS[request.source])
+    columns = table.find(request.columns) if request.columns is not None else table.find(*COLUMNS[request.source])
     return table, table.read(columns)
 
 
