@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     ProgressCallback = Callable[[str, int, int], None]
 
-__all__ = ["NotSavedError", "write_layers"]
+__all__ = ["NotSavedError", "matrix_of", "write_layers"]
 
 #: As in napari.yaml; the first is that of new files.
 _ENDINGS = (".h5", ".hdf5")
@@ -192,7 +192,7 @@ def _moments(layer: LayerData) -> Iterator[LayerData]:
     if len(array.shape) - bool(meta.get("rgb")) != 4:
         yield layer
         return
-    matrix = _matrix(meta, 4)
+    matrix = matrix_of(meta, 4)
     if np.any(matrix[0, 1:4]) or np.any(matrix[1:4, 0]):
         raise InputError(f"layer {meta['name']!r}: its first axis, of four, is turned against the others: it is no time")
     # What is left of the matrix stands in for the scale and all else.
@@ -215,7 +215,7 @@ def _as_volume(layer: LayerData) -> LayerData:
     if len(array.shape) - bool(meta.get("rgb")) != 2:
         return layer
     matrix = np.eye(4)
-    matrix[1:, 1:] = _matrix(meta, 2)
+    matrix[1:, 1:] = matrix_of(meta, 2)
     matrix[0, 0] = np.linalg.norm(matrix[1:3, 1])
     rest = {
         key: value for key, value in meta.items() if key not in ("scale", "translate", "rotate", "shear", "affine", "axis_labels")
@@ -245,7 +245,7 @@ def _world_mm_from_voxel(name: str, meta: Mapping[str, Any]) -> npt.NDArray[np.f
     """(4, 4): napari's world, in mm, from voxel indices."""
     import pint
 
-    matrix = _matrix(meta, 3)
+    matrix = matrix_of(meta, 3)
     try:
         units = [
             pint.get_application_registry().Quantity(1, f"{unit:~}" if isinstance(unit, pint.Unit) else unit)
@@ -262,7 +262,7 @@ def _world_mm_from_voxel(name: str, meta: Mapping[str, Any]) -> npt.NDArray[np.f
     return mm
 
 
-def _matrix(meta: Mapping[str, Any], ndim: int) -> npt.NDArray[np.float64]:
+def matrix_of(meta: Mapping[str, Any], ndim: int) -> npt.NDArray[np.float64]:
     """(ndim + 1, ndim + 1): napari's world, in its units, from indices."""
     from napari.utils.transforms import Affine, CompositeAffine
 
