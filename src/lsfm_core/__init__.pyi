@@ -19,6 +19,7 @@ from .edits import describe_edit as describe_edit
 from .errors import BusyError as BusyError
 from .errors import CancelledError as CancelledError
 from .errors import ChecksumError as ChecksumError
+from .errors import ContradictionError as ContradictionError
 from .errors import DamagedError as DamagedError
 from .errors import ExistsError as ExistsError
 from .errors import FormatError as FormatError
@@ -86,6 +87,12 @@ from .recipes import recipe_entry as recipe_entry
 from .regions import Label as Label
 from .regions import LabelTable as LabelTable
 from .regions import count_labels as count_labels
+from .register import ImportRegistrationRequest as ImportRegistrationRequest
+from .register import ImportReport as ImportReport
+from .register import Proof as Proof
+from .register import RegistrationPlan as RegistrationPlan
+from .register import import_registration as import_registration
+from .register import plan_registration as plan_registration
 from .spaces import SpaceGraph as SpaceGraph
 from .spaces import describe_spaces as describe_spaces
 from .spaces import known_spaces as known_spaces

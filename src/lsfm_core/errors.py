@@ -6,6 +6,7 @@
     │   ├── UnknownChannelError (KeyError)       no such channel in the file
     │   └── UnknownRegionError  (KeyError)       no such region in the channel's label table
     ├── SourceError           (ValueError)       an input image is missing, damaged, or not what it claims
+    │   └── ContradictionError                   a registration is not what its program's own result tells
     ├── FormatError           (ValueError)       a file is not ours, not BigDataViewer's, or is broken
     │   ├── DamagedError                         an HDF5 file is cut short or broken
     │   └── ChecksumError                        stored data do not match their checksum
@@ -53,6 +54,10 @@ class UnknownRegionError(InputError, KeyError):
 
 class SourceError(LsfmError, ValueError):
     """An input image is missing, damaged, or not what it claims to be."""
+
+
+class ContradictionError(SourceError):
+    """A registration whose transforms do not make the result that its program has left."""
 
 
 class FormatError(LsfmError, ValueError):

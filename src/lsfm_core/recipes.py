@@ -56,6 +56,7 @@ from lsfm_core.ingest import IngestRequest, ingest_channel, plan_ingest
 from lsfm_core.preview import PreviewRequest, describe_preview, preview_file
 from lsfm_core.progress import CancelToken, ProgressCallback
 from lsfm_core.provenance import LogRecord
+from lsfm_core.register import ImportRegistrationRequest, import_registration, plan_registration
 from lsfm_core.store import RepackRequest, open_lsfm, plan_repack, repack_file, write_xml
 
 __all__ = [
@@ -158,6 +159,12 @@ OPERATIONS: Mapping[str, Operation] = {
     "remove-metadata": _edit(RemoveMetadataRequest),
     "set-space": _edit(SetSpaceRequest),
     "rename-space": _edit(RenameSpaceRequest),
+    "import-registration": Operation(
+        ImportRegistrationRequest,
+        lambda request, _, progress, cancel: import_registration(request, progress=progress, cancel=cancel),
+        lambda request, _: plan_registration(request),
+        changes=True,
+    ),
     "seal": _edit(SealRequest),
     "repack": Operation(
         RepackRequest,

@@ -104,6 +104,7 @@ LINES = {
     "set-space": "set-space brain.h5 --transform old --to atlas",
     "set-space of a channel": "set-space brain.h5 --channel a --space 'b c'",
     "rename-space": "rename-space brain.h5 --space a --to atlas",
+    "import-registration": "import-registration brain.h5 warp.nrrd --tool itk --channel a --atlas-space atlas",
     "seal": "seal brain.h5",
     "add-metadata": "add-metadata brain.h5 specimen=8 'a b=c=d' --overwrite",
     "add-metadata json": "add-metadata brain.h5 --from-json more.json --channel a",

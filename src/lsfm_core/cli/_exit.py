@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from lsfm_core.errors import ChecksumError, FormatError, InputError, LsfmError, MissingError, SourceError, UnfinishedError
+from lsfm_core.errors import (
+    ChecksumError,
+    ContradictionError,
+    FormatError,
+    InputError,
+    LsfmError,
+    MissingError,
+    SourceError,
+    UnfinishedError,
+)
 
 __all__ = ["Exit"]
 
@@ -22,7 +31,7 @@ class Exit(IntEnum):
     @classmethod
     def of(cls, error: LsfmError) -> Exit:
         """The code that tells of an error."""
-        if isinstance(error, (ChecksumError, UnfinishedError)):
+        if isinstance(error, (ChecksumError, ContradictionError, UnfinishedError)):
             return cls.INTEGRITY
         if isinstance(error, (InputError, SourceError, FormatError, MissingError)):
             return cls.INPUT

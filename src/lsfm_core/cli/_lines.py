@@ -43,6 +43,12 @@ _OPTIONS = {
         "as_stored": "--as-stored", "contrast": "--contrast",
         "field_convention": "--field-convention", "to_space": "--to-space", "via": "--via",
     },
+    "import-registration": {
+        "channel": "--channel", "atlas_space": "--atlas-space", "name": "--name", "tool": "--tool", "fixed": "--fixed",
+        "atlas_image": "--atlas-image", "landmark_unit": "--landmark-unit", "result": "--result", "moved": "--moved",
+        "one_way": "--one-way", "mirrored": "--mirrored", "labels": "--labels", "labels_channel": "--labels-channel",
+        "replace": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
+    },
     "rename-space": {"space": "--space", "new_name": "--to"},
     "write-affine": {
         "channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite", "from_space": "--from",
@@ -162,6 +168,9 @@ def _arguments(operation: str, fields: Mapping[str, Any]) -> Iterator[str]:
     yield from _options(_OPTIONS[operation], fields)
     if operation == "remove-metadata":
         yield fields["key"]
+    yield from fields.get("registration", ())
+    if fields.get("prove") is False:
+        yield "--no-proof"
     if operation == "add-metadata":
         plain = all(isinstance(value, str) for value in fields["values"].values())
         if not plain:

@@ -4,7 +4,7 @@ A transform maps a point of its outer (output, fixed) space to its inner (input,
 resampling asks just that. Files are in LPS mm, everything here is in RAS mm.
 
 Inside: `base` what every transform can do, `affine` and `field` the kinds there are, `chain` their order and how it is carried out
-block by block, `files` ITK's transform files.
+block by block, `staged` what only ITK can evaluate, `spline` landmarks, `files` ITK's transform files, `elastix` those of elastix.
 """
 
 from lsfm_core.transforms.affine import Affine

@@ -1,0 +1,249 @@
+"""What was found of a registration: its transforms, in the order of a chain, and what tells whether they are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lsfm_core.errors import SourceError
+from lsfm_core.formats import FieldConvention, Source
+from lsfm_core.formats.arrays import ArraySource
+from lsfm_core.geometry import Space
+from lsfm_core.records import FileRecord
+from lsfm_core.transforms import Affine, DisplacementField, Transform
+from lsfm_core.transforms.staged import StagedTransform
+
+__all__ = ["AffineStep", "FieldStep", "Found", "PlacedSource", "Result", "flattened", "one_affine", "placed"]
+
+Array = npt.NDArray[Any]
+Side = Literal["atlas", "channel"]
+
+#: Largest error that a field may have that stands for something smoother, in voxels of the fixed image.
+MOST_ERROR_VOX = 0.1
+_HALVINGS = 3
+#: A halving quarters the error of what is smooth; what leaves more of it, at less than this share of the places, is a jump.
+_CONVERGING, _JUMPING = 0.6, 0.1
+#: Voxels of a field that are made at once.
+_PIECE = 2**18
+#: Cells in which the error of a field is measured.
+_CELLS = 4096
+
+
+@dataclass(frozen=True)
+class AffineStep:
+    """An affine of a registration."""
+
+    affine: Affine
+
+    def describe(self) -> str:
+        return f"affine of {self.affine.name}: {self.affine.describe()}"
+
+
+@dataclass(frozen=True)
+class FieldStep:
+    """A displacement field of a registration.
+
+    Attributes
+    ----------
+    image : path or callable
+        Its file, or what makes a source of its vectors.
+    name : str
+        In messages.
+    convention : FieldConvention, optional
+        What its vectors mean, where the file does not say, or says what is not so.
+    inverse : FieldStep, optional
+    note : str
+        How exact it is, where it stands for something else.
+    """
+
+    image: Path | Callable[[], Source]
+    name: str
+    convention: FieldConvention | None = None
+    inverse: FieldStep | None = None
+    note: str = ""
+
+    def open(self) -> Path | Source:
+        """What an ingest takes."""
+        return self.image if isinstance(self.image, Path) else self.image()
+
+    def describe(self) -> str:
+        inverse = f", with its inverse {self.inverse.name}" if self.inverse is not None else ", without an inverse"
+        return f"displacement field {self.name}{inverse}{f'; {self.note}' if self.note else ''}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """An image that the tool has made with its own transforms.
+
+    Attributes
+    ----------
+    path : Path
+    space : Space, optional
+        Where its voxels are, if the file does not tell.
+    inner : bool
+        Whether it lies on the transforms' inner side (an image that was looked up for it lies on the outer one), and not on the
+        outer one.
+    """
+
+    path: Path
+    space: Space | None = None
+    inner: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A registration as a tool has left it.
+
+    Attributes
+    ----------
+    tool : str
+    steps : tuple of AffineStep or FieldStep
+        From the image that was moved outward, to the one that stayed.
+    files : tuple of Path
+        All that was read.
+    fixed : {"atlas", "channel"}, optional
+        The image that stayed, whose points are mapped to the other one; None: the tool's files do not tell.
+    result : Result, optional
+    moved : Path, optional
+        The image that the tool has moved.
+    labels : callable, optional
+        Makes a source of the annotation in the channel's space.
+    atlas : str, optional
+        What the tool calls the atlas.
+    notes : tuple of str
+    """
+
+    tool: str
+    steps: tuple[AffineStep | FieldStep, ...]
+    files: tuple[Path, ...]
+    fixed: Side | None = None
+    result: Result | None = None
+    moved: Path | None = None
+    labels: Callable[[], Source] | None = None
+    atlas: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+class PlacedSource(Source):
+    """Another source, with the place of its voxels."""
+
+    def __init__(self, source: Source, space: Space) -> None:
+        if source.shape != space.shape:
+            raise SourceError(f"{source.name}: has {source.shape} voxels, expected {space.shape}")
+        self._source = source
+        self.name, self.shape, self.dtype, self.components = source.name, source.shape, source.dtype, source.components
+        self.forward_only, self.read_bytes, self.facts = source.forward_only, source.read_bytes, source.facts
+        self.space, self.voxel_size_mm = space, space.voxel_size_mm
+
+    def read_plane(self, index: int, out: Array) -> FileRecord | None:
+        return self._source.read_plane(index, out)
+
+    def file_records(self) -> Sequence[FileRecord]:
+        return self._source.file_records()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def placed(field: DisplacementField) -> Source:
+    """A field that is in memory, as a source."""
+    return PlacedSource(ArraySource(np.asarray(field.vectors[:]), name=field.name, kind="vectors"), field.space)
+
+
+def one_affine(affines: Sequence[Affine], name: str) -> Affine:
+    """Affines of a chain as one, from the image outward."""
+    matrix = np.eye(4)
+    for affine in affines:
+        matrix = matrix @ affine.matrix
+    return Affine(matrix, affines[0].centre if len(affines) == 1 else np.zeros(3), name)
+
+
+def flattened(transform: Transform, linear: Affine, grid: Space, name: str) -> tuple[AffineStep, FieldStep]:
+    """Any transform as an affine, nearest to the image, and a displacement field on a grid of the outer space.
+
+    Outside of the grid only the affine is left. Where linear interpolation between the grid's voxels would be off by more than a
+    tenth of a voxel, the field gets more of them.
+
+    Where the transform itself jumps, as B-splines do at the edge of their domain, no grid helps: then that is told.
+
+    Raises
+    ------
+    SourceError
+        If neither is so.
+    """
+    limit, space, last, first = MOST_ERROR_VOX * min(grid.voxel_size_mm), grid, np.inf, None
+    for _ in range(_HALVINGS + 1):
+        off = _Evaluated(transform, linear, space, name).errors_mm()
+        most, share = float(off.max()), float((off > limit).mean())
+        first = first or (most, share)
+        jumps = first[1] < _JUMPING and most > last * _CONVERGING
+        if most <= limit or jumps:
+            if jumps:
+                space, (most, share) = grid, first
+            what = f", and at {share:.1%} of them by more than {MOST_ERROR_VOX:g} voxel: it jumps there" if jumps else ""
+            size = min(grid.voxel_size_mm)
+            note = (
+                f"made on {' x '.join(map(str, space.shape))} voxels, and off by at most {most / size:.2g} voxel "
+                f"({most:.2g} mm) between "
+                f"them, as measured in {len(off)} places{what}"
+            )
+            return AffineStep(linear), FieldStep(partial(_Evaluated, transform, linear, space, name), name, note=note)
+        last, tried = most, space
+        space = space.divided([2 if n > 1 else 1 for n in space.shape])
+    raise SourceError(
+        f"{name}: bends so much that a displacement field of {' x '.join(map(str, tried.shape))} voxels is still off by "
+        f"{last:.2g} mm "
+        f"between them, more than {MOST_ERROR_VOX:g} voxel: it cannot be kept as a field"
+    )
+
+
+class _Evaluated(Source):
+    """A transform's displacements behind an affine, made as they are asked for."""
+
+    components = 3
+
+    def __init__(self, transform: Transform, linear: Affine, space: Space, name: str) -> None:
+        self.name = name
+        self.shape = space.shape
+        self.dtype = np.dtype(np.float32)
+        self.space = space
+        self.voxel_size_mm = space.voxel_size_mm
+        self.facts = {"format": "transform", "kind": "vectors"}
+        self._transform, self._back = transform, linear.inverse()
+        self._space = space
+
+    def read_plane(self, index: int, out: Array) -> FileRecord | None:
+        rows = max(1, _PIECE // self.shape[2])
+        for begin in range(0, self.shape[1], rows):
+            part = self._space.crop((index, begin, 0), (index + 1, min(begin + rows, self.shape[1]), self.shape[2]))
+            out[begin : begin + rows] = self._displacements(part)[0]
+        return None
+
+    def _displacements(self, space: Space) -> Array:
+        centres = space.to_world(np.indices(space.shape).reshape(3, -1).T)
+        if isinstance(self._transform, StagedTransform):
+            there = self._transform.positions(space).reshape(-1, 3)
+        else:
+            there = self._transform.map_points(centres)
+        moved: Array = (self._back.map_points(there) - centres).reshape(*space.shape, 3)
+        return moved
+
+    def errors_mm(self) -> Array:
+        """By how much linear interpolation is off in the middle of cells all over the grid."""
+        counts = np.array(self.shape)
+        generator = np.random.default_rng(0)
+        low = generator.integers(0, np.maximum(counts - 1, 1), (_CELLS, 3))
+        step = np.minimum(counts - 1, 1)
+        corners = low[:, None] + np.array(list(np.ndindex(2, 2, 2)))[None] * step
+        middle = self._space.to_world(low + 0.5 * step)
+        points = np.concatenate([middle, self._space.to_world(corners.reshape(-1, 3))])
+        moved = self._back.map_points(self._transform.map_points(points)) - points
+        between = moved[len(low) :].reshape(len(low), 8, 3).mean(axis=1)
+        off: Array = np.linalg.norm(between - moved[: len(low)], axis=1)
+        return off
