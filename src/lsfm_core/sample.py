@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import ExistsError, StorageError
+from lsfm_core.durable import new_file
+from lsfm_core.errors import ExistsError, LsfmError, StorageError
 from lsfm_core.geometry import Orientation, Space
 from lsfm_core.regions import Label, LabelTable
 from lsfm_core.testing import PHANTOM_REGIONS, phantom, phantom_regions, phantom_warp, write_phantom_series
@@ -54,9 +55,13 @@ def write_sample(folder: Path) -> Mapping[str, str]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExistsError(f"{folder}: is there already, and not empty: choose another folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return {**_images(folder), **_tables(folder), **_transforms(folder)}
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(folder, overwrite=folder.exists()) as made:
+            made.mkdir()
+            return {**_images(made), **_tables(made), **_transforms(made)}
     except OSError as error:
+        if isinstance(error, LsfmError):
+            raise
         raise StorageError(f"{folder}: the sample cannot be written: {error}") from error
 
 

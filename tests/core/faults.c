@@ -28,6 +28,18 @@ static int fails(const char *path)
     return 1;
 }
 
+/* Whether FAULT_FOLDER is one in which nothing can be changed: FAULT_READONLY says with which error. */
+static int refused(const char *path)
+{
+    const char *folder = getenv("FAULT_FOLDER");
+    char real[PATH_MAX];
+    if (!folder || !number("FAULT_READONLY")) return 0;
+    if (path[0] != '/' && getcwd(real, sizeof real - 1)) { strcat(real, "/"); path = strncat(real, path, sizeof real - strlen(real) - 1); }
+    if (strncmp(path, folder, strlen(folder))) return 0;
+    errno = number("FAULT_READONLY");
+    return 1;
+}
+
 static int fails_of(int fd)
 {
     char link[64], path[PATH_MAX];
@@ -135,7 +147,7 @@ int rename(const char *old, const char *new)
 {
     REAL(int, rename, const char *, const char *);
     char head[2 * PATH_MAX + 16];
-    if (fails(old)) return -1;
+    if (refused(old) || refused(new) || fails(old)) return -1;
     int done = real(old, new);
     snprintf(head, sizeof head, "R %s\t%s\n", old, new);
     if (!done && recorded_path(old)) note(head, NULL, 0);
@@ -146,11 +158,19 @@ int unlink(const char *path)
 {
     REAL(int, unlink, const char *);
     char head[PATH_MAX + 16];
-    if (fails(path)) return -1;
+    if (refused(path) || fails(path)) return -1;
     int done = real(path);
     snprintf(head, sizeof head, "U %s\n", path);
     if (!done && recorded_path(path)) note(head, NULL, 0);
     return done;
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    REAL(int, mkdir, const char *, mode_t);
+    struct stat status;
+    /* As the system does: what is there is told first. */
+    return stat(path, &status) && refused(path) ? -1 : real(path, mode);
 }
 
 static int opened(const char *name, const char *path, int flags, mode_t mode)
@@ -158,8 +178,10 @@ static int opened(const char *name, const char *path, int flags, mode_t mode)
     int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, name);
     struct stat status;
     char head[PATH_MAX + 64];
+    int is_new = stat(path, &status);
+    if (((flags & O_ACCMODE) != O_RDONLY || (is_new && flags & O_CREAT)) && refused(path)) return -1;
     if (flags & O_CREAT && fails(path)) return -1;
-    int is_new = stat(path, &status), fd = real(path, flags, mode);
+    int fd = real(path, flags, mode);
     if (fd >= 0 && flags & O_CREAT && recorded_fd(fd, &status) && S_ISREG(status.st_mode)) {
         if (is_new) snprintf(head, sizeof head, "C %lu %s\n", status.st_ino, path);
         else snprintf(head, sizeof head, "T %lu 0\n", status.st_ino);

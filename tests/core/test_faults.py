@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from lsfm_core import AddMetadataRequest, apply_edit
 from lsfm_core.durable import journal_path, recover
@@ -180,6 +183,145 @@ def test_too_few_descriptors(path: Path) -> None:
             assert content(path.parent) == before
         restore(path.parent, before)
     assert seen == {0, 1}
+
+
+#: Every command that changes a file or makes one, in a folder D where nothing can be changed; W is one where it can.
+WRITES = {
+    "write": "write D/brain.h5 --channel more --image W/image.npy --voxel-size 1,1,1 --orientation AIR",
+    "write --replace": "write D/brain.h5 --channel first --image W/image.npy --voxel-size 1,1,1 --orientation AIR --overwrite",
+    "write, resumable": "write D/brain.h5 --channel more --image W/image.npy --voxel-size 1,1,1 --orientation AIR --resume",
+    "write, new": "write D/new.h5 --channel more --image W/image.npy --voxel-size 1,1,1 --orientation AIR",
+    "write-field": "write-field D/brain.h5 --channel warp --image W/field.nrrd",
+    "write-affine": "write-affine D/brain.h5 --channel first --name more --affine W/affine.txt",
+    "set-space": "set-space D/brain.h5 --channel first --space atlas",
+    "rename-space": "rename-space D/brain.h5 --space there --to elsewhere",
+    "remove-channel": "remove-channel D/brain.h5 --channel first",
+    "rename-channel": "rename-channel D/brain.h5 --channel first --to second",
+    "add-metadata": "add-metadata D/brain.h5 key=value",
+    "remove-metadata": "remove-metadata D/brain.h5 specimen",
+    "repack": "repack D/brain.h5",
+    "repack --output": "repack D/brain.h5 --output D/new.h5",
+    "seal": "seal D/brain.h5",
+    "xml": "xml D/brain.h5",
+    "replay": "replay D/brain.h5 4 --output D/replayed",
+    "run": "run W/recipe.yaml",
+    "sample": "sample D/sample",
+    "preview": "preview D/brain.h5 --output D/a.png",
+    "preview --html": "preview D/brain.h5 --html --output D/a.html",
+    "dump-metadata": "dump-metadata W/image.npy --output D/a.json",
+    "export nii.gz": "export D/brain.h5 --channel first --output D/a.nii.gz",
+    "export nrrd": "export D/brain.h5 --channel first --output D/a.nrrd",
+    "export mha": "export D/brain.h5 --channel first --output D/a.mha",
+    "export tif": "export D/brain.h5 --channel first --output D/a.tif",
+    "export npy": "export D/brain.h5 --channel first --output D/a.npy",
+    "export zarr": "export D/brain.h5 --channel first --output D/a.ome.zarr",
+    "export, in its place": "export D/brain.h5 --channel first --output D/there.nii --overwrite",
+    "export --grid": "export D/brain.h5 --channel first --grid 0,0,0 --size 20,20,20 --output D/chunks",
+    "export-slices": "export-slices D/brain.h5 --channel first --axis 0 --output D/slices/s_%04d.tif",
+    "merge": "merge W/chunks/manifest.json --output D/merged.nii",
+    "transform-points": "transform-points W/points.csv --file D/brain.h5 --channel first --output D/points.csv",
+}
+READS = {
+    "info": "info D/brain.h5",
+    "info, by the XML": "info D/brain.xml",
+    "verify": "verify D/brain.h5",
+    "log": "log D/brain.h5",
+    "spaces": "spaces D/brain.h5",
+    "get-metadata": "get-metadata D/brain.h5",
+    "recover": "recover D/brain.h5",
+    "recover, a folder": "recover D",
+    "export": "export D/brain.h5 --channel first --output W/a.nii",
+    "preview": "preview D/brain.h5 --output W/a.png",
+    "transform-points": "transform-points W/points.csv --file D/brain.h5 --channel first --output W/p.csv",
+}
+
+_COMMANDS = """
+import contextlib, errno, io, json, os, resource, shutil, sys
+from pathlib import Path
+from lsfm_core.cli import main
+folder = Path(sys.argv[1])
+kept = folder.with_name("kept")
+shutil.copytree(folder, kept)
+def content(place):
+    return {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file() and "-log" not in str(p)}
+@contextlib.contextmanager
+def surroundings(case):
+    if case in ("EACCES", "EROFS"):
+        os.environ.update(FAULT_FOLDER=str(folder), FAULT_READONLY=str(getattr(errno, case)))
+        yield
+        del os.environ["FAULT_FOLDER"]
+        return
+    # A descriptor or two, of which a change takes more; room for no header.
+    kind = getattr(resource, case)
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, ({"RLIMIT_NOFILE": len(os.listdir("/proc/self/fd")), "RLIMIT_FSIZE": 100}[case], hard))
+    yield
+    resource.setrlimit(kind, (soft, hard))
+before = content(folder)
+for what, words, case, reads in json.loads(sys.argv[2]):
+    told, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out):
+        if case.startswith("RLIMIT"):
+            assert main(words) == 0, what  # whatever is imported for it, is now
+            shutil.rmtree(folder)
+            shutil.copytree(kept, folder)
+    with surroundings(case), contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
+        code, text = main(words), told.getvalue()
+    where = (what, case, code, text)
+    with contextlib.redirect_stdout(out):
+        main(["recover", str(folder)])  # without descriptors nothing can be cleared away at once
+    assert code == 0 if reads else code == 1 or (code == 0 and case == "RLIMIT_NOFILE"), where
+    assert code == 0 or (text.count("\\n") == 1 and "bug" not in text), where
+    assert case.startswith("RLIMIT") or reads or os.strerror(getattr(errno, case)) in text, where
+    assert code == 0 or content(folder) == before, where
+    if content(folder) != before:
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+"""
+
+
+@pytest.fixture
+def surroundings(path: Path, tmp_path: Path) -> Path:
+    """A file with something for each command, and what these need, in a folder of its own."""
+    from lsfm_core.cli import main
+
+    work = tmp_path / "work"
+    work.mkdir()
+    np.save(work / "image.npy", np.arange(9 * 40 * 40, dtype=np.uint16).reshape(9, 40, 40))
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 4, 4, 3), np.float32), isVector=True), work / "field.nrrd")
+    (work / "affine.txt").write_text("1 0 0 0\n0 1 0 0\n0 0 1 0.1\n0 0 0 1\n")
+    (work / "points.csv").write_text("z,y,x\n1,2,3\n")
+    (work / "recipe.yaml").write_text(f"file: {path}\nsteps:\n  - add-metadata: {{values: {{a: b}}}}\n")
+    affine = ["--affine", str(work / "affine.txt")]
+    assert main(["write-affine", str(path), "--channel", "first", "--name", "moved", "--to", "there", *affine]) == 0
+    assert (
+        main(["export", str(path), "--channel", "first", "--grid", "0,0,0", "--size", "20,20,20", "--output", str(work / "chunks")])
+        == 0
+    )
+    (path.parent / "there.nii").write_bytes(b"old")
+    return work
+
+
+def test_every_command_where_nothing_can_be_changed(surroundings: Path, path: Path, library: Path) -> None:
+    """A folder that is not ours, a file system that is read only, limits of the system: what reads works, all else is one line."""
+
+    def words(line: str) -> list[str]:
+        folders = {"D": str(path.parent), "W": str(surroundings)}
+        return [folders.get(word) or re.sub("^([DW])/", lambda m: f"{folders[m[1]]}/", word) for word in line.split()]
+
+    cases = ["EACCES", "EROFS", "RLIMIT_FSIZE", "RLIMIT_NOFILE"]
+    tries = [(what, words(line), cases[number % 2], True) for number, (what, line) in enumerate(READS.items())]
+    for number, (what, line) in enumerate(WRITES.items()):
+        chosen = cases if SAMPLE > 12 else [cases[number % 2], cases[2 + number // 2 % 2]]
+        tries += [(what, words(line), case, False) for case in chosen]
+    child = subprocess.run(
+        [sys.executable, "-c", _COMMANDS, str(path.parent), json.dumps(tries)],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
 
 
 _WRITER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 from lsfm_core.errors import (
@@ -16,6 +17,9 @@ from lsfm_core.errors import (
 )
 
 __all__ = ["Exit"]
+
+#: Why a file could not be read that may well be whole: what a format makes of it is no bad input.
+_OF_THE_SYSTEM = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
 
 
 class Exit(IntEnum):
@@ -33,6 +37,8 @@ class Exit(IntEnum):
         """The code that tells of an error."""
         if isinstance(error, (ChecksumError, ContradictionError, UnfinishedError)):
             return cls.INTEGRITY
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_SYSTEM:
+            return cls.FAILED
         if isinstance(error, (InputError, SourceError, FormatError, MissingError)):
             return cls.INPUT
         return cls.FAILED

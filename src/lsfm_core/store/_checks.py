@@ -13,7 +13,7 @@ from lsfm_core.errors import ExistsError, FormatError, InputError, MissingError
 from lsfm_core.hdf5_damage import reading
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import _metadata, _paths
-from lsfm_core.store._xml import parse_xml
+from lsfm_core.store._xml import parse_xml, read_xml
 from lsfm_core.store.file import LsfmFile
 
 __all__ = [
@@ -56,7 +56,7 @@ def check_stem(path: Path) -> None:
         other = path.with_suffix(suffix)
         if other.exists() and not (path.exists() and path.samefile(other)):
             with suppress(FormatError):
-                if xml.exists() and parse_xml(xml.read_bytes(), str(xml)).hdf5 == path.name:
+                if xml.exists() and parse_xml(read_xml(xml), str(xml)).hdf5 == path.name:
                     continue
             raise ExistsError(f"{path}: {xml.name} beside it is that of {other.name}, and cannot be both's: take another name")
 

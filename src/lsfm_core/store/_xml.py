@@ -6,9 +6,11 @@ references, and no white space around numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from types import MappingProxyType
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -19,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from defusedxml.common import DefusedXmlException
 
-from lsfm_core.errors import FormatError
+from lsfm_core.errors import FormatError, StorageError
 from lsfm_core.geometry import Shape3, Triple, mm_per
 from lsfm_core.plain import plain
 from lsfm_core.progress import size_text
 from lsfm_core.xml_text import decode_xml
 
-__all__ = ["BdvXml", "View", "parse_xml", "renamed_xml", "render_xml", "with_voxel_size"]
+__all__ = ["BdvXml", "View", "parse_xml", "read_xml", "renamed_xml", "render_xml", "with_voxel_size"]
 
 #: 10,000 setups with 20 timepoints take less.
 _LARGEST_XML = 256 * 10**6
@@ -89,6 +91,30 @@ class BdvXml:
     base: str = ""
 
 
+def read_xml(path: Path) -> bytes:
+    """The bytes of an XML file.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be read.
+    FormatError
+        If it is larger than any that is meant.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_XML + 1)
+            if len(data) > _LARGEST_XML:
+                raise _too_large(str(path), os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return data
+
+
+def _too_large(name: str, size: int) -> FormatError:
+    return FormatError(f"{name}: is {size_text(size)} large, and an XML of {size_text(_LARGEST_XML)} at most is read")
+
+
 def parse_xml(data: bytes, name: str) -> BdvXml:
     """Read an XML file's content; entities and anything from outside are refused.
 
@@ -120,7 +146,7 @@ def parse_xml(data: bytes, name: str) -> BdvXml:
 
 def _parse(data: bytes, name: str) -> Element:
     if len(data) > _LARGEST_XML:
-        raise FormatError(f"{name}: is {size_text(len(data))} large, and an XML of {size_text(_LARGEST_XML)} at most is read")
+        raise _too_large(name, len(data))
     try:
         root: Element = defusedxml.ElementTree.fromstring(decode_xml(data), forbid_dtd=True)
     except (ElementTree.ParseError, DefusedXmlException, ValueError) as error:

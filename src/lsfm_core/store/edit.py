@@ -17,7 +17,7 @@ from lsfm_core.store import _digest
 from lsfm_core.store._checks import check_folder
 from lsfm_core.store._log import drop_merged, merge_log
 from lsfm_core.store._settings import render_settings, write_settings
-from lsfm_core.store._xml import parse_xml
+from lsfm_core.store._xml import parse_xml, read_xml
 from lsfm_core.store.editor import LsfmEditor
 from lsfm_core.store.file import LsfmFile
 from lsfm_core.store.opening import named_xml, open_lsfm, target_path
@@ -98,7 +98,7 @@ def _transaction(target: Path, resume: bool, accept: bool, draft: Draft, xml: Pa
                     _digest.write(h5)
                 h5.flush()
                 raw.check()
-                previous = editor.xml_path.read_bytes() if editor.xml_path.exists() else None
+                previous = read_xml(editor.xml_path) if editor.xml_path.exists() else None
                 xml_data = editor.render_xml(previous)
                 settings = render_settings(xml_data, str(editor.xml_path), editor.channels)
                 durable.write_file(xml_partial, durable.waiting_xml(xml_data, target, editor.xml_path))
@@ -136,7 +136,7 @@ def previous_xml(file: LsfmFile, overwrite: bool) -> bytes | None:
         If it cannot be read, and may not be replaced.
     """
     xml = file.xml_path
-    previous = xml.read_bytes() if xml.exists() else None
+    previous = read_xml(xml) if xml.exists() else None
     if previous is not None:
         try:
             parse_xml(previous, str(xml))

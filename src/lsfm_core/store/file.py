@@ -29,7 +29,7 @@ from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._log import read_log
 from lsfm_core.store._model import ChannelReader, first_timepoint, setups
 from lsfm_core.store._parts import Parts
-from lsfm_core.store._xml import BdvXml, View, parse_xml, render_xml
+from lsfm_core.store._xml import BdvXml, View, parse_xml, read_xml, render_xml
 from lsfm_core.store.channel import Channel, Level, Sides
 from lsfm_core.transforms import Affine
 
@@ -325,7 +325,7 @@ class LsfmFile:
         FormatError
             If it cannot be read.
         """
-        data = self.xml_path.read_bytes()
+        data = read_xml(self.xml_path)
         if self._xml is None or self._xml[0] != data:
             self._xml = data, parse_xml(data, str(self.xml_path))
         return self._xml[1]

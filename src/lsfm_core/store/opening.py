@@ -12,7 +12,7 @@ from lsfm_core.confinement import is_inside
 from lsfm_core.durable import DetachedFile, has_locks, is_marked, recover
 from lsfm_core.errors import BusyError, DamagedError, FormatError, InputError, MissingError, StorageError, check_file
 from lsfm_core.store import _paths
-from lsfm_core.store._xml import parse_xml
+from lsfm_core.store._xml import parse_xml, read_xml
 from lsfm_core.store.file import LsfmFile
 
 __all__ = ["named_xml", "open_lsfm", "target_path"]
@@ -117,7 +117,7 @@ def named_xml(path: str | os.PathLike[str]) -> Path | None:
 
 def _hdf5_of_xml(path: Path) -> Path:
     check_file(path)
-    content = parse_xml(path.read_bytes(), str(path))
+    content = parse_xml(read_xml(path), str(path))
     # Programs on Windows write its separators. Without this, a name that has a backslash in it.
     spellings = dict.fromkeys(Path(content.base, content.hdf5).as_posix().replace(*pair) for pair in (("", ""), ("\\", "/")))
     places = [Path(os.path.normpath(path.parent / spelling)) for spelling in spellings]

@@ -36,7 +36,7 @@ from lsfm_core.store._checks import check_stem
 from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._settings import render_settings, settings_path, write_settings
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
-from lsfm_core.store._xml import renamed_xml
+from lsfm_core.store._xml import read_xml, renamed_xml
 from lsfm_core.store.edit import LIBVER
 from lsfm_core.store.file import LsfmFile
 from lsfm_core.store.opening import open_lsfm, target_path
@@ -681,5 +681,5 @@ def _xml_of_copy(file: LsfmFile, xml: Path, hdf5: str) -> bytes:
     """The XML for a copy: the one of the original with another name in it, or if that cannot be read a new one."""
     if xml.exists():
         with suppress(FormatError):
-            return renamed_xml(xml.read_bytes(), str(xml), hdf5)
+            return renamed_xml(read_xml(xml), str(xml), hdf5)
     return file.render_xml(None, hdf5)
