@@ -20,6 +20,7 @@ from lsfm_core.cli import main
 from lsfm_core.errors import InputError, MissingError, SourceError
 from lsfm_core.formats import open_source
 from lsfm_core.formats.brainreg import open_brainreg
+from lsfm_core.metadata import describe_image
 
 Array = np.ndarray[Any, Any]
 
@@ -277,6 +278,12 @@ def test_the_option_against_a_files_words_is_warned_of(tmp_path: Path) -> None:
     assert "along R, A, S: they are taken for" in said(named, field_convention="lps-displacement")[1]
     for path, convention in ((named, "ras-displacement"), (nifti(tmp_path / "c.nii", U), "ras-displacement")):
         assert said(path, field_convention=convention)[1] == ""
+
+
+def test_the_header_of_a_field_is_described_whatever_its_numbers_are(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", POSITIONS + U)
+    shape = describe_image(path, kind="vectors").shape
+    assert shape is not None and (shape.planes, shape.rows, shape.columns) == SHAPE[::-1]
 
 
 # --- the option -----------------------------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def test_the_table_tells_of_everything(everything: Path) -> None:
     text = run("info", everything)
     for line in (
         "brain.h5: 4 channel(s)",
+        "autofluo: image, uint16, BigDataViewer setup 0, written by lsfm-core",
         "BigDataViewer XML: brain.xml",
         "specimen: mouse-42",
         "AIR (origin at psl): axis 0 planes: posterior -> anterior",
@@ -126,9 +127,18 @@ def test_the_table_tells_of_everything(everything: Path) -> None:
     ):
         assert line in text
     assert "warning" not in text
+    assert "timepoints" not in text
     only = run("info", everything, "--channel", "atlas")
     assert "\natlas: labels" in only
     assert "\nautofluo:" not in only
+
+
+def test_a_flat_table_of_labels_has_no_ontology(small_file: Path) -> None:
+    with open_lsfm(small_file) as file:
+        facts = describe_file(file)
+    labels = {channel.name: channel.labels for channel in facts.channels}
+    assert labels["autofluo"] is None and labels["atlas"] is not None
+    assert (labels["atlas"].entries, labels["atlas"].with_colour, labels["atlas"].has_ontology) == (2, 0, False)
 
 
 def test_labels_whose_space_is_not_known_are_warned_of(everything: Path) -> None:

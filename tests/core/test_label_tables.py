@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import colorsys
 import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lsfm_core import SourceError
-from lsfm_core.regions import Label, LabelTable
+from lsfm_core.regions import Label, LabelTable, rgb_of
 
 #: What every spelling below says: a root, two parts, and a part of a part whose id no float64 holds.
 BIG = 2**53 + 1
@@ -227,3 +229,17 @@ def test_an_error_shows_the_beginning_of_a_long_line_only(tmp_path: Path) -> Non
     with pytest.raises(SourceError) as error:
         LabelTable.read(path)
     assert len(str(error.value)) < 300 + len(str(path))
+
+
+def test_regions_without_a_colour_get_one_that_can_be_told_from_its_neighbours() -> None:
+    table = LabelTable([Label(7, "first", rgb=(1, 2, 3))])
+    assert rgb_of(7, table) == (1, 2, 3)
+    colours = np.array([rgb_of(key, table) for key in [*range(1, 7), *range(8, 2000)]])
+    assert colours.min() >= 0 and colours.max() <= 255
+    # On black as on white, and neither grey nor glaring.
+    assert colours.max(axis=1).min() >= 0.3 * 255
+    np.testing.assert_allclose(np.ptp(colours, axis=1) / colours.max(axis=1), 0.55, atol=0.02)
+    hues = np.array([colorsys.rgb_to_hsv(*colour)[0] for colour in colours.tolist()])
+    apart = np.abs(np.diff(hues))
+    assert np.minimum(apart, 1 - apart).min() > 0.2
+    assert len(np.unique(colours, axis=0)) > 0.9 * len(colours)

@@ -221,7 +221,7 @@ def test_what_cannot_be_a_metadata_file(tmp_path: Path) -> None:
     for path, error, message in (
         (tmp_path / "none.json", MissingError, r"none\.json: no such file"),
         (tmp_path, MissingError, "is a folder"),
-        (large, InputError, "larger than"),
+        (large, InputError, "larger than 16 MiB"),
         (Path("\0"), MissingError, "no such file"),
     ):
         with pytest.raises(error, match=message):
