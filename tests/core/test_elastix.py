@@ -96,5 +96,8 @@ def test_what_is_no_affine_is_refused_by_its_name(tmp_path: Path) -> None:
         read_transforms(write(tmp_path / "c.txt", "AffineTransform", AFFINE, initial="missing.txt"))
     with pytest.raises(SourceError, match="circle"):
         read_transforms(write(tmp_path / "d.txt", "AffineTransform", AFFINE, initial="d.txt"))
+    write(tmp_path / "one.txt", "AffineTransform", AFFINE, initial="two.txt")
+    with pytest.raises(SourceError, match=r"one\.txt: .*they go in a circle"):
+        read_transforms(write(tmp_path / "two.txt", "AffineTransform", AFFINE, initial="one.txt"))
     with pytest.raises(SourceError, match="expected 12"):
         read_transforms(write(tmp_path / "e.txt", "AffineTransform", AFFINE[:-1]))

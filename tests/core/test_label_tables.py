@@ -243,3 +243,9 @@ def test_regions_without_a_colour_get_one_that_can_be_told_from_its_neighbours()
     apart = np.abs(np.diff(hues))
     assert np.minimum(apart, 1 - apart).min() > 0.2
     assert len(np.unique(colours, axis=0)) > 0.9 * len(colours)
+
+
+def test_commas_within_quotes_separate_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text('"id";"remarks, if any, and more, or none";"name"\n1;"a, b";"first, the"\n2;;second\n')
+    assert [(label.id, label.name) for label in LabelTable.read(path).values()] == [(1, "first, the"), (2, "second")]

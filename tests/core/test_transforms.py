@@ -560,3 +560,16 @@ def test_transforms_without_an_order_are_not_taken_for_the_first(tmp_path: Path,
         )
     with pytest.raises(SourceError, match="2 transforms"):
         read_transforms(path)
+
+
+def test_an_affine_is_told_in_words() -> None:
+    turn = np.reshape(sitk.VersorTransform((0.0, 0.6, 0.8), np.radians(25)).GetMatrix(), (3, 3))
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn @ np.diag([3.0, 2.0, 0.5])
+    matrix[:3, 3] = 4, -5, 6.5
+    words = (
+        "rotates by 25.00 degrees, stretches by 3.0000 x 2.0000 x 0.5000{}, moves the origin by (4.000, -5.000, 6.500) mm R, A, S"
+    )
+    assert Affine(matrix).describe() == words.format("")
+    matrix[:3, :3] = np.diag([3.0, 2.0, -0.5])
+    assert ", mirrors space, moves" in Affine(matrix).describe()
