@@ -43,6 +43,8 @@ from .export import PointsResult as PointsResult
 from .export import RegionMask as RegionMask
 from .export import RegionSelection as RegionSelection
 from .export import SlicesRequest as SlicesRequest
+from .export import TransformExportRequest as TransformExportRequest
+from .export import TransformExportResult as TransformExportResult
 from .export import TransformRequest as TransformRequest
 from .export import TransformStep as TransformStep
 from .export import Volume as Volume
@@ -51,6 +53,7 @@ from .export import export_blocks as export_blocks
 from .export import export_channel as export_channel
 from .export import export_chunks as export_chunks
 from .export import export_slices as export_slices
+from .export import export_transform as export_transform
 from .export import find_region as find_region
 from .export import is_point_file as is_point_file
 from .export import iter_chunks as iter_chunks

@@ -114,6 +114,7 @@ LINES = {
     "export": "export brain.h5 --channel a --transform shift.txt:invert --resolution 0.1 --output x.nii.gz",
     "export-slices": "export-slices brain.h5 --channel a --axis 2 --range 2,9,3 --output 'p/%02d.png'",
     "transform-points": "transform-points cells.csv --file brain.h5 --channel a --transform old --output out.csv",
+    "export-transform": "export-transform brain.h5 --channel a --transform old --output x.tfm",
     "merge": "merge chunks --output whole.npy",
     "preview": "preview brain.h5 --channel a --projection max --output x.png",
 }

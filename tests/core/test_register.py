@@ -639,3 +639,62 @@ def test_a_spline_of_itk_becomes_a_field(study: Path) -> None:
         points = outer_points()
         expected = [both.TransformPoint(point) for point in points.tolist()]
         assert np.linalg.norm(inward(points, ending) - expected, axis=1).max() < 0.1 * 0.11
+
+
+# --- out again --------------------------------------------------------------------------------------------------------------
+
+
+def test_transforms_that_are_taken_out_give_ants_and_itk_the_same_voxels(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import ants
+
+    take("ants --atlas-space atlas --name reg")
+    Path("out").mkdir()
+    for options in (
+        "ants --output out/to_",
+        "itk --output out/all.h5",
+        "field --output out/all.nii.gz",
+        "slicer --output out/s.nrrd",
+    ):
+        line = f"export-transform brain.h5 --channel autofluo --to atlas --format {options} --quiet"
+        assert main(shlex.split(line)) == 0, options
+    names = {
+        "to_0GenericAffine.mat",
+        "to_1Warp.nii.gz",
+        "to_1InverseWarp.nii.gz",
+        "to_README.txt",
+        "all.h5",
+        "all.nii.gz",
+        "s.nrrd",
+    }
+    assert {path.name for path in Path("out").iterdir()} == names
+    ours = exported(reference="fix.nii.gz").astype(float)
+    pair = [ants.image_read(name) for name in ("fix.nii.gz", "mov.nii.gz")]
+    for chain in (["out/to_1Warp.nii.gz", "out/to_0GenericAffine.mat"], ["out/all.nii.gz"]):
+        assert (np.abs(ants.apply_transforms(*pair, chain).numpy() - ours) <= 1).mean() > 0.999, chain
+    assert "-t to_1Warp.nii.gz -t to_0GenericAffine.mat" in Path("out/to_README.txt").read_text()
+    fixed, moving = sitk.ReadImage("fix.nii.gz"), sitk.ReadImage("mov.nii.gz", sitk.sitkFloat64)
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage("out/s.nrrd", sitk.sitkVectorFloat64))
+    for transform in (sitk.ReadTransform("out/all.h5"), field):
+        own = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform)).transpose(2, 1, 0)
+        assert (np.abs(own - ours) <= 1).mean() > 0.999
+    # The way back, and what cannot be written so.
+    line = "export-transform brain.h5 --channel autofluo --transform reg_affine --output out/a.tfm"
+    assert main(shlex.split(line)) == 0
+    point = (1.0, 1.5, 2.0)
+    there = sitk.ReadTransform("ants/reg_0GenericAffine.mat").TransformPoint(point)
+    assert sitk.ReadTransform("out/a.tfm").TransformPoint(point) == pytest.approx(there, abs=1e-9)
+    for options in (
+        "--to atlas --output out/x.tfm",
+        "--to atlas --output out/all.h5",
+        "--to atlas --format field --output out/x.h5",
+        "--transform reg_affine --format field --output out/x.nii.gz",
+        "--to atlas --format ants --output out/x.mat",
+        "--output out/x.h5",
+        "--to atlas --memory 165MB --output out/x.h5",
+        "--to moon --output out/x.h5",
+    ):
+        assert main(shlex.split(f"export-transform brain.h5 --channel autofluo {options}")) in (1, 3), options
+    assert {path.name for path in Path("out").iterdir()} == {*names, "a.tfm"}
+    # What was written as ANTs' comes in again.
+    files = " ".join(f"out/to_{name}" for name in ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"))
+    take(f"{files} --atlas-space again --result ants/reg_Warped.nii.gz")

@@ -43,6 +43,12 @@ _OPTIONS = {
         "as_stored": "--as-stored", "contrast": "--contrast",
         "field_convention": "--field-convention", "to_space": "--to-space", "via": "--via",
     },
+    "export-transform": {
+        "channel": "--channel", "orientation": "--orientation", "voxel_size_mm": "--voxel-size", "to_space": "--to-space",
+        "via": "--via", "numeric_inverse": "--numeric-inverse", "field_convention": "--field-convention", "format": "--format",
+        "output": "--output", "reference": "--reference", "overwrite": "--overwrite", "memory_bytes": "--memory",
+        "threads": "--threads",
+    },
     "import-registration": {
         "channel": "--channel", "atlas_space": "--atlas-space", "name": "--name", "tool": "--tool", "fixed": "--fixed",
         "atlas_image": "--atlas-image", "landmark_unit": "--landmark-unit", "result": "--result", "moved": "--moved",

@@ -1,4 +1,4 @@
-"""The commands that bring registrations in."""
+"""The commands that bring registrations in, and take them out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import remark, tell
-from lsfm_core.cli._options import add_request, add_resources, add_verb, bar
+from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
 
 if TYPE_CHECKING:
+    from lsfm_core.export import TransformExportRequest
     from lsfm_core.register import ImportRegistrationRequest
 
 __all__ = ["add_commands"]
@@ -62,6 +63,27 @@ def add_commands(verbs: Any) -> None:
     add_request(take, _request)
     add_resources(take)
 
+    give = add_verb(
+        verbs, "export-transform", _export, "write the transforms between a channel and another space for other programs",
+        "lsfm-core export-transform brain.h5 --channel autofluo --to template --format ants --output reg/to_template_",
+    )  # fmt: skip
+    give.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    give.add_argument("--channel", required=True, metavar="NAME", help="the channel that they lead from")
+    add_transforms(give, "--to", "--to-space")
+    give.add_argument(
+        "--format",
+        choices=("itk", "ants", "slicer", "field"),
+        default="itk",
+        help="itk (default): one file, .tfm, .txt, .mat or .h5; ants: a file for each transform, with the inverses of "
+        "fields; field: all "
+        "as one displacement field, .nii.gz, .nrrd or .mha; slicer: .h5 as itk, or .nrrd as field",
+    )
+    give.add_argument("--reference", metavar="NAME|FILE", help="for a field: a channel or an image on its grid")
+    give.add_argument("--output", required=True, metavar="FILE|PREFIX", help="the file to write, or with what ANTs' files begin")
+    give.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_request(give, _export_request)
+    add_resources(give)
+
 
 def _request(arguments: argparse.Namespace) -> ImportRegistrationRequest:
     from lsfm_core.register import ImportRegistrationRequest
@@ -87,6 +109,38 @@ def _request(arguments: argparse.Namespace) -> ImportRegistrationRequest:
         memory_bytes=arguments.memory,
         threads=arguments.threads,
     )
+
+
+def _export_request(arguments: argparse.Namespace) -> TransformExportRequest:
+    from lsfm_core.export import TransformExportRequest
+
+    return TransformExportRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        orientation=arguments.orientation,
+        voxel_size_mm=arguments.voxel_size,
+        transforms=tuple(arguments.transforms),
+        to_space=arguments.to_space,
+        via=tuple(arguments.via),
+        numeric_inverse=tuple(arguments.numeric_inverse),
+        field_convention=arguments.field_convention,
+        format=arguments.format,
+        output=arguments.output,
+        reference=arguments.reference,
+        overwrite=arguments.overwrite,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from lsfm_core.export import export_transform
+
+    with bar(arguments) as progress:
+        result = export_transform(_export_request(arguments), progress=progress, cancel=arguments.cancel)
+    for warning in result.warnings:
+        remark(f"warning: {warning}")
+    tell(arguments, result, lambda: f"{result.text} in {result.seconds:.1f} s")
 
 
 def _import(arguments: argparse.Namespace) -> None:

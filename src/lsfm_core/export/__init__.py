@@ -16,6 +16,7 @@ from lsfm_core.export.point_files import PointList, is_point_file, read_points, 
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
+from lsfm_core.export.transform import TransformExportRequest, TransformExportResult, describe_transform, export_transform
 from lsfm_core.export.volume import Volume
 
 __all__ = [
@@ -35,15 +36,19 @@ __all__ = [
     "SlicesPlan",
     "SlicesRequest",
     "SlicesResult",
+    "TransformExportRequest",
+    "TransformExportResult",
     "TransformRequest",
     "TransformStep",
     "Volume",
     "check_spaces",
     "describe_points",
+    "describe_transform",
     "export_blocks",
     "export_channel",
     "export_chunks",
     "export_slices",
+    "export_transform",
     "find_region",
     "is_point_file",
     "iter_chunks",
