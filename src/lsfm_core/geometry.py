@@ -20,7 +20,17 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError, OrientationError
 
-__all__ = ["LPS_FROM_RAS", "Box", "Orientation", "Reorientation", "Space", "check_voxel_size", "mm_per", "voxel_count"]
+__all__ = [
+    "LPS_FROM_RAS",
+    "Box",
+    "Orientation",
+    "Reorientation",
+    "Space",
+    "apply_affine",
+    "check_voxel_size",
+    "mm_per",
+    "voxel_count",
+]
 
 FloatArray = npt.NDArray[np.float64]
 Triple = tuple[float, float, float]
@@ -361,12 +371,11 @@ class Space:
 
     def to_world(self, index: npt.ArrayLike) -> FloatArray:
         """RAS mm (n, 3) of voxel indices (n, 3) in array order."""
-        return np.asarray(np.asarray(index, dtype=np.float64) @ self.world_from_voxel[:3, :3].T + self.world_from_voxel[:3, 3])
+        return apply_affine(self.world_from_voxel, index)
 
     def to_voxel(self, points_mm: npt.ArrayLike) -> FloatArray:
         """Voxel indices (n, 3) in array order, with fractions, of RAS mm (n, 3)."""
-        inverse = self.voxel_from_world
-        return np.asarray(np.asarray(points_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3])
+        return apply_affine(self.voxel_from_world, points_mm)
 
     @property
     def offset_mm(self) -> Triple:
@@ -483,6 +492,17 @@ class Space:
             (float(spacing[0]), float(spacing[1]), float(spacing[2])),
             tuple(float(v) for v in direction.ravel()),
         )
+
+
+def apply_affine(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
+    """Points (n, 3) under a matrix (4, 4)."""
+    values = np.asarray(points, dtype=np.float64)
+    # Column by column, which is several times as fast as a product of so narrow a matrix, and the same for a point among others.
+    x, y, z = values.reshape(-1, 3).T
+    mapped = np.empty((len(x), 3))
+    for axis, (a, b, c, d) in enumerate(matrix[:3].tolist()):
+        mapped[:, axis] = ((a * x + b * y) + c * z) + d
+    return mapped
 
 
 def check_voxel_size(values: Sequence[float], name: str = "voxel size") -> Triple:

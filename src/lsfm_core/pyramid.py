@@ -38,6 +38,8 @@ Kind = Literal["image", "labels", "vectors", "components"]
 CHUNK_BYTES = 2**20
 #: BigDataViewer's ProposeMipmaps stops when the longest axis has come down to this.
 COARSEST_SIZE = 256
+#: Labels that are worth that the compiled loop is loaded for them.
+_MANY_VOXELS = 2**22
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,12 @@ def block_mode(labels: Array, step: Sequence[int]) -> Array:
     step : sequence of 3 int
         1 or 2 along each axis. The last block may be smaller.
     """
+    if labels.size >= _MANY_VOXELS:
+        from lsfm_core.kernels.blocks import modes
+
+        out = np.empty([-(-n // s) for n, s in zip(labels.shape, step, strict=True)], labels.dtype)
+        modes(out, np.require(labels, requirements=["C", "W"]), (int(step[0]), int(step[1]), int(step[2])))
+        return out
     # To repeat the last voxel doubles each count of its block, and leaves the winner.
     padded = np.pad(labels, [(0, -n % s) for n, s in zip(labels.shape, step, strict=True)], mode="edge")
     views = [

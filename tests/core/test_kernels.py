@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lsfm_core
 from lsfm_core import InputError, MemoryBudgetError, Space
+from lsfm_core.pyramid import block_mode
 from lsfm_core.resample import Resampled, VoxelSource
 from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain
 
@@ -301,3 +302,95 @@ def test_numba_is_loaded_by_what_needs_it_only() -> None:
     code = "import sys, lsfm_core; lsfm_core.ExportRequest, lsfm_core.export_channel; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+# --- points ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few points there are, loops take them, as they do with millions."""
+    monkeypatch.setattr("lsfm_core.transforms.field._is_many", lambda count, many: True)
+    monkeypatch.setattr("lsfm_core.transforms.field._POINTS_AT_ONCE", 90)
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kinds=st.text("AaFf", max_size=4), seed=st.integers(0, 2**32))
+def test_many_points_go_through_any_chain_as_itk_takes_them(kinds: str, seed: int, many: None) -> None:
+    rng = np.random.default_rng(seed)
+    chain, itk = random_chain(rng, kinds)
+    points = rng.normal(size=(300, 3)) * 3
+    points[-1] = np.nan
+    expected = np.array([itk.TransformPoint((p * LPS).tolist()) for p in points]) * LPS
+    np.testing.assert_allclose(chain.map_points(points), expected, rtol=0, atol=1e-9)
+    assert np.isnan(points[-1]).all()
+
+
+def test_many_points_of_a_large_field_are_carried_group_by_group(many: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsfm_core.transforms.field._CROP_VOXELS", 1000)
+    rng = np.random.default_rng(8)
+    vectors = 0.3 * rng.normal(size=(30, 31, 32, 3))
+    matrix = np.diag([0.5, -0.6, 0.7, 1])
+    field = DisplacementField(Space((30, 31, 32), matrix), vectors)
+    itk = sitk.DisplacementFieldTransform(placed(sitk.GetImageFromArray(vectors * LPS, isVector=True), matrix))
+    points = field.space.to_world(rng.uniform(-2, 33, (500, 3)))
+    expected = np.array([itk.TransformPoint((p * LPS).tolist()) for p in points]) * LPS
+    np.testing.assert_allclose(field.map_points(points), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("largest", [0.2, 3.0])
+def test_many_points_are_brought_back(largest: float, many: None) -> None:
+    """Along each axis steps up to so many voxels: beyond 2, plain fixed-point iteration diverges; then some shear."""
+    rng = np.random.default_rng(9)
+    shape = (30, 28, 26)
+    places = [np.cumsum(rng.uniform(0.2 if largest > 2 else 0.9, max(largest, 1.1), n)) for n in shape]
+    steps = np.stack(
+        np.meshgrid(*(place - np.arange(len(place)) - place[len(place) // 2] / 2 for place in places), indexing="ij"), -1
+    )
+    steps[..., 0] += 0.5 * steps[..., 2]
+    field = DisplacementField(Space(shape, np.diag([0.1, -0.12, 0.15, 1])), steps * (0.1, -0.12, 0.15))
+    points = field.space.to_world(rng.uniform(-0.4, np.array(shape) - 0.6, (1000, 3)))
+    assert np.abs(InverseField(field).map_points(field.map_points(points)) - points).max() < 1e-3 * 0.1
+
+
+def test_many_points_stay_where_nothing_moves_them(many: None) -> None:
+    vectors = np.zeros((20, 10, 10, 3))
+    vectors[..., 0] = 2.0
+    inverse = InverseField(DisplacementField(Space((20, 10, 10), np.eye(4)), vectors))
+    far = np.array([[-30.0, 5, 5], [5, 1e9, 5], [40, 5, 5], [np.nan, 5, 5], [1e300, 5, 5]])
+    np.testing.assert_array_equal(inverse.map_points(far), far)
+    np.testing.assert_allclose(inverse.map_points([[20.5, 5, 5], [10.25, 3, 4]]), [[18.5, 5, 5], [8.25, 3, 4]], atol=1e-9)
+
+
+def test_no_point_is_lost_where_a_field_folds(many: None) -> None:
+    """Nothing can bring all of them back, but each comes to some place, and none to infinity."""
+    vectors = 5 * np.random.default_rng(10).normal(size=(12, 12, 12, 3))
+    vectors[:6] = -np.indices((6, 12, 12)).transpose(1, 2, 3, 0)  # all of a half to one point: the Jacobian is 0
+    inverse = InverseField(DisplacementField(Space((12, 12, 12), np.eye(4)), vectors))
+    found = inverse.map_points(np.random.default_rng(11).uniform(0, 11, (400, 3)))
+    assert np.isfinite(found).all() and np.abs(found).max() < 1000
+
+
+# --- blocks of labels -----------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    step=st.tuples(*[st.integers(1, 2)] * 3),
+    dtype=st.sampled_from(["uint16", "int64", "uint32"]),
+    kinds=st.integers(1, 6),
+    seed=st.integers(0, 2**32),
+)
+def test_modes_of_many_labels_are_the_most_frequent_then_the_smallest(
+    shape: tuple[int, int, int], step: tuple[int, int, int], dtype: str, kinds: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lsfm_core.pyramid._MANY_VOXELS", 0)
+    rng = np.random.default_rng(seed)
+    ids = np.array([np.iinfo(dtype).max, 7, 0, np.iinfo(dtype).min, 3, np.iinfo(dtype).max - 1]).astype(dtype)[:kinds]
+    labels = rng.choice(ids, shape)
+    found = block_mode(labels.transpose(2, 1, 0).copy().transpose(2, 1, 0), step)
+    assert found.dtype == labels.dtype
+    for index in np.ndindex(*found.shape):
+        block = labels[tuple(slice(i * s, (i + 1) * s) for i, s in zip(index, step, strict=True))].ravel().tolist()
+        assert found[index] == min(set(block), key=lambda label: (-block.count(label), label))

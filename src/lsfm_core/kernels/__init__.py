@@ -5,5 +5,6 @@ with a type of voxels compiles for it, which takes seconds, once: what was compi
 be written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another). So import modules where they are called. All loops run
 without the interpreter's lock.
 
-Inside: `warp` interpolation through affines and displacement fields; `_compiled` how loops are compiled.
+Inside: `warp` interpolation through affines and displacement fields; `points` fields, and their inverses, at points; `blocks` what
+becomes one voxel; `_compiled` how loops are compiled.
 """

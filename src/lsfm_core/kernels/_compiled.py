@@ -7,7 +7,10 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-__all__ = ["compiled"]
+__all__ = ["FACE_SLACK", "compiled"]
+
+#: A point that lies on a field's face but for rounding is inside at the lower face and outside at the upper one. Voxels.
+FACE_SLACK = 1e-10
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -29,14 +29,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.kernels._compiled import compiled
+from lsfm_core.kernels._compiled import FACE_SLACK, compiled
 
-__all__ = ["FACE_SLACK", "linear_values", "nearest_values", "reach"]
+__all__ = ["linear_values", "nearest_values", "reach"]
 
 Array = npt.NDArray[Any]
 
-#: A point that lies on a field's face but for rounding is inside at the lower face and outside at the upper one. Voxels.
-FACE_SLACK = 1e-10
 #: Rounding must not give a neighbour weight that has none, since NaN times next to nothing is NaN. Voxels.
 _DUST = 1e-8
 

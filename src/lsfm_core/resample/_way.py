@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.geometry import Shape3, Space, voxel_count
-from lsfm_core.transforms import Affine, DisplacementField, InverseField, TransformChain
+from lsfm_core.transforms import Affine, DisplacementField, TransformChain
 
 __all__ = ["BoxWay", "Way"]
 
@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 _SLACK = 1e-6
 #: By so little may a row lean from a field's axis over the whole grid, and still count as lying along it. Voxels.
 _LEAN = 1e-9
-#: Voxel centres that are carried through a numeric inverse at once: that takes twelve times their own size.
+#: Voxel centres that are carried at once, through a numeric inverse: that takes twelve times their own size.
 _POINTS_AT_ONCE = 2**17
 _VECTOR_BYTES = 24
 
@@ -71,11 +71,11 @@ class Way:
         first, second = sorted({0, 1, 2} - {last}, key=lambda axis: -across[0, axis])
         self.order: Shape3 = (first, second, last)
         self._target = target
-        inverses = [index for index, step in enumerate(chain.folded) if isinstance(step, InverseField)]
-        inner = inverses[0] if inverses else len(chain.folded)
-        #: What nobody can follow row by row: it is evaluated at the voxel centres, and a field on the grid itself takes its place.
-        self._outer = TransformChain(chain.folded[inner:]) if inverses else None
-        self.fields: list[DisplacementField | None] = [None] if inverses else []
+        others = [index for index, step in enumerate(chain.folded) if not isinstance(step, Affine | DisplacementField)]
+        inner = others[0] if others else len(chain.folded)
+        #: What loops cannot follow: it is evaluated at the voxel centres, and a field on the grid itself takes its place.
+        self._outer = TransformChain(chain.folded[inner:]) if others else None
+        self.fields: list[DisplacementField | None] = [None] if others else []
         frame = target.world_from_voxel[:, [*self.order, 3]]
         self._linear: list[FloatArray] = []
         self._pushes: list[FloatArray] = []

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError, SourceError
-from lsfm_core.geometry import LPS_FROM_RAS
-from lsfm_core.transforms.base import FloatArray, Transform, apply_affine
+from lsfm_core.geometry import LPS_FROM_RAS, apply_affine
+from lsfm_core.transforms.base import FloatArray, Transform
 
 __all__ = ["Affine"]
 

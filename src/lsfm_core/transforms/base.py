@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FloatArray", "Transform", "apply_affine"]
+__all__ = ["FloatArray", "Transform"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -51,9 +51,3 @@ class Transform(ABC):
     @abstractmethod
     def describe(self) -> str:
         """What the transform does, in words."""
-
-
-def apply_affine(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
-    """Map points (n, 3) by a matrix (4, 4)."""
-    mapped: FloatArray = np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
-    return mapped

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.geometry import Space, voxel_count
+from lsfm_core.geometry import Space, apply_affine, voxel_count
 from lsfm_core.transforms.affine import Affine
-from lsfm_core.transforms.base import FloatArray, Transform, apply_affine
+from lsfm_core.transforms.base import FloatArray, Transform
 from lsfm_core.transforms.field import FACE_SLACK, DisplacementField, InverseField, voxel_centres
 
 __all__ = ["BlockTransform", "TransformChain"]
@@ -85,10 +85,10 @@ class TransformChain(Transform):
         return outermost.space if isinstance(outermost, DisplacementField) else None
 
     def map_points(self, points: npt.ArrayLike) -> FloatArray:
-        mapped: FloatArray = np.array(points, dtype=np.float64)
+        mapped: FloatArray = np.asarray(points, dtype=np.float64)
         for transform in reversed(self.folded):
             mapped = transform.map_points(mapped)
-        return mapped
+        return mapped if self.folded else mapped.copy()
 
     def inverse(self) -> TransformChain:
         """The chain that carries native points to the output.

@@ -9,6 +9,7 @@ in [-0.5, n - 0.5) along each axis; between the outermost centre and the face th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError
-from lsfm_core.geometry import Shape3, Space, voxel_count
+from lsfm_core.geometry import Shape3, Space, apply_affine, voxel_count
 from lsfm_core.progress import Progress
-from lsfm_core.transforms.base import FloatArray, Transform, apply_affine
+from lsfm_core.threads import share_out
+from lsfm_core.transforms.base import FloatArray, Transform
 
 __all__ = ["DisplacementField", "FieldBox", "InverseField", "voxel_centres"]
 
@@ -41,6 +43,9 @@ _RESIDUAL_POINTS = 50_000
 _INVERSE_TOLERANCE = 1e-4
 _FIXED_POINT_STEPS = 12
 _NEWTON_STEPS = 30
+#: So many points are worth that compiled loops are loaded for them, which takes as long as numpy takes for these.
+_MANY_POINTS = 2**18
+_MANY_INVERTED = 2**14
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,25 @@ class DisplacementField(Transform):
     def map_points(self, points: npt.ArrayLike) -> FloatArray:
         mapped: FloatArray = np.array(points, dtype=np.float64)
         index = apply_affine(self.space.voxel_from_world, mapped)
+        if _is_many(len(mapped), _MANY_POINTS):
+            self._move_many(mapped, index)
+            return mapped
         inside = np.flatnonzero(self.contains(index))
         index = index[inside]
-        for group in _groups(np.clip(index, 0, self._last), _CROP_VOXELS):
+        for group in _groups(index, _CROP_VOXELS, self._last):
             box = self.box_around(index[group])
             mapped[inside[group]] += _interpolate(self.read(box), index[group] - box.starts)
         return mapped
+
+    def _move_many(self, points: FloatArray, index: FloatArray) -> None:
+        """As `map_points`, in place."""
+        from lsfm_core.kernels.points import inside, move
+
+        which = inside(index, np.array(self.space.shape))
+        for group in _groups(index, _CROP_VOXELS, self._last, which):
+            box = self.box_around(_extent(index, group))
+            crop, start = np.require(self.read_stored(box), requirements=["C", "W"]), np.array(box.starts, np.float64)
+            _in_threads(move, points, index, group, crop, start)
 
     def inverse(self) -> Transform:
         """The partner, or the numeric inverse where that is allowed.
@@ -245,17 +263,36 @@ class InverseField(Transform):
 
     def map_points(self, points: npt.ArrayLike) -> FloatArray:
         mapped: FloatArray = np.array(points, dtype=np.float64)
-        finite = np.flatnonzero(np.isfinite(mapped).all(axis=1))
+        finite = np.isfinite(mapped).all(axis=1)
+        if not finite.all():
+            if finite.any():
+                mapped[finite] = self.map_points(mapped[finite])
+            return mapped
         space = self.field.space
-        targets = apply_affine(space.voxel_from_world, mapped[finite])
-        last = np.array(space.shape) - 1
-        for group in _groups(np.clip(targets, 0, last), _CROP_VOXELS // 8):
-            for part, found in self._solve(group, targets):
-                target = targets[part]
-                moves = self.field.contains(found) | self.field.contains(target)
-                steps = np.where(moves[:, None], found - target, 0)
-                mapped[finite[part]] += steps @ space.world_from_voxel[:3, :3].T
+        targets = apply_affine(space.voxel_from_world, mapped)
+        work = self._invert_many if _is_many(len(mapped), _MANY_INVERTED) else self._invert
+        for group in _groups(targets, _CROP_VOXELS // 2, np.array(space.shape) - 1):
+            for part, box, crop in self._crops(group, targets):
+                work(mapped, targets, part, crop, np.array(box.starts))
         return mapped
+
+    def _invert(self, points: FloatArray, targets: FloatArray, which: IntArray, crop: npt.NDArray[Any], start: IntArray) -> None:
+        """Move some of the points, through a crop of the field that begins at `start`."""
+        space, target = self.field.space, targets[which]
+        found = _invert(crop.astype(np.float64) @ space.voxel_from_world[:3, :3].T, start, target)
+        moves = self.field.contains(found) | self.field.contains(target)
+        points[which] += np.where(moves[:, None], found - target, 0) @ space.world_from_voxel[:3, :3].T
+
+    def _invert_many(
+        self, points: FloatArray, targets: FloatArray, which: IntArray, crop: npt.NDArray[Any], start: IntArray
+    ) -> None:
+        from lsfm_core.kernels.points import invert
+
+        space = self.field.space
+        given = np.require(crop, requirements=["C", "W"]), start.astype(np.float64), np.array(space.shape)
+        linear = [np.ascontiguousarray(matrix[:3, :3]) for matrix in (space.voxel_from_world, space.world_from_voxel)]
+        limits = _INVERSE_TOLERANCE, _FIXED_POINT_STEPS, _NEWTON_STEPS
+        _in_threads(invert, points, targets, which, *given, *linear, *limits)
 
     def inverse(self) -> DisplacementField:
         return self.field
@@ -305,19 +342,18 @@ class InverseField(Transform):
             )
         return median, maximum
 
-    def _solve(self, group: IntArray, targets: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]:
-        """Indices y with y + u(y) = target for a group of targets, in parts that fit into memory."""
-        target = targets[group]
-        bounds = np.stack([target.min(axis=0), target.max(axis=0)])
+    def _crops(self, group: IntArray, targets: FloatArray) -> Iterator[tuple[IntArray, FieldBox, npt.NDArray[Any]]]:
+        """What of the field it takes to find y with y + u(y) = target for a group of targets, in parts that fit into memory."""
+        bounds = _extent(targets, group)
         extent = np.ptp(bounds, axis=0)
         box = self.field.box_around(bounds)
         reach = None
         while True:
-            # In steps of the array axes.
-            crop = self.field.read(box) @ self.field.space.voxel_from_world[:3, :3].T
+            crop = self.field.read_stored(box)
             # target - u maps any point into `needed`. Once that lies in the box itself, so does a solution (Brouwer), and no
             # fixed-point step leaves it.
-            needed = np.stack([bounds[0] - crop.max(axis=(0, 1, 2)), bounds[1] - crop.min(axis=(0, 1, 2))])
+            corners = np.array(list(product(*_extent(crop.reshape(-1, 3)).T))) @ self.field.space.voxel_from_world[:3, :3].T
+            needed = np.stack([bounds[0] - corners.max(axis=0), bounds[1] - corners.min(axis=0)])
             if box.covers(self.field.box_around(needed)):
                 break
             # The targets' own place is only the first guess; from the second on the box must grow, so that this comes to an end.
@@ -327,12 +363,12 @@ class InverseField(Transform):
                 if extent.max() <= 1:
                     break  # a field so wild that its residual will tell
                 axis = int(extent.argmax())
-                low = target[:, axis] < bounds[:, axis].mean()
-                yield from self._solve(group[low], targets)
-                yield from self._solve(group[~low], targets)
+                low = targets[group, axis] < bounds[:, axis].mean()
+                yield from self._crops(group[low], targets)
+                yield from self._crops(group[~low], targets)
                 return
             box = wider
-        yield group, _invert(crop, np.array(box.starts), target)
+        yield group, box, crop
 
 
 def voxel_centres(space: Space) -> FloatArray:
@@ -342,12 +378,14 @@ def voxel_centres(space: Space) -> FloatArray:
     return centres
 
 
-def _groups(index: FloatArray, voxels: int) -> Iterator[IntArray]:
-    """Split points into groups that lie in boxes of at most so many voxels: boxes that hold more are halved."""
-    stack = [np.arange(len(index))] if len(index) else []
+def _groups(index: FloatArray, voxels: int, last: IntArray, which: IntArray | None = None) -> Iterator[IntArray]:
+    """Split points into groups that lie in boxes of at most so many voxels, up to the `last`: boxes that hold more are halved."""
+    if which is None:
+        which = np.arange(len(index))
+    stack = [which] if len(which) else []
     while stack:
         group = stack.pop()
-        lower, upper = index[group].min(axis=0), index[group].max(axis=0)
+        lower, upper = np.clip(_extent(index, group), 0, last)
         extent = np.floor(upper) - np.floor(lower) + 2
         if extent.prod() <= voxels:
             yield group
@@ -355,6 +393,29 @@ def _groups(index: FloatArray, voxels: int) -> Iterator[IntArray]:
         axis = int(extent.argmax())
         low = index[group, axis] < (lower[axis] + upper[axis]) / 2
         stack += [group[low], group[~low]]
+
+
+def _is_many(count: int, many: int) -> bool:
+    """Whether compiled loops are worth it, or there already."""
+    return count >= many or "lsfm_core.kernels.points" in sys.modules
+
+
+def _in_threads(loop: Any, points: FloatArray, index: FloatArray, which: IntArray, *rest: Any) -> None:
+    """A loop over those points that `which` numbers."""
+    parts = -(-len(which) // _POINTS_AT_ONCE)
+    share_out(lambda some: loop(points, index, some, *rest), np.array_split(which, parts))
+
+
+def _extent(rows: FloatArray, which: IntArray | None = None) -> FloatArray:
+    """Smallest and largest of each component (2, 3) of rows (n, 3), or of those that `which` (m,) numbers; there are some."""
+    count = len(rows) if which is None else len(which)
+    if _is_many(count, _MANY_POINTS):
+        from lsfm_core.kernels.points import extent
+
+        return np.asarray(extent(np.ascontiguousarray(rows), np.arange(count) if which is None else which))
+    some = rows if which is None else rows[which]
+    # Column by column, which numpy does several times as fast.
+    return np.array([[column.min() for column in some.T], [column.max() for column in some.T]])
 
 
 def _interpolate(vectors: FloatArray, index: FloatArray) -> FloatArray:

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError
+from lsfm_core.geometry import apply_affine
 from lsfm_core.transforms.affine import Affine
-from lsfm_core.transforms.base import FloatArray, Transform, apply_affine
+from lsfm_core.transforms.base import FloatArray, Transform
 
 __all__ = ["ThinPlateSpline"]
 
