@@ -71,7 +71,8 @@ def _stored(path: Path) -> LsfmFile | None:
         return None
     # No writer is kept away: the channel may go into the same file.
     try:
-        return open_lsfm(path, cache=ChunkCache(), detached=True)
+        # Nothing is read twice, so nothing decoded is kept.
+        return open_lsfm(path, cache=ChunkCache(0), detached=True)
     except FormatError as error:
         if path.suffix.lower() == ".xml" or type(error) is not FormatError:
             raise
@@ -109,6 +110,8 @@ class _StoredSource(ArraySource):
         super().__init__(channel.levels[0].data, name=name, kind=kind, voxel_size_mm=size, facts=facts)
         if channel.orientation is not None:
             self.space = channel.space
+        # A chunk that is so large is unpacked whole for each of its pieces.
+        self.read_bytes += channel.levels[0].data.decode_bytes
         self._file = file
         self._channel = channel
 

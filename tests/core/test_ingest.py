@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from isal import igzip
 
 from lsfm_core import (
     CancelledError,
@@ -29,7 +32,7 @@ from lsfm_core import (
     open_lsfm,
 )
 from lsfm_core.formats import Source
-from lsfm_core.ingest._slabs import MemoryPlan, plan_memory
+from lsfm_core.ingest._slabs import MemoryNeeds, MemoryPlan
 from lsfm_core.pyramid import Reducer, plan_levels
 from lsfm_core.testing import write_series
 
@@ -78,53 +81,106 @@ def test_the_real_specimen(brain_data: Path, brain_file: Path) -> None:
         assert channel.sources[7].size == planes[7].stat().st_size
 
 
+class Chunked:
+    """An array that tells of chunks, and counts the voxels of those that were read."""
+
+    def __init__(self, array: np.ndarray, chunks: tuple[int, int, int]) -> None:
+        self._array = array
+        self.shape, self.dtype, self.chunks = array.shape, array.dtype, chunks
+        self.read = 0
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        box = (*index, *[slice(None)] * 3)[:3]
+        ends = [part.indices(n)[:2] for part, n in zip(box, self.shape, strict=True)]
+        self.read += math.prod(
+            min(-(-b // c) * c, n) - a // c * c for (a, b), c, n in zip(ends, self.chunks, self.shape, strict=True)
+        )
+        return self._array[index]
+
+
 @given(
     shape=st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70)),
     voxel=st.tuples(*[st.sampled_from([1.0, 1.7, 2.0, 3.0, 9.0])] * 3),
     chunk_bytes=st.sampled_from([64, 512, 4096]),
-    in_scratch=st.lists(st.booleans(), min_size=12, max_size=12),
-    read_ahead=st.booleans(),
+    unit=st.none() | st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40)),
+    way=st.integers(0, 400),
+    ease=st.integers(0, 40),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_slabs_leave_no_seam(
     shape: tuple[int, int, int],
     voxel: tuple[float, float, float],
     chunk_bytes: int,
-    in_scratch: list[bool],
-    read_ahead: bool,
+    unit: tuple[int, int, int] | None,
+    way: int,
+    ease: int,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Any chunking, with any of the slabs in scratch files, gives the levels that the whole volume gives."""
+    """Any chunking, read in planes or boxes, with slabs in memory, in scratch files or in the source, gives the same levels."""
     volume = np.random.default_rng(5).integers(0, 65536, shape, dtype=np.uint16)
+    image = volume if unit is None else Chunked(volume, unit)
+    chosen: list[MemoryPlan] = []
 
     def plan(source: Source, reduce: Reducer, levels: Any, threads: int, budget: int) -> MemoryPlan:
-        fits = plan_memory(source, reduce, levels, threads, budget)
-        return replace(fits, read_ahead=read_ahead, in_scratch=tuple(in_scratch[: len(levels)]), readers=1 + read_ahead)
+        needs = MemoryNeeds(source, reduce, levels, threads)
+        ways = [needs.start(), *needs.elsewhere()]
+        plans = list(needs.eased(ways[way % len(ways)]))
+        assert all(needs.need(plan) >= needs.floor(plans[0]) for plan in plans)
+        chosen.append(plans[ease % len(plans)])
+        return chosen[0]
 
     with monkeypatch.context() as patch:
         patch.setattr("lsfm_core.pyramid.COARSEST_SIZE", 9)
         patch.setattr("lsfm_core.ingest.plan.plan_levels", lambda s, v, i: plan_levels(s, v, i, chunk_bytes))
         patch.setattr("lsfm_core.ingest.plan.plan_memory", plan)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.h5"
-        ingest_channel(IngestRequest(path=path, channel="x", image=volume, voxel_size_mm=voxel, orientation="RAS"))
+        ingest_channel(IngestRequest(path=path, channel="x", image=image, voxel_size_mm=voxel, orientation="RAS"))
     assert_levels(path, "x", volume)
+    if isinstance(image, Chunked) and chosen[0].boxes is not None:
+        assert image.read == pytest.approx(chosen[0].amplification * volume.size)
 
 
-def test_a_small_budget_gives_the_same_file(tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
-    volume = np.random.default_rng(3).integers(0, 4000, (70, 900, 900), dtype=np.uint16)
-    series = write_series(tmp_path / "series", volume)
-    ingest_series(series, path=tmp_path / "large.h5")
-    ingest_series(series, path=tmp_path / "small.h5", memory_bytes=170_000_000, threads=1)
-    with h5py.File(tmp_path / "large.h5") as large, h5py.File(tmp_path / "small.h5") as small:
-        for level in ("0", "1", "2"):
-            a, b = (file[f"LSFM/signal/IMAGE/{level}/cells"] for file in (large, small))
-            assert a.chunks == b.chunks
-            np.testing.assert_array_equal(a[...], b[...])
+def _stored(path: Path) -> dict[str, Any]:
+    """All that a file holds of its only channel, but for names and times."""
+    found: dict[str, Any] = {}
+
+    def look(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        name = re.sub(r"[0-9a-f]{32}", "uuid", name)
+        found.update({f"{name}@{key}": value for key, value in node.attrs.items() if key != "uuid"})
+        if isinstance(node, h5py.Dataset) and not name.startswith("log/") and name != "LSFM_DIGESTS/structure":
+            found[name] = node[()]
+            found[f"{name}@chunks"] = node.chunks
+
+    with h5py.File(path) as file:
+        file.visititems(look)
+    return found
+
+
+@pytest.mark.parametrize("form", ["series", "tiles", "nii.gz"])
+def test_a_small_budget_gives_the_same_file(form: str, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
+    volume = np.random.default_rng(3).integers(0, 4000, (70, 600, 700), dtype=np.uint16)
+    image = tmp_path / f"x.{'nii.gz' if form == 'nii.gz' else 'tif'}"
+    if form == "series":
+        image = write_series(tmp_path / "series", volume)
+    elif form == "nii.gz":
+        nifti = nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.diag([0.004, 0.004, 0.005, 1]))
+        image.write_bytes(igzip.compress(nifti.to_bytes(), compresslevel=0))
+    else:
+        tifffile.imwrite(image, volume, photometric="minisblack", contiguous=False, tile=(256, 256))
+    reports = []
+    for name, memory in (("large", 4_000_000_000), ("small", 140_000_000)):
+        reports.append(ingest_series(image, path=tmp_path / f"{name}.h5", memory_bytes=memory, threads=1))
+    large, small = (_stored(tmp_path / f"{name}.h5") for name in ("large", "small"))
+    assert large.keys() == small.keys()
+    for name, value in large.items():
+        np.testing.assert_array_equal(small[name], value, err_msg=name)
+    assert reports[0].written.checksum == reports[1].written.checksum
+    np.testing.assert_array_equal(large["LSFM/signal/IMAGE/0/cells"].view(np.uint16), volume)
 
 
 def test_too_small_a_budget_says_how_much_is_needed(series: Path, ingest_series: Callable[..., Any]) -> None:
-    with pytest.raises(MemoryBudgetError, match=r"need at least \d+ MB"):
+    with pytest.raises(MemoryBudgetError, match=r"needs at least \d+ MB"):
         ingest_series(series, memory_bytes=50_000_000)
 
 

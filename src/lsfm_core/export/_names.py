@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.errors import InputError, SourceError
+from lsfm_core.errors import InputError, SourceError, StorageError
 from lsfm_core.export.request import TransformRequest, TransformStep
 from lsfm_core.formats import FieldConvention, is_field, open_source
 from lsfm_core.geometry import Orientation, Reorientation, Space
@@ -234,35 +234,46 @@ def _field_file(path: Path, may_invert: bool, convention: FieldConvention | None
 
 
 class _Spill:
-    """An array that is filled plane by plane and then read by slices: in memory if small, else in an unnamed temporary file.
+    """An array that is filled plane by plane and then read by boxes: in memory if small, else in an unnamed temporary file.
 
-    Not memory-mapped: pages that were touched would count as the process' memory.
+    Not memory-mapped: pages that were touched would count as the process' memory. Of each plane only the rows of a box are read:
+    whole planes, of all that a box meets, would be many times the box.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.shape = shape
         self.dtype = dtype
         self._planes: list[Array] = []
-        self._plane_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+        self._row_bytes = int(np.prod(shape[2:])) * dtype.itemsize
         self._lock = threading.Lock()
-        large = self._plane_bytes * shape[0] > _IN_MEMORY_BYTES
-        self._file = tempfile.TemporaryFile() if large else None  # noqa: SIM115 (it goes with the last reference to it)
+        large = self._row_bytes * shape[0] * shape[1] > _IN_MEMORY_BYTES
+        self._file = tempfile.TemporaryFile(buffering=0) if large else None  # noqa: SIM115 (it goes with the last reference to it)
 
     def append(self, plane: Array) -> None:
         if self._file is None:
             self._planes.append(plane.copy())
-        else:
-            self._file.write(plane.data)
+            return
+        view = plane.view(np.uint8).reshape(-1).data
+        while view:
+            view = view[self._file.write(view) :]
 
     def __getitem__(self, index: tuple[slice, ...]) -> Array:
-        planes, *rest = index
-        wanted = range(self.shape[0])[planes]
-        return np.stack([self._plane(plane)[tuple(rest)] for plane in wanted])
+        planes, rows, columns = (range(n)[part] for n, part in zip(self.shape, index, strict=False))
+        out = np.empty((len(planes), len(rows), len(columns), *self.shape[3:]), self.dtype)
+        for place, plane in enumerate(planes):
+            out[place] = self._rows(plane, rows)[:, columns.start : columns.stop]
+        return out
 
-    def _plane(self, index: int) -> Array:
+    def _rows(self, plane: int, rows: range) -> Array:
         if self._file is None:
-            return self._planes[index]
+            return self._planes[plane][rows.start : rows.stop]
+        found = np.empty((len(rows), *self.shape[2:]), self.dtype)
+        view = found.view(np.uint8).reshape(-1).data
         with self._lock:
-            self._file.seek(index * self._plane_bytes)
-            data = self._file.read(self._plane_bytes)
-        return np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+            self._file.seek((plane * self.shape[1] + rows.start) * self._row_bytes)
+            while view:
+                count = self._file.readinto(view)
+                if not count:
+                    raise StorageError("the temporary file of a displacement field ends before it should: the disk may be failing")
+                view = view[count:]
+        return found

@@ -20,7 +20,7 @@ from lsfm_core.formats._field import FIELD_CONVENTIONS, FieldConvention, FieldSo
 from lsfm_core.formats._grey import as_grey
 from lsfm_core.formats._palette import with_palette
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
-from lsfm_core.formats._source import Source
+from lsfm_core.formats._source import Source, cuts
 from lsfm_core.formats.arrays import ArrayLike, ArraySource, PlaneFunction
 from lsfm_core.progress import size_text
 from lsfm_core.pyramid import Kind
@@ -36,6 +36,7 @@ __all__ = [
     "Source",
     "check_output",
     "check_plane",
+    "cuts",
     "is_field",
     "kind_of",
     "open_sink",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._source import Source, WrappedSource
-from lsfm_core.records import FileRecord
+from lsfm_core.geometry import Shape3
 
 __all__ = ["converted"]
 
@@ -37,47 +37,44 @@ class _Converted(WrappedSource):
         super().__init__(source, *([] if is_same else [f"values of type {source.dtype} were stored as {dtype}"]))
         self.dtype = dtype
 
-    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
-        plane = np.empty(out.shape, self._source.dtype)
-        record = self._source.read_plane(index, plane)
-        self._check(index, plane)
-        out[:] = plane
-        return record
+    def _change(self, start: Shape3, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        self._check(start, values)
+        if values is not out:
+            out[...] = values
 
-    def _check(self, index: int, plane: npt.NDArray[Any]) -> None:
+    def _check(self, start: Shape3, values: npt.NDArray[Any]) -> None:
         """Every value can be converted without loss."""
 
 
 class _Labels(_Converted):
     """Labels that are stored as floats: each must be a whole number that its type can tell from its neighbours."""
 
-    def _check(self, index: int, plane: npt.NDArray[Any]) -> None:
+    def _check(self, start: Shape3, values: npt.NDArray[Any]) -> None:
         # Beyond this a float type leaves out whole numbers: ids have been rounded, and regions may have been merged.
-        limit = min(2.0 ** (np.finfo(plane.dtype).nmant + 1), float(np.iinfo(self.dtype).max))
+        limit = min(2.0 ** (np.finfo(values.dtype).nmant + 1), float(np.iinfo(self.dtype).max))
         # NaN fails every comparison.
-        good = (plane >= 0) & (plane <= limit)
-        good &= plane == np.trunc(plane)
+        good = (values >= 0) & (values <= limit)
+        good &= values == np.trunc(values)
         if not good.all():
             raise SourceError(
-                f"{_place(self.name, index, plane, ~good)}: labels must be whole numbers from 0 to {limit:.0f}, the largest that "
-                f"{plane.dtype} labels can hold exactly: save as integers"
+                f"{_place(self.name, start, values, ~good)}: labels must be whole numbers from 0 to {limit:.0f}, the largest that "
+                f"{values.dtype} labels can hold exactly: save as integers"
             )
 
 
 class _SignedLabels(_Converted):
     """Labels that are stored as signed integers: none may be negative."""
 
-    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
-        record = self._source.read_plane(index, out)
-        if out.size and out.min() < 0:
+    def _check(self, start: Shape3, values: npt.NDArray[Any]) -> None:
+        if values.size and values.min() < 0:
             raise SourceError(
-                f"{_place(self.name, index, out, out < 0)}: labels must be whole numbers from 0 to {np.iinfo(self.dtype).max}, the "
-                f"largest that {self.dtype} labels can hold: give what is no region the id 0"
+                f"{_place(self.name, start, values, values < 0)}: labels must be whole numbers from 0 to "
+                f"{np.iinfo(self.dtype).max}, the largest that {self.dtype} labels can hold: give what is no region the id 0"
             )
-        return record
 
 
-def _place(name: str, index: int, plane: npt.NDArray[Any], bad: npt.NDArray[np.bool_]) -> str:
-    """Where the first bad value of a plane is."""
-    row, column = np.argwhere(bad)[0]
-    return f"{name}: plane {index} has the value {plane[row, column]!s} at row {row}, column {column}"
+def _place(name: str, start: Shape3, values: npt.NDArray[Any], bad: npt.NDArray[np.bool_]) -> str:
+    """Where the first bad value of a box is."""
+    plane, row, column = np.argwhere(bad)[0]
+    place = f"{name}: plane {start[0] + plane} has the value {values[plane, row, column]!s}"
+    return f"{place} at row {start[1] + row}, column {start[2] + column}"

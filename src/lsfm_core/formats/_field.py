@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._source import Source, WrappedSource
-from lsfm_core.geometry import Orientation, Space
-from lsfm_core.records import FileRecord
+from lsfm_core.geometry import Orientation, Shape3, Space
 
 __all__ = ["FIELD_CONVENTIONS", "FieldConvention", "FieldSource", "FieldWords", "field_source"]
 
@@ -161,22 +160,24 @@ class FieldSource(WrappedSource):
     def settle(self, space: Space) -> None:
         self._place = space
 
-    def read_plane(self, index: int, out: Array) -> FileRecord | None:
-        record = self._source.read_plane(index, out)
+    def _change(self, start: Shape3, values: Array, out: Array) -> None:
         if self.convention.endswith("-displacement"):
             if self._mm != 1:
-                np.multiply(out, self._mm, out=out)
+                np.multiply(values, self._mm, out=out)
             if self.convention.startswith("lps"):
                 # Not a product: that would stumble over NaN.
                 np.negative(out[..., :2], out=out[..., :2])
-            return record
+            return
         if self._place is None:
             raise SourceError(
                 f"{self.name}: holds absolute positions, but does not tell where its voxels are: write it with "
                 "--voxel-size and --orientation"
             )
-        out[...] = _ras(out, self.convention, self._mm, self._place) - _centres(self._place, index, *map(np.arange, out.shape[:2]))
-        return record
+        for offset, plane in enumerate(out):
+            rows, columns = (first + np.arange(n) for first, n in zip(start[1:], plane.shape, strict=False))
+            plane[...] = _ras(plane, self.convention, self._mm, self._place) - _centres(
+                self._place, start[0] + offset, rows, columns
+            )
 
 
 def _ras(vectors: Array, convention: FieldConvention, mm: float, space: Space) -> npt.NDArray[np.float64]:
@@ -231,11 +232,12 @@ def _probe(source: Source, reopen: Callable[[], Source]) -> tuple[Array, Array]:
     rows, columns = (np.unique(np.linspace(0, n - 1, min(n, _PROBED_SIDE)).astype(int)) for n in source.shape[1:])
     assert source.space is not None
     with closing(reopen()) as other:
-        plane = np.empty((*other.shape[1:], 3), other.dtype)
+        row = np.empty((1, 1, other.shape[2], 3), other.dtype)
         for index in np.unique(np.linspace(0, depth - 1, min(depth, _PROBED_PLANES)).astype(int)).tolist():
-            other.read_plane(index, plane)
             points.append(_centres(source.space, index, rows, columns).reshape(-1, 3))
-            vectors.append(plane[np.ix_(rows, columns)].reshape(-1, 3).astype(np.float64))
+            for number in rows.tolist():
+                other.read_box((index, number, 0), row)
+                vectors.append(row[0, 0, columns].astype(np.float64))
     at, values = np.concatenate(points), np.concatenate(vectors)
     # Where nothing is known, programs put zeros or NaN.
     known = np.isfinite(values).all(axis=1) & values.any(axis=1)

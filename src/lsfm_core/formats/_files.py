@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
@@ -25,6 +25,7 @@ __all__ = [
     "check_inside",
     "companion",
     "gzip_stream",
+    "read_at",
     "read_head",
 ]
 
@@ -83,8 +84,40 @@ class Checksum:
             raise SourceError(f"{self.path}: cannot be read: {error.strerror}") from error
 
 
+@contextmanager
+def read_at(path: Path) -> Iterator[Callable[[int, memoryview], None]]:
+    """A function that fills a buffer with the bytes of a file from an offset on; for one thread.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read, or ends too early.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+
+            def read(offset: int, view: memoryview) -> None:
+                end = offset + len(view)
+                file.seek(offset)
+                while view:
+                    count = file.readinto(view)
+                    if not count:
+                        raise SourceError(f"{path}: is cut short: a piece of it ends at byte {end}: copy it again")
+                    view = view[count:]
+
+            yield read
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 class DataFile:
     """A file of which any piece can be read, by several threads at once.
+
+    Parameters
+    ----------
+    path : Path
+    checksum : Checksum, optional
+        Of the file, where others read it as well.
 
     Raises
     ------
@@ -92,10 +125,10 @@ class DataFile:
         Here and in all methods: if the file cannot be read, or ends too early.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, checksum: Checksum | None = None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._checksum = Checksum(path)
+        self._checksum = checksum or Checksum(path)
         try:
             self._file = path.open("rb", buffering=0)
             self.size = path.stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._source import Source, WrappedSource
-from lsfm_core.records import FileRecord
+from lsfm_core.geometry import Shape3
 
 __all__ = ["as_grey"]
 
 _THREADS = 4
+_PART_BYTES = 32 * 2**20
 
 
 def as_grey(source: Source) -> Source:
@@ -24,23 +26,27 @@ def as_grey(source: Source) -> Source:
     """
     if source.components not in (3, 4) or source.facts.get("kind") != "components" or source.space is not None:
         return source
-    plane = np.empty((*source.shape[1:], source.components), source.dtype)
+    grey = _Grey(source)
     for index in sorted({0, source.shape[0] // 2, source.shape[0] - 1}):
         try:
-            source.read_plane(index, plane)
+            is_grey = all(grey.holds((index, 0, 0), part) for part in _parts(source, index))
         except BaseException:
             source.close()
             raise
-        if not _is_grey(plane):
+        if not is_grey:
             return source
-    return _Grey(source)
+    return grey
 
 
-def _is_grey(plane: npt.NDArray[Any]) -> bool:
-    """Whether all colours are the same, and nothing is more opaque than the rest."""
-    grey = plane[..., :1]
-    is_same = bool((plane[..., 1:3] == grey).all())
-    return is_same and (plane.shape[-1] == 3 or bool((plane[..., 3] == plane[0, 0, 3]).all()))
+def _parts(source: Source, index: int) -> Iterator[npt.NDArray[Any]]:
+    """A plane, in bands of rows."""
+    _, rows, columns = source.shape
+    plane_bytes = rows * columns * source.components * source.dtype.itemsize
+    height = max(1, min(rows, rows * _PART_BYTES // plane_bytes) // source.unit[1]) * source.unit[1]
+    for row in range(0, rows, height):
+        part = np.empty((1, min(height, rows - row), columns, source.components), source.dtype)
+        source.read_box((index, row, 0), part)
+        yield part
 
 
 class _Grey(WrappedSource):
@@ -52,11 +58,20 @@ class _Grey(WrappedSource):
         plane = source.shape[1] * source.shape[2] * source.components * source.dtype.itemsize
         self.read_bytes += _THREADS * plane
         self.facts = {key: fact for key, fact in self.facts.items() if key != "kind"}
+        self._opacity: dict[int, Any] = {}
 
-    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
-        plane = np.empty((*out.shape, self._source.components), self.dtype)
-        record = self._source.read_plane(index, plane)
-        if not _is_grey(plane):
-            raise SourceError(f"{self.name}: plane {index} has colours, others are grey: say --kind components to keep them")
-        out[...] = plane[..., 0]
-        return record
+    def holds(self, start: Shape3, values: npt.NDArray[Any]) -> bool:
+        """Whether all colours of a box are the same, and nothing is more opaque than the rest of its plane."""
+        if not (values[..., 1:3] == values[..., :1]).all():
+            return False
+        if values.shape[-1] == 3:
+            return True
+        return all(
+            bool((plane[..., 3] == self._opacity.setdefault(start[0] + offset, plane[0, 0, 3])).all())
+            for offset, plane in enumerate(values)
+        )
+
+    def _change(self, start: Shape3, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        if not self.holds(start, values):
+            raise SourceError(f"{self.name}: plane {start[0]} has colours, others are grey: say --kind components to keep them")
+        out[...] = values[..., 0]

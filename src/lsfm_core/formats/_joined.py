@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._source import Source, with_notes
+from lsfm_core.geometry import Shape3
 from lsfm_core.records import FileRecord
 
 __all__ = ["JoinedSource"]
@@ -53,14 +54,33 @@ class JoinedSource(Source):
         self.voxel_size_mm = first.voxel_size_mm
         self.palette = first.palette
         self.read_bytes = sum(part.read_bytes for part in parts)
+        self.box_bytes = sum(part.box_bytes for part in parts)
+        self.rows_in_order = any(part.rows_in_order for part in parts)
         note = f"{len(parts)} files were joined, of {', '.join(str(part.shape[0]) for part in parts[:20])} planes" + (
             " …" if len(parts) > 20 else ""
         )
         self.facts = with_notes(first.facts, note)
 
+    @property
+    def unit(self) -> Shape3:
+        planes, rows, columns = (max(sizes) for sizes in zip(*(part.unit for part in self._parts), strict=True))
+        return planes, rows, columns
+
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
-        number = bisect_right(self._ends, index)
-        return self._parts[number].read_plane(index - (self._ends[number - 1] if number else 0), out)
+        part, own = self._place(index)
+        return part.read_plane(own, out)
+
+    def read_box(self, start: Shape3, out: npt.NDArray[Any]) -> None:
+        done = 0
+        while done < len(out):
+            part, own = self._place(start[0] + done)
+            stop = min(done + part.shape[0] - own, len(out))
+            part.read_box((own, *start[1:]), out[done:stop])
+            done = stop
+
+    def plane_record(self, index: int) -> FileRecord | None:
+        part, own = self._place(index)
+        return part.plane_record(own)
 
     def file_records(self) -> Sequence[FileRecord]:
         return [record for part in self._parts for record in part.file_records()]
@@ -68,3 +88,8 @@ class JoinedSource(Source):
     def close(self) -> None:
         for part in self._parts:
             part.close()
+
+    def _place(self, index: int) -> tuple[Source, int]:
+        """The part that holds a plane, and the plane's number there."""
+        number = bisect_right(self._ends, index)
+        return self._parts[number], index - (self._ends[number - 1] if number else 0)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError
 from lsfm_core.formats._source import Source, WrappedSource, with_notes
+from lsfm_core.geometry import Shape3
 from lsfm_core.pyramid import Kind
-from lsfm_core.records import FileRecord
 
 __all__ = ["with_palette"]
 
@@ -73,8 +73,5 @@ class _Coloured(WrappedSource):
         self.read_bytes += source.shape[1] * source.shape[2] * source.dtype.itemsize
         self.facts = {**self.facts, "kind": "components"}
 
-    def read_plane(self, index: int, out: npt.NDArray[Any]) -> FileRecord | None:
-        plane = np.empty(out.shape[:2], self._source.dtype)
-        record = self._source.read_plane(index, plane)
-        out[...] = self._colours[np.minimum(plane, len(self._colours) - 1)]
-        return record
+    def _change(self, start: Shape3, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        out[...] = self._colours[np.minimum(values, len(self._colours) - 1)]

@@ -96,8 +96,7 @@ class RawSource(Source):
         self.space = space
         self.voxel_size_mm = space.voxel_size_mm if space else voxel_size_mm
         self.forward_only = layout.compressed
-        # Rows of a plane stand together where no other component of the volume comes between.
-        self.has_rows = not layout.compressed and scaling is None and (layout.interleaved or layout.components == 1)
+        self.rows_in_order = layout.compressed
         self.facts = facts
         self._layout = layout
         self._scaling = scaling
@@ -114,7 +113,9 @@ class RawSource(Source):
         scaled = np.dtype(np.float64 if exact or native == np.float64 else np.float32)
         self.dtype = native if scaling is None else scaled
         self._parts = 1 if layout.interleaved else layout.components
-        self._part_plane = layout.shape[1] * layout.shape[2] * layout.stored.itemsize * (layout.components // self._parts)
+        self._voxel = layout.stored.itemsize * (layout.components // self._parts)
+        self._part_bytes = voxel_count(layout.shape) * self._voxel
+        # How far each component's stream was read.
         self._next = [0] * self._parts
         self._streams: list[Inflater | None] = [None] * self._parts
         self._file = DataFile(layout.path)
@@ -125,16 +126,21 @@ class RawSource(Source):
             raise
         self._header = None if header == layout.path else header
 
-    def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
-        for part in range(self._parts):
-            self._read_part(part, index, out if self._parts == 1 else out[..., part])
+    @property
+    def unit(self) -> Shape3:
+        return (1, 1, self.shape[2]) if self._layout.compressed else (1, 1, 1)
 
-    def read_rows(self, index: int, start: int, out: npt.NDArray[Any]) -> None:
-        row_bytes = self._part_plane // self.shape[1]
-        buffer = out if out.flags.c_contiguous and out.dtype == self._layout.stored else np.empty(out.shape, self._layout.stored)
-        self._file.read_into(self._start + index * self._part_plane + start * row_bytes, buffer)
-        if buffer is not out:
-            out[...] = buffer
+    @property
+    def read_voxel_bytes(self) -> int:
+        return (self.dtype.itemsize + self._layout.stored.itemsize) * self.components
+
+    def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
+        self.read_box((index, 0, 0), out[None])
+
+    def read_box(self, start: Shape3, out: npt.NDArray[Any]) -> None:
+        for offset, plane in enumerate(out):
+            for part in range(self._parts):
+                self._read_part(part, (start[0] + offset, *start[1:]), plane if self._parts == 1 else plane[..., part])
 
     def file_records(self) -> Sequence[FileRecord]:
         records = [self._file.record()]
@@ -167,16 +173,15 @@ class RawSource(Source):
             )
         return start
 
-    def _read_part(self, part: int, index: int, target: npt.NDArray[Any]) -> None:
+    def _read_part(self, part: int, start: Shape3, target: npt.NDArray[Any]) -> None:
+        """A piece of a plane of one component, or of all where these stand together."""
         direct = self._scaling is None and target.flags.c_contiguous and target.dtype == self._layout.stored
         buffer = target if direct else np.empty(target.shape, self._layout.stored)
-        if self._layout.compressed:
-            self._stream(part, index).read_into(buffer)
-            self._next[part] = index + 1
-            if part == self._parts - 1 and index == self.shape[0] - 1:
-                self._stream(part, index + 1).skip()
-        else:
-            self._file.read_into(self._start + (part * self.shape[0] + index) * self._part_plane, buffer)
+        first = ((start[0] * self.shape[1] + start[1]) * self.shape[2] + start[2]) * self._voxel
+        # Rows stand together where nothing is left out of them.
+        pieces = [buffer] if buffer.shape[1] == self.shape[2] else buffer
+        for row, piece in enumerate(pieces):
+            self._fill(part, first + row * self.shape[2] * self._voxel, piece)
         if self._scaling is not None:
             # NaN and numbers beyond all bounds are kept as they come.
             with np.errstate(all="ignore"):
@@ -185,18 +190,32 @@ class RawSource(Source):
         elif not direct:
             target[...] = buffer
 
-    def _stream(self, part: int, index: int) -> Inflater:
-        """The stream of one component, at plane `index`."""
+    def _fill(self, part: int, offset: int, piece: npt.NDArray[Any]) -> None:
+        """Read what stands together, from a byte of the component on."""
+        if not self._layout.compressed:
+            self._file.read_into(self._start + part * self._part_bytes + offset, piece)
+            return
+        stream = self._stream(part, offset)
+        stream.read_into(piece)
+        self._next[part] = offset + piece.nbytes
+        if part == self._parts - 1 and self._next[part] == self._part_bytes:
+            stream.skip()
+
+    def _stream(self, part: int, offset: int) -> Inflater:
+        """The stream of one component, at a byte of it."""
         stream = self._streams[part]
         if stream is None:
             # Components that follow each other are read side by side, each by a decoder of its own.
             stream = self._streams[part] = Inflater(self._file, self._start)
-            stream.skip(self._layout.skip + part * self.shape[0] * self._part_plane)
-        if index < self._next[part]:
+            stream.skip(self._layout.skip + part * self._part_bytes)
+        if offset < self._next[part]:
+            plane_bytes = self._part_bytes // self.shape[0]
             raise SourceError(
-                f"{self.name}: plane {index} was asked for after plane {self._next[part] - 1}: compressed files are read forwards"
+                f"{self.name}: plane {offset // plane_bytes} was asked for after plane {(self._next[part] - 1) // plane_bytes}: "
+                "compressed files are read forwards"
             )
-        stream.skip((index - self._next[part]) * self._part_plane)
+        stream.skip(offset - self._next[part])
+        self._next[part] = offset
         return stream
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.errors import InputError, LsfmError, SourceError
-from lsfm_core.formats._source import Source
-from lsfm_core.geometry import Space, Triple, check_voxel_size
+from lsfm_core.formats._source import Source, cuts
+from lsfm_core.geometry import Shape3, Space, Triple, check_voxel_size
 from lsfm_core.pyramid import Kind
 
 __all__ = ["ArrayLike", "ArraySource", "PlaneFunction"]
@@ -21,6 +23,10 @@ __all__ = ["ArrayLike", "ArraySource", "PlaneFunction"]
 LAYER_BYTES = 128 * 2**20
 #: Planes are asked for by several threads, in order: they need a layer of chunks and the following one.
 _LAYERS = 2
+#: Of a box so much is read at once, or one chunk: libraries decode all chunks of what they are asked for side by side.
+_PIECE_BYTES = 4 * 2**20
+#: Pages of a memory map that were read count as the process' memory, until so much has gathered.
+_MAPPED_BYTES = 32 * 2**20
 
 
 @runtime_checkable
@@ -94,23 +100,50 @@ class ArraySource(Source):
         self._prefix = prefix
         self._components_first = components_first
         plane = int(np.prod(shape[1:])) * dtype.itemsize
-        self._height = max(1, min(_chunk_height(array, len(prefix) + components_first), shape[0], LAYER_BYTES // plane))
+        chunks = [min(_chunk_size(array, len(prefix) + components_first + axis), n) for axis, n in enumerate(shape[:3])]
+        self._unit = (chunks[0], chunks[1], chunks[2])
+        self._height = max(1, min(chunks[0], LAYER_BYTES // plane))
         # Arrays in memory are read by all threads at once, others by one: what they are made of is not known.
         self._in_memory = isinstance(array, np.ndarray)
-        self.read_bytes = 0 if self._in_memory else _LAYERS * self._height * plane
+        self._mapping = _Mapping(array) if isinstance(array, np.memmap) else None
+        self.box_bytes = 0 if self._mapping is None else _MAPPED_BYTES
+        self.read_bytes = self.box_bytes if self._in_memory else _LAYERS * self._height * plane
         self._lock = threading.Lock()
         self._layers: OrderedDict[int, npt.NDArray[Any]] = OrderedDict()
 
+    @property
+    def unit(self) -> Shape3:
+        return self._unit
+
     def read_plane(self, index: int, out: npt.NDArray[Any]) -> None:
         if self._in_memory:
-            out[:] = self._taken(index)
+            out[:] = self._taken((index,))
+            self._let_go(out.nbytes)
             return
         layer, plane = divmod(index, self._height)
         with self._lock:
             out[:] = self._layer(layer)[plane]
 
+    def read_box(self, start: Shape3, out: npt.NDArray[Any]) -> None:
+        stops = [first + n for first, n in zip(start, out.shape, strict=False)]
+        if self._in_memory:
+            out[...] = self._taken(tuple(map(slice, start, stops)))
+            self._let_go(out.nbytes)
+            return
+        planes, rows, columns = self._unit
+        wide = max(1, _PIECE_BYTES // (planes * rows * columns * self.read_voxel_bytes))
+        steps = (planes, rows, columns * wide)
+        with self._lock:
+            for box in product(*map(cuts, start, stops, steps)):
+                place = tuple(slice(part.start - first, part.stop - first) for part, first in zip(box, start, strict=True))
+                out[place] = self._read(box)
+
     def close(self) -> None:
         self._layers.clear()
+
+    def _let_go(self, count: int) -> None:
+        if self._mapping is not None:
+            self._mapping.let_go(count)
 
     def _layer(self, layer: int) -> npt.NDArray[Any]:
         block = self._layers.get(layer)
@@ -119,25 +152,48 @@ class ArraySource(Source):
                 self._layers.popitem(last=False)
             start = layer * self._height
             stop = min(start + self._height, self.shape[0])
-            block = self._layers[layer] = self._read(start, stop)
+            block = self._layers[layer] = self._read((slice(start, stop),))
         return block
 
-    def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        what = f"{self.name}: planes {start} to {stop - 1}"
+    def _read(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
+        what = f"{self.name}: planes {box[0].start} to {box[0].stop - 1}"
         try:
-            block = np.asarray(self._taken(slice(start, stop)))
+            block = np.asarray(self._taken(box))
         except LsfmError:
             raise
         except Exception as error:  # arrays raise whatever they like on damaged data
             raise SourceError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
-        expected = (stop - start, *self.shape[1:]) + ((self.components,) if self.components > 1 else ())
+        sizes = [part.stop - part.start for part in box]
+        expected = (*sizes, *self.shape[len(box) :]) + ((self.components,) if self.components > 1 else ())
         return _check_block(what, block, expected, self.dtype)
 
-    def _taken(self, planes: int | slice) -> Any:
-        """Some planes, with the components last."""
+    def _taken(self, box: tuple[int | slice, ...]) -> Any:
+        """Some planes, or a box, with the components last."""
         if not self._components_first:
-            return self._array[(*self._prefix, planes)]
-        return np.moveaxis(np.asarray(self._array[(*self._prefix, slice(None), planes)]), 0, -1)
+            return self._array[(*self._prefix, *box)]
+        return np.moveaxis(np.asarray(self._array[(*self._prefix, slice(None), *box)]), 0, -1)
+
+
+class _Mapping:
+    """The mapped file of an array, whose pages are given back once they were read."""
+
+    def __init__(self, array: Any) -> None:
+        base = array
+        while base is not None and not isinstance(base, mmap.mmap):
+            base = getattr(base, "base", None)
+        # What was changed in a private copy would be lost.
+        can = hasattr(mmap, "MADV_DONTNEED") and getattr(array, "mode", "c") != "c"
+        self._map = base if can else None
+        self._lock = threading.Lock()
+        self._read = 0
+
+    def let_go(self, count: int) -> None:
+        """Take note that so many bytes were read."""
+        with self._lock:
+            self._read += count
+            if self._map is not None and self._read >= _MAPPED_BYTES:
+                self._map.madvise(mmap.MADV_DONTNEED)
+                self._read = 0
 
 
 class PlaneFunction(Source):
@@ -232,11 +288,11 @@ def _check_block(what: str, block: npt.NDArray[Any], shape: tuple[int, ...], dty
     return block
 
 
-def _chunk_height(array: ArrayLike, axis: int) -> int:
-    """Planes in a chunk; 1 where there are no chunks."""
+def _chunk_size(array: ArrayLike, axis: int) -> int:
+    """What a chunk measures along an axis; 1 where there are no chunks."""
     chunks = getattr(array, "chunks", None)
     try:
         # dask lists the sizes of all chunks along an axis.
-        return int(np.max(chunks[axis])) if chunks is not None else 1
+        return max(1, int(np.max(chunks[axis]))) if chunks is not None else 1
     except (TypeError, IndexError, ValueError):
         return 1

@@ -15,9 +15,10 @@ from isal import isal_zlib
 from tifffile import PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
 from lsfm_core.errors import SourceError
-from lsfm_core.formats._files import bytes_of
+from lsfm_core.formats._files import Checksum, bytes_of
 from lsfm_core.formats._source import Source
-from lsfm_core.geometry import Triple
+from lsfm_core.formats._tiff_boxes import CACHE_BYTES, Pieces, Strip, TiffBoxes, is_stream, page_pieces, page_unit
+from lsfm_core.geometry import Shape3, Triple
 from lsfm_core.records import FileRecord
 
 __all__ = ["Plane", "TiffSeries", "check_page", "is_small_copy", "read_page"]
@@ -49,7 +50,11 @@ class TiffSeries(Source):
         self.voxel_size_mm = voxel_size_mm
         self.facts = {"format": "TIFF series", **(facts or {})}
         self.files = tuple(files)
-        plane = self._inspect(files[0])
+        self._boxes = TiffBoxes(self._pieces, self._checksum, lambda index: str(self.files[index]))
+        self._checksums: dict[int, Checksum] = {}
+        self._unit: tuple[int, int] | None = None
+        plane = self._inspect(files[0], finds_unit=True)
+        self.box_bytes = CACHE_BYTES
         self.dtype = plane.dtype
         self.shape = (len(files), plane.rows, plane.columns)
         self.components = plane.samples
@@ -88,10 +93,42 @@ class TiffSeries(Source):
                 crc = isal_zlib.crc32(raw.read())
         return FileRecord(file.name, size, crc)
 
-    def _inspect(self, file: Path) -> Plane:
+    @property
+    def unit(self) -> Shape3:
+        return super().unit if self._unit is None else (1, *self._unit)
+
+    def read_box(self, start: Shape3, out: npt.NDArray[Any]) -> None:
+        for offset, plane in enumerate(out):
+            place = (start[0] + offset, *start[1:])
+            if not self._boxes.read(place, plane):
+                super().read_box(place, plane[None])
+
+    def plane_record(self, index: int) -> FileRecord:
+        record = self._checksum(index).record()
+        del self._checksums[index]
+        return record
+
+    def close(self) -> None:
+        self._boxes.close()
+
+    def _pieces(self, index: int) -> Pieces | Strip | None:
+        file = self.files[index]
+        with _open(file) as (_, tiff):
+            page, plane = _only_page(file, tiff)
+            if (plane.rows, plane.columns) != self.shape[1:] or plane.samples != self.components or plane.dtype != self.dtype:
+                self._check_like_first(file)
+            _check_complete(file, page, _size(file))
+            return page_pieces(file, page)
+
+    def _checksum(self, index: int) -> Checksum:
+        return self._checksums.setdefault(index, Checksum(self.files[index]))
+
+    def _inspect(self, file: Path, *, finds_unit: bool = False) -> Plane:
         with _open(file) as (_, tiff):
             page, plane = _only_page(file, tiff)
             _check_complete(file, page, _size(file))
+            if finds_unit:
+                self._unit, self.rows_in_order = page_unit(page), is_stream(page)
             return plane
 
     def _check_like_first(self, file: Path) -> None:

@@ -26,6 +26,7 @@ from lsfm_core.formats._ome_set import OmeReader, OmeVolume, find_ome_volume
 from lsfm_core.formats._own import own_facts, take_place
 from lsfm_core.formats._series import TIFF_SUFFIXES, are_parts, check_parts, find_series, select_files
 from lsfm_core.formats._source import Source, with_notes
+from lsfm_core.formats._tiff_boxes import CACHE_BYTES, Pieces, Strip, TiffBoxes, is_stream, page_pieces, page_unit, plain_pieces
 from lsfm_core.formats.tiff import Plane, TiffSeries, check_page, is_small_copy, read_page
 from lsfm_core.geometry import Shape3, Triple, mm_per
 from lsfm_core.records import FileRecord
@@ -68,6 +69,26 @@ class _Place:
     offset: int | None = None
 
 
+@dataclass
+class _Unit:
+    """What must be read together of any of some pages: the largest of their tiles and strips."""
+
+    rows: int = 1
+    columns: int = 1
+    is_stream: bool = False
+    #: Whether a page can only be decoded as a whole.
+    is_page: bool = False
+
+    def add(self, page: TiffPage) -> None:
+        """Take a page into account."""
+        unit = page_unit(page)
+        self.is_stream |= is_stream(page)
+        if unit is None:
+            self.is_page = True
+        else:
+            self.rows, self.columns = max(self.rows, unit[0]), max(self.columns, unit[1])
+
+
 @dataclass(frozen=True)
 class _Volume:
     """What a file's metadata say: planes of the picked channel, and the facts."""
@@ -88,10 +109,14 @@ class TiffStack(Source):
         places: Sequence[_Place],
         plane: Plane,
         stored: np.dtype[Any],
+        unit: _Unit,
         voxel_size_mm: Triple | None,
         facts: Mapping[str, Any],
     ) -> None:
         self.name = name
+        self._unit = unit
+        self.rows_in_order = unit.is_stream
+        self.box_bytes = CACHE_BYTES
         self.shape: Shape3 = (len(places), plane.rows, plane.columns)
         self.components = plane.samples
         self.dtype = plane.dtype
@@ -102,6 +127,7 @@ class TiffStack(Source):
         self._places = places
         self._stored = stored
         self._checksums = {place.file: Checksum(place.file) for place in places}
+        self._boxes = TiffBoxes(self._pieces, lambda index: self._checksums[self._places[index].file], self._name_of)
         self._lock = threading.Lock()
         # TiffFile is not thread-safe: whoever reads takes one, and gives it back.
         self._idle: list[tuple[Path, TiffFile]] = []
@@ -116,6 +142,16 @@ class TiffStack(Source):
         self._checksums[place.file].follow(end)
 
     @property
+    def unit(self) -> Shape3:
+        return super().unit if self._unit.is_page else (1, self._unit.rows, self._unit.columns)
+
+    def read_box(self, start: Shape3, out: npt.NDArray[Any]) -> None:
+        for offset, plane in enumerate(out):
+            place = (start[0] + offset, *start[1:])
+            if not self._boxes.read(place, plane):
+                super().read_box(place, plane[None])
+
+    @property
     def files(self) -> set[Path]:
         """Where the planes are."""
         return set(self._checksums)
@@ -124,9 +160,24 @@ class TiffStack(Source):
         return [checksum.record() for checksum in self._checksums.values()]
 
     def close(self) -> None:
+        self._boxes.close()
         with self._lock:
             while self._idle:
                 self._idle.pop()[1].close()
+
+    def _name_of(self, index: int) -> str:
+        place = self._places[index]
+        return f"{place.file}: page {place.page}"
+
+    def _pieces(self, index: int) -> Pieces | Strip | None:
+        place = self._places[index]
+        if place.offset is not None:
+            return plain_pieces(place.file, place.offset, self.shape[1:], self._stored, self._plane.samples)
+        with self._borrowed(place.file) as tiff:
+            page = _page(place.file, tiff, place.page)
+            _check_alike(self._name_of(index), page, self._plane)
+            _check_extent(self._name_of(index), page, tiff.filehandle.size)
+            return page_pieces(place.file, page)
 
     def _decode(self, place: _Place, tiff: TiffFile, out: npt.NDArray[Any]) -> int:
         page = _page(place.file, tiff, place.page)
@@ -316,10 +367,10 @@ def _open_stack(path: Path, channel: int | str | None, planes_are: PlanesAre | N
         if volume is None:
             return None
         stored = np.dtype(first.dtype).newbyteorder(tiff.byteorder)
-        places = _locate(path, tiff, first, plane, volume.places)
+        places, unit = _locate(path, tiff, first, plane, volume.places)
     finally:
         tiff.close()
-    source = TiffStack(str(path), places, plane, stored, volume.voxel_size_mm, volume.facts)
+    source = TiffStack(str(path), places, plane, stored, unit, volume.voxel_size_mm, volume.facts)
     take_place(source, volume.own, "its own JSON")
     return source
 
@@ -572,7 +623,7 @@ def _open_ome(volume: OmeVolume) -> Source:
             raise SourceError(f"{path}: its OME-XML tells of planes of {told.describe()}, but the pages are {plane.describe()}")
         stored = np.dtype(first.dtype).newbyteorder(tiff.byteorder)
         is_single = _page_count(path, tiff) == 1
-        places = _locate(path, tiff, first, plane, [_Place(file, number) for file, number in volume.pages])
+        places, unit = _locate(path, tiff, first, plane, [_Place(file, number) for file, number in volume.pages])
     finally:
         tiff.close()
     source: Source
@@ -580,7 +631,7 @@ def _open_ome(volume: OmeVolume) -> Source:
         # Each file is a plane: whether they are alike can be seen before they are read.
         source = TiffSeries([file for file, _ in volume.pages], voxel_size_mm=image.voxel_size_mm, facts=facts)
     else:
-        source = TiffStack(str(path), places, plane, stored, image.voxel_size_mm, facts)
+        source = TiffStack(str(path), places, plane, stored, unit, image.voxel_size_mm, facts)
     take_place(source, image.description, "its own JSON")
     return source
 
@@ -644,7 +695,7 @@ _READER = OmeReader(_count_pages, _xml_of)
 # --- pages ----------------------------------------------------------------------------------------------------------------------
 
 
-def _locate(path: Path, tiff: TiffFile, first: TiffPage, plane: Plane, places: Sequence[_Place]) -> list[_Place]:
+def _locate(path: Path, tiff: TiffFile, first: TiffPage, plane: Plane, places: Sequence[_Place]) -> tuple[list[_Place], _Unit]:
     """Look at every page of `path` that is to be read: all must be alike, and be there; note those that need no decoding."""
     size = tiff.filehandle.size
     octets = plane.rows * plane.columns * plane.samples * plane.dtype.itemsize
@@ -655,7 +706,7 @@ def _locate(path: Path, tiff: TiffFile, first: TiffPage, plane: Plane, places: S
             f"{path}: tells of {own} planes of {plane.describe()}, which are {own * octets} bytes, but "
             f"has {size}{'' if ratio == 1 else ', compressed'}: its header is wrong, or it is damaged"
         )
-    located = []
+    located, unit = [], _Unit()
     for place in places:
         if place.file != path or place.offset is not None:
             located.append(place)
@@ -664,8 +715,9 @@ def _locate(path: Path, tiff: TiffFile, first: TiffPage, plane: Plane, places: S
         what = f"{path}: page {place.page}"
         is_planar = _check_alike(what, page, plane).is_planar
         _check_extent(what, page, size)
+        unit.add(page)
         located.append(_Place(path, place.page, page.dataoffsets[0] if page.is_final and not is_planar else None))
-    return located
+    return located, unit
 
 
 def _check_alike(what: str, page: TiffPage, first: Plane) -> Plane:

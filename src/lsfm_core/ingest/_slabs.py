@@ -1,8 +1,9 @@
 """From planes to chunks: levels are made slab by slab, in one pass and within a memory budget.
 
-Each level gathers planes until it has a slab as thick as its chunks. The slab is then cut into bands of chunk rows; each chunk is
-encoded for the file and reduced into the slab of the next level, in threads. Sums, not means, travel from level to level. A slab
-that does not fit the budget is kept in a scratch file instead, and its bands are read back: planes of any size can be ingested.
+Each level gathers planes until it has a slab as thick as its chunks. The slab is then cut into bands of chunks; each is encoded for
+the file and reduced into the slab of the next level, in threads. Sums, not means, travel from level to level. A slab that does
+not fit the budget is kept in a scratch file instead, and its bands are read back; that of level 0 may not be kept at all, and its
+bands be read from the source as boxes. So planes of any size can be ingested.
 """
 
 from __future__ import annotations
@@ -15,35 +16,46 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from glob import escape
+from itertools import groupby, pairwise, product
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from lsfm_core.errors import InputError, MemoryBudgetError
-from lsfm_core.formats import Source
+from lsfm_core.errors import InputError, MemoryBudgetError, StorageError
+from lsfm_core.formats import Source, cuts
 from lsfm_core.geometry import Shape3, voxel_count
 from lsfm_core.progress import Progress, size_text
 from lsfm_core.pyramid import LevelPlan, Reducer
 from lsfm_core.records import FileRecord
 from lsfm_core.store import ChannelWriter
 
-__all__ = ["DIGESTS", "IngestState", "MemoryPlan", "PyramidWriter", "digest_of", "plan_memory", "stamps_of"]
+__all__ = ["DIGESTS", "IngestState", "MemoryNeeds", "MemoryPlan", "PyramidWriter", "digest_of", "plan_memory", "stamps_of"]
 
 Array = npt.NDArray[Any]
+Place = Literal["memory", "scratch", "source"]
 
 #: The interpreter, numpy, HDF5 and the decoders, before any image data.
 _BASE_BYTES = 96 * 2**20
 #: Chunks per thread that are being encoded or wait to be written.
 _IN_FLIGHT_PER_THREAD = 2
+#: A tile, strip or chunk that is being read is there so often besides: as the file's bytes, decoded, and put in order.
+_UNIT_COPIES = 3
+#: Of a band so much is read at once, at least, by whoever cannot read straight into it.
+_PIECE_VOXELS = 2**20
+#: Ways of which it is found out how little they need, when none fits.
+_MOST_TRIED = 8
+#: What it costs to take all voxels through a scratch file, in readings of the source.
+_SCRATCH_COST = 0.75
 #: How many digests there are.
 DIGESTS = 2**256
 _PERCENTILES = (0.5, 99.8)
@@ -163,12 +175,17 @@ class MemoryPlan:
         Planes in each level's slab.
     read_ahead : bool
         Whether the next slab of level 0 is read while one is encoded.
-    in_scratch : tuple of bool
-        Which levels' slabs are in a scratch file.
+    places : tuple of {"memory", "scratch", "source"}
+        Where each level's slabs are: in memory, in a scratch file, or, of level 0, nowhere but in the source, of which each band is
+        read when its turn comes.
+    bands : tuple of (int, int)
+        Rows and columns of the bands in which each level's slabs are gone through.
     readers : int
-        Planes that are read at the same time.
-    rows : int
-        Rows of a plane that are read at once; 0 for whole planes.
+        Threads that read at the same time.
+    boxes : tuple of 3 int, optional
+        Planes, rows, columns that are read at once; None for whole planes.
+    amplification : float
+        How often each voxel of the source is read.
     in_flight : int
         Chunks that are being encoded or wait to be written at the same time.
     peak_bytes : int
@@ -177,11 +194,192 @@ class MemoryPlan:
 
     heights: tuple[int, ...]
     read_ahead: bool
-    in_scratch: tuple[bool, ...]
+    places: tuple[Place, ...]
+    bands: tuple[tuple[int, int], ...]
     readers: int
-    rows: int
+    boxes: Shape3 | None
+    amplification: float
     in_flight: int
     peak_bytes: int
+
+
+class MemoryNeeds:
+    """What an ingest needs, by how its slabs are kept."""
+
+    def __init__(self, source: Source, reduce: Reducer, levels: Sequence[LevelPlan], threads: int) -> None:
+        self.source = source
+        self.levels = levels
+        self.in_flight = _IN_FLIGHT_PER_THREAD * threads
+        itemsize = source.dtype.itemsize * source.components
+        carried = [reduce.carried_dtype(level.factors).itemsize * source.components for level in levels[1:]]
+        #: Of a voxel of each level.
+        self.items = [itemsize, *carried]
+        self.steps = [
+            tuple(f // g for f, g in zip(coarser.factors, finer.factors, strict=True)) for finer, coarser in pairwise(levels)
+        ]
+        # Per task: the sums of a chunk and its temporaries, its shuffled bytes, its encoded bytes.
+        chunk_bytes = voxel_count(levels[0].chunks) * itemsize
+        self.fixed = _BASE_BYTES + 8 * chunk_bytes * (_IN_FLIGHT_PER_THREAD + 1) * threads
+        #: The smallest bands of each level: chunks, and what the next level makes one voxel of.
+        self.grains: list[tuple[int, int]] = []
+        for index, level in enumerate(levels):
+            _, down, across = self.steps[index] if index < len(self.steps) else (1, 1, 1)
+            grain = math.lcm(level.chunks[1], down), math.lcm(level.chunks[2], across)
+            self.grains.append((min(grain[0], level.shape[1]), min(grain[1], level.shape[2])))
+
+    def heights(self, factor: int) -> tuple[int, ...]:
+        """Planes of slabs, where those of level 0 are so many chunks thick."""
+        heights: list[int] = []
+        for index, level in enumerate(self.levels):
+            chunk = level.chunks[0]
+            # What one slab of the finer level gives must fit in.
+            need = chunk * factor if not index else -(-heights[-1] // self.steps[index - 1][0] // chunk) * chunk
+            heights.append(min(max(chunk, need), level.shape[0]))
+        return tuple(heights)
+
+    def need(self, plan: MemoryPlan) -> int:
+        """Bytes that a plan takes at most."""
+        kept, passing = 0, 0
+        for k, (place, height, (rows, columns)) in enumerate(zip(plan.places, plan.heights, plan.bands, strict=True)):
+            if place == "memory":
+                kept += self.slab(plan, k) * (2 if k == 0 and plan.read_ahead else 1)
+            band = 0 if place == "memory" else height * rows * columns * self.items[k]
+            if k + 1 < len(self.levels) and plan.places[k + 1] != "memory":
+                a, b, c = self.steps[k]
+                band += -(-height // a) * -(-rows // b) * -(-columns // c) * self.items[k + 1]
+            # One that is being filled, and those whose chunks are not yet encoded. The bands of a level are gone before the next
+            # level's turn.
+            level = self.levels[k]
+            chunks = -(-height // level.chunks[0]) * -(-rows // level.chunks[1]) * -(-columns // level.chunks[2])
+            passing = max(passing, band * (1 + -(-self.in_flight // chunks)))
+        return self.fixed + self._reading(plan) + kept + passing
+
+    def _reading(self, plan: MemoryPlan) -> int:
+        source = self.source
+        if plan.boxes is None:
+            # A plane that is being read is there twice: as the file's bytes and decoded.
+            return source.read_bytes + 2 * voxel_count(source.shape[1:]) * self.items[0] * plan.readers
+        unit = voxel_count(source.unit)
+        box = min(voxel_count(plan.boxes), voxel_count(source.shape))
+        # What is not given away in boxes of its own is read into a band.
+        piece = max(unit, box if plan.places[0] == "scratch" else min(box, _PIECE_VOXELS))
+        once = piece if source.rows_in_order else unit
+        return source.box_bytes + (piece + _UNIT_COPIES * once) * source.read_voxel_bytes * plan.readers
+
+    def slab(self, plan: MemoryPlan, level: int) -> int:
+        """Bytes of a level's slab."""
+        return plan.heights[level] * voxel_count(self.levels[level].shape[1:]) * self.items[level]
+
+    def floor(self, plan: MemoryPlan) -> int:
+        """Bytes below which a plan does not come, whatever `eased` does to it."""
+        least = []
+        for k, place in enumerate(plan.places):
+            rows, columns = (plan.bands if place == "source" else self.grains)[k]
+            passing = 2 * plan.heights[k] * rows * columns * self.items[k]
+            least.append(passing if place != "memory" else min(passing, self.slab(plan, k)))
+        return self.fixed + self._reading(replace(plan, readers=1)) + max(least)
+
+    def eased(self, plan: MemoryPlan) -> Iterator[MemoryPlan]:
+        """The plan, and what becomes of it when it has to need less and less."""
+        easier: MemoryPlan | None = plan
+        while easier is not None:
+            yield easier
+            easier = self._eased_once(easier)
+
+    def _eased_once(self, plan: MemoryPlan) -> MemoryPlan | None:
+        """The plan with one change that saves memory; None where nothing is left to change."""
+        if plan.read_ahead:
+            return replace(plan, read_ahead=False)
+        need = self.need(plan)
+        changes = [
+            replace(plan, places=(*plan.places[:k], "scratch", *plan.places[k + 1 :]))
+            for k, place in enumerate(plan.places)
+            if k and place == "memory"
+        ]
+        changes = [change for change in changes if self.need(change) < need]
+        if changes:
+            return min(changes, key=self.need)
+        narrower = [
+            replace(plan, bands=(*plan.bands[:k], (rows, self._narrow(columns, self.grains[k][1])), *plan.bands[k + 1 :]))
+            for k, (rows, columns) in enumerate(plan.bands)
+            if plan.places[k] == "scratch" and columns > self.grains[k][1]
+        ]
+        # Several may be as large.
+        narrower = [change for change in narrower if self.need(change) <= need]
+        if narrower:
+            return min(narrower, key=lambda change: (self.need(change), -max(c for _, c in change.bands)))
+        return replace(plan, readers=1) if plan.readers > 1 else None
+
+    def _narrow(self, columns: int, grain: int) -> int:
+        """About half of so many columns, in whole grains."""
+        return max(grain, -(-columns // grain) // 2 * grain)
+
+    def start(self, factor: int = 1) -> MemoryPlan:
+        """Everything in memory, whole planes read."""
+        source = self.source
+        return MemoryPlan(
+            heights=self.heights(factor),
+            read_ahead=True,
+            places=tuple("memory" for _ in self.levels),
+            bands=tuple((rows, level.shape[2]) for (rows, _), level in zip(self.grains, self.levels, strict=True)),
+            readers=1 if source.forward_only else self.in_flight // _IN_FLIGHT_PER_THREAD,
+            boxes=None,
+            amplification=1.0,
+            in_flight=self.in_flight,
+            peak_bytes=0,
+        )
+
+    def elsewhere(self) -> list[MemoryPlan]:
+        """Ways to keep the slabs of level 0 out of memory, those first that read least."""
+        source = self.source
+        (planes, rows, columns), (depth, height, width) = source.unit, source.shape
+        # Long runs are read faster.
+        planewise = replace(self.start(), read_ahead=False)
+        planewise = replace(planewise, places=("scratch", *planewise.places[1:]))
+        found: list[tuple[tuple[float, int, int], MemoryPlan]] = [((1 + _SCRATCH_COST, -width, 0), planewise)]
+        factor = 1
+        while True:
+            plan = replace(self.start(factor), read_ahead=False)
+            deep = _amplification(depth, plan.heights[0], planes)
+            grain_rows, grain_columns = self.grains[0]
+            bands = []
+            if not (source.rows_in_order or source.forward_only):
+                tall = _multiples(grain_rows, rows, height)
+                wide = _multiples(grain_columns, columns, width)
+                bands = list(product(tall, wide))
+            for band in bands:
+                amplification = deep * _amplification(height, band[0], rows) * _amplification(width, band[1], columns)
+                boxes = (plan.heights[0], *band)
+                way = replace(plan, boxes=boxes, bands=(band, *plan.bands[1:]), amplification=amplification)
+                way = replace(way, places=("source", *plan.places[1:]))
+                found.append(((round(amplification, 1), -band[1], band[0]), way))
+            # Through a scratch file, which is written and read once more.
+            thick = 1 if source.rows_in_order else min(planes, plan.heights[0])
+            for across in sorted({width, columns}):
+                down = max(1, _PIECE_VOXELS // (thick * rows * across)) * rows
+                way = replace(plan, boxes=(thick, down, across), amplification=deep, places=("scratch", *plan.places[1:]))
+                found.append(((round(deep, 1) + _SCRATCH_COST, -across, down), way))
+            if plan.heights[0] >= min(planes, depth):
+                break
+            factor *= 2
+        return [way for _, way in sorted(found, key=itemgetter(0))]
+
+
+def _amplification(size: int, step: int, unit: int) -> float:
+    """How often an axis is read, on the average, that is gone through in steps and can only be read in units."""
+    read: int = sum(min(-(-part.stop // unit) * unit, size) - part.start // unit * unit for part in cuts(0, size, step))
+    return read / size
+
+
+def _multiples(grain: int, unit: int, size: int) -> list[int]:
+    """Lengths of bands, of whole grains, small ones first: in steps of two, those that are whole units as well, and all."""
+    found = {size}
+    for base in (grain, math.lcm(grain, unit)):
+        length = base
+        while length < size:
+            found.add(length)
+            length *= 2
+    return sorted(found)
 
 
 def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], threads: int, budget: int) -> MemoryPlan:
@@ -192,61 +390,22 @@ def plan_memory(source: Source, reduce: Reducer, levels: Sequence[LevelPlan], th
     MemoryBudgetError
         If no way does; says how much is needed.
     """
-    itemsize = source.dtype.itemsize * source.components
-    heights: list[int] = []
-    slabs: list[int] = []
-    bands: list[int] = []
-    for index, level in enumerate(levels):
-        chunk = level.chunks[0]
-        height = chunk
-        if index:
-            # What one slab of the finer level gives must fit in.
-            step = level.factors[0] // levels[index - 1].factors[0]
-            height = max(chunk, -(-heights[-1] // step // chunk) * chunk)
-        height = min(height, level.shape[0])
-        heights.append(height)
-        item = itemsize if index == 0 else reduce.carried_dtype(level.factors).itemsize * source.components
-        slabs.append(height * level.shape[1] * level.shape[2] * item)
-        bands.append(height * level.chunks[1] * level.shape[2] * item)
-    plane = source.shape[1] * source.shape[2] * itemsize
-    chunk_bytes = voxel_count(levels[0].chunks) * itemsize
-    # Per task: the sums of a chunk and its temporaries, its shuffled bytes, its encoded bytes.
-    fixed = _BASE_BYTES + source.read_bytes + 8 * chunk_bytes * (_IN_FLIGHT_PER_THREAD + 1) * threads
-    plan = MemoryPlan(
-        heights=tuple(heights),
-        read_ahead=True,
-        in_scratch=(False,) * len(levels),
-        readers=1 if source.forward_only else threads,
-        rows=0,
-        in_flight=_IN_FLIGHT_PER_THREAD * threads,
-        peak_bytes=0,
+    memory = MemoryNeeds(source, reduce, levels, threads)
+    ways = [memory.start(), *memory.elsewhere()]
+    for way in ways:
+        if memory.floor(way) > budget:
+            continue
+        for plan in memory.eased(way):
+            need = memory.need(plan)
+            if need <= budget:
+                return replace(plan, peak_bytes=need)
+    thrifty = sorted(ways, key=memory.floor)[:_MOST_TRIED]
+    least = min(memory.need(plan) for way in thrifty for plan in memory.eased(way))
+    unit = " x ".join(map(str, source.unit))
+    raise MemoryBudgetError(
+        f"{source.name}: needs at least {size_text(least)} of memory, {size_text(budget)} were given: {unit} voxels of it "
+        "(planes, rows, columns) can only be read together: raise the memory (--memory)"
     )
-    while True:
-        # A plane that is being read is there twice: as the file's bytes and decoded.
-        need = (
-            fixed
-            + 2 * (plane // source.shape[1] * plan.rows if plan.rows else plane) * plan.readers
-            + sum(bands[k] * 2 if plan.in_scratch[k] else slabs[k] for k in range(len(levels)))
-            + (slabs[0] if plan.read_ahead else 0)
-        )
-        if need <= budget:
-            return replace(plan, peak_bytes=need)
-        kept = [k for k in range(len(levels)) if not plan.in_scratch[k] and slabs[k] > 2 * bands[k]]
-        if plan.read_ahead:
-            plan = replace(plan, read_ahead=False)
-        elif kept:
-            largest = max(kept, key=lambda k: slabs[k])
-            plan = replace(plan, in_scratch=tuple(flag or k == largest for k, flag in enumerate(plan.in_scratch)))
-        elif plan.readers > 1:
-            plan = replace(plan, readers=1)
-        elif source.has_rows and plan.in_scratch[0] and not plan.rows:
-            plan = replace(plan, rows=min(levels[0].chunks[1], source.shape[1]))
-        else:
-            whole = "" if source.has_rows else ", since they can only be read as a whole"
-            raise MemoryBudgetError(
-                f"{source.name}: planes of {source.shape[1]} x {source.shape[2]} need at least {size_text(need)} of memory{whole}, "
-                f"{size_text(budget)} were given: raise the memory"
-            )
 
 
 class _Slab:
@@ -269,34 +428,40 @@ class _Slab:
         """The planes themselves, where they are in memory."""
         return self._array
 
-    def put(self, plane: int, row: int, block: Array) -> None:
-        """Store whole rows of some planes."""
+    def put(self, start: Shape3, block: Array) -> None:
+        """Store a block of voxels, from a plane, row and column on."""
         if self._array is not None:
-            place = self._array[plane : plane + block.shape[0], row : row + block.shape[1]]
+            place = self._array[tuple(slice(first, first + n) for first, n in zip(start, block.shape, strict=False))]
             if place.ctypes.data != block.ctypes.data:
                 place[...] = block
             return
-        for offset, rows in enumerate(np.ascontiguousarray(block)):
+        for place_of, view in self._runs(start, np.ascontiguousarray(block)):
+            rest = view
             with self._lock:
-                view = memoryview(rows).cast("B")
-                file = self._at(plane + offset, row)
-                while len(view):
-                    view = view[file.write(view) :]
+                file = self._at(place_of)
+                while len(rest):
+                    rest = rest[file.write(rest) :]
 
-    def room(self, plane: int, row: int, shape: tuple[int, ...]) -> Array:
-        """An array for whole rows of some planes; when it is filled, `put` stores it, where it is not already the slab itself."""
+    def room(self, start: Shape3, shape: tuple[int, ...]) -> Array:
+        """An array for a block of voxels; when it is filled, `put` stores it, where it is not already the slab itself."""
         if self._array is not None:
-            return self._array[plane : plane + shape[0], row : row + shape[1]]
+            return self._array[tuple(slice(first, first + n) for first, n in zip(start, shape, strict=False))]
         return np.empty(shape, self.dtype)
 
-    def band(self, planes: int, rows: slice) -> Array:
-        """Rows of the first `planes` planes."""
+    def band(self, planes: int, rows: slice, columns: slice) -> Array:
+        """Rows and columns of the first `planes` planes."""
         if self._array is not None:
-            return self._array[:planes, rows]
-        out = np.empty((planes, rows.stop - rows.start, *self.shape[2:]), self.dtype)
-        for plane in range(planes):
+            return self._array[:planes, rows, columns]
+        out = np.empty((planes, rows.stop - rows.start, columns.stop - columns.start, *self.shape[3:]), self.dtype)
+        for place_of, view in self._runs((0, rows.start, columns.start), out):
+            rest = view
             with self._lock:
-                self._at(plane, rows.start).readinto(memoryview(out[plane]).cast("B"))
+                file = self._at(place_of)
+                while len(rest):
+                    count = file.readinto(rest)
+                    if not count:
+                        raise StorageError("a scratch file ends before it should: the disk may be failing")
+                    rest = rest[count:]
         return out
 
     def close(self) -> None:
@@ -305,9 +470,20 @@ class _Slab:
         if self._file is not None:
             self._file.close()
 
-    def _at(self, plane: int, row: int) -> io.FileIO:
+    def _runs(self, start: Shape3, block: Array) -> Iterator[tuple[int, memoryview]]:
+        """What of a contiguous block stands together in the file: its number of the first voxel there, and its bytes."""
+        whole_rows = block.shape[2] == self.shape[2]
+        for plane, rows in enumerate(block):
+            first = ((start[0] + plane) * self.shape[1] + start[1]) * self.shape[2] + start[2]
+            if whole_rows:
+                yield first, memoryview(rows).cast("B")
+                continue
+            for row, run in enumerate(rows):
+                yield first + row * self.shape[2], memoryview(run).cast("B")
+
+    def _at(self, voxel: int) -> io.FileIO:
         file = cast(io.FileIO, self._file)
-        file.seek((plane * self.shape[1] + row) * voxel_count(self.shape[2:]) * self.dtype.itemsize)
+        file.seek(voxel * voxel_count(self.shape[3:]) * self.dtype.itemsize)
         return file
 
 
@@ -351,22 +527,26 @@ class PyramidWriter:
 
     def run(self, checkpoint: Callable[[IngestState], None] | None) -> None:
         """Do it all, or what is left to do; `checkpoint` is called after each slab of level 0."""
-        planes, height, state = self._source.shape[0], self._plan.heights[0], self._state
+        planes, state = self._source.shape[0], self._state
         self._replay()
-        reads = self._read(state.planes) if state.planes < planes else []
-        for start in range(state.planes, planes, height):
+        slabs = list(cuts(state.planes, planes, self._plan.heights[0]))
+        reads = self._read(slabs[0]) if slabs else []
+        for number, slab in enumerate(slabs):
             for read in reads:
                 state.records.extend(record for record in read.result() if record is not None)
-            following = start + height
+            following = slabs[number + 1] if number + 1 < len(slabs) else None
             self._slabs[0], self._spare = self._spare, self._slabs[0]
-            if self._plan.read_ahead and following < planes:
+            if self._plan.read_ahead and following is not None:
                 reads = self._read(following)
-            self._filled[0] = min(height, planes - start)
+            self._filled[0] = slab.stop - slab.start
             self._flush(0)
-            state.planes = min(following, planes)
+            if self._plan.boxes is not None:
+                records = map(self._source.plane_record, range(slab.start, slab.stop))
+                state.records.extend(record for record in records if record is not None)
+            state.planes = slab.stop
             if checkpoint is not None:
                 checkpoint(state)
-            if not self._plan.read_ahead and following < planes:
+            if not self._plan.read_ahead and following is not None:
                 reads = self._read(following)
         state.records.extend(self._source.file_records())
         self._writer.finish(
@@ -383,14 +563,17 @@ class PyramidWriter:
         first = done // math.lcm(*spans) * math.lcm(*spans)
         self._start = [first // level.factors[0] for level in self._levels]
         self._replaying = True
-        level, rows = self._writer.level(0), self._levels[0].chunks[1]
-        for start in range(first, done, height):
-            stop = min(start + height, done)
-            for row in range(0, self._source.shape[1], rows):
-                self._slabs[0].put(0, row, level[start:stop, row : row + rows].read(cached=False))
-            self._filled[0] = stop - start
+        for slab in cuts(first, done, height):
+            if self._plan.places[0] != "source":
+                for rows, columns in self._bands(0):
+                    self._slabs[0].put((0, rows.start, columns.start), self._written(slab, rows, columns))
+            self._filled[0] = slab.stop - slab.start
             self._flush(0)
         self._replaying = False
+
+    def _written(self, planes: slice, rows: slice, columns: slice) -> Array:
+        """What is in the file of level 0 already."""
+        return self._writer.level(0)[planes, rows, columns].read(cached=False)
 
     def _percentiles(self) -> list[float]:
         """Of the coarsest level, or every so many voxels of it."""
@@ -409,61 +592,87 @@ class PyramidWriter:
         plan = self._levels[level]
         dtype = self._source.dtype if level == 0 else self._reducer.carried_dtype(plan.factors)
         shape = (self._plan.heights[level], *plan.shape[1:], *self._components)
-        return _Slab(shape, dtype, folder if self._plan.in_scratch[level] else None)
+        return _Slab(shape, dtype, None if self._plan.places[level] == "memory" else folder)
 
-    def _read(self, start: int) -> list[Future[list[FileRecord | None]]]:
+    def _read(self, planes: slice) -> list[Future[list[FileRecord | None]]]:
         """Start to read a slab of level 0 into the spare slab."""
-        slab = self._spare
-        stop = min(start + self._plan.heights[0], self._source.shape[0])
+        slab, boxes = self._spare, self._plan.boxes
         turn = threading.BoundedSemaphore(self._plan.readers)
 
-        def read(planes: range) -> list[FileRecord | None]:
+        def read(part: range) -> list[FileRecord | None]:
             with turn:
-                return [self._read_plane(slab, plane, plane - start) for plane in planes]
+                return [self._read_plane(slab, plane, plane - planes.start) for plane in part]
 
+        def read_boxes(parts: Sequence[tuple[slice, ...]]) -> list[FileRecord | None]:
+            with turn:
+                for part in parts:
+                    block = np.empty((*(axis.stop - axis.start for axis in part), *self._components), slab.dtype)
+                    self._source.read_box((part[0].start, part[1].start, part[2].start), block)
+                    slab.put((part[0].start - planes.start, part[1].start, part[2].start), block)
+            return []
+
+        if self._plan.places[0] == "source":
+            return []
+        if boxes is None:
+            step = planes.stop - planes.start if self._source.forward_only else 1
+            return [self._pool.submit(read, range(part.start, part.stop)) for part in cuts(planes.start, planes.stop, step)]
+        parts = list(product(*map(cuts, (planes.start, 0, 0), (planes.stop, *self._source.shape[1:]), boxes)))
         if self._source.forward_only:
-            return [self._pool.submit(read, range(start, stop))]
-        return [self._pool.submit(read, range(plane, plane + 1)) for plane in range(start, stop)]
+            return [self._pool.submit(read_boxes, parts)]
+        if self._source.rows_in_order:
+            return [self._pool.submit(read_boxes, list(plane)) for _, plane in groupby(parts, key=lambda part: part[0].start)]
+        return [self._pool.submit(read_boxes, [part]) for part in parts]
 
     def _read_plane(self, slab: _Slab, plane: int, place: int) -> FileRecord | None:
         if slab.array is not None:
             return self._source.read_plane(plane, slab.array[place])
-        if self._plan.rows:
-            for start in range(0, slab.shape[1], self._plan.rows):
-                part = np.empty((1, min(self._plan.rows, slab.shape[1] - start), *slab.shape[2:]), slab.dtype)
-                self._source.read_rows(plane, start, part[0])
-                slab.put(place, start, part)
-            return None
-        rows = np.empty((1, *slab.shape[1:]), slab.dtype)
-        record = self._source.read_plane(plane, rows[0])
-        slab.put(place, 0, rows)
+        block = np.empty((1, *slab.shape[1:]), slab.dtype)
+        record = self._source.read_plane(plane, block[0])
+        slab.put((place, 0, 0), block)
         return record
+
+    def _bands(self, level: int) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of a level's bands, in order."""
+        (rows, columns), (_, height, width) = self._plan.bands[level], self._levels[level].shape
+        return product(cuts(0, height, rows), cuts(0, width, columns))
+
+    def _band(self, level: int, rows: slice, columns: slice) -> Array:
+        """A band of what a level's slab holds."""
+        planes = self._filled[level]
+        if level or self._plan.places[0] != "source":
+            return self._slabs[level].band(planes, rows, columns)
+        start, unit = self._start[0], self._source.unit
+        if self._replaying:
+            return self._written(slice(start, start + planes), rows, columns)
+        first = (start, rows.start, columns.start)
+        stops = (start + planes, rows.stop, columns.stop)
+        band = np.empty((*(b - a for a, b in zip(first, stops, strict=True)), *self._components), self._source.dtype)
+
+        def read(part: tuple[slice, ...]) -> None:
+            with turn:
+                place = tuple(slice(axis.start - a, axis.stop - a) for axis, a in zip(part, first, strict=True))
+                self._source.read_box((part[0].start, part[1].start, part[2].start), band[place])
+
+        # Pieces of whole units, wide ones first, since these stand together.
+        wide = max(1, min(-(-band.shape[2] // unit[2]), _PIECE_VOXELS // voxel_count(unit))) * unit[2]
+        tall = max(1, _PIECE_VOXELS // (unit[0] * unit[1] * wide)) * unit[1]
+        parts = product(*map(cuts, first, stops, (unit[0], tall, wide)))
+        turn = threading.BoundedSemaphore(self._plan.readers)
+        # In order, whatever was asked for before: the first error is the one that is told.
+        for future in [self._pool.submit(read, part) for part in parts]:
+            future.result()
+        return band
 
     def _flush(self, level: int) -> None:
         """Encode what a level's slab holds, reduce it into the next level's, and go on there if that one is full."""
-        plan, slab, start, planes = self._levels[level], self._slabs[level], self._start[level], self._filled[level]
+        plan, planes = self._levels[level], self._filled[level]
         coarser = level + 1 if level + 1 < len(self._levels) else None
         step = (1, 1, 1)
         if coarser is not None:
             a, b, c = (f // g for f, g in zip(self._levels[coarser].factors, plan.factors, strict=True))
             step = (a, b, c)
-        for row in range(0, plan.shape[1], plan.chunks[1]):
-            rows = slice(row, min(row + plan.chunks[1], plan.shape[1]))
-            band = slab.band(planes, rows)
-            sums = None
-            if coarser is not None:
-                shape: tuple[int, ...] = tuple(-(-n // s) for n, s in zip(band.shape, step, strict=False))
-                shape = (*shape, *self._components)
-                sums = self._slabs[coarser].room(self._filled[coarser], row // step[1], shape)
-            for plane in range(0, planes, plan.chunks[0]):
-                for column in range(0, plan.shape[2], plan.chunks[2]):
-                    block = band[plane : plane + plan.chunks[0], :, column : column + plan.chunks[2]]
-                    target = None
-                    if sums is not None:
-                        target = sums[plane // step[0] :, :, column // step[2] :]
-                    self._submit(level, (start + plane, row, column), block, step, target)
-            if coarser is not None and sums is not None:
-                self._pending.append(partial(self._slabs[coarser].put, self._filled[coarser], row // step[1], sums))
+        for rows, columns in self._bands(level):
+            self._flush_band(level, rows, columns, coarser, step)
         while self._pending:
             self._pending.popleft()()
         self._start[level] += planes
@@ -473,6 +682,23 @@ class PyramidWriter:
             complete = self._start[coarser] + self._filled[coarser] == self._levels[coarser].shape[0]
             if complete or self._filled[coarser] == self._plan.heights[coarser]:
                 self._flush(coarser)
+
+    def _flush_band(self, level: int, rows: slice, columns: slice, coarser: int | None, step: Shape3) -> None:
+        chunks, start = self._levels[level].chunks, self._start[level]
+        band = self._band(level, rows, columns)
+        sums = None
+        if coarser is not None:
+            shape: tuple[int, ...] = tuple(-(-n // s) for n, s in zip(band.shape, step, strict=False))
+            place = (self._filled[coarser], rows.start // step[1], columns.start // step[2])
+            sums = self._slabs[coarser].room(place, (*shape, *self._components))
+        for plane, row, column in product(*(range(0, n, chunk) for n, chunk in zip(band.shape, chunks, strict=False))):
+            block = band[plane : plane + chunks[0], row : row + chunks[1], column : column + chunks[2]]
+            target = None
+            if sums is not None:
+                target = sums[plane // step[0] :, row // step[1] :, column // step[2] :]
+            self._submit(level, (start + plane, rows.start + row, columns.start + column), block, step, target)
+        if coarser is not None and sums is not None:
+            self._pending.append(partial(self._slabs[coarser].put, place, sums))
 
     def _submit(self, level: int, start: Shape3, block: Array, step: Shape3, target: Array | None) -> None:
         future = self._pool.submit(self._encode, level, start, block, step, target)

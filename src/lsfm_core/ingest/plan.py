@@ -130,7 +130,7 @@ class IngestPlan:
             *([f"inverse of channel {self.inverse_of!r}"] if self.inverse_of is not None else []),
             f"space   {space_words(self.kind, self.sides)}",
             f"size    {size_text(self.raw_bytes)} uncompressed",
-            f"memory  at most {size_text(self.memory.peak_bytes)}",
+            f"memory  at most {size_text(self.memory.peak_bytes)}{_again(self.memory.amplification)}",
             *(f"warning {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -323,6 +323,10 @@ def _resolve_space(source: Source, request: IngestRequest, kind: Kind, metadata:
         extent = f"{size[0]:g} x {size[1]:g} x {size[2]:g} mm (R, A, S)"
         warnings.append(f"the image would be {extent} large: is the voxel size in mm?")
     return space, warnings
+
+
+def _again(times: float) -> str:
+    return "" if times < 1.05 else f", for which each voxel of the image is read {times:.1f} times on the average"
 
 
 def _by(values: tuple[Any, ...]) -> str:
