@@ -573,7 +573,8 @@ class PyramidWriter:
 
     def _written(self, planes: slice, rows: slice, columns: slice) -> Array:
         """What is in the file of level 0 already."""
-        return self._writer.level(0)[planes, rows, columns].read(cached=False)
+        part: Array = self._writer.level(0)[planes, rows, columns].read(cached=False)
+        return part
 
     def _percentiles(self) -> list[float]:
         """Of the coarsest level, or every so many voxels of it."""

@@ -16,8 +16,7 @@ from lsfm_core.errors import InputError, MissingError, SourceError
 from lsfm_core.formats import Source, open_source
 from lsfm_core.formats._source import WrappedSource
 from lsfm_core.formats.brainreg import brainreg_files, open_brainreg
-from lsfm_core.geometry import Orientation, Space
-from lsfm_core.records import FileRecord
+from lsfm_core.geometry import Orientation, Shape3, Space
 from lsfm_core.register._found import FieldStep, Found, PlacedSource, Result
 
 __all__ = ["find_brainreg"]
@@ -141,9 +140,7 @@ class _Positions(WrappedSource):
         self._first = own.world_from_voxel[:3, 3]
         self._sample = sample
 
-    def read_plane(self, index: int, out: Array) -> FileRecord | None:
-        record = self._source.read_plane(index, out)
-        plane = self._sample.crop((index, 0, 0), (index + 1, *out.shape[:2]))
-        centres = plane.to_world(np.indices(plane.shape).reshape(3, -1).T).reshape(out.shape)
-        out[...] = out.astype(np.float64) @ self._axes.T + self._first - centres
-        return record
+    def _change(self, start: Shape3, values: Array, out: Array) -> None:
+        box = self._sample.crop(start, [a + n for a, n in zip(start, out.shape, strict=False)])
+        centres = box.to_world(np.indices(box.shape).reshape(3, -1).T).reshape(out.shape)
+        out[...] = values.astype(np.float64) @ self._axes.T + self._first - centres

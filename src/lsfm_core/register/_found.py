@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats import FieldConvention, Source
+from lsfm_core.formats._source import WrappedSource
 from lsfm_core.formats.arrays import ArraySource
-from lsfm_core.geometry import Space
-from lsfm_core.records import FileRecord
+from lsfm_core.geometry import Shape3, Space
 from lsfm_core.transforms import Affine, DisplacementField, Transform
 from lsfm_core.transforms.staged import StagedTransform
 
@@ -130,25 +130,17 @@ class Found:
     notes: tuple[str, ...] = field(default=())
 
 
-class PlacedSource(Source):
+class PlacedSource(WrappedSource):
     """Another source, with the place of its voxels."""
 
     def __init__(self, source: Source, space: Space) -> None:
         if source.shape != space.shape:
             raise SourceError(f"{source.name}: has {source.shape} voxels, expected {space.shape}")
-        self._source = source
-        self.name, self.shape, self.dtype, self.components = source.name, source.shape, source.dtype, source.components
-        self.forward_only, self.read_bytes, self.facts = source.forward_only, source.read_bytes, source.facts
+        super().__init__(source)
         self.space, self.voxel_size_mm = space, space.voxel_size_mm
 
-    def read_plane(self, index: int, out: Array) -> FileRecord | None:
-        return self._source.read_plane(index, out)
-
-    def file_records(self) -> Sequence[FileRecord]:
-        return self._source.file_records()
-
-    def close(self) -> None:
-        self._source.close()
+    def _change(self, start: Shape3, values: Array, out: Array) -> None:
+        pass
 
 
 def placed(field: DisplacementField) -> Source:
@@ -218,12 +210,20 @@ class _Evaluated(Source):
         self._transform, self._back = transform, linear.inverse()
         self._space = space
 
-    def read_plane(self, index: int, out: Array) -> FileRecord | None:
-        rows = max(1, _PIECE // self.shape[2])
-        for begin in range(0, self.shape[1], rows):
-            part = self._space.crop((index, begin, 0), (index + 1, min(begin + rows, self.shape[1]), self.shape[2]))
-            out[begin : begin + rows] = self._displacements(part)[0]
-        return None
+    @property
+    def unit(self) -> Shape3:
+        return 1, 1, 1
+
+    def read_plane(self, index: int, out: Array) -> None:
+        self.read_box((index, 0, 0), out[None])
+
+    def read_box(self, start: Shape3, out: Array) -> None:
+        rows = max(1, _PIECE // out.shape[2])
+        for plane in range(len(out)):
+            for row in range(0, out.shape[1], rows):
+                place = out[plane : plane + 1, row : row + rows]
+                low = (start[0] + plane, start[1] + row, start[2])
+                place[...] = self._displacements(self._space.crop(low, [a + n for a, n in zip(low, place.shape, strict=False)]))
 
     def _displacements(self, space: Space) -> Array:
         centres = space.to_world(np.indices(space.shape).reshape(3, -1).T)
