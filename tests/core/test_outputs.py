@@ -68,9 +68,10 @@ assert run(arguments, NEVER) == 0
 after = seen()
 assert after != before and not hidden()
 found, total, kills = [], int((root / "steps").read_text()), int(os.environ.get("LSFM_KILLS", "2"))
-# All of the way, and where the names are given most.
+# All of the way, and where the names are given most; what is left of the last is cleared, however few they are.
 chosen = {1 + total * k // kills for k in range(kills)} | {total - total // 3 + total * k // (3 * kills) for k in range(kills)}
-for number, step in enumerate(sorted(chosen)):
+chosen = sorted(chosen | {total})
+for number, step in enumerate(chosen, len(chosen) % 2):
     shutil.rmtree(place)
     shutil.copytree(root / "before", place)
     code = run(arguments, step)
