@@ -30,6 +30,7 @@ from lsfm_core import (
     transform_points,
 )
 from lsfm_core.cli import main
+from lsfm_core.spaces import find_way, linear_way
 from lsfm_core.store import LsfmFile, Sides
 from lsfm_core.testing import write_series
 
@@ -266,6 +267,17 @@ def test_two_ways_of_equal_length_are_both_named(study: Path, capsys: pytest.Cap
         warned(capsys, f"{EXPORT} --region 1 --labels-channel atlas --transform autofluo/to_structural:invert --labels-in output")
         == []
     )
+
+
+def test_a_way_names_affines_so_that_each_is_the_one_that_is_meant(study: Path) -> None:
+    run("write-affine brain.h5 --channel autofluo --name to_structural --affine shift.txt --to elsewhere")
+    with open_lsfm(study) as file:
+        assert find_way(file, "cfos", "autofluo").steps == ("to_structural",)
+        # Its own of that name leads elsewhere.
+        assert find_way(file, "autofluo", "cfos").steps == ("cfos/to_structural:invert",)
+        assert find_way(file, "autofluo", "elsewhere").steps == ("to_structural",)
+        with pytest.raises(InputError, match=r"no affines .*: through to_structural, to_template, warp only, which is not linear"):
+            linear_way(file, "cfos", "template")
 
 
 @pytest.mark.parametrize(
