@@ -41,7 +41,11 @@ from .export import PointList as PointList
 from .export import PointsRequest as PointsRequest
 from .export import PointsResult as PointsResult
 from .export import RegionMask as RegionMask
+from .export import RegionRow as RegionRow
 from .export import RegionSelection as RegionSelection
+from .export import RegionTable as RegionTable
+from .export import RegionTablePlan as RegionTablePlan
+from .export import RegionTableRequest as RegionTableRequest
 from .export import SlicesRequest as SlicesRequest
 from .export import TransformExportRequest as TransformExportRequest
 from .export import TransformExportResult as TransformExportResult
@@ -61,7 +65,9 @@ from .export import iter_slices as iter_slices
 from .export import lay_out_chunks as lay_out_chunks
 from .export import merge_chunks as merge_chunks
 from .export import plan_export as plan_export
+from .export import plan_region_table as plan_region_table
 from .export import read_points as read_points
+from .export import region_table as region_table
 from .export import transform_points as transform_points
 from .export import write_points as write_points
 from .formats import PlaneFunction as PlaneFunction

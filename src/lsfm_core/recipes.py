@@ -39,6 +39,7 @@ from lsfm_core.export import (
     ExportRequest,
     MergeRequest,
     PointsRequest,
+    RegionTableRequest,
     SlicesRequest,
     TransformExportRequest,
     describe_points,
@@ -52,7 +53,9 @@ from lsfm_core.export import (
     plan_export,
     plan_merge,
     plan_pieces,
+    plan_region_table,
     plan_slices,
+    region_table,
     transform_points,
 )
 from lsfm_core.ingest import IngestRequest, ingest_channel, plan_ingest
@@ -196,6 +199,11 @@ OPERATIONS: Mapping[str, Operation] = {
         TransformExportRequest,
         lambda request, file, progress, cancel: export_transform(request, file=file, progress=progress, cancel=cancel),
         lambda request, file: describe_transform(file, request),
+    ),
+    "region-table": Operation(
+        RegionTableRequest,
+        lambda request, file, progress, cancel: region_table(request, file=file, progress=progress, cancel=cancel),
+        lambda request, file: plan_region_table(file, request),
     ),
     "merge": Operation(
         MergeRequest,

@@ -72,6 +72,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def brain(study: Path) -> Path:
     """The same with a file: a channel with an affine and metadata, and chunks of it."""
     ingest_channel(of_planes())
+    ids = VOXELS // 16384
+    ingest_channel(of_planes(channel="ids", image=ids, kind="labels"))
     apply_edit(AffineRequest(path="brain.h5", channel="a", name="old", affine="shift.txt"))
     apply_edit(AddMetadataRequest(path="brain.h5", values={"specimen": "7"}))
     assert main(["export", "brain.h5", "--channel", "a", "--grid", "0,0,0", "--size", "0.5", "--output", "chunks", "--quiet"]) == 0
@@ -115,6 +117,7 @@ LINES = {
     "export-slices": "export-slices brain.h5 --channel a --axis 2 --range 2,9,3 --output 'p/%02d.png'",
     "transform-points": "transform-points cells.csv --file brain.h5 --channel a --transform old --output out.csv",
     "export-transform": "export-transform brain.h5 --channel a --transform old --output x.tfm",
+    "region-table": "region-table brain.h5 --channel a --labels-channel ids --side --percentiles 1,99 --output out.tsv",
     "merge": "merge chunks --output whole.npy",
     "preview": "preview brain.h5 --channel a --projection max --output x.png",
 }

@@ -31,6 +31,7 @@ from lsfm_core import (
     FormatError,
     IngestRequest,
     LogRecord,
+    RegionTableRequest,
     SlicesRequest,
     StorageError,
     TransformStep,
@@ -460,6 +461,20 @@ REQUESTS: dict[str, Callable[[Path], Any]] = {
     "slices": lambda path: SlicesRequest(path=path, channel="signal", output="%d.png", axis=2, start=-4, step=2, roi=(1, 2, 3, 4)),
     "look": lambda path: SlicesRequest(path=path, channel="signal", output="%d.png", as_stored=True, contrast=(-1.5, 20)),
     "full": lambda path: SlicesRequest(path=path, channel="signal", output="%d.png", contrast="full"),
+    "table": lambda path: RegionTableRequest(
+        path=path,
+        channel="signal",
+        labels_channel="l",
+        to_space="atlas",
+        via=("a", "b"),
+        side=True,
+        midline_mm=-2,
+        threshold=-0.5,
+        percentiles=(0.5, 99),
+        level=2,
+        output="x.tsv",
+        overwrite=True,
+    ),
     "write": lambda path: request(path, "b", "planes").model_copy(update={"origin_mm": (-1.0, 0.0, 2.5), "compression": 3}),
 }
 
@@ -467,7 +482,8 @@ REQUESTS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("name", REQUESTS)
 def test_requests_become_command_lines(name: str, tmp_path: Path) -> None:
     asked = REQUESTS[name](tmp_path / "my brain.h5")
-    operation = {"slices": "export-slices", "look": "export-slices", "full": "export-slices", "write": "write"}.get(name, "export")
+    slices = dict.fromkeys(("slices", "look", "full"), "export-slices")
+    operation = {**slices, "write": "write", "table": "region-table"}.get(name, "export")
     record = LogRecord(name="n", time=datetime.now(UTC), operation=operation, request=asked.model_dump(mode="json"))
     line = command_line(record, "unused")
     assert line is not None

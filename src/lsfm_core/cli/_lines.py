@@ -72,6 +72,13 @@ _OPTIONS = {
         "output": "--output", "compression": "--compression-level", "rechunk": "--rechunk", "overwrite": "--overwrite",
         "memory_bytes": "--memory", "threads": "--threads",
     },
+    "region-table": {
+        "channel": "--channel", "labels_channel": "--labels-channel", "level": "--level", "timepoint": "--timepoint",
+        "side": "--side", "midline_mm": "--midline", "threshold": "--threshold", "percentiles": "--percentiles",
+        "output": "--output", "overwrite": "--overwrite", "orientation": "--orientation", "voxel_size_mm": "--voxel-size",
+        "to_space": "--to-space", "via": "--via", "numeric_inverse": "--numeric-inverse", "field_convention": "--field-convention",
+        "memory_bytes": "--memory", "threads": "--threads",
+    },
     "xml": {"overwrite": "--overwrite"},
 }  # fmt: skip
 _OPTIONS["export-slices"] = _OPTIONS["export"]

@@ -14,6 +14,14 @@ from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_c
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.point_files import PointList, is_point_file, read_points, write_points
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
+from lsfm_core.export.region_table import (
+    RegionRow,
+    RegionTable,
+    RegionTablePlan,
+    RegionTableRequest,
+    plan_region_table,
+    region_table,
+)
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.transform import TransformExportRequest, TransformExportResult, describe_transform, export_transform
@@ -32,7 +40,11 @@ __all__ = [
     "PointsResult",
     "RegionCount",
     "RegionMask",
+    "RegionRow",
     "RegionSelection",
+    "RegionTable",
+    "RegionTablePlan",
+    "RegionTableRequest",
     "SlicesPlan",
     "SlicesRequest",
     "SlicesResult",
@@ -59,9 +71,11 @@ __all__ = [
     "plan_export",
     "plan_merge",
     "plan_pieces",
+    "plan_region_table",
     "plan_slices",
     "read_points",
     "read_volume",
+    "region_table",
     "transform_points",
     "write_points",
 ]

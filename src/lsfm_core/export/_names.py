@@ -16,9 +16,18 @@ from lsfm_core.formats import FieldConvention, is_field, open_source
 from lsfm_core.geometry import Orientation, Reorientation, Space
 from lsfm_core.spaces import find_way, stored_field, stored_transform
 from lsfm_core.store import Channel, LsfmFile
-from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain, read_transforms
+from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain, read_transforms
 
-__all__ = ["chains_around", "named_files", "native_space", "open_chain", "place_of", "reference_space", "with_way"]
+__all__ = [
+    "chains_around",
+    "named_files",
+    "native_space",
+    "numeric_remarks",
+    "open_chain",
+    "place_of",
+    "reference_space",
+    "with_way",
+]
 
 Array = npt.NDArray[Any]
 _Request = TypeVar("_Request", bound=TransformRequest)
@@ -114,6 +123,19 @@ def open_chain(file: LsfmFile, request: TransformRequest) -> TransformChain:
         if name not in names:
             raise InputError(f"numeric inverse of {name!r}: no transform of the chain has that name")
     return TransformChain(transforms)
+
+
+def numeric_remarks(*chains: TransformChain) -> list[str]:
+    """How exact the numeric inverses among the transforms of chains are, in sentences."""
+    used = {step.name: step for chain in chains for step in chain.transforms}
+    remarks = []
+    for step in used.values():
+        if isinstance(step, InverseField):
+            median, maximum = step.residual()
+            remarks.append(
+                f"{step.name}: found numerically; there and back misses by {median:.2g} mm (median), {maximum:.2g} mm (maximum)"
+            )
+    return remarks
 
 
 def chains_around(file: LsfmFile, request: TransformRequest, space: str) -> tuple[TransformChain, TransformChain]:

@@ -22,7 +22,7 @@ from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._csv import text_cell, write_rows
 from lsfm_core.export._markers import write_markers
-from lsfm_core.export._names import chains_around, native_space, open_chain, reference_space, with_way
+from lsfm_core.export._names import chains_around, native_space, numeric_remarks, open_chain, reference_space, with_way
 from lsfm_core.export._region import find_midline, label_level
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.channel import inputs_of, opened
@@ -35,7 +35,7 @@ from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Hemisphere, Label, LabelTable, count_sides
 from lsfm_core.store import LsfmFile
 from lsfm_core.threads import default_threads
-from lsfm_core.transforms import InverseField, TransformChain
+from lsfm_core.transforms import TransformChain
 
 __all__ = ["PointsRequest", "PointsResult", "RegionCount", "RegionMeasures", "describe_points", "transform_points"]
 
@@ -429,14 +429,7 @@ class _Way:
         if request.labels_channel is not None:
             inner, outer = chains_around(file, request, request.labels_in)
             self._to_labels = outer if self._begins == "output" else inner.inverse()
-        self.remarks = []
-        used = [step for way in (self._chain, self._to_labels) if way is not None for step in way.transforms]
-        for step in {step.name: step for step in used}.values():
-            if isinstance(step, InverseField):
-                median, maximum = step.residual()
-                self.remarks.append(
-                    f"{step.name}: found numerically; there and back misses by {median:.2g} mm (median), {maximum:.2g} mm (maximum)"
-                )
+        self.remarks = numeric_remarks(*(way for way in (self._chain, self._to_labels) if way is not None))
 
     def to_mm(self, given: FloatArray) -> dict[str, FloatArray]:
         """Given positions (n, 3) as R, A, S mm: ``"native"`` and, where it is needed, ``"output"``."""

@@ -10,6 +10,7 @@ from lsfm_core.regions.voxels import (
     locate_region,
     midline_mm,
     surface_points,
+    sweep_blocks,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "read_label_table",
     "rgb_of",
     "surface_points",
+    "sweep_blocks",
 ]

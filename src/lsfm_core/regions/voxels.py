@@ -30,6 +30,7 @@ __all__ = [
     "locate_region",
     "midline_mm",
     "surface_points",
+    "sweep_blocks",
 ]
 
 Array = npt.NDArray[Any]
@@ -217,7 +218,7 @@ def surface_points(
     wanted = LabelSet(ids)
     report = Progress("outline", _nbytes(labels, starts, stops), progress, cancel)
     # Corner c lies before voxel c, so that there is one corner more than there are voxels.
-    for first, last in _blocks(labels, starts, tuple(stop + 1 for stop in stops)):
+    for first, last in sweep_blocks(labels, starts, tuple(stop + 1 for stop in stops)):
         low = [max(corner - 1, start) for corner, start in zip(first, starts, strict=True)]
         high = [min(corner, stop) for corner, stop in zip(last, stops, strict=True)]
         mask = wanted.mask(_read(labels, _box(low, high)))
@@ -287,7 +288,7 @@ def _tally(
     """Voxels of every id: of all, and of those on a side, if there is one."""
     counts: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
     report = Progress("count", _nbytes(labels, (0, 0, 0), labels.shape), progress, cancel)
-    for starts, stops in _blocks(labels, (0, 0, 0), _shape(labels)):
+    for starts, stops in sweep_blocks(labels, (0, 0, 0), _shape(labels)):
         block = _read(labels, _box(starts, stops))
         counts[0].update(_numbers(block.ravel()))
         if side is not None:
@@ -321,7 +322,7 @@ def _locate(labels: LabelArray, ids: Sequence[int], keep: Hemisphere | None, rep
     wanted = LabelSet(ids)
     count = 0
     low, high = list(_shape(labels)), [0, 0, 0]
-    for starts, stops in _blocks(labels, (0, 0, 0), _shape(labels)):
+    for starts, stops in sweep_blocks(labels, (0, 0, 0), _shape(labels)):
         mask = wanted.mask(_read(labels, _box(starts, stops)))
         if keep is not None and mask.any():
             mask &= keep.mask(starts, stops)
@@ -335,13 +336,13 @@ def _locate(labels: LabelArray, ids: Sequence[int], keep: Hemisphere | None, rep
     return RegionVoxels((low[0], low[1], low[2]), (high[0], high[1], high[2]), count) if count else None
 
 
-def _blocks(labels: LabelArray, starts: Sequence[int], stops: Sequence[int]) -> Iterator[tuple[Shape3, Shape3]]:
-    """The box ``starts:stops`` in blocks of as many voxels as some chunks have, and of whole chunks if it starts at one."""
-    chunks = getattr(labels, "chunks", None) or (64, 64, 64)
-    block = [min(chunk, n) for chunk, n in zip(chunks, labels.shape, strict=True)]
-    most = _BLOCK_BYTES // max(4, labels.dtype.itemsize)
-    while voxel_count(block) * 2 <= most and any(b < n for b, n in zip(block, labels.shape, strict=True)):
-        axis = min((k for k in range(3) if block[k] < labels.shape[k]), key=lambda k: block[k])
+def sweep_blocks(array: LabelArray, starts: Sequence[int], stops: Sequence[int]) -> Iterator[tuple[Shape3, Shape3]]:
+    """Give the box ``starts:stops`` in blocks of as many voxels as some chunks have, and of whole chunks if it starts at one."""
+    chunks = getattr(array, "chunks", None) or (64, 64, 64)
+    block = [min(chunk, n) for chunk, n in zip(chunks, array.shape, strict=True)]
+    most = _BLOCK_BYTES // max(4, array.dtype.itemsize)
+    while voxel_count(block) * 2 <= most and any(b < n for b, n in zip(block, array.shape, strict=True)):
+        axis = min((k for k in range(3) if block[k] < array.shape[k]), key=lambda k: block[k])
         block[axis] *= 2
     runs = [
         [(edge, min(edge + size, stop)) for edge in range(start, stop, size)]
