@@ -2,7 +2,8 @@
 
 Inside: `request` what can be asked for; `_names` what its names and paths stand for, `_spaces` whether these fit; `_region` the
 part of the brain that labels tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `chunks` and `slices`
-the forms in which they come; `merge` the way back from chunks; `volume` an image in memory.
+the forms in which they come; `merge` the way back from chunks; `measures` what a channel is like in each region; `volume` an image in
+memory.
 """
 
 from lsfm_core.export._names import native_space
@@ -14,7 +15,7 @@ from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_c
 from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.point_files import PointList, is_point_file, read_points, write_points
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
-from lsfm_core.export.region_table import (
+from lsfm_core.export.measures import (
     RegionRow,
     RegionTable,
     RegionTablePlan,
