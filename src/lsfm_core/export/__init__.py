@@ -2,8 +2,8 @@
 
 Inside: `request` what can be asked for; `_names` what its names and paths stand for, `_spaces` whether these fit; `_region` the
 part of the brain that labels tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `chunks` and `slices`
-the forms in which they come; `merge` the way back from chunks; `measures` what a channel is like in each region; `volume` an image in
-memory.
+the forms in which they come; `merge` the way back from chunks; `measures` what a channel is like in each region; `volume` an image
+in memory.
 """
 
 from lsfm_core.export._names import native_space
@@ -11,10 +11,6 @@ from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.channel import ExportResult, export_blocks, export_channel, read_volume
 from lsfm_core.export.chunks import ChunksResult, export_chunks, iter_chunks, lay_out_chunks
-from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_chunks, plan_merge
-from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
-from lsfm_core.export.point_files import PointList, is_point_file, read_points, write_points
-from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
 from lsfm_core.export.measures import (
     RegionRow,
     RegionTable,
@@ -23,6 +19,10 @@ from lsfm_core.export.measures import (
     plan_region_table,
     region_table,
 )
+from lsfm_core.export.merge import MergePlan, MergeRequest, MergeResult, merge_chunks, plan_merge
+from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
+from lsfm_core.export.point_files import PointList, is_point_file, read_points, write_points
+from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.transform import TransformExportRequest, TransformExportResult, describe_transform, export_transform
