@@ -53,6 +53,7 @@ from .export import TransformRequest as TransformRequest
 from .export import TransformStep as TransformStep
 from .export import Volume as Volume
 from .export import check_spaces as check_spaces
+from .export import describe_points as describe_points
 from .export import export_blocks as export_blocks
 from .export import export_channel as export_channel
 from .export import export_chunks as export_chunks

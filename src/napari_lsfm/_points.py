@@ -28,6 +28,7 @@ PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _AXES = 3
 #: How wide a point is drawn, mm: seen at the scale of a brain, and with the cell inside of it when one looks closely.
 _WIDTH_MM = 0.06
+_PIXELS = (6, 10_000)
 _COLOUR = "#ffd23f"
 
 
@@ -86,7 +87,14 @@ def points_layer(found: lsfm_core.PointList, name: str, path: str | None = None,
         ``path`` and the ``channel``, and ``native_from_voxel``: mm along the axes of napari's world, from the channel's voxels.
     """
     features = {key: list(values) for key, values in found.columns.items()}
-    looks = {"name": name, "features": features, "face_color": "transparent", "border_color": _COLOUR, "border_width": 0.15}
+    looks = {
+        "name": name,
+        "features": features,
+        "face_color": "transparent",
+        "border_color": _COLOUR,
+        "border_width": 0.15,
+        "canvas_size_limits": _PIXELS,
+    }
     if path is None or channel is None:
         if found.place != "native-voxel":
             raise lsfm_core.InputError(f"{name}: holds R, A, S in mm: open the image of these points first")

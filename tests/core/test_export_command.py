@@ -6,23 +6,23 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lsfm_core import ExportRequest, IngestRequest, InputError, RegionSelection, TransformStep, request_command
+from lsfm_core import ExportRequest, IngestRequest, InputError, PointsRequest, RegionSelection, TransformStep, request_command
 from lsfm_core.cli import build_parser, main
 
 
-def read_back(words: list[str]) -> ExportRequest:
+def read_back(words: list[str]) -> Any:
     """By way of a real shell."""
     script = f"{sys.executable} -c 'import sys, json; print(json.dumps(sys.argv[1:]))' {shlex.join(words)}"
     through_shell: list[str] = json.loads(subprocess.check_output(["/bin/sh", "-c", script]))
     assert through_shell == words
     arguments = build_parser().parse_args(through_shell[1:])
-    request: ExportRequest = arguments.request_of(arguments)
-    return request
+    return arguments.request_of(arguments)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,31 @@ def test_an_export_command_says_what_the_request_says(fields: dict[str, Any]) ->
         ids = tuple(map(str, request.region.select))
         request = request.model_copy(update={"region": request.region.model_copy(update={"select": ids})})
     assert found == request
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"points": Path("odd name; $(date)'s.csv"), "channel": "-c", "columns": ("a", "b c", "d"), "level": 2},
+        {"points": Path("cells.xml"), "marker_type": (1, 2), "transforms": ("a", "b:invert"), "numeric_inverse": ("b",)},
+        {
+            "points": Path("p.tsv"), "source": "native-mm", "target": "output-voxel", "reference": "t.nii",
+            "overwrite": True, "labels_channel": "atlas", "labels_in": "output", "midline_mm": -0.5, "counts": Path("n.csv"),
+            "memory_bytes": 123_456_789,
+        },
+        {"points": Path("p.csv"), "to_space": "template", "via": ("structural",), "orientation": "AIR", "threads": 3},
+    ],
+)  # fmt: skip
+def test_a_command_for_points_says_what_the_request_says(fields: dict[str, Any]) -> None:
+    request = PointsRequest(**({"path": "brain.h5", "channel": "cfos", "output": "out.csv"} | fields))
+    assert read_back(request_command(request)) == request
+
+
+def test_points_that_are_no_file_have_no_command() -> None:
+    with pytest.raises(InputError, match="path"):
+        request_command(PointsRequest(path="brain.h5", channel="cfos", points=np.zeros((1, 3)), output="out.csv"))
+    with pytest.raises(InputError, match="name one"):
+        request_command(PointsRequest(path="brain.h5", channel="cfos", points="cells.csv"))
 
 
 def test_defaults_are_left_out() -> None:

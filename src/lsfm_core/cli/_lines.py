@@ -16,7 +16,7 @@ from lsfm_core.errors import InputError, LsfmError
 
 if TYPE_CHECKING:
     from lsfm_core._request import Request
-    from lsfm_core.export import ExportRequest
+    from lsfm_core.export import ExportRequest, PointsRequest
     from lsfm_core.ingest import IngestRequest
     from lsfm_core.provenance import LogRecord
 
@@ -55,6 +55,13 @@ _OPTIONS = {
         "one_way": "--one-way", "mirrored": "--mirrored", "labels": "--labels", "labels_channel": "--labels-channel",
         "replace": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
     },
+    "transform-points": {
+        "channel": "--channel", "orientation": "--orientation", "voxel_size_mm": "--voxel-size", "to_space": "--to-space",
+        "via": "--via", "numeric_inverse": "--numeric-inverse", "field_convention": "--field-convention", "source": "--from",
+        "target": "--to", "columns": "--columns", "marker_type": "--marker-type", "level": "--level", "reference": "--reference",
+        "labels_channel": "--labels-channel", "labels_in": "--labels-in", "midline_mm": "--midline", "output": "--output",
+        "counts": "--counts", "overwrite": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
+    },
     "rename-space": {"space": "--space", "new_name": "--to"},
     "write-affine": {
         "channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite", "from_space": "--from",
@@ -87,7 +94,7 @@ _REGION = {
     "midline_mm": "--midline", "mask": "--mask", "labels_in": "--labels-in",
 }  # fmt: skip
 # Options that are given once for each value.
-_REPEATED = {"--numeric-inverse", "--region", "--via"}
+_REPEATED = {"--marker-type", "--numeric-inverse", "--region", "--via"}
 
 
 def command_line(record: LogRecord, file: str, *, folder: Path | None = None) -> str | None:
@@ -123,14 +130,16 @@ def _command_line(record: LogRecord, file: str) -> str | None:
     return None if words is None else as_command_line(words)
 
 
-def request_command(request: ExportRequest | IngestRequest) -> list[str]:
+def request_command(request: ExportRequest | IngestRequest | PointsRequest) -> list[str]:
     """The words of the command line that carries a request out; ``shlex.join`` quotes them for a shell.
 
     Raises
     ------
     InputError
-        If no command line can say it: an export without an output, an image that is no file, margins in mm and in voxels at once.
+        If no command line can say it: an export without an output, an image or points that are no file, margins in mm and in
+        voxels at once.
     """
+    from lsfm_core.export import PointsRequest
     from lsfm_core.ingest import IngestRequest
 
     if isinstance(request, IngestRequest):
@@ -139,6 +148,10 @@ def request_command(request: ExportRequest | IngestRequest) -> list[str]:
             raise InputError("image: the command line reads files: give the path of one")
     else:
         operation = "export"
+        if isinstance(request, PointsRequest):
+            operation = "transform-points"
+            if not isinstance(request.points, os.PathLike):
+                raise InputError("points: the command line reads files: give the path of one")
         if request.output is None:
             raise InputError("output: the command line writes a file: name one")
     words = _words(operation, request)
@@ -152,7 +165,8 @@ def _words(operation: str, request: Any) -> list[str] | None:
     if operation not in _OPTIONS:
         return None
     fields = request.model_dump(mode="json", exclude_defaults=True)
-    words = [operation, str(request.path), *_arguments(operation, fields)]
+    about = [str(request.points), f"--file={request.path}"] if operation == "transform-points" else [str(request.path)]
+    words = [operation, *about, *_arguments(operation, fields)]
     return words if _parsed(words) == _as_typed(request) else None
 
 

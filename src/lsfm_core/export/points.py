@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import field_serializer, field_validator, model_validator
 
+from lsfm_core._request import told
 from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._csv import text_cell, write_rows
@@ -60,6 +61,12 @@ _MEASURES = (
     "density_per_mm3",
     "density_with_descendants_per_mm3",
 )
+_PLACES = {
+    "native-voxel": "voxels of the image",
+    "native-mm": "mm in the image's world",
+    "output-mm": "mm behind the transforms",
+    "output-voxel": "voxels of the reference",
+}
 #: 1 nm, and a millionth of a voxel.
 _DECIMALS = 6
 #: A point on the face between two voxels belongs to the one with the larger index, whatever the rounding. Voxels.
@@ -111,19 +118,41 @@ class PointsRequest(TransformRequest):
     The names of both end in .csv, .tsv or .txt, or, of `output`, in .xml.
     """
 
-    points: Any
-    columns: tuple[str, str, str] | None = None
-    marker_type: tuple[int, ...] | None = None
-    source: Place = "native-voxel"
-    target: Place = "output-mm"
-    level: int | None = Field(default=None, ge=0)
-    reference: str | None = None
-    labels_channel: str | None = None
-    labels_in: str = "native"
-    midline_mm: float | None = Field(default=None, allow_inf_nan=False)
-    counts: Path | Literal[True] | None = None
-    output: Path | None = None
-    overwrite: bool = False
+    points: Any = told(..., "Points", "A table of points (CSV), or the XML of cellfinder or of ImageJ's Cell Counter")
+    columns: tuple[str, str, str] | None = told(
+        None, "Columns", "The columns of a table that hold the positions, in the order of their space", empty="by their names"
+    )
+    marker_type: tuple[int, ...] | None = told(
+        None, "Type of marker", "Which markers of an XML file are meant; cellfinder's cells are of type 2", empty="2: cells"
+    )
+    source: Place = told("native-voxel", "They are", "What the positions are; mm are R, A, S", words=_PLACES)
+    target: Place = told("output-mm", "They become", "What the positions are to become; mm are R, A, S", words=_PLACES)
+    level: int | None = told(None, "Level", "The level of the pyramid whose voxels are counted", empty="0, the finest", ge=0)
+    reference: str | None = told(
+        None, "Reference", "The channel or image whose voxels are meant, where positions are voxels of the output", empty="none"
+    )
+    labels_channel: str | None = told(None, "Labels", "The channel whose labels tell the region of each point", empty="none")
+    labels_in: str = told(
+        "native", "Labels lie in", "The space the labels live in: that of the image, or one that transforms lead to"
+    )
+    midline_mm: float | None = told(
+        None,
+        "Midline (mm)",
+        "R of the plane between the hemispheres, by which points are counted for each side",
+        unit="mm",
+        empty="from the labels",
+        allow_inf_nan=False,
+    )
+    counts: Path | Literal[True] | None = told(
+        None, "Counts", "A table (CSV) of how many points are in each region, its volume and density", empty="none"
+    )
+    output: Path | None = told(
+        None,
+        "Table",
+        "The points' table with the new positions and the regions (CSV); of voxels of the channel also cellfinder's XML",
+        empty="none: into the viewer only",
+    )
+    overwrite: bool = told(False, "Existing files", "Whether files of these names may be replaced", words="may be replaced")
 
     @field_validator("points")
     @classmethod

@@ -9,7 +9,7 @@ from napari_lsfm._widgets.fields._numbers import Number, Numbers, OneOrThree, nu
 from napari_lsfm._widgets.fields._orientation import OrientationEdit, OrientationField, edge_letters, phantom_slices
 from napari_lsfm._widgets.fields._picture import Grey, Picture, as_grey
 from napari_lsfm._widgets.fields._rows import Rows, Scrolled, Section, Words, align, beside, small_button
-from napari_lsfm._widgets.fields._text import PathField, Text, Texts
+from napari_lsfm._widgets.fields._text import Listed, PathField, Text, Texts
 from napari_lsfm._widgets.fields._tick import Tick
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "FileEdit",
     "FileField",
     "Grey",
+    "Listed",
     "Number",
     "Numbers",
     "OneOrThree",

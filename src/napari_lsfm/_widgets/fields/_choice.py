@@ -157,13 +157,22 @@ class _ChoiceOrFileEdit(QWidget):
     def values(self) -> list[Any]:
         return self._choice.values
 
+    @property
+    def chosen(self) -> Any:
+        """What is chosen, whether it can be read or not."""
+        return self._choice.currentData()
+
     def read(self) -> Any:
         return self._choice.read()
 
     def write(self, value: Any) -> None:
         """Choose a value; one that is not offered is a file's path."""
+        before = self._choice.currentData()
         if value is not None and value not in self.values:
+            # Where nothing else can be chosen, it is chosen thereby, without a word.
             self.offer(self._offered, value)
+            if self._choice.currentData() == value != before:
+                self.edited.emit()
         self._choice.write(value)
 
     def offer(self, items: Iterable[tuple[str, Any]], file: Any = None) -> None:

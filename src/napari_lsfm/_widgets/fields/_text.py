@@ -14,7 +14,7 @@ from lsfm_core import InputError
 from napari_lsfm._widgets.fields._base import Field
 from napari_lsfm._widgets.fields._rows import small_button
 
-__all__ = ["PathEdit", "PathField", "Text", "TextEdit", "Texts"]
+__all__ = ["Listed", "PathEdit", "PathField", "Text", "TextEdit", "Texts"]
 
 
 class TextEdit(QLineEdit):
@@ -65,6 +65,36 @@ class _TextsEdit(TextEdit):
 
 class Texts(Text, editor=_TextsEdit):
     """At least one text, with semicolons between them."""
+
+
+class _ListedEdit(TextEdit):
+    kind: type = str
+
+    def read(self) -> tuple[Any, ...] | None:
+        parts = [part.strip() for part in self.text().split(",") if part.strip()]
+        try:
+            return tuple(map(self.kind, parts)) or None
+        except ValueError:
+            raise InputError(f"expected whole numbers with commas between them, found {self.text()!r}") from None
+
+    def write(self, value: Any) -> None:
+        self.setText(", ".join(map(str, value or ())))
+
+
+class Listed(Text, editor=_ListedEdit):
+    """Texts or whole numbers, with commas between them, or None.
+
+    Parameters
+    ----------
+    value : sequence, optional
+    kind : {str, int}
+    """
+
+    def __init__(self, value: Any = Undefined, *, kind: type = str, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.native.kind = kind
+        if value is not Undefined:
+            self.value = value
 
 
 class PathEdit(QWidget):

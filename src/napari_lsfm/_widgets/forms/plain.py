@@ -35,10 +35,13 @@ class PlainLayerForm(Container[Any]):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(labels=True)
         self._viewer = napari_viewer
-        self.layer = ComboBox(name="layer", choices=self._layers, tooltip="The layer that another plugin is to work on")
-        self.level = ComboBox(name="level", choices=self._levels, label="resolution", tooltip="Planes, rows and columns of each")
+        self.layer = ComboBox(
+            name="layer", label="Layer", choices=self._layers, tooltip="The layer that another plugin is to work on"
+        )
+        self.level = ComboBox(name="level", choices=self._levels, label="Resolution", tooltip="Planes, rows and columns of each")
         self.piece = ComboBox(
             name="piece",
+            label="Piece",
             choices=[("all of it", "all"), ("what is in view", "view"), ("selected shape", "shape")],
             tooltip="How much of each plane is taken",
         )
@@ -46,13 +49,16 @@ class PlainLayerForm(Container[Any]):
             name="planes",
             min=0,
             max=_MOST_PLANES,
-            label="planes (0: all)",
+            label="Planes (0: all)",
             tooltip="So many planes, around the one that is looked at; 0 takes all of them",
         )
         self.in_memory = CheckBox(
-            name="in_memory", text="in memory", label="", tooltip="Read it now, and keep it; else it is read whenever it is needed"
+            name="in_memory",
+            text="read now, and keep",
+            label="Memory",
+            tooltip="Read it now, and keep it; else it is read whenever it is needed",
         )
-        self.takes = Label(name="takes", label="takes", tooltip="What the array takes in memory as a whole")
+        self.takes = Label(name="takes", label="Takes", tooltip="What the array takes in memory as a whole")
         self.button = PushButton(name="add", text="Add as a layer")
         self.extend([self.layer, self.level, self.piece, self.planes, self.in_memory, self.takes, self.button])
         self.takes.native.setWordWrap(True)
