@@ -24,8 +24,9 @@ from qtpy.QtWidgets import QApplication, QScrollArea
 
 from lsfm_core import CancelToken, IngestRequest, InputError, Orientation, ingest_channel, open_lsfm, plan_ingest
 from lsfm_core.testing import write_series
+from napari_lsfm._reader import present_layers
 from napari_lsfm._widgets.fields import OrientationEdit, edge_letters, phantom_slices
-from napari_lsfm._widgets.forms import ingest as ingest_form
+from napari_lsfm._widgets.forms import _ingest_work
 from napari_lsfm._widgets.forms.ingest import IngestForm
 from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, in_words
 
@@ -109,7 +110,7 @@ def ingest(qtbot: QtBot, form: IngestForm) -> None:
 
 
 def show(viewer: Any, path: Path, **looks: Any) -> None:
-    for data, keywords, _ in ingest_form.present_layers(path):
+    for data, keywords, _ in present_layers(path):
         viewer.add_image(data, **keywords | looks)
 
 
@@ -422,7 +423,7 @@ def halted(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
         return ingest_channel(request, progress=halt, cancel=cancel)
 
-    monkeypatch.setattr(ingest_form, "ingest_channel", ingest_slowly)
+    monkeypatch.setattr(_ingest_work, "ingest_channel", ingest_slowly)
     return reached
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_lsfm._layers import LayerData
 from napari_lsfm._widgets._facts import layers_of
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["ClosedFile"]
+__all__ = ["ClosedFile", "show_again"]
 
 #: How a layer looks, which the file does not tell.
 _LOOKS = ("name", "visible", "opacity", "blending", "contrast_limits", "gamma", "colormap")
@@ -55,6 +57,24 @@ class ClosedFile:
                 setattr(self._viewer.dims, name, value)
         for name, value in self._camera.items():
             setattr(self._viewer.scene.camera, name, value)
+
+
+def show_again(viewer: Any, layers: Sequence[LayerData], channels: Sequence[str], closed: ClosedFile | None) -> None:
+    """Show channels of a file, and those that were closed, of all its layers."""
+    wanted = set(channels) | (closed.channels if closed is not None else set())
+    # All of a channel's first: it may have several layers.
+    for _, keywords, _ in layers:
+        about = keywords["metadata"]["lsfm"]
+        for old in layers_of(viewer, Path(about["path"]), about["channel"]) if about["channel"] in wanted else ():
+            viewer.layers.remove(old)
+    for data, keywords, kind in layers:
+        name = keywords["metadata"]["lsfm"]["channel"]
+        if name in wanted:
+            layer = getattr(viewer, f"add_{kind}")(data, **keywords)
+            if closed is not None:
+                closed.restore(layer, name)
+    if closed is not None:
+        closed.restore_view()
 
 
 def _looks(layer: Layer, viewer: Any) -> tuple[int, dict[str, Any]]:

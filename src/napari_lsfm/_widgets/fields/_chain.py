@@ -7,12 +7,12 @@ from html import escape
 from pathlib import Path
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QListWidget, QMenu, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QListWidget, QMenu, QVBoxLayout, QWidget
 
 from lsfm_core import TransformStep
 from napari_lsfm._widgets._facts import FileFacts, StoredTransform
 from napari_lsfm._widgets.fields._base import Field
-from napari_lsfm._widgets.fields._rows import Words, beside
+from napari_lsfm._widgets.fields._rows import Words, beside, small_button
 
 __all__ = ["ChainEdit", "ChainField"]
 
@@ -37,17 +37,19 @@ class ChainEdit(QWidget):
         self._list.setAccessibleName("transforms")
         self._list.setToolTip("From the image outward: the first is nearest to the image, the last to the output")
         self._list.currentRowChanged.connect(lambda _: self._enable())
-        self._add = _button("Add", "Add a transform that is stored in the file, or one from a file of its own")
+        self._add = small_button("Add", "Add a transform that is stored in the file, or one from a file of its own")
+        # The arrow beside its text has to have room, too.
+        self._add.setMinimumWidth(self._add.minimumWidth() + 16)
         self._menu = QMenu(self._add)
         self._menu.aboutToShow.connect(self._offer)
         self._add.setMenu(self._menu)
-        self._remove = _button("Remove", "Take the chosen transform out")
-        self._up = _button("↑", "Move it nearer to the image")
-        self._down = _button("↓", "Move it nearer to the output")
-        self._invert = _button("Invert", "Take the inverse: of any affine, and of a displacement field whose inverse is stored")
+        self._remove = small_button("Remove", "Take the chosen transform out")
+        self._up = small_button("↑", "Move it nearer to the image")
+        self._down = small_button("↓", "Move it nearer to the output")
+        self._invert = small_button(
+            "Invert", "Take the inverse: of any affine, and of a displacement field whose inverse is stored"
+        )
         self._invert.setCheckable(True)
-        for arrow in (self._up, self._down):
-            arrow.setFixedWidth(30)
         self._numeric = QCheckBox("Invert fields numerically")
         self._numeric.setToolTip(
             "Also allow displacement fields whose inverse is not stored to be inverted; how well that goes is told below"
@@ -210,10 +212,3 @@ def _short(name: str) -> str:
 def _node(name: str, kind: str) -> str:
     text = escape(name).replace(" ", "&nbsp;")
     return f'<span style="background-color: {_COLOURS[kind]}; color: white;">&nbsp;{text}&nbsp;</span>'
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    button.setAutoDefault(False)
-    return button

@@ -41,6 +41,11 @@ class ChoiceEdit(QComboBox):
         """All that can be chosen."""
         return [self.itemData(index) for index in range(self.count())]
 
+    @property
+    def has_wish(self) -> bool:
+        """Whether a value was chosen that is not offered yet."""
+        return self._wish is not Undefined
+
     def read(self) -> Any:
         """What is chosen, or was typed; None if there is nothing to choose."""
         if self.isEditable():
@@ -145,7 +150,7 @@ class _ChoiceOrFileEdit(QWidget):
         self._offered: list[tuple[str, Any]] = []
         self.pattern = "All files (*)"
         self.title = "Choose a file"
-        beside(self._choice, small_button("…", "Choose a file", self._browse), into=self)
+        beside(self._choice, small_button("…", "Choose a file", self._browse, fixed=True), into=self)
         self.setFocusProxy(self._choice)
         self._choice.edited.connect(self.edited)
 

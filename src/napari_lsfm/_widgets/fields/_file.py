@@ -36,7 +36,7 @@ class FileEdit(QWidget):
         self._viewer: Any = None
         self._opened: list[Path] = []
         self._choice = ChoiceEdit()
-        beside(self._choice, small_button("…", "Choose a file that is not open here", self._browse), into=self)
+        beside(self._choice, small_button("…", "Choose a file that is not open here", self._browse, fixed=True), into=self)
         self.setFocusProxy(self._choice)
         self._reader = Latest(self)
         self._reader.answered.connect(self.chosen)
@@ -60,6 +60,19 @@ class FileEdit(QWidget):
             event.connect(self._on_layers)
         self._offer()
         self._read()
+
+    def look_now(self) -> None:
+        """Look into the chosen file at once, for a script that does not wait.
+
+        Raises
+        ------
+        LsfmError
+        """
+        path = self.read()
+        if path is not None:
+            facts = FileFacts.read(path)
+            self._reader.forget()
+            self.chosen.emit(facts)
 
     def let_go(self) -> None:
         """Listen to the viewer no more."""

@@ -37,7 +37,7 @@ class Picture(QWidget):
         self._text = ""
         self._size = QSize(edge + 2 * _MARGIN, edge + 2 * _MARGIN)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        self.setMinimumWidth(self._size.width() * 2 // 3)
+        self.setMinimumWidth(self._size.width() // 2)
 
     @property
     def image(self) -> Grey | None:

@@ -42,6 +42,7 @@ class Words(QLabel):
         self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setMinimumWidth(80)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
 
     def hasHeightForWidth(self) -> bool:  # noqa: N802
         """No: it has the height that it needs at its present width."""
@@ -113,6 +114,8 @@ class Rows(QWidget):
         field.setToolTip(tip)
         if label or not field.accessibleName():
             field.setAccessibleName(label)
+        if field.focusProxy() is not None and not field.focusProxy().accessibleName():
+            field.focusProxy().setAccessibleName(field.accessibleName())
         if not label:
             self._form.addRow(field)
             return field
@@ -167,6 +170,12 @@ class Rows(QWidget):
     def label_width(self) -> int:
         """Of the longest label."""
         return max((label.sizeHint().width() for label in self._labels), default=0)
+
+    @property
+    def needed(self) -> int:
+        """Width that the rows need by now; what the widget itself says of that may lag behind."""
+        self._form.invalidate()
+        return self._form.minimumSize().width()
 
     def align(self, width: int, *, narrow: bool) -> None:
         """Give all labels a width, or put them above their fields."""
@@ -242,7 +251,8 @@ class Scrolled(QScrollArea):
         content = self.widget()
         needed = content.minimumSizeHint().height()
         if self._share is not None and self.parentWidget() is not None:
-            height = min(needed, max(40, round(self._share * self.parentWidget().height())))
+            most = max(40, round(self._share * self.parentWidget().height()))
+            height = min(needed + 2 * self.frameWidth(), most)
             if height != self.maximumHeight() or height != self.minimumHeight():
                 self.setFixedHeight(height)
         content.resize(self.viewport().width(), max(self.viewport().height(), needed))
@@ -269,12 +279,16 @@ def beside(*widgets: QWidget, into: QWidget | None = None) -> QWidget:
     return row
 
 
-def small_button(text: str, tip: str, pressed: Callable[[], None]) -> QPushButton:
-    """A button that is no wider than its text."""
+def small_button(text: str, tip: str, pressed: Callable[[], None] | None = None, *, fixed: bool = False) -> QPushButton:
+    """A button that may be as narrow as its text, or always is."""
     button = QPushButton(text)
     button.setToolTip(tip)
-    button.setAccessibleName(tip)
-    button.setFixedWidth(max(30, button.fontMetrics().horizontalAdvance(text) + 18))
     button.setAutoDefault(False)
-    button.clicked.connect(lambda _: pressed())
+    button.setMinimumWidth(max(26, button.fontMetrics().horizontalAdvance(text) + 14))
+    if fixed:
+        button.setFixedWidth(button.minimumWidth())
+    if len(text) == 1:
+        button.setAccessibleName(tip)
+    if pressed is not None:
+        button.clicked.connect(lambda _: pressed())
     return button

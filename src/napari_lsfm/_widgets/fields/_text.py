@@ -138,7 +138,7 @@ class PathEdit(QWidget):
     def add_button(self, text: str, mode: str, title: str, pattern: str) -> QPushButton:
         """A button that asks for a path: ``"folder"``, ``"file"``, or ``"save"`` for one that need not be there."""
         tip = f"Choose: {title[0].lower()}{title[1:]}"
-        button = small_button(text, tip, lambda: self.ask(mode, title, pattern))
+        button = small_button(text, tip, lambda: self.ask(mode, title, pattern), fixed=True)
         self._row.addWidget(button)
         return button
 

@@ -8,17 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from magicgui.backends._qtpy.widgets import Container as ContainerBackend
-from magicgui.backends._qtpy.widgets import QBaseWidget
 from magicgui.widgets import Container, Widget
 from magicgui.widgets.bases import ContainerWidget
-from qtpy.QtCore import QEvent, QSize, QTimer, Signal
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QResizeEvent
-from qtpy.QtWidgets import QApplication, QMenu, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QMenu, QPushButton, QWidget
 
-from lsfm_core import CancelToken, LsfmError, recipe_entry, request_command
+from lsfm_core import CancelToken, InputError, LsfmError, recipe_entry, request_command
 from napari_lsfm._viewing import attend
-from napari_lsfm._widgets.fields import Rows, Scrolled, Section, Words, align, beside, make_field, nested
+from napari_lsfm._widgets.fields import Rows, Words, beside, make_field, nested
+from napari_lsfm._widgets.forms._root import FormBackend, FormWidget
 from napari_lsfm._workers import Job, JobPanel, Latest, in_words
 
 if TYPE_CHECKING:
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Form"]
 
-#: Below it labels stand above their fields.
-_NARROW = 330
-#: Of a form's height, what the words at its foot may take at most.
-_SHARE = 0.35
 #: Not at every key: to look at all fields takes longer than the next key.
 _PAUSE_MS = 150
 
@@ -73,9 +67,9 @@ class Form(Container[Widget]):
         self._hidden: set[str] = set()
         self._is_filling = self._is_ready = False
         # Not magicgui's own backend for containers, whose labels align within one of them only.
-        ContainerWidget.__init__(self, labels=False, widget_type=_Backend)
+        ContainerWidget.__init__(self, labels=False, widget_type=FormBackend)
         attend(viewer)
-        root: _Root = self.native
+        root: FormWidget = self.native
         root.width_hint = self.width_hint
         self.outlook, self.doubts = Words(self.least_lines), Words()
         self.outlook.setAccessibleName("outlook")
@@ -103,7 +97,7 @@ class Form(Container[Widget]):
         self.button = QPushButton(self.action)
         self.button.setToolTip(f"{self.action}; the form can be changed meanwhile")
         self.button.clicked.connect(lambda _: self._on_button())
-        root.end(_stacked(self.outlook, self.doubts), beside(self.copy, self.button), self.panel)
+        root.end([self.outlook, self.doubts], beside(self.copy, self.button), self.panel)
         self.panel.finished.connect(lambda: self._enable(ready=self._is_ready))
         self.changed.connect(self._changed)
         root.left.connect(self._let_go)
@@ -181,10 +175,17 @@ class Form(Container[Widget]):
         """The fields of the request."""
         given: dict[str, Any] = {}
         parts: dict[str, dict[str, Any]] = {}
+        errors = []
         for name in self._names():
             outer, _, inner = name.partition(".")
-            if name not in self._hidden:
+            if name in self._hidden:
+                continue
+            try:
                 (parts.setdefault(outer, {}) if inner else given)[inner or outer] = self[inner or outer].value
+            except InputError as error:
+                errors.append(str(error))
+        if errors:
+            raise InputError("; ".join(errors))
         return given | {outer: nested(self.request_type, outer)(**fields) for outer, fields in parts.items()}
 
     def _hindrance(self) -> str:
@@ -225,6 +226,7 @@ class Form(Container[Widget]):
             rows, widget = self._place(name)
             rows.show_row(widget, visible)
             (self._hidden.discard if visible else self._hidden.add)(name)
+        self.native.align_soon()
 
     def _place(self, name: str) -> tuple[Rows, QWidget]:
         return self.native.places[name.rpartition(".")[2]]
@@ -240,8 +242,9 @@ class Form(Container[Widget]):
                 if re.match(rf"{re.escape(word)}(?![\w-])", part, re.IGNORECASE)
             ]
             if begins:
-                _, name = max(begins, key=lambda found: len(found[0]))
-                marks[name] = part
+                word, name = max(begins, key=lambda found: len(found[0]))
+                # Beside the field nobody needs its name.
+                marks[name] = part[len(word) :].removeprefix(":").strip() if part[len(word) :].startswith(":") else part
         for name, note in marks.items():
             rows, widget = self._place(name)
             rows.mark(widget, note, is_missing=not note and name in self._missing())
@@ -363,140 +366,8 @@ class _Filling:
         self._form._is_filling = self._before
 
 
-class _Root(QWidget):
-    """The form's own widget: sections, which scroll, above what stays in sight."""
-
-    left = Signal()
-    dropped = Signal(list)
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.width_hint = 400
-        self.places: dict[str, tuple[Rows, QWidget]] = {}
-        self._sections: list[Section] = []
-        self._foot: Scrolled | None = None
-        content = QWidget()
-        self._stack = QVBoxLayout(content)
-        self._stack.setContentsMargins(2, 2, 2, 2)
-        self._stack.setSpacing(0)
-        self._stack.addStretch(1)
-        self._body = Scrolled(content)
-        self.column = QVBoxLayout(self)
-        self.column.setContentsMargins(4, 4, 4, 4)
-        self.column.addWidget(self._body, 1)
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        """Of the width that was asked for."""
-        return QSize(self.width_hint, super().sizeHint().height())
-
-    def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """Whatever it has to be: it scrolls and folds."""
-        return QSize(180, 160)
-
-    def begin(self, title: str, *, is_open: bool) -> None:
-        """Begin a section."""
-        section = Section(title, is_open=is_open)
-        section.folded.connect(self._fit)
-        self._sections.append(section)
-        self._stack.insertWidget(len(self._sections) - 1, section)
-
-    def add(self, name: str, label: str, widget: QWidget, tip: str) -> None:
-        """Add a row to the last section."""
-        rows = self._sections[-1].rows
-        rows.row(label, widget, tip)
-        self.places[name] = (rows, widget)
-
-    def take_out(self, name: str) -> None:
-        """Remove a row."""
-        rows, widget = self.places.pop(name)
-        rows.take_out(widget)
-
-    def grow(self, name: str) -> None:
-        """Let the section of a row take the height that is left."""
-        rows, widget = self.places[name]
-        section = self._section(rows)
-        self._stack.setStretch(self._sections.index(section), 1)
-        self._stack.setStretch(len(self._sections), 0)
-        widget.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-
-    def end(self, words: QWidget, *parts: QWidget) -> None:
-        """What stands below the sections."""
-        self._foot = Scrolled(words, _SHARE)
-        for part in (self._foot, *parts):
-            self.column.addWidget(part)
-        self._align()
-
-    def unfold(self, rows: Rows) -> None:
-        """Show a section, which has something to be seen."""
-        section = self._section(rows)
-        if not section.is_open:
-            section.unfold()
-
-    def event(self, event: QEvent) -> bool:
-        """Align fields anew when napari's style, and with it the size of letters, comes; tell when the viewer is left."""
-        done = bool(super().event(event))
-        if event.type() in (QEvent.Type.Polish, QEvent.Type.Show, QEvent.Type.StyleChange, QEvent.Type.FontChange):
-            self._align()
-        elif event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.left.emit()
-        return done
-
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
-        """Put labels above their fields where there is no room beside them."""
-        super().resizeEvent(event)
-        self._align()
-
-    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: N802
-        """Take files and folders."""
-        if any(url.isLocalFile() for url in event.mimeData().urls()):
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: QDropEvent) -> None:  # noqa: N802
-        """Tell their paths."""
-        event.acceptProposedAction()
-        self.dropped.emit([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
-
-    def _section(self, rows: Rows) -> Section:
-        return next(section for section in self._sections if section.rows is rows)
-
-    def _align(self) -> None:
-        align(self.findChildren(Rows), narrow=self.width() < _NARROW)
-        self._fit()
-
-    def _fit(self) -> None:
-        for part in (self._body, self._foot):
-            if part is not None:
-                part.fit()
-
-
-class _Backend(ContainerBackend):
-    """Puts what is added to a container into the last section of a form."""
-
-    def __init__(self, layout: str = "vertical", scrollable: bool = False, **keywords: Any) -> None:
-        QBaseWidget.__init__(self, _Root, **keywords)
-        self._layout = self._qwidget.column
-
-    def _mgui_insert_widget(self, position: int, widget: Widget) -> None:
-        widget.native.setAccessibleName(widget.label)
-        label = "" if getattr(widget, "is_wide", False) else widget.label
-        self._qwidget.add(widget.name, label, widget.native, widget.tooltip or "")
-
-    def _mgui_remove_widget(self, widget: Widget) -> None:
-        self._qwidget.take_out(widget.name)
-
-
 def _peek(field: Any) -> Any:
     try:
         return field.value
     except LsfmError:
         return None
-
-
-def _stacked(*widgets: QWidget) -> QWidget:
-    content = QWidget()
-    column = QVBoxLayout(content)
-    column.setContentsMargins(0, 0, 0, 0)
-    for widget in widgets:
-        column.addWidget(widget)
-    column.addStretch(1)
-    return content

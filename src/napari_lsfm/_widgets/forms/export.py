@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from qtpy.QtWidgets import QPushButton, QWidget
+from qtpy.QtWidgets import QWidget
 
 from lsfm_core import CancelToken, ExportRequest, InputError, LsfmError, RegionSelection, Volume
 from napari_lsfm._layers import volume_layer
@@ -23,6 +23,7 @@ from napari_lsfm._widgets.fields import (
     Words,
     beside,
     make_field,
+    small_button,
 )
 from napari_lsfm._widgets.forms._export_box import DrawnBox
 from napari_lsfm._widgets.forms._export_work import Done, Outlook, by, export_and_look, look_ahead
@@ -94,6 +95,8 @@ class ExportForm(Form):
         self.transforms.changed.connect(self._on_chain)
         self.from_view.clicked.connect(lambda _: self._take(self._box.from_view))
         self.from_shape.clicked.connect(lambda _: self._take(self._box.from_shape))
+        # Until a channel is known to need them.
+        self._show_rows(False, "orientation", "timepoint")
         self._on_piece()
         self.path.native.start(viewer)
 
@@ -142,10 +145,15 @@ class ExportForm(Form):
         return make_field(ExportRequest, name)
 
     def _build_take(self) -> QWidget:
-        self.from_view, self.from_shape = QPushButton("Current view"), QPushButton("Selected shape")
-        self.from_view.setToolTip("Make the box what is seen on the screen; across the screen it keeps its thickness")
-        self.from_shape.setToolTip("Make the box go around the selected shapes of a shapes layer")
+        tip = "Make the box what is seen on the screen; across the screen it keeps its thickness"
+        self.from_view = small_button("Current view", tip)
+        self.from_shape = small_button("Selected shape", "Make the box go around the selected shapes of a shapes layer")
         return beside(self.from_view, self.from_shape)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
+        return self.path.native.is_busy or super().is_busy
 
     # --- files and channels -------------------------------------------------------------------------------------------------
 
@@ -186,9 +194,10 @@ class ExportForm(Form):
         self._facts = facts
         self._enable_take()
         with self._filling():
+            has_wish = self.channel.native.has_wish
             self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
             origin = origin_of(self._viewer.layers.selection.active)
-            if origin is not None and origin["path"] == str(facts.path):
+            if origin is not None and origin["path"] == str(facts.path) and not has_wish:
                 self.channel.value = origin["channel"]
             self.labels_channel.offer((name, name) for name in facts.of_kind("labels"))
             self.reference.offer([("none", None), *((name, name) for name in facts.channels)])
@@ -223,8 +232,9 @@ class ExportForm(Form):
             self.transforms.native.set_facts(self._facts, channel.name)
             self.output.native.start = str(self._facts.path.with_name(f"{self._facts.path.stem}_{channel.name}.nii.gz"))
             self._show_rows(channel.orientation is None, "orientation")
+            has_wish = self.timepoint.native.has_wish
             self.timepoint.offer((str(time), time) for time in channel.timepoints)
-            if self._viewer.dims.ndim > _AXES:
+            if self._viewer.dims.ndim > _AXES and not has_wish:
                 self.timepoint.value = round(self._viewer.dims.point[-_AXES - 1])
             self._show_rows(len(channel.timepoints) > 1, "timepoint")
         self._on_chain()
@@ -246,7 +256,10 @@ class ExportForm(Form):
             If a field cannot be read, or the fields do not fit each other.
         """
         if self._facts is None:
-            raise InputError(self._failure or "the file is still being looked into")
+            # A script does not wait for what its file tells.
+            if self._failure or self.path.value is None:
+                raise InputError(self._failure or "no file is chosen")
+            self.path.native.look_now()
         request: ExportRequest = super().request()
         return request
 

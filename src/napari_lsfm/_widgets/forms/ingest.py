@@ -4,49 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 from superqt.utils import ensure_main_thread
 
 from lsfm_core import (
-    BusyError,
-    CancelledError,
     CancelToken,
     ImageMetadata,
     IngestPlan,
     IngestReport,
     IngestRequest,
     InputError,
-    describe_image,
-    ingest_channel,
-    open_lsfm,
-    open_source,
     plan_ingest,
     size_text,
 )
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import present_layers
-from napari_lsfm._widgets._closed import ClosedFile
-from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
-from napari_lsfm._widgets.fields import Choice, Grey, OrientationField, Picture, Words, as_grey, edge_letters, make_field
+from napari_lsfm._widgets._closed import ClosedFile, show_again
+from napari_lsfm._widgets._facts import lsfm_paths
+from napari_lsfm._widgets.fields import Choice, OrientationField, Words, edge_letters, make_field
 from napari_lsfm._widgets.forms._form import Form
-from napari_lsfm._workers import WARNING_STYLE, Job, Latest
+from napari_lsfm._widgets.forms._ingest_found import FoundImage
+from napari_lsfm._widgets.forms._ingest_work import (
+    Image,
+    can_be_ingested,
+    ingest,
+    kinds_in,
+    volume_of,
+    voxel_size_of,
+)
+from napari_lsfm._workers import Job, Latest
 
 if TYPE_CHECKING:
     import napari
     from magicgui.widgets import Widget
-    from napari.layers import Layer
 
 __all__ = ["IngestForm"]
 
 _DELAY_MS = 300
-_THUMBNAIL = 130
 #: How long the work waits for the window to close the file's layers.
 _CLOSING_MS = 30_000
 _HDF5 = "HDF5 files (*.h5 *.hdf5)"
@@ -67,18 +64,6 @@ _NEEDED = {
 }
 #: Rows that a kind of image alone has.
 _OF_KIND = {"labels": ("labels", "ontology"), "vectors": ("inverse_of", "field_convention", "from_space")}
-
-
-@dataclass(frozen=True)
-class _Image:
-    """What is to be described and read: its path or layer, and the arguments of `describe_image`."""
-
-    place: Any
-    image: Any
-    channel: int | str | None
-    kind: str
-    planes_are: str | None = None
-    convention: str | None = None
 
 
 class IngestForm(Form):
@@ -106,9 +91,6 @@ class IngestForm(Form):
     folded = ("Work and storage",)
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self._asked: _Image | None = None
-        self._metadata: ImageMetadata | None = None
-        self._complaint = ""
         #: What the image tells of its geometry: as long as the form says the same, the request leaves it to the image.
         self._own_size: list[str] = []
         self._own_code: str | None = None
@@ -117,11 +99,11 @@ class IngestForm(Form):
         self._written = ""
         self._said_then: tuple[Any, ...] | None = None
         self._closed: ClosedFile | None = None
-        self.thumbnail = Picture(_THUMBNAIL)
-        self.facts, self.holds = Words(), Words()
+        self.found, self.holds = FoundImage(), Words()
+        self.thumbnail, self.facts = self.found.thumbnail, self.found.facts
         super().__init__(viewer)
-        self._describer = self._latest(self._on_described, self._on_undescribed, _DELAY_MS)
-        self._painter = self._latest(self.thumbnail.show_image, self._on_undescribed)
+        self.found.described.connect(self._on_described)
+        self.found.changed.connect(self._changed)
         self._looker = self._latest(self._on_target, self._on_no_target, _DELAY_MS)
         self.layer.changed.connect(self._on_layer)
         self.kind.changed.connect(self._on_kind)
@@ -141,7 +123,7 @@ class IngestForm(Form):
                 tip = "A file or folder on the disk, or a layer of this viewer"
                 return Choice(name=name, label="From", tooltip=tip, choices=[("file or folder", None)])
             case "found":
-                return "", self._build_found(), "What was found, and the middle plane"
+                return "", self.found, "What was found, and the middle plane"
             case "holds":
                 return "It holds", self.holds, "Channels that are in the file already"
             case "inverse_of":
@@ -157,16 +139,6 @@ class IngestForm(Form):
             "voxel_size_mm": {"positive": True},
         }
         return make_field(IngestRequest, name, **options.get(name, {}))
-
-    def _build_found(self) -> QWidget:
-        self.thumbnail.setAccessibleName("middle plane of the image")
-        self.thumbnail.show_image(None, "no image")
-        found = QWidget()
-        row = QHBoxLayout(found)
-        row.setContentsMargins(0, 4, 0, 0)
-        row.addWidget(self.thumbnail, 0, Qt.AlignmentFlag.AlignTop)
-        row.addWidget(self.facts, 1)
-        return found
 
     def _latest(self, answered: Callable[[Any], None], failed: Callable[[str], None], delay_ms: int = 0) -> Latest:
         latest = Latest(self.native, delay_ms)
@@ -194,7 +166,7 @@ class IngestForm(Form):
 
     def _on_layers(self, event: Any = None) -> None:
         active = self._viewer.layers.selection.active
-        layers = sorted((layer for layer in self._viewer.layers if _can_be_ingested(layer)), key=lambda layer: layer is not active)
+        layers = sorted((layer for layer in self._viewer.layers if can_be_ingested(layer)), key=lambda layer: layer is not active)
         before = self.layer.value
         self.layer.offer([("file or folder", None), *((f"layer {layer.name}", layer) for layer in layers)])
         if before is not self.layer.value:
@@ -214,31 +186,22 @@ class IngestForm(Form):
         self.space.native.setPlaceholderText("its own" if self.kind.value == "image" else "not known")
         self._describe()
 
-    def _image(self) -> _Image | None:
+    def _image(self) -> Image | None:
         layer, path = self.layer.value, self.image.value
         if layer is None and path is None:
             return None
-        image = path if layer is None else _volume_of(layer)
+        image = path if layer is None else volume_of(layer)
         # Regions under their own ids, if they are shown under other numbers.
         image = getattr(image, "source", image)
         convention = self.field_convention.value if self.kind.value == "vectors" else None
         channel, planes_are = self.image_channel.value, self.planes_are.value
-        return _Image(path if layer is None else layer, image, channel, self.kind.value, planes_are, convention)
+        return Image(path if layer is None else layer, image, channel, self.kind.value, planes_are, convention)
 
     def _describe(self) -> None:
-        asked = self._image()
-        if asked is None or self._asked is None or asked.place != self._asked.place:
+        asked, before = self._image(), self.found.asked
+        if asked is None or before is None or asked.place != before.place:
             self._forget_image()
-        self._asked, self._metadata, self._complaint = asked, None, ""
-        self._painter.forget()
-        if asked is None:
-            self._describer.forget()
-            self.thumbnail.show_image(None, "no image")
-        else:
-            self.thumbnail.show_image(None, "…")
-            self._describer.ask(
-                lambda _: describe_image(asked.image, channel=asked.channel, kind=asked.kind, planes_are=asked.planes_are)
-            )
+        self.found.look_at(asked)
         self._changed()
 
     def _forget_image(self) -> None:
@@ -255,21 +218,12 @@ class IngestForm(Form):
         return None if found is None else found.axcodes
 
     def _on_described(self, metadata: ImageMetadata) -> None:
-        asked = self._asked
-        if asked is None:
-            return
-        self._metadata = metadata
-        if self._is_new:
-            self._is_new = False
-            self._take_over(metadata)
-        self._painter.ask(lambda cancel: _middle_plane(asked, cancel))
-        self._show_facts()
-        self._changed()
-
-    def _take_over(self, metadata: ImageMetadata) -> None:
         """Fill in what a new image or layer tells."""
+        if not self._is_new:
+            return
+        self._is_new = False
         layer = self.layer.value
-        size = _voxel_size_mm(layer) if layer is not None else None
+        size = voxel_size_of(layer) if layer is not None else None
         if size is not None:
             self.voxel_size_mm.value = size
         if metadata.voxel_size is not None:
@@ -278,39 +232,12 @@ class IngestForm(Form):
         if metadata.orientation is not None:
             self._own_code = self.orientation.value = metadata.orientation
 
-    def _on_undescribed(self, message: str) -> None:
-        self._complaint = message
-        self.thumbnail.show_image(None, "cannot be used")
-        self._changed()
-
     def _show_facts(self) -> None:
-        metadata = self._metadata
-        if self._complaint:
-            self.facts.complain(escape(self._complaint))
-            return
-        if metadata is None or metadata.shape is None:
-            self.facts.say("TIFF, OME-TIFF, NIfTI, NRRD, MetaImage, Zarr, or a layer" if self._asked is None else "looking …")
-            return
-        shape = (metadata.shape.planes, metadata.shape.rows, metadata.shape.columns)
-        voxels = np.prod(shape, dtype=float) * np.dtype(metadata.dtype).itemsize * (3 if self.kind.value == "vectors" else 1)
-        lines = [
-            f"{metadata.format or 'image'}, {shape[0]} plane{'s' if shape[0] != 1 else ''}",
-            f"{_by(shape)} voxels",
-            f"{metadata.dtype}, {size_text(voxels)}",
-        ]
         try:
-            size = self.voxel_size_mm.value
-            lines.append(
-                f"{_by(n * mm for n, mm in zip(shape, size, strict=True))} mm" if size else _missing("voxel size not known")
-            )
+            size = self.voxel_size_mm.value or "not known"
         except InputError:
-            lines.append(_missing("voxel size not clear"))
-        if metadata.orientation is None and self._code is None:
-            lines.append(_missing("orientation not known"))
-        elif metadata.world_from_voxel is not None:
-            lines.append("lies oblique")
-        lines += map(escape, metadata.notes)
-        self.facts.say("<br>".join(lines))
+            size = "not clear"
+        self.found.show_facts(size, is_oriented=self._code is not None)
 
     # --- the target ---------------------------------------------------------------------------------------------------------
 
@@ -319,7 +246,7 @@ class IngestForm(Form):
         if path is None:
             self._looker.forget()
         else:
-            self._looker.ask(lambda _: _kinds_in(path))
+            self._looker.ask(lambda _: kinds_in(path))
         self.holds.say("")
         self._changed()
 
@@ -391,7 +318,7 @@ class IngestForm(Form):
         missing = self._missing()
         if missing:
             return f"Still to be given: {', '.join(_NEEDED[name] for name in missing)}."
-        return "" if self._metadata is not None or self._complaint else "…"
+        return "" if self.found.metadata is not None or self.found.complaint else "…"
 
     def _look_ahead(self) -> None:
         is_done = self._said_then == self._says()
@@ -407,7 +334,7 @@ class IngestForm(Form):
         super()._look_ahead()
 
     def _plan(self, request: IngestRequest, cancel: CancelToken) -> IngestPlan:
-        if self._complaint:
+        if self.found.complaint:
             raise InputError("The image cannot be used: see above.")
         return plan_ingest(request)
 
@@ -432,7 +359,7 @@ class IngestForm(Form):
         shown = self._shown_as(request.path)
         close = None if shown is None else ensure_main_thread(lambda: self._close(shown), await_return=True, timeout=_CLOSING_MS)
         title = f"Ingest {request.channel}"
-        return self.panel.run(_ingest(request, close), title, lambda report: self._on_done(request, report))
+        return self.panel.run(ingest(request, close), title, lambda report: self._on_done(request, report))
 
     def _shown_as(self, path: Path) -> Path | None:
         """The path by which this viewer shows a file: it may have been opened by another name."""
@@ -468,88 +395,4 @@ class IngestForm(Form):
 
     def _on_opened(self, layers: Sequence[LayerData], channels: Sequence[str]) -> None:
         closed, self._closed = self._closed, None
-        wanted = set(channels) | (closed.channels if closed is not None else set())
-        # All of a channel's first: it may have several layers.
-        for _, keywords, _ in layers:
-            about = keywords["metadata"]["lsfm"]
-            for old in layers_of(self._viewer, Path(about["path"]), about["channel"]) if about["channel"] in wanted else ():
-                self._viewer.layers.remove(old)
-        for data, keywords, kind in layers:
-            name = keywords["metadata"]["lsfm"]["channel"]
-            if name in wanted:
-                layer = getattr(self._viewer, f"add_{kind}")(data, **keywords)
-                if closed is not None:
-                    closed.restore(layer, name)
-        if closed is not None:
-            closed.restore_view()
-
-
-def _ingest(request: IngestRequest, close: Callable[[], None] | None) -> Callable[..., IngestReport]:
-    """The work, which has the file's layers closed where they keep it busy."""
-
-    def work(progress: Any, cancel: CancelToken) -> IngestReport:
-        if close is not None:
-            try:
-                return ingest_channel(request, progress=progress, cancel=cancel)
-            except BusyError:
-                close()
-        return ingest_channel(request, progress=progress, cancel=cancel)
-
-    return work
-
-
-def _middle_plane(asked: _Image, cancel: CancelToken) -> Grey:
-    source = open_source(
-        asked.image,
-        channel=asked.channel,
-        kind=asked.kind,
-        planes_are=asked.planes_are,
-        field_convention=asked.convention,
-    )
-    try:
-        plane = np.empty(source.shape[1:] + ((source.components,) if source.components > 1 else ()), source.dtype)
-        middle = source.shape[0] // 2
-        # Compressed files are read from the front in any case; plane by plane it can be stopped.
-        for index in range(0 if source.forward_only else middle, middle + 1):
-            if cancel.cancelled:
-                raise CancelledError(f"{source.name}: cancelled")
-            source.read_plane(index, plane)
-    finally:
-        source.close()
-    return as_grey(plane, asked.kind, 2 * _THUMBNAIL)
-
-
-def _kinds_in(path: Path) -> dict[str, str]:
-    """Names and kinds of the channels in a file; none if it is not there."""
-    if not path.exists():
-        return {}
-    with open_lsfm(path) as file:
-        return {name: channel.kind for name, channel in file.channels.items()}
-
-
-def _can_be_ingested(layer: Layer) -> bool:
-    """Volumes and planes that are not in a file of ours already; the layers of those are padded."""
-    return type(layer).__name__ in ("Image", "Labels") and layer.ndim in (2, 3) and origin_of(layer) is None
-
-
-def _volume_of(layer: Layer) -> Any:
-    """The finest level of a layer; a layer of two axes as one plane."""
-    data = layer.data[0] if layer.multiscale else layer.data
-    return np.asarray(data)[None] if layer.ndim == 2 else data
-
-
-def _voxel_size_mm(layer: Layer) -> list[float] | None:
-    """From a layer's scale, if its units are lengths."""
-    if not all(unit.is_compatible_with("mm") for unit in layer.units):
-        return None
-    sizes = [float((scale * unit).to("mm").magnitude) for scale, unit in zip(layer.scale, layer.units, strict=True)]
-    # A single plane is as thick as its rows are apart, until somebody knows better.
-    return sizes if len(sizes) == 3 else [sizes[0], *sizes]
-
-
-def _missing(text: str) -> str:
-    return f'<span style="{WARNING_STYLE}">{text}</span>'
-
-
-def _by(values: Any) -> str:
-    return " x ".join(f"{value:.6g}" for value in values)
+        show_again(self._viewer, layers, channels, closed)
