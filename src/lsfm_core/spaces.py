@@ -6,7 +6,7 @@ and so carries an image from the inner to the outer one. docs/exports.md tells h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -385,7 +385,7 @@ def linear_way(file: LsfmFile, channel: str, space: str) -> Affine:
     return Affine(matrix.matrix, name=str(way))
 
 
-def find_way(file: LsfmFile, channel: str, space: str, via: Sequence[str] = ()) -> Way:
+def find_way(file: LsfmFile, channel: str, space: str, via: Sequence[str] = (), *, invertible: Collection[str] = ()) -> Way:
     """The way that carries a channel into a space: the only shortest one through the transforms of the file.
 
     Parameters
@@ -395,6 +395,8 @@ def find_way(file: LsfmFile, channel: str, space: str, via: Sequence[str] = ()) 
         Its name, or that of a channel that lives there.
     via : sequence of str
         What lies on the way, from the image outward: spaces, channels that live there, or transforms.
+    invertible : collection of str
+        Displacement fields without an inverse that may be passed the other way.
 
     Raises
     ------
@@ -405,9 +407,18 @@ def find_way(file: LsfmFile, channel: str, space: str, via: Sequence[str] = ()) 
     start, end = _ends(file, channel, space)
     ways = [Way((), (start,))]
     for place in (*via, None):
-        found = [way + onward for way in ways for onward in _onward(file, way.spaces[-1], place, end, channel)]
+        found = [way + onward for way in ways for onward in _onward(file, way.spaces[-1], place, end, channel, invertible)]
         ways = [way for way in found if len(way.steps) == min(len(other.steps) for other in found)]
     if not ways:
+        lone = [name for name, found in file.channels.items() if found.kind == "vectors" and found.partner not in file]
+        onward = [] if via or invertible else find_ways(file, start, end, channel, invertible=lone)
+        if onward:
+            through = [step.removesuffix(_INVERT) for step in onward[0].steps if step.removesuffix(_INVERT) in lone]
+            raise InputError(
+                f"{file.path}: from space {start!r} to {end!r} leads only the inverse of {', '.join(through)}, which is "
+                "not stored: allow "
+                f"that it is found numerically ({' '.join(f'--numeric-inverse {name}' for name in through)})"
+            )
         passing = f" by way of {', '.join(via)}" if via else ""
         known = sorted({transform.sides.outer or UNKNOWN for transform in stored_transforms(file)} | {start})
         raise InputError(
@@ -440,25 +451,27 @@ def _only(file: LsfmFile, ways: Sequence[Way]) -> Way:
     return ways[0]
 
 
-def _onward(file: LsfmFile, start: str, place: str | None, end: str, channel: str) -> list[Way]:
+def _onward(file: LsfmFile, start: str, place: str | None, end: str, channel: str, invertible: Collection[str]) -> list[Way]:
     """The shortest ways from a space to a place that is named, or, without one, to the end."""
     if place is None:
-        return find_ways(file, start, end, channel)
+        return find_ways(file, start, end, channel, invertible=invertible)
     transform = stored_transform(file, place.removesuffix(_INVERT), channel)
     if transform is None:
         space = resolve_space(file, place)
         if space not in known_spaces(file):
             raise InputError(f"{file.path}: via {place!r}: there is no space, channel or transform of that name")
-        return find_ways(file, start, str(space), channel)
+        return find_ways(file, start, str(space), channel, invertible=invertible)
     return [
         way + Way((name,), (inner, outer))
-        for name, inner, outer in _steps(file, transform, channel)
+        for name, inner, outer in _steps(file, transform, channel, invertible)
         if not place.endswith(_INVERT) or name.endswith(_INVERT)
-        for way in find_ways(file, start, inner, channel)
+        for way in find_ways(file, start, inner, channel, invertible=invertible)
     ]
 
 
-def find_ways(file: LsfmFile, start: str, end: str, channel: str | None = None, *, linear: bool = False) -> list[Way]:
+def find_ways(
+    file: LsfmFile, start: str, end: str, channel: str | None = None, *, linear: bool = False, invertible: Collection[str] = ()
+) -> list[Way]:
     """The shortest ways from one space to another through the transforms of a file, as their recorded sides have it.
 
     Parameters
@@ -469,6 +482,8 @@ def find_ways(file: LsfmFile, start: str, end: str, channel: str | None = None, 
         The channel that is exported, whose affines need not be named in full.
     linear : bool
         Whether only affines count.
+    invertible : collection of str
+        Displacement fields that may be passed the other way as well.
 
     Returns
     -------
@@ -476,7 +491,7 @@ def find_ways(file: LsfmFile, start: str, end: str, channel: str | None = None, 
         Empty if there is none.
     """
     usable = (found for found in stored_transforms(file) if found.affine is not None or not linear)
-    steps = [step for transform in usable for step in _steps(file, transform, channel)]
+    steps = [step for transform in usable for step in _steps(file, transform, channel, invertible)]
     ways = [Way((), (start,))]
     seen = {start}
     while ways and end not in seen:
@@ -486,7 +501,9 @@ def find_ways(file: LsfmFile, start: str, end: str, channel: str | None = None, 
     return [way for way in ways if way.spaces[-1] == end]
 
 
-def _steps(file: LsfmFile, transform: StoredTransform, channel: str | None) -> Iterator[tuple[str, str, str]]:
+def _steps(
+    file: LsfmFile, transform: StoredTransform, channel: str | None, invertible: Collection[str]
+) -> Iterator[tuple[str, str, str]]:
     """How a transform can be a step of a chain: its name there, where it comes from and where it leads."""
     inner, outer = transform.sides
     if inner is None or outer is None or inner == outer:
@@ -494,7 +511,7 @@ def _steps(file: LsfmFile, transform: StoredTransform, channel: str | None) -> I
     name = _short_name(file, transform, channel)
     yield name, inner, outer
     # The inverse of a field is one of the fields itself, or there is none that comes without being asked for.
-    if transform.affine is not None:
+    if transform.affine is not None or transform.channel in invertible:
         yield f"{name}{_INVERT}", outer, inner
 
 

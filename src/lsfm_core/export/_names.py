@@ -84,7 +84,7 @@ def with_way(file: LsfmFile, request: _Request) -> _Request:
     """
     if request.to_space is None:
         return request
-    way = find_way(file, request.channel, request.to_space, request.via)
+    way = find_way(file, request.channel, request.to_space, request.via, invertible=request.numeric_inverse)
     steps = tuple(map(TransformStep.parse, way.steps))
     changes: dict[str, Any] = {"transforms": steps, "to_space": None, "via": ()}
     places = ["native", *(step.name for step in steps)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,18 @@ _FACE = 1e-6
 
 
 class Sampled:
-    """An array, lazy or not, and the place of its voxels."""
+    """An array, lazy or not, and the place of its voxels; with coarser ones of the same image, if there are any."""
 
-    def __init__(self, array: Any, space: Space) -> None:
+    def __init__(self, array: Any, space: Space, coarser: Sequence[Sampled] = ()) -> None:
         self.space = space
         self._array = array
+        self._coarser = coarser
+
+    def held(self, voxels: int) -> Sampled:
+        """The same in memory, of so many voxels at most, if there is such a level."""
+        fitting = (image for image in (self, *self._coarser) if voxel_count(image.space.shape) <= voxels)
+        image = next(fitting, (self, *self._coarser)[-1])
+        return Sampled(np.asarray(image._array[...]), image.space)
 
     def values(self, points: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """Values at points (n, 3), RAS mm, interpolated linearly, and which of them lie between the outermost voxel centres."""
@@ -95,5 +103,9 @@ def of_file(path: Path, space: Space | None, memory_bytes: int) -> Sampled:
 
 def of_channel(channel: Channel, voxel_mm: float) -> Sampled:
     """The level of a channel whose voxels are nearest in size to those of something else."""
-    level = min(channel.levels, key=lambda level: abs(np.log(np.prod(level.space.voxel_size_mm) ** (1 / 3) / voxel_mm)))
-    return Sampled(level.data, level.space)
+    index = min(
+        range(len(channel.levels)),
+        key=lambda index: abs(np.log(np.prod(channel.levels[index].space.voxel_size_mm) ** (1 / 3) / voxel_mm)),
+    )
+    level, *coarser = channel.levels[index:]
+    return Sampled(level.data, level.space, [Sampled(other.data, other.space) for other in coarser])

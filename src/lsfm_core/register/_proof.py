@@ -109,26 +109,26 @@ def prove(
     return _proof(first, second, name)
 
 
-def likeliest_cause(
-    outer: Lookup, inner: Lookup, transforms: Sequence[Transform], grid: Space, found: float
-) -> tuple[str, float] | None:
+def likeliest_cause(outer: Lookup, inner: Lookup, transforms: Sequence[Transform], grid: Space) -> tuple[str, float] | None:
     """What else the transforms may mean, if that makes the result better: in words, with the correlation.
 
     Parameters
     ----------
     transforms : sequence of Transform
         From the image outward, as `lsfm_core.transforms.TransformChain` has them.
-    found : float
-        The correlation with them as they are.
     """
     points = np.concatenate([block.to_world(np.indices(block.shape).reshape(3, -1).T) for block in _blocks(grid)])
     points = points[:: max(1, len(points) // _TRIED)]
+    there = points
+    for step in reversed(transforms):
+        there = step.map_points(there)
+    least = _correlation(*_pairs(outer, inner, points, there).T) + SLACK
     best: tuple[str, float] | None = None
-    for words, there in _readings(transforms, grid, points):
-        pairs = _pairs(outer, inner, points, there)
+    for words, reading in _readings(transforms, grid, points):
+        pairs = _pairs(outer, inner, points, reading)
         correlation = _correlation(*pairs.T)
         # One that moves most of it out of sight says nothing about the rest.
-        if len(pairs) > len(points) / 10 and correlation > max(found + SLACK, best[1] if best is not None else -1.0):
+        if len(pairs) > len(points) / 10 and correlation > max(least, best[1] if best is not None else -1.0):
             best = words, correlation
     return best
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lsfm_core.errors import ContradictionError, ExistsError, InputError, MissingError, SourceError
 from lsfm_core.formats import open_source
-from lsfm_core.geometry import Space
+from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.ingest import IngestRequest, ingest_channel
 from lsfm_core.progress import CancelToken, ProgressCallback
 from lsfm_core.provenance import logged_files, recorded
@@ -25,6 +25,7 @@ from lsfm_core.register._proof import LEAST, Proof, likeliest_cause, prove
 from lsfm_core.register.request import ImportRegistrationRequest, Tool
 from lsfm_core.spaces import TransformLink, describe_spaces, known_spaces, resolve_space, round_trip, stored_field
 from lsfm_core.store import (
+    Channel,
     LsfmEditor,
     LsfmFile,
     Sides,
@@ -41,6 +42,8 @@ __all__ = ["ImportReport", "RegistrationPlan", "import_registration", "plan_regi
 _MM = {"um": 0.001, "mm": 1.0}
 #: Points at which it is looked whether space is mirrored.
 _POINTS = 2000
+#: Voxels of a level that is held in memory.
+_HELD = 4_000_000
 #: How far a field and its inverse may be from each other, in voxels, median.
 _APART_VOX = 0.5
 
@@ -169,10 +172,10 @@ def import_registration(
         warnings = _store(editor, request, plan, progress, cancel)
         others = [file for file in (request.result, request.moved, plan.labels) if file is not None]
         record.inputs += [logged_files(file, [file]) for file in dict.fromkeys((*plan.found.files, *others))]
-        chain = _chain(editor, plan)
+        chain, coarse = _chain(editor, plan), _coarse(editor, plan)
         _check_inverses(plan, chain)
-        _check_mirrored(request, plan, chain, editor[request.channel].space)
-        proof, reason = _proof(editor, request, plan, chain, progress, cancel)
+        _check_mirrored(request, plan, coarse, editor[request.channel].space)
+        proof, reason = _proof(editor, request, plan, (chain, coarse), progress, cancel)
         stored = {*plan.names, *plan.inverses}
         links = tuple(link for link in describe_spaces(editor).transforms if link.name.removeprefix(f"{plan.channel}/") in stored)
     return ImportReport(
@@ -410,6 +413,27 @@ def _chain(file: LsfmFile, plan: RegistrationPlan) -> TransformChain:
     return TransformChain(transforms)
 
 
+def _coarse(file: LsfmFile, plan: RegistrationPlan) -> TransformChain:
+    """The same from levels of the fields that are small enough to be held, for what is asked of it many times over."""
+    transforms: list[Transform] = []
+    for name, inverse, step in zip(plan.names, plan.inverses, plan.found.steps, strict=True):
+        if isinstance(step, AffineStep):
+            affine = file.affine(plan.channel, name)
+            transforms.append(Affine(affine.matrix, affine.centre, step.affine.name))
+        else:
+            field = _held(file[name], Path(step.name).name)
+            if inverse is not None:
+                field.partner = _held(file[inverse], inverse)
+            transforms.append(field)
+    return TransformChain(transforms)
+
+
+def _held(channel: Channel, name: str) -> DisplacementField:
+    fitting = (level for level in channel.levels if voxel_count(level.shape[:3]) <= _HELD)
+    level = next(fitting, channel.levels[-1])
+    return DisplacementField(level.space, np.asarray(level.data[...]), name=name)
+
+
 # --- whether it is right -------------------------------------------------------------------------------------------------------
 
 
@@ -480,11 +504,11 @@ def _proof(
     file: LsfmFile,
     request: ImportRegistrationRequest,
     plan: RegistrationPlan,
-    chain: TransformChain,
+    chains: tuple[TransformChain, TransformChain],
     progress: ProgressCallback | None,
     cancel: CancelToken | None,
 ) -> tuple[Proof | None, str]:
-    """The proof, or why there is none.
+    """The proof, or why there is none; `chains` are what was stored, and the same from coarse levels.
 
     Raises
     ------
@@ -494,6 +518,7 @@ def _proof(
     if not request.prove or result is None or plan.evidence.startswith("none"):
         return None, plan.evidence.removeprefix("none: ")
     image = of_file(result.path, result.space, request.memory_bytes)
+    chain, coarse = chains
     outer: Sampled
     inner: Sampled
     if result.inner:
@@ -504,8 +529,7 @@ def _proof(
         voxel = float(np.prod(grid.voxel_size_mm) ** (1 / 3))
         inner = of_file(request.moved, None, request.memory_bytes) if request.moved is not None else of_channel(channel, voxel)
     proof = prove(outer, inner, chain, grid, result.path.name, progress=progress, cancel=cancel)
-    named = [_named(transform, step) for transform, step in zip(chain.transforms, plan.found.steps, strict=True)]
-    cause = likeliest_cause(outer, inner, named, grid, proof.correlation)
+    cause = likeliest_cause(outer.held(_HELD), inner.held(_HELD), coarse.transforms, grid)
     if proof.correlation >= LEAST and cause is None:
         return proof, ""
     reason = (
@@ -519,16 +543,3 @@ def _proof(
         f"{result.path}: contradicts the transforms: what they make has r = {proof.correlation:.4f} with it ({proof.voxels} voxels "
         f"compared); {reason}; nothing was stored"
     )
-
-
-def _named(transform: Transform, step: AffineStep | FieldStep) -> Transform:
-    """The transform under the name of its file, for messages."""
-    if isinstance(transform, Affine) and isinstance(step, AffineStep):
-        return Affine(transform.matrix, transform.centre, step.affine.name)
-    if isinstance(transform, DisplacementField) and isinstance(step, FieldStep):
-        partner = transform.partner
-        named = DisplacementField(transform.space, transform.vectors, name=Path(step.name).name)
-        if partner is not None:
-            named.partner = partner
-        return named
-    return transform
