@@ -25,10 +25,12 @@ from lsfm_core import (
     IngestRequest,
     InputError,
     PointsRequest,
+    SourceError,
     export_channel,
     import_registration,
     ingest_channel,
     open_lsfm,
+    open_source,
     transform_points,
 )
 from lsfm_core.cli import main
@@ -520,9 +522,81 @@ def test_a_brain_that_lies_otherwise_than_was_said_is_found_out(sample: Array, c
     Path("reg/deformation_field_1.tiff").unlink()
     take("reg", 3)
     assert "deformation_field_1.tiff" in capsys.readouterr().err
-    (Path("reg") / "brainglobe-registration.json").write_text("{}")
-    take("reg --atlas-space x", 3)
-    assert "displacements in voxels" in capsys.readouterr().err
+
+
+#: As brainglobe-registration calls elastix: arrays without a place, the sample is the image that stays.
+IN_VOXELS = """
+import itk, json, numpy as np, tifffile
+sample, atlas = np.load("sample.npy"), np.load("atlas.npy")
+def run(fixed, moving, kinds, initial=None):
+    settings = itk.ParameterObject.New()
+    for kind in kinds:
+        own = settings.GetDefaultParameterMap(kind, 1, 6.0)
+        own["MaximumNumberOfIterations"], own["AutomaticTransformInitialization"] = ["150"], ["false"]
+        settings.AddParameterMap(own)
+    elastix = itk.ElastixRegistrationMethod.New(itk.GetImageViewFromArray(fixed), itk.GetImageViewFromArray(moving))
+    if initial is not None:
+        elastix.SetInitialTransformParameterObject(initial)
+    elastix.SetParameterObject(settings)
+    elastix.UpdateLargestPossibleRegion()
+    return elastix.GetTransformParameterObject()
+kinds = ("affine", "bspline")
+there = run(sample, atlas, kinds)
+itk.ParameterObject.WriteParameterFiles(there, [f"reg/TransformParameters.{i}.txt" for i in range(2)])
+both = run(atlas, atlas, kinds, there)
+back = itk.ParameterObject.New()
+for index in range(there.GetNumberOfParameterMaps(), both.GetNumberOfParameterMaps()):
+    back.AddParameterMap(both.GetParameterMap(index))
+back.SetParameter(0, "InitialTransformParameterFileName", "NoInitialTransform")
+itk.ParameterObject.WriteParameterFiles(back, [f"reg/InverseTransformParameters.{i}.txt" for i in range(2)])
+def image(array, parameters):
+    transformix = itk.TransformixFilter.New(itk.GetImageViewFromArray(array))
+    transformix.SetTransformParameterObject(parameters)
+    transformix.UpdateLargestPossibleRegion()
+    return np.asarray(transformix.GetOutput())
+tifffile.imwrite("reg/downsampled_standard_sample.tiff", np.clip(image(sample, back), 0, 65535).astype(np.uint16))
+np.save("atlas_in_sample.npy", image(atlas, there))
+"""
+
+
+def test_a_folder_of_brainglobe_registration_leads_both_ways(sample: Array, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("itk") is None:
+        pytest.skip("elastix (itk-elastix) is not installed")
+    from scipy.ndimage import affine_transform, zoom
+
+    # In the plugin the sample is scaled as it was loaded: here 0.1 x 0.12 x 0.11 mm to 0.1 mm, from face to face.
+    scaled = zoom(sample.astype(np.float32), (1, 1.2, 1.1), order=1, grid_mode=True, mode="nearest")
+    np.save("sample.npy", scaled)
+    matrix = np.array([[1.03, 0.04, 0.0], [-0.03, 0.98, 0.02], [0.0, -0.03, 1.02]])
+    atlas = affine_transform(scaled, matrix, (0.5, 1.0, -0.4), output_shape=(30, 40, 30), order=1)
+    np.save("atlas.npy", atlas)
+    Path("reg").mkdir()
+    subprocess.run([sys.executable, "-c", IN_VOXELS], check=True, capture_output=True)
+    told = {"atlas": "test_mouse_100um", "atlas_transform_matrix": np.eye(3).tolist(), "atlas_offset": [0.0, 0.0, 0.0]}
+    Path("reg/brainglobe-registration.json").write_text(json.dumps(told))
+    assert main(shlex.split("import-registration brain.h5 reg --channel autofluo --name r")) == 0
+    assert "proven against downsampled_standard_sample.tiff" in capsys.readouterr().out
+    place = {"voxel_size_mm": (0.1,) * 3, "orientation": "PIL", "space": "test_mouse_100um"}
+    ingest_channel(IngestRequest(path="brain.h5", channel="template", image=atlas.astype(np.float32), **place))
+    # What the plugin's transformix makes of the atlas, on the scaled sample's own grid.
+    own = np.load("atlas_in_sample.npy")
+    affine = np.eye(4)
+    with open_lsfm("brain.h5") as file:
+        affine[:, :3] = file["autofluo"].space.world_from_voxel[:, :3] * (1, 1 / 1.2, 1 / 1.1)
+        affine[:3, 3] = file["autofluo"].space.to_world([(0, 0.5 / 1.2 - 0.5, 0.5 / 1.1 - 0.5)])[0]
+    nib.save(nib.Nifti1Image(np.zeros(own.shape, np.uint8), affine), "grid.nii.gz")
+    request = ExportRequest(path="brain.h5", channel="template", to_space="autofluo", reference="grid.nii.gz")
+    volume = export_channel(request).volume
+    assert volume is not None
+    inside = (slice(4, -4),) * 3
+    assert np.corrcoef(volume.array[inside].ravel(), own[inside].ravel())[0, 1] > 0.999
+    # And the other way, which the plugin has only approximately.
+    with open_lsfm("brain.h5") as file:
+        assert file["r_warp"].partner == "r_inverse_warp"
+        assert file.field_sides("r_inverse_warp") == Sides("native of autofluo", "r_affine")
+    Path("reg/deformation_field_0.tiff").touch()
+    with pytest.raises(SourceError, match="in voxels"):
+        open_source(Path("reg/deformation_field_0.tiff"), kind="vectors")
 
 
 # --- NiftyReg, SPM, BigWarp, 3D Slicer --------------------------------------------------------------------------------------

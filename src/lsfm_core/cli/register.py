@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 #: `lsfm_core.register.TOOLS`, whose room would take numpy with it.
-TOOLS = ("ants", "elastix", "brainreg", "niftyreg", "spm", "bigwarp", "itk")
+TOOLS = ("ants", "elastix", "brainglobe-registration", "brainreg", "niftyreg", "spm", "bigwarp", "itk")
 
 
 def add_commands(verbs: Any) -> None:

@@ -26,6 +26,8 @@ from lsfm_core.records import FileRecord
 __all__ = ["brainreg_files", "open_brainreg"]
 
 _NAME = re.compile(r"deformation_field_[012](\.tiff?)", re.IGNORECASE)
+#: Written by another program, with files of the same names.
+_OTHER = "brainglobe-registration.json"
 _ATLAS_UM = re.compile(r"_(\d+(?:\.\d+)?)um$")
 
 
@@ -53,6 +55,12 @@ def open_brainreg(files: Sequence[Path]) -> Source:
     MissingError, SourceError
         If one of them is missing, or they are no three stacks of the same shape, of floats.
     """
+    if (files[0].parent / _OTHER).is_file():
+        raise SourceError(
+            f"{files[0].parent}: holds deformation fields of brainglobe-registration, which are displacements in voxels "
+            "of images without "
+            "a place: import-registration takes the folder"
+        )
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise MissingError(f"{files[0].parent}: a deformation field of brainreg is three files, {', '.join(missing)} is not there")

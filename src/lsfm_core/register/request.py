@@ -12,8 +12,8 @@ from lsfm_core.store import check_channel_name
 
 __all__ = ["TOOLS", "ImportRegistrationRequest", "Tool"]
 
-Tool = Literal["ants", "elastix", "brainreg", "niftyreg", "spm", "bigwarp", "itk"]
-TOOLS: tuple[Tool, ...] = ("ants", "elastix", "brainreg", "niftyreg", "spm", "bigwarp", "itk")
+Tool = Literal["ants", "elastix", "brainglobe-registration", "brainreg", "niftyreg", "spm", "bigwarp", "itk"]
+TOOLS: tuple[Tool, ...] = ("ants", "elastix", "brainglobe-registration", "brainreg", "niftyreg", "spm", "bigwarp", "itk")
 _Paths = Path | tuple[Path, ...]
 
 
@@ -32,7 +32,7 @@ class ImportRegistrationRequest(Request):
         The name of the space that it was registered to, or a channel that lives there. Default: what the program calls the atlas.
     name : str, optional
         With which the names of the transforms begin. Default: ``CHANNEL_to_SPACE``.
-    tool : {"ants", "elastix", "brainreg", "niftyreg", "spm", "bigwarp", "itk"}, optional
+    tool : {"ants", "elastix", "brainglobe-registration", "brainreg", "niftyreg", "spm", "bigwarp", "itk"}, optional
         Whose files are meant, where a folder has those of several. ``itk`` are transform files and fields in the order given, as 3D
         Slicer writes them.
     fixed : {"atlas", "channel"}, optional

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.ingest import IngestRequest, ingest_channel
 from lsfm_core.progress import CancelToken, ProgressCallback
 from lsfm_core.provenance import logged_files, recorded
-from lsfm_core.register._brainglobe import find_brainreg
+from lsfm_core.register._brainglobe import find_brainglobe_registration, find_brainreg
 from lsfm_core.register._found import AffineStep, FieldStep, Found, Result
 from lsfm_core.register._images import Sampled, of_channel, of_file
 from lsfm_core.register._itk import find_ants, find_elastix, find_transforms
@@ -46,6 +46,8 @@ _POINTS = 2000
 _HELD = 4_000_000
 #: How far a field and its inverse may be from each other, in voxels, median.
 _APART_VOX = 0.5
+#: The same where the inverse was found by a registration of its own.
+_REGISTERED_APART_VOX = 3
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def import_registration(
         others = [file for file in (request.result, request.moved, plan.labels) if file is not None]
         record.inputs += [logged_files(file, [file]) for file in dict.fromkeys((*plan.found.files, *others))]
         chain, coarse = _chain(editor, plan), _coarse(editor, plan)
-        _check_inverses(plan, chain)
+        warnings += _check_inverses(plan, chain)
         _check_mirrored(request, plan, coarse, editor[request.channel].space)
         proof, reason = _proof(editor, request, plan, (chain, coarse), progress, cancel)
         stored = {*plan.names, *plan.inverses}
@@ -264,10 +266,13 @@ def _find(request: ImportRegistrationRequest, native: Space, atlas: Space | None
     files = _files(request.registration)
     unit = _MM[request.landmark_unit] if request.landmark_unit is not None else None
     fallback = atlas or native
+    in_voxels = request.tool is None and any(file.name == "brainglobe-registration.json" for file in files)
     finders: dict[str, Callable[[], Found | None]] = {
+        "brainglobe-registration": lambda: find_brainglobe_registration(files, native, atlas),
         "brainreg": lambda: find_brainreg(files, native, atlas),
         "ants": lambda: find_ants(files, request.one_way),
-        "elastix": lambda: find_elastix(files, fallback),
+        # Its parameter files are in voxels where brainglobe-registration has made them.
+        "elastix": lambda: None if in_voxels else find_elastix(files, fallback),
         "niftyreg": lambda: find_niftyreg(files, fallback),
         "spm": lambda: find_spm(files),
         "bigwarp": lambda: find_bigwarp(files, native, atlas, unit),
@@ -437,8 +442,8 @@ def _held(channel: Channel, name: str) -> DisplacementField:
 # --- whether it is right -------------------------------------------------------------------------------------------------------
 
 
-def _check_inverses(plan: RegistrationPlan, chain: TransformChain) -> None:
-    """Refuse a field and an inverse that are not each other's."""
+def _check_inverses(plan: RegistrationPlan, chain: TransformChain) -> Iterator[str]:
+    """Refuse a field and an inverse that are not each other's; what is to be known of others."""
     for field in chain.transforms:
         if not isinstance(field, DisplacementField) or field.partner is None:
             continue
@@ -449,13 +454,19 @@ def _check_inverses(plan: RegistrationPlan, chain: TransformChain) -> None:
                 f"{partner.space.shape} voxels): the files are of two runs"
             )
         (median, most), count = round_trip(field, partner)
-        limit = _APART_VOX * min(field.space.voxel_size_mm)
-        if median > limit:
+        voxel, registered = min(field.space.voxel_size_mm), plan.found.tool == "brainglobe-registration"
+        limit = _REGISTERED_APART_VOX if registered else _APART_VOX
+        if median > limit * voxel:
             raise SourceError(
                 f"{plan.found.files[0].parent}: the field and its inverse are not each other's: there and back misses by "
                 f"{median:.3g} mm "
-                f"(median), {most:.3g} mm (maximum) at {count} points, more than half a voxel ({limit:.3g} mm): the files "
-                "are of two runs"
+                f"(median), {most:.3g} mm (maximum) at {count} points, more than {limit:g} voxel: the files are of two runs"
+            )
+        if median > _APART_VOX * voxel:
+            yield (
+                f"the inverse of {plan.found.tool} is a registration of its own, and not exact: there and back misses by "
+                f"{median:.3g} mm "
+                f"(median), {most:.3g} mm (maximum), {median / voxel:.2g} voxel"
             )
 
 
