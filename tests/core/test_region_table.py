@@ -346,6 +346,22 @@ def test_vectors_have_no_values_to_measure(registered_file: Path) -> None:
         region_table(RegionTableRequest(path=registered_file, channel="warp", labels_channel="atlas"))
 
 
+def test_the_memory_is_kept_to_whatever_the_size(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
+    rng = np.random.default_rng(8)
+    image = np.tile(rng.poisson(500, (32, 256, 256)).astype(np.uint16), (1, 4, 4))
+    place = {"path": tmp_path / "big.h5", "orientation": "RAS", "space": "here"}
+    ingest_channel(IngestRequest(channel="signal", image=image, voxel_size_mm=(0.01, 0.01, 0.01), **place))
+    ids = rng.integers(0, 100, (8, 60, 60)).astype(np.uint8)
+    ingest_channel(IngestRequest(channel="ids", image=ids, kind="labels", voxel_size_mm=(0.04, 0.17, 0.17), **place))
+    table = ["--channel", "signal", "--labels-channel", "ids", "--memory", "300MB", "--output", tmp_path / "t.csv", "--quiet"]
+    assert peak_memory("region-table", tmp_path / "big.h5", *table) <= 300e6
+    # All that there may be of everything, everywhere.
+    wide = rng.integers(0, 65536, (32, 256, 256), np.uint16)
+    ingest_channel(IngestRequest(channel="wide", image=wide, voxel_size_mm=(0.01, 0.04, 0.04), **place))
+    with pytest.raises(MemoryBudgetError, match="histograms of the regions need more"):
+        region_table(RegionTableRequest(path=tmp_path / "big.h5", channel="wide", labels_channel="ids", memory_bytes=300_000_000))
+
+
 def test_too_little_memory_is_told_before(path: Path) -> None:
     with pytest.raises(MemoryBudgetError, match="at least"):
         region_table(RegionTableRequest(path=path, channel="signal", labels_channel="atlas", memory_bytes=170 * 2**20))

@@ -35,8 +35,8 @@ Result = TypeVar("Result")
 #: Does work on a dataset, and gives what comes of it.
 Access = Callable[[Callable[[h5py.Dataset], Any]], Any]
 TableOf = Callable[[h5py.Dataset], npt.NDArray[np.uint32] | None]
-#: Opens a level anew, in another process, to which it goes by pickle.
-Reopen: TypeAlias = "Callable[[], LazyLevel]"
+#: Takes the dataset as it is then, and gives what opens the level anew in another process, to which it goes by pickle.
+Reopen: TypeAlias = "Callable[[h5py.Dataset], Callable[[], LazyLevel]]"
 
 #: Larger chunks count: they are decoded one at a time, and where nothing packs them they are read in pieces.
 _LARGE_CHUNK_BYTES = 8 * 2**20
@@ -86,7 +86,7 @@ class _Store:
     def __reduce__(self) -> Any:
         if self._reopen is None:
             raise InputError(f"{self.name}: is open to be changed, and cannot be read by another process meanwhile")
-        return _reopened, (self._reopen,)
+        return _reopened, (self.access(self._reopen),)
 
     def access(self, work: Callable[[h5py.Dataset], Result]) -> Result:
         """Do work on the dataset."""
@@ -208,7 +208,8 @@ class LazyLevel(LazyArray):
         table_of : callable, optional
             Takes the dataset and gives the checksum that the stored chunk at each place ends with, or None.
         reopen : callable, optional
-            Opens the level anew in another process, to which it goes by pickle; default: it goes to none.
+            Takes the dataset, and gives what opens the level anew in another process, to which it goes by pickle; default: it goes
+            to none.
         """
         access = access or (lambda work: work(dataset))
         return cls(_Store(dataset, np.dtype(dtype or dataset.dtype), cache, access, table_of, reopen), max_read_bytes)
@@ -304,5 +305,5 @@ class LazyLevel(LazyArray):
         return self._store.access(ask)
 
 
-def _reopened(reopen: Reopen) -> _Store:
-    return reopen()._store
+def _reopened(opens: Callable[[], LazyLevel]) -> _Store:
+    return opens()._store

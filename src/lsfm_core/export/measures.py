@@ -35,7 +35,7 @@ from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Hemisphere, Label, LabelTable, sweep_blocks
-from lsfm_core.resample import Resampled, VoxelSource
+from lsfm_core.resample import Resampled, VoxelSource, is_worth_loops
 from lsfm_core.store import Level, LsfmFile
 from lsfm_core.threads import default_threads
 from lsfm_core.transforms import TransformChain
@@ -49,6 +49,8 @@ _OPERATION = "region-table"
 _SEPARATORS = {".csv": ",", ".txt": ",", ".tsv": "\t"}
 #: What counting takes, whatever the block.
 _COUNTING_BYTES = 16 * 2**20
+#: What the compiled loops take, once they are loaded.
+_LOOPS_BYTES = 176 * 2**20
 #: Part of the memory for the histograms.
 _HISTOGRAMS_PART = 0.5
 
@@ -224,6 +226,8 @@ class RegionTablePlan:
     copies : bool
         Whether both have the same voxels, so that labels are taken as they are.
     midline_mm : float or None
+    loops : bool
+        Whether labels are looked up by compiled loops; else by ITK, with the same labels.
     threads : int
     block_bytes : int
         What a thread may take to look labels up.
@@ -242,6 +246,7 @@ class RegionTablePlan:
     chain: TransformChain
     copies: bool
     midline_mm: float | None
+    loops: bool
     threads: int
     block_bytes: int
     histogram_bytes: int
@@ -344,6 +349,8 @@ def plan_region_table(file: LsfmFile, request: RegionTableRequest) -> RegionTabl
     each = block * (level.dtype.itemsize + 4) + _COUNTING_BYTES
     lookup = max(block * 16, 16 * 2**20)
     available = request.memory_bytes - BASE_BYTES - level.data.decode_bytes - labels_level.data.decode_bytes
+    loops = not copies and is_worth_loops(space, chain, "nearest") and available >= 2 * _LOOPS_BYTES
+    available -= _LOOPS_BYTES if loops else 0
     histograms = int(available * _HISTOGRAMS_PART)
     most = (available - histograms) // (each + lookup)
     if most < 1:
@@ -363,6 +370,7 @@ def plan_region_table(file: LsfmFile, request: RegionTableRequest) -> RegionTabl
         chain=chain,
         copies=copies,
         midline_mm=midline,
+        loops=loops,
         threads=threads,
         block_bytes=lookup,
         histogram_bytes=histograms,
@@ -454,9 +462,8 @@ def _count(
 
     # The ids as they are read, and their runs; codes, and the mask of a side.
     source = VoxelSource(plan.labels_space, np.dtype(np.uint32), (), read, 2 * labels.dtype.itemsize + 16)
-    carried = Resampled(
-        source, plan.space, plan.chain, "nearest", 0, max_bytes=plan.block_bytes, name=f"labels of channel {plan.labels!r}"
-    )
+    name = f"labels of channel {plan.labels!r}"
+    carried = Resampled(source, plan.space, plan.chain, "nearest", 0, max_bytes=plan.block_bytes, name=name, loops=plan.loops)
 
     def measure(box: tuple[tuple[int, ...], tuple[int, ...]]) -> int:
         start, stop = box

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,12 @@ def level_of(
     find_filters(cells)
     # HDF5 finds what lies in files besides only through a file of its own.
     is_plain = bool(cells.is_virtual or cells.external)
-    reopen = partial(
-        _reopen,
-        str(Path(owner.path if isinstance(owner, DetachedFile) else owner.filename).absolute()),
-        cells.name,
-        _identity(cells),
-        is_plain,
-        cache.max_bytes,
-        dtype,
-        max_read_bytes,
-        table_of,
-    )
+    path = str(Path(owner.path if isinstance(owner, DetachedFile) else owner.filename).absolute())
+
+    def reopen(dataset: h5py.Dataset) -> Callable[[], LazyLevel]:
+        place = (path, dataset.name, _identity(dataset), is_plain)
+        return partial(_reopen, *place, cache.max_bytes, dtype, max_read_bytes, table_of)
+
     return LazyLevel.of(
         cells,
         cache=cache,
