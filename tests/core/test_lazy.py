@@ -225,11 +225,13 @@ def test_another_process_opens_the_file_itself(tmp_path: Path, data: np.ndarray)
                     np.testing.assert_array_equal(found, voxels)
                 blocks = levels[0][::-1].to_dask()
                 np.testing.assert_array_equal(blocks.compute(scheduler="processes", num_workers=1, pool=pool), data[::-1])
-                pickled = pickle.dumps(levels[0])
+                pickled = [pickle.dumps(level) for level in levels]
     with edit_lsfm(path) as editor:
         editor.remove_channel("first")
-    with pytest.raises(StorageError, match="open the file again"):
-        pickle.loads(pickled)
+    ingest_channel(IngestRequest(path=path, channel="second", image=data, voxel_size_mm=(1, 1, 1), orientation="RAS", replace=True))
+    for level in pickled:
+        with pytest.raises(StorageError, match="open the file again"):
+            pickle.loads(level)
 
 
 @given(index=indices())
