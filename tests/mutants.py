@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 
 #: Modules of src/lsfm_core, and the quicker of the tests that are meant for them (tests/core/test_….py).
 ROOMS = {
+    "arrays": ("arrays", "lazy ahead"),
     "confinement": ("confinement.py", "hostile surroundings"),
     "durable": ("durable", "safety surroundings detached resume outputs"),
     "export": ("export/_blocks.py export/plan.py", "export export_errors export_words slices labels_exact"),
@@ -42,14 +43,16 @@ ROOMS = {
     "geometry": ("geometry.py", "geometry export transforms"),
     "info": ("info.py", "info"),
     "ingest": ("ingest/_slabs.py ingest/plan.py", "plan_ingest ingest resume components"),
+    "kernels": ("kernels", "kernels pyramid"),
     "lines": ("xml_text.py plain.py tables.py records.py", "xml_text label_tables points metadata"),
     "metadata": ("metadata.py", "metadata"),
     "provenance": ("provenance.py", "provenance cli"),
-    "pyramid": ("pyramid.py", "pyramid"),
+    "pyramid": ("pyramid.py", "pyramid kernels"),
     "regions": ("regions", "regions label_tables"),
-    "resample": ("resample.py", "labels_exact export transforms"),
+    "register": ("register", "register"),
+    "resample": ("resample", "kernels labels_exact export transforms"),
     "spaces": ("spaces.py", "spaces"),
-    "store": ("store/_chunks.py store/_digest.py store/verify.py store/_xml.py", "lazy digests store bdv_xml edit foreign"),
+    "store": ("store/_digest.py store/_checks.py store/verify.py store/_xml.py", "digests store bdv_xml edit foreign"),
     "transforms": ("transforms", "transforms elastix fields"),
 }
 #: Of types, of what is not run, and identity where equality is meant, which is the same of small numbers.
@@ -130,9 +133,10 @@ class Copy:
         if (ROOT.parent / "shared").exists():
             (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
         (folder / "tmp").mkdir()
+        for name in [name for name in os.environ if name.startswith("LSFM_")]:  # a soak's numbers
+            del os.environ[name]
         # CI: hypothesis draws the same each time, and lets examples take the time that they take.
-        os.environ |= {"PYTHONPATH": str(self.root / "src"), "TMPDIR": str(folder / "tmp"), "CI": "true"}
-        os.environ.setdefault("LSFM_KILLS", "1")
+        os.environ |= {"PYTHONPATH": str(self.root / "src"), "TMPDIR": str(folder / "tmp"), "CI": "true", "LSFM_KILLS": "1"}
         for name in PRELOADED.split():
             importlib.import_module(name)
 
