@@ -141,6 +141,31 @@ def test_a_file_in_the_middle_of_a_change_says_so(
     assert h5py.is_hdf5(elsewhere)
 
 
+def test_a_journal_whose_file_is_gone_stays_until_somebody_decides(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = path.read_bytes()
+    die_in_a_change(path)
+    path.rename(tmp_path / "saved")
+    beside = content(path.parent)
+    assert "brain.h5-journal" in beside
+    for command in (["recover", str(path)], ["add-metadata", str(path), "key=value"]):
+        assert main(command) != 0
+        error = capsys.readouterr().err
+        assert "no such file" in error and error.count("\n") == 1
+        assert content(path.parent) == beside
+    shutil.copy(tmp_path / "saved", path)
+    assert main(["recover", str(path)]) == 0
+    assert path.read_bytes() == before
+    path.unlink()
+    for name, data in beside.items():
+        (path.parent / name).write_bytes(data)
+    capsys.readouterr()
+    assert main(["recover", str(path), "--discard-journal"]) == 0
+    assert "brain.h5-journal was removed" in capsys.readouterr().out
+    assert not journal_path(path).exists()
+
+
 def test_a_new_file_that_was_never_finished_says_so(
     path: Path, series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
