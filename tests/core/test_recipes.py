@@ -23,10 +23,10 @@ from lsfm_core import (
     ingest_channel,
     open_lsfm,
 )
+from lsfm_core.arrays import ChunkCache
 from lsfm_core.cli import main
 from lsfm_core.export import channel, export_chunks, export_slices, iter_chunks
 from lsfm_core.recipes import read_recipe, recipe_schema
-from lsfm_core.store import ChunkCache
 
 RECIPE = """
 file: data/brain.h5

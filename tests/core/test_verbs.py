@@ -22,7 +22,9 @@ from lsfm_core import (
     BusyError,
     ChecksumError,
     ExistsError,
+    ExportRequest,
     FormatError,
+    IngestRequest,
     InputError,
     LsfmError,
     MemoryBudgetError,
@@ -67,6 +69,23 @@ def test_help_tells_every_option_and_fits_a_terminal(verb: str, monkeypatch: pyt
     assert {"--quiet", "--debug"} <= options(parser)
     if "--output" in options(parser):
         assert "--overwrite" in options(parser), "what exists can be replaced"
+
+
+def test_help_says_of_options_what_requests_say_of_their_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "10000")
+    for verb, request, words in (
+        ("export", ExportRequest, {"resolution_mm": "--resolution MM", "fill": "--fill VALUE", "snap": "--snap"}),
+        (
+            "write",
+            IngestRequest,
+            {"labels": "--labels FILE", "metadata": "--metadata JSON", "uint16_as_int16": "--uint16-as-int16"},
+        ),
+    ):
+        lines = verbs()[verb].format_help().splitlines()
+        for field, option in words.items():
+            (line,) = [line for line in lines if line.strip().startswith(f"{option}  ")]
+            description = request.model_fields[field].description
+            assert description and description[1:] in line
 
 
 @pytest.mark.parametrize("verb", verbs())

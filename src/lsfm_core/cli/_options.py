@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._json import add_json, as_json, print_json, tell
@@ -25,6 +25,7 @@ __all__ = [
     "KINDS",
     "Parser",
     "PrintSchema",
+    "Told",
     "Waive",
     "add_field_convention",
     "add_placement",
@@ -72,10 +73,46 @@ class _Formatter(argparse.HelpFormatter):
         return indent + text if text.startswith(_EXAMPLE) else super()._fill_text(text, width, indent)
 
 
+class Told(str):
+    """Help that a field of a request tells, whose module is loaded only when it is shown: ``export.ExportRequest.fill``.
+
+    Parameters
+    ----------
+    field : str
+        Module in the core, request and field.
+    more : str
+        What only the command line has to say, after it.
+    """
+
+    __slots__ = ("more",)
+    more: str
+
+    def __new__(cls, field: str, more: str = "") -> Self:
+        told = super().__new__(cls, field)
+        told.more = more
+        return told
+
+    @property
+    def words(self) -> str:
+        """The help."""
+        module, request, field = self.split(".")
+        model = getattr(importlib.import_module(f"lsfm_core.{module}"), request)
+        text = str(model.model_fields[field].description)
+        small = text[1:2].islower() or text.startswith("A ")
+        return f"{text[0].lower() + text[1:] if small else text}{self.more}".replace("%", "%%")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, and that takes options between positional arguments."""
 
     _parsing = False
+
+    def format_help(self) -> str:
+        """The help, with what requests tell of options."""
+        for action in self._actions:
+            if isinstance(action.help, Told):
+                action.help = action.help.words
+        return super().format_help()
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, **options)

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell
-from lsfm_core.cli._options import KINDS, Waive, add_request, add_resources, add_transforms, add_verb, bar, by, numbers
+from lsfm_core.cli._options import KINDS, Told, Waive, add_request, add_resources, add_transforms, add_verb, bar, by, numbers
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def add_commands(verbs: Any) -> None:
         metavar="N,N,N",
         help="so many chunks of --size along R, A, S, from --origin or the region's corner; 0,0,0 for the whole image or region",
     )
-    grid.add_argument("--overlap", type=numbers(1, 3), default=0.0, metavar="MM", help="what neighbouring chunks share (default 0)")
+    grid.add_argument(
+        "--overlap", type=numbers(1, 3), default=0.0, metavar="MM", help=Told("export.ExportRequest.overlap_mm", " (mm, default 0)")
+    )
 
     slices = add_verb(
         verbs, "export-slices", _export_slices, "take single planes out, one file each",
@@ -119,19 +121,19 @@ def _add_interactive(parser: argparse.ArgumentParser, output: argparse.Action) -
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
     parser.add_argument("--channel", required=True, metavar="NAME", help="the channel to take")
-    parser.add_argument("--level", type=int, metavar="L", help="pyramid level to read (default: the best for the resolution)")
-    parser.add_argument("--timepoint", type=int, metavar="N", help="which of the times that info lists (default: the first)")
+    parser.add_argument("--level", type=int, metavar="L", help=Told("export.ExportRequest.level"))
+    parser.add_argument("--timepoint", type=int, metavar="N", help=Told("export.ExportRequest.timepoint"))
     parser.add_argument(
         "--resolution",
         type=numbers(1, 3),
         metavar="MM",
-        help="voxel size of the output in mm, one number or three (default: that of the level, the reference or the field)",
+        help=Told("export.ExportRequest.resolution_mm", " (mm)"),
     )
-    parser.add_argument("--output-orientation", metavar="CODE", help="axis codes of the output, or native (default RAS)")
+    parser.add_argument("--output-orientation", metavar="CODE", help=Told("export.ExportRequest.output_orientation"))
     parser.add_argument(
         "--interpolation",
         choices=("linear", "nearest", "bspline", "mode"),
-        help="default: nearest for labels, else linear; mode: for labels, the most frequent id",
+        help=Told("export.ExportRequest.interpolation"),
     )
     parser.add_argument(
         "--no-antialias",
@@ -139,37 +141,38 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="interpolate only: do not average a source that is more than twice as fine as the output",
     )
-    parser.add_argument("--fill", type=float, default=0, metavar="VALUE", help="value where the image has none (default 0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument("--fill", type=float, default=0, metavar="VALUE", help=Told("export.ExportRequest.fill", " (default 0)"))
+    parser.add_argument("--overwrite", action="store_true", help=Told("export.ExportRequest.overwrite"))
 
     space = parser.add_argument_group("into another space")
     add_transforms(space, "--to", "--to-space")
-    space.add_argument("--reference", metavar="IMAGE", help="a channel or an image file, whose grid the output takes")
+    space.add_argument("--reference", metavar="IMAGE", help=Told("export.ExportRequest.reference"))
 
     box = parser.add_argument_group("a cuboid")
     box.add_argument(
         "--origin",
         type=numbers(3),
         metavar="R,A,S",
-        help="its outer corner with the smallest R, A, S, in mm, in the output's world",
+        help=Told("export.ExportRequest.origin_mm", " (mm)"),
     )
-    box.add_argument("--size", type=numbers(1, 3), metavar="MM", help="its extent along R, A, S")
-    box.add_argument("--snap", action="store_true", help="move it to the nearest voxel faces, so that voxels are copied")
+    box.add_argument("--size", type=numbers(1, 3), metavar="MM", help=Told("export.ExportRequest.size_mm", " (mm)"))
+    box.add_argument("--snap", action="store_true", help=Told("export.ExportRequest.snap"))
 
     region = parser.add_argument_group("a region")
-    region.add_argument("--region", action="append", metavar="LABEL", help="id, acronym or name; repeat it for several")
-    region.add_argument("--labels-channel", metavar="NAME", help="the channel whose labels are meant")
+    region.add_argument(
+        "--region", action="append", metavar="LABEL", help=Told("export.RegionSelection.select", "; repeat it for several")
+    )
+    region.add_argument("--labels-channel", metavar="NAME", help=Told("export.RegionSelection.labels_channel"))
     region.add_argument(
         "--labels-in",
         metavar="SPACE",
-        help="where the labels live: native (default), in the image's own space; output, behind all transforms; or the name of a "
-        "transform, on the outer side of that one",
+        help=Told("export.RegionSelection.labels_in", " (default native)"),
     )
     region.add_argument("--include-descendants", action="store_true", help="with all parts that the ontology knows")
-    region.add_argument("--side", choices=("left", "right"), help="one hemisphere only")
-    region.add_argument("--midline", type=float, metavar="MM", help="R between the hemispheres (default: from the labels)")
+    region.add_argument("--side", choices=("left", "right"), help=Told("export.RegionSelection.side"))
+    region.add_argument("--midline", type=float, metavar="MM", help=Told("export.RegionSelection.midline_mm", " (mm)"))
     region.add_argument("--margin", type=_margin, metavar="MM", help="0.2 or 0.2mm, or 3vox (voxels of the output)")
-    region.add_argument("--mask", action="store_true", help="give voxels outside the region the fill value")
+    region.add_argument("--mask", action="store_true", help=Told("export.RegionSelection.mask"))
     add_resources(parser)
 
 

@@ -10,6 +10,7 @@ from lsfm_core.cli._json import remark, tell
 from lsfm_core.cli._options import (
     KINDS,
     PrintSchema,
+    Told,
     add_field_convention,
     add_request,
     add_resources,
@@ -48,18 +49,13 @@ def add_commands(verbs: Any) -> None:
     )  # fmt: skip
     _add_write_options(write)
     write.add_argument("--kind", choices=KINDS, default="image", help="what the voxels are (default image)")
-    write.add_argument(
-        "--labels", metavar="FILE", help="for labels: what the ids mean (ITK-SNAP description, colour table, CSV, JSON)"
-    )
+    write.add_argument("--labels", metavar="FILE", help=Told("ingest.IngestRequest.labels"))
     write.add_argument(
         "--ontology",
         metavar="FILE",
-        help="for labels: the tree of structures that they belong to (Allen structure tree, or CSV with parents), joined by id, "
-        "else by acronym",
+        help=Told("ingest.IngestRequest.ontology"),
     )
-    write.add_argument(
-        "--inverse-of", metavar="NAME", help="for vectors: the channel that holds the inverse of this displacement field"
-    )
+    write.add_argument("--inverse-of", metavar="NAME", help=Told("ingest.IngestRequest.inverse_of"))
     add_field_convention(write, "of a displacement field (--kind vectors)")
     write.add_argument(
         "--space", "--to", dest="space", metavar="SPACE",
@@ -183,26 +179,22 @@ def add_commands(verbs: Any) -> None:
 
 def _add_write_options(write: argparse.ArgumentParser) -> None:
     write.add_argument("file", help="the HDF5 file; made if it is not there")
-    write.add_argument("--channel", required=True, metavar="NAME", help="name of the new channel")
+    write.add_argument("--channel", required=True, metavar="NAME", help=Told("ingest.IngestRequest.channel"))
     write.add_argument(
         "--image",
         required=True,
         type=path_of,
-        help="TIFF series (a folder, one of its files, a quoted glob, or a pattern such as img_%%04d.tif), TIFF stack, OME-TIFF, "
-        "NIfTI, NRRD, MHA, Zarr, Imaris, a dataset in HDF5 (file.h5:/dataset), or a BigDataViewer file",
+        help=Told("ingest.IngestRequest.image", "; quote patterns"),
     )
-    write.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its name, or its index")
-    write.add_argument("--planes-are", choices=("time", "channels"), help=_PLANES_ARE)
-    write.add_argument(
-        "--voxel-size", type=numbers(3), metavar="P,R,C", help="millimetres, for planes, rows, columns, if the image does not tell"
-    )
+    write.add_argument("--image-channel", metavar="C", help=Told("ingest.IngestRequest.image_channel"))
+    write.add_argument("--planes-are", choices=("time", "channels"), help=Told("ingest.IngestRequest.planes_are"))
+    write.add_argument("--voxel-size", type=numbers(3), metavar="P,R,C", help=Told("ingest.IngestRequest.voxel_size_mm", " (mm)"))
     orientation = write.add_mutually_exclusive_group()
     orientation.add_argument(
         "--orientation",
         type=orientation_code,
         metavar="CODE",
-        help="for planes, rows and columns the side toward which the index grows: R or L, A or P, S or I (nibabel's axis codes), "
-        "as AIR",
+        help=Told("ingest.IngestRequest.orientation"),
     )
     orientation.add_argument(
         "--origin-orientation",
@@ -214,29 +206,25 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         "--origin",
         type=numbers(3),
         metavar="R,A,S",
-        help="position in mm of the centre of the voxel that is first in R, A and S (default 0,0,0)",
+        help=Told("ingest.IngestRequest.origin_mm", " (mm)"),
     )
-    write.add_argument(
-        "--metadata", metavar="JSON", help="what else is known of the image, as dump-metadata writes it; options win over it"
-    )
+    write.add_argument("--metadata", metavar="JSON", help=Told("ingest.IngestRequest.metadata"))
     write.add_argument(
         "--overwrite",
         "--replace",
         dest="replace",
         action="store_true",
-        help="replace a channel of that name; affines and metadata stay",
+        help=Told("ingest.IngestRequest.replace"),
     )
     write.add_argument(
         "--resume",
         action="store_true",
-        help="if interrupted, keep what is finished; and go on from what an interrupted command line like this one has left",
+        help=Told("ingest.IngestRequest.resume"),
     )
     write.add_argument(
         "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast (default) to 3"
     )
-    write.add_argument(
-        "--uint16-as-int16", action="store_true", help="keep uint16 as the same bits in int16, for BigDataViewer before 10.4.6"
-    )
+    write.add_argument("--uint16-as-int16", action="store_true", help=Told("ingest.IngestRequest.uint16_as_int16"))
     add_resources(write)
     add_request(write, _request, "write")
 

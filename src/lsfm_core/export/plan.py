@@ -33,6 +33,7 @@ __all__ = ["CopyPlan", "ExportPlan", "chunk_voxels", "lattice", "plan_export", "
 BASE_BYTES = 160 * 2**20
 #: Voxels of a block that is resampled at once: small beside the budget, large beside its margins.
 _BLOCK_VOXELS = 2**20
+_COUNTED = ("planes", "rows", "columns")
 #: A block of the result that needs no more than this of everything can always be made.
 _LEAST_BLOCK_BYTES = 4 * 2**20
 # Points along each axis at which a chain is tried before it runs.
@@ -181,7 +182,8 @@ class ExportPlan:
         target, size = self.target, self.target.bounds.size_mm
         how = "transposed and flipped only, every voxel value is kept"
         if self.copy is None:
-            reduced = "" if self.reduction == (1, 1, 1) else f"mean of {_by(self.reduction)} voxels, then "
+            averaged = [f"{n} {what}" for n, what in zip(self.reduction, _COUNTED, strict=True) if n > 1]
+            reduced = f"averaged first, each {' x '.join(averaged)} to one, then " if averaged else ""
             how = self._majority() if self.method == "mode" else f"{reduced}{self.interpolation} interpolation"
         components = f" of {self.components} components" if self.components > 1 else ""
         when = "" if self.timepoint is None else f" of timepoint {self.timepoint}"
