@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-__all__ = ["allow_outside", "is_inside"]
+__all__ = ["allow_outside", "is_inside", "is_outside_allowed"]
 
 _outside_allowed: ContextVar[bool] = ContextVar("lsfm_core_outside_allowed", default=False)
 
@@ -39,6 +39,11 @@ def is_inside(path: str | os.PathLike[str], owner: str | os.PathLike[str]) -> bo
     owner = Path(owner)
     folders = {Path(os.path.realpath(owner.parent)), Path(os.path.realpath(owner)).parent}
     return any(place.is_relative_to(folder) for folder in folders)
+
+
+def is_outside_allowed() -> bool:
+    """Whether this is within `allow_outside`: for what is opened now, and looks for files later."""
+    return _outside_allowed.get()
 
 
 @contextmanager

@@ -10,10 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import tifffile
+import zarr
 
 from lsfm_core import (
     FormatError,
@@ -228,6 +232,132 @@ def test_detached_data_of_a_header_that_are_a_link_are_refused(tmp_path: Path) -
         open_source(tmp_path / "data" / "image.mhd")
     with allow_outside():
         open_source(tmp_path / "data" / "image.mhd").close()
+
+
+def _voxels(image: str | Path) -> np.ndarray[Any, Any]:
+    source = open_source(image)
+    try:
+        planes = np.empty(source.shape, source.dtype)
+        for index, plane in enumerate(planes):
+            source.read_plane(index, plane)
+        return planes
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_dataset_as_an_image_is_inside_as_well(make: Maker, tmp_path: Path) -> None:
+    """The same by ``file.h5:/path``, also through a group elsewhere."""
+    path = _data_set(tmp_path / "data", make, tmp_path / "elsewhere")
+    image = f"{path}:/t00000/s00/0/cells"
+    with pytest.raises(FormatError, match="outside of the folder of the data set"):
+        _voxels(image)
+    with allow_outside():
+        np.testing.assert_array_equal(_voxels(image), SECRET)
+
+
+@pytest.mark.parametrize("place", ["/group/x", "/soft/x", "/deep/x"])
+def test_no_group_elsewhere_is_opened_for_an_image(place: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path, beside = tmp_path / "data" / "a.h5", tmp_path / "data" / "beside.h5"
+    secret = _secret_file(tmp_path)
+    with h5py.File(beside, "w") as file:
+        file["out"] = h5py.ExternalLink(str(secret), "/")
+    with h5py.File(path, "w") as file:
+        file["group"] = h5py.ExternalLink(str(secret), "/")
+        file["soft"] = h5py.SoftLink("/group")
+        file["deep"] = h5py.ExternalLink("beside.h5", "/out")
+    with pytest.raises(FormatError, match=r"secret\.h5, outside of the folder"):
+        _voxels(f"{path}:{place}")
+    with allow_outside():
+        np.testing.assert_array_equal(_voxels(f"{path}:{place}"), SECRET)
+
+
+def _linked_planes(folder: Path, elsewhere: Path) -> Path:
+    for index, plane in enumerate(SECRET):
+        tifffile.imwrite((elsewhere if index == 3 else folder) / f"plane_{index:02d}.tif", plane)
+    (folder / "plane_03.tif").symlink_to(elsewhere / "plane_03.tif")
+    return folder
+
+
+def _pattern(folder: Path, elsewhere: Path) -> Path:
+    return _linked_planes(folder, elsewhere) / "plane_%02d.tif"
+
+
+def _glob(folder: Path, elsewhere: Path) -> Path:
+    return _linked_planes(folder, elsewhere) / "plane_*.tif"
+
+
+def _one_plane(folder: Path, elsewhere: Path) -> Path:
+    return _linked_planes(folder, elsewhere) / "plane_00.tif"
+
+
+def _zarr_array(folder: Path, *, link: str) -> None:
+    array = zarr.create_array(folder / "image.zarr", shape=SHAPE, chunks=(4, 10, 12), dtype="uint16", overwrite=True)
+    array[...] = SECRET
+    target = folder / "image.zarr" / link
+    target.rename(folder.parent / "elsewhere" / "moved")
+    target.symlink_to(folder.parent / "elsewhere" / "moved")
+
+
+def _zarr_chunk(folder: Path, elsewhere: Path) -> Path:
+    _zarr_array(folder, link="c/1/0/0")
+    return folder / "image.zarr"
+
+
+def _zarr_folder(folder: Path, elsewhere: Path) -> Path:
+    _zarr_array(folder, link="c")
+    return folder / "image.zarr"
+
+
+def _pair(folder: Path, elsewhere: Path) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(SECRET), str(folder / "image.hdr"))
+    (folder / "image.img").rename(elsewhere / "image.img")
+    (folder / "image.img").symlink_to(elsewhere / "image.img")
+    return folder / "image.hdr"
+
+
+def _absolute(folder: Path, elsewhere: Path) -> Path:
+    SECRET.tofile(elsewhere / "secret.raw")
+    (folder / "image.mhd").write_text(
+        f"ObjectType = Image\nNDims = 3\nDimSize = 12 10 8\nElementType = MET_USHORT\nElementDataFile = {elsewhere}/secret.raw\n"
+    )
+    return folder / "image.mhd"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [_linked_planes, _pattern, _glob, _one_plane, _zarr_chunk, _zarr_folder, _pair, _absolute],
+    ids=lambda make: make.__name__,
+)
+def test_parts_of_an_image_that_lie_elsewhere_are_refused(make: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+    """Whatever the format: what a link or a name in a folder from a stranger leads to, nobody has asked for."""
+    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    image = make(folder, elsewhere)
+    with pytest.raises(SourceError, match="--allow-outside"):
+        _voxels(image)
+    with allow_outside():
+        np.testing.assert_array_equal(_voxels(image), SECRET)
+
+
+def test_links_that_stay_inside_and_the_image_that_was_named_are_read(tmp_path: Path) -> None:
+    """A folder of links to planes beside it is one thing; an image that its user names by a link another."""
+    planes, links = tmp_path / "planes", tmp_path / "links"
+    planes.mkdir()
+    links.mkdir()
+    for index, plane in enumerate(SECRET):
+        tifffile.imwrite(planes / f"plane_{index:02d}.tif", plane)
+        (links / f"plane_{index:02d}.tif").symlink_to(planes / f"plane_{index:02d}.tif")
+    np.testing.assert_array_equal(_voxels(links / "plane_00.tif"), SECRET)
+    with pytest.raises(SourceError, match="--allow-outside"):
+        _voxels(links)
+    (tmp_path / "all").symlink_to(planes)
+    np.testing.assert_array_equal(_voxels(tmp_path / "all"), SECRET)
+    (planes / "plane_03.tif").rename(planes / "a")
+    (planes / "plane_03.tif").symlink_to("a")
+    np.testing.assert_array_equal(_voxels(planes), SECRET)
 
 
 # --- sizes that no memory holds -----------------------------------------------------------------------------------------------

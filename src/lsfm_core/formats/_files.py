@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip_lib, igzip_threaded, isal_zlib
 
-from lsfm_core.confinement import is_inside
+from lsfm_core.confinement import is_inside, is_outside_allowed
 from lsfm_core.errors import SourceError
 from lsfm_core.records import FileRecord
 
@@ -23,6 +23,7 @@ __all__ = [
     "Inflater",
     "bytes_of",
     "check_inside",
+    "check_members",
     "companion",
     "gzip_stream",
     "read_at",
@@ -300,22 +301,36 @@ def gzip_stream(file: Path | IO[bytes], threads: int) -> Iterator[IO[bytes]]:
 
 
 def companion(header: Path, name: str) -> Path:
-    """The file that a header names: beside it or below, never elsewhere.
+    """The file that a header names: beside it or below, elsewhere only where that is allowed.
 
     Raises
     ------
     SourceError
     """
     pure = (PurePosixPath(name), PureWindowsPath(name))
-    if not name.strip() or any(p.is_absolute() or p.drive or p.root or ".." in p.parts for p in pure) or "\0" in name:
+    leads_out = any(p.is_absolute() or p.drive or p.root or ".." in p.parts for p in pure)
+    if not name.strip() or "\0" in name or (leads_out and not is_outside_allowed()):
         raise SourceError(
-            f"{header}: names the file {name!r}: only files in the same folder are opened: move it there and correct the name"
+            f"{header}: names the file {name!r}: only files in the same folder are opened: move it there and correct the name, or "
+            "allow it with --allow-outside"
         )
     path = header.parent / name
     if not path.is_file():
         raise SourceError(f"{header}: names the file {name!r}, which is not there: put it into {header.parent}")
     check_inside(path, header)
     return path
+
+
+def check_members(files: Iterable[Path], named: Path) -> None:
+    """Refuse files of an image that are links out of their folder, and not to where the one that the user has named really is.
+
+    Raises
+    ------
+    SourceError
+    """
+    for file in files:
+        if file.is_symlink() and not (named.is_file() and is_inside(file, named)):
+            check_inside(file, file.with_name("_"))
 
 
 def check_inside(path: Path, owner: Path) -> None:

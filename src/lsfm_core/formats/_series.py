@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from lsfm_core.errors import InputError, SourceError
+from lsfm_core.formats._files import check_members
 
 __all__ = ["TIFF_SUFFIXES", "Selection", "Series", "are_parts", "check_parts", "find_series", "select_files"]
 
@@ -129,11 +130,13 @@ def find_series(image: str | os.PathLike[str]) -> Series:
     """
     path = Path(image)
     if path.is_dir():
-        return _main_series(path, _all_in(path))
-    if path.is_file():
-        return _around(path)
-    files, pattern = _matching(path)
-    return _ordered(files, pattern)
+        series = _main_series(path, _all_in(path))
+    elif path.is_file():
+        series = _around(path)
+    else:
+        series = _ordered(*_matching(path))
+    check_members(series.files, path)
+    return series
 
 
 def select_files(image: Path) -> Selection:

@@ -18,7 +18,7 @@ import tifffile
 
 from lsfm_core.errors import MissingError, SourceError
 from lsfm_core.formats._field import FieldWords
-from lsfm_core.formats._files import DataFile
+from lsfm_core.formats._files import DataFile, check_members
 from lsfm_core.formats._source import Source
 from lsfm_core.geometry import Triple
 from lsfm_core.records import FileRecord
@@ -64,6 +64,7 @@ def open_brainreg(files: Sequence[Path]) -> Source:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise MissingError(f"{files[0].parent}: a deformation field of brainreg is three files, {', '.join(missing)} is not there")
+    check_members(files, files[0].parent)
     return _Components(files)
 
 

@@ -18,6 +18,8 @@ from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats.arrays import ArraySource
 from lsfm_core.geometry import Triple, mm_per
 from lsfm_core.hdf5_filters import check_filters
+from lsfm_core.hdf5_links import check_links
+from lsfm_core.hdf5_links import inside as within
 
 __all__ = ["is_hdf5", "open_hdf5", "split_name"]
 
@@ -115,7 +117,9 @@ def open_hdf5(path: Path, inside: str | None, channel: int | str | None) -> Arra
     try:
         if inside is None and "DataSetInfo" in file and "DataSet" in file:
             return _open_imaris(path, file, channel)
-        dataset = _dataset(path, file, inside)
+        if inside is not None:
+            check_links(file, path, inside)
+        dataset = within(_dataset(path, file, inside), path)
         return _open_dataset(path, file, dataset, channel)
     except BaseException as error:
         file.close()
@@ -214,6 +218,7 @@ def _element_size(dataset: h5py.Dataset, space: Sequence[int]) -> Triple | None:
 
 
 def _open_imaris(path: Path, file: h5py.File, channel: int | str | None) -> ArraySource:
+    check_links(file, path, "DataSet/ResolutionLevel 0")
     times = _numbered(file["DataSet/ResolutionLevel 0"], "TimePoint")
     channels = _numbered(times[0], "Channel") if times else []
     if not channels:
@@ -222,7 +227,8 @@ def _open_imaris(path: Path, file: h5py.File, channel: int | str | None) -> Arra
         )
     names = [_text(file, f"DataSetInfo/{Path(group.name).name}", "Name") for group in channels]
     index = pick_channel(str(path), names, channel, planes=2)
-    dataset = channels[index]["Data"]
+    check_links(file, path, f"{channels[index].name}/Data")
+    dataset = within(channels[index]["Data"], path)
     check_one_timepoint(str(path), len(times), dataset.shape[0])
     check_filters(dataset, str(path))
     sizes = [_text(file, str(channels[index].name), f"ImageSize{axis}") for axis in "ZYX"]

@@ -16,7 +16,7 @@ from nibabel.nifti2 import Nifti2PairHeader
 
 from lsfm_core.errors import SourceError
 from lsfm_core.formats._field import FieldWords
-from lsfm_core.formats._files import DataFile, gzip_stream, read_head
+from lsfm_core.formats._files import DataFile, check_members, gzip_stream, read_head
 from lsfm_core.formats._geometry import check_lengths, space_from_xyz, voxel_size_or_none
 from lsfm_core.formats._raw import RawLayout, RawSink, RawSource
 from lsfm_core.formats._sink import OutputFormat, OutputImage, dtype_set
@@ -144,6 +144,7 @@ def _member(path: Path, name: str) -> Path:
     """A file of a pair, compressed or not."""
     for candidate in (path.with_name(name), path.with_name(f"{name}.gz")):
         if candidate.is_file():
+            check_members([candidate], path)
             return candidate
     raise SourceError(f"{path}: is one of a pair of files, .hdr and .img: {name} is not there: put it into {path.parent}")
 

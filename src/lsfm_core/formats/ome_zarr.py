@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from lsfm_core.confinement import is_outside_allowed
 from lsfm_core.errors import InputError, LsfmError, SourceError
 from lsfm_core.formats._channels import PlanesAre, channel_key, check_one_timepoint, pick_channel
+from lsfm_core.formats._files import check_inside
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._own import OwnFacts, own_facts, take_place
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
@@ -67,12 +69,34 @@ def open_zarr(path: Path, channel: int | str | None, kind: Kind = "image", plane
         If it is not clear which image or channel is meant.
     """
     try:
-        place, inner = _zipped(path) if path.is_file() else (path, "")
+        place, inner = _zipped(path) if path.is_file() else (_Folder(path), "")
         return _open(path, place, channel, kind, planes_are, inner)
     except LsfmError:
         raise
     except Exception as error:  # zarr trusts what it parses, and so do we here
         raise SourceError(f"{path}: its Zarr metadata are damaged, or not supported: {type(error).__name__}: {error}") from error
+
+
+class _Folder(zarr.storage.WrapperStore[Any]):
+    """A folder from which nothing is read to which a link in it leads, unless that is in it as well."""
+
+    def __init__(self, store: Path | zarr.storage.LocalStore) -> None:
+        super().__init__(zarr.storage.LocalStore(store, read_only=True) if isinstance(store, Path) else store)
+        self._is_free = is_outside_allowed()
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        self._check(key)
+        return await super().get(key, prototype, byte_range)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
+        key_ranges = list(key_ranges)
+        for key, _ in key_ranges:
+            self._check(key)
+        return await super().get_partial_values(prototype, key_ranges)
+
+    def _check(self, key: str) -> None:
+        if not self._is_free:
+            check_inside(self._store.root / key, self._store.root / "_")
 
 
 def _zipped(path: Path) -> tuple[Any, str]:

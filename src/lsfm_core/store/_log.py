@@ -11,9 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from lsfm_core.hdf5_links import inside
 from lsfm_core.provenance import LogRecord, clear_partials, side_folder, side_records
 from lsfm_core.store import _paths
-from lsfm_core.store._elsewhere import inside
 
 __all__ = ["drop_merged", "merge_log", "read_log"]
 

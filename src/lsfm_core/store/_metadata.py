@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 
 from lsfm_core.errors import InputError
+from lsfm_core.hdf5_links import inside
 from lsfm_core.store import _paths
-from lsfm_core.store._elsewhere import inside
 
 __all__ = ["check", "put", "read", "remove"]
 

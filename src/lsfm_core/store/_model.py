@@ -21,9 +21,9 @@ from lsfm_core.arrays import ChunkCache, TableOf
 from lsfm_core.durable import DetachedFile
 from lsfm_core.errors import FormatError
 from lsfm_core.geometry import Orientation, Space, Triple
+from lsfm_core.hdf5_links import inside
 from lsfm_core.pyramid import Kind
 from lsfm_core.store import _digest, _paths
-from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._levels import level_of
 from lsfm_core.store._parts import Parts
 from lsfm_core.store._xml import View, with_voxel_size

@@ -15,7 +15,7 @@ import h5py
 from lsfm_core.confinement import is_inside
 from lsfm_core.durable import DetachedFile
 from lsfm_core.errors import FormatError, LsfmError, StorageError
-from lsfm_core.store._elsewhere import inside
+from lsfm_core.hdf5_links import inside
 
 __all__ = ["Parts"]
 

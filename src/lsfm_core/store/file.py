@@ -23,9 +23,9 @@ from lsfm_core.errors import (
 )
 from lsfm_core.geometry import Triple, check_voxel_size
 from lsfm_core.hdf5_damage import reading, reads_structure
+from lsfm_core.hdf5_links import inside
 from lsfm_core.provenance import LogRecord
 from lsfm_core.store import _digest, _metadata, _paths
-from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._log import read_log
 from lsfm_core.store._model import ChannelReader, first_timepoint, setups
 from lsfm_core.store._parts import Parts

@@ -29,11 +29,11 @@ from lsfm_core.arrays import ChunkCache
 from lsfm_core.arrays.chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, check_identity, checksum_of
 from lsfm_core.errors import ChecksumError, ExistsError, FormatError, LsfmError, MemoryBudgetError, StorageError
 from lsfm_core.hdf5_damage import changing
+from lsfm_core.hdf5_links import inside
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import recorded
 from lsfm_core.store import _digest, _paths
 from lsfm_core.store._checks import check_stem
-from lsfm_core.store._elsewhere import inside
 from lsfm_core.store._settings import render_settings, settings_path, write_settings
 from lsfm_core.store._tree import TreeCopy, address, difference, has_pointers, nodes_of, read_box
 from lsfm_core.store._xml import read_xml, renamed_xml

@@ -1,4 +1,4 @@
-"""Datasets whose values lie in other files: external links, external raw storage, virtual datasets."""
+"""HDF5 whose parts lie in other files: external links, external raw storage, virtual datasets; followed within a folder only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,59 @@ import h5py
 from lsfm_core.confinement import is_inside
 from lsfm_core.errors import FormatError, MissingError
 
-__all__ = ["inside"]
+__all__ = ["check_links", "inside"]
 
+#: More links one after the other are taken for a circle.
+_MOST_LINKS = 16
 #: Virtual datasets of virtual datasets of …
 _DEEPEST = 8
 #: HDF5's place for the number of a block in a source's name.
 _BLOCK_NUMBER = re.compile(r"%\d*b")
+
+
+def check_links(h5: h5py.File, path: Path, place: str) -> None:
+    """Refuse to open what an external link has elsewhere than in the file's folder; HDF5 would open whatever it names.
+
+    Parameters
+    ----------
+    h5 : h5py.File
+    path : Path
+        The file that was opened.
+    place : str
+        Need not be there.
+
+    Raises
+    ------
+    FormatError
+    """
+    for _ in range(_MOST_LINKS):
+        place = _first_link(h5, path, place)
+        if not place:
+            return
+    raise FormatError(f"{path}: {place}: too many links, one to the other")
+
+
+def _first_link(h5: h5py.File, path: Path, place: str) -> str:
+    """Where the first soft link of a place leads, with what comes after it; empty if there is none."""
+    node: h5py.Group = h5["/"]
+    parts = [part for part in place.split("/") if part not in ("", ".")]
+    for index, part in enumerate(parts):
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            file = path.resolve().parent / link.filename
+            if not is_inside(file, path):
+                raise FormatError(
+                    f"{path}: a link leads to {file}, outside of the folder of the data set: move it there, or allow it with "
+                    "--allow-outside"
+                )
+            return ""
+        if isinstance(link, h5py.SoftLink):
+            start = "" if link.path.startswith("/") else f"{node.name}/"
+            return "/".join([f"{start}{link.path}", *parts[index + 1 :]])
+        if link is None:
+            return ""
+        node = node[part]
+    return ""
 
 
 def inside(dataset: h5py.Dataset, path: Path, depth: int = 0, own: Path | None = None) -> h5py.Dataset:
