@@ -25,7 +25,7 @@ from lsfm_core.pyramid import Kind
 from lsfm_core.resample import Interpolation, is_worth_loops, itk_bytes_per_voxel
 from lsfm_core.store import Channel, Level, LsfmFile
 from lsfm_core.threads import default_threads
-from lsfm_core.transforms import DisplacementField, Transform, TransformChain
+from lsfm_core.transforms import DisplacementField, InverseField, Transform, TransformChain
 
 __all__ = ["CopyPlan", "ExportPlan", "chunk_voxels", "lattice", "plan_export", "plan_pieces"]
 
@@ -622,8 +622,14 @@ def _voxel_bytes(plan: ExportPlan) -> int:
     """What is expected to be held for one voxel of the result while it is made: it, what is read for it, and displacements."""
     itemsize = plan.dtype.itemsize * plan.components
     steps = voxel_count([max(1, round(r)) for r in _ratio(plan.source, plan.chain, plan.target)])
-    own = itemsize + itk_bytes_per_voxel(plan.dtype, plan.interpolation) * plan.components
-    return own + 5 * steps * itemsize + 24 * len(plan.chain.transforms) + (8 if plan.region is not None else 0)
+    own = itemsize + 5 * steps * itemsize + (8 if plan.region is not None else 0)
+    if not plan.loops:
+        return own + itk_bytes_per_voxel(plan.dtype, plan.interpolation) * plan.components + 24 * len(plan.chain.transforms)
+    # Loops work in small pieces, and hold of a field what they need, which of a coarse one is next to nothing.
+    fields = [step.space for step in plan.chain.transforms if isinstance(step, DisplacementField)]
+    held = sum(min(1, 2 * plan.target.voxel_volume_mm3 / space.voxel_volume_mm3) for space in fields)
+    inverses = sum(isinstance(step, InverseField) for step in plan.chain.transforms)
+    return own + int(24 * (held + 6 * inverses)) + 8
 
 
 def _slabs(size: int, thickness: int, first: int = 0) -> tuple[tuple[int, int], ...]:
