@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lsfm_core
-from lsfm_core import InputError, MemoryBudgetError, Space
+from lsfm_core import IngestRequest, InputError, MemoryBudgetError, Space, ingest_channel, open_lsfm
+from lsfm_core.arrays import LazyArray
 from lsfm_core.pyramid import block_mode
 from lsfm_core.resample import Resampled, VoxelSource
 from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain
@@ -394,3 +396,56 @@ def test_modes_of_many_labels_are_the_most_frequent_then_the_smallest(
     for index in np.ndindex(*found.shape):
         block = labels[tuple(slice(i * s, (i + 1) * s) for i, s in zip(index, step, strict=True))].ravel().tolist()
         assert found[index] == min(set(block), key=lambda label: (-block.count(label), label))
+
+
+# --- a lazy array ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_resampled_is_a_lazy_array_that_goes_to_other_processes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    array = rng.integers(0, 60000, (40, 41, 42), dtype=np.uint16)
+    ingest_channel(IngestRequest(path=tmp_path / "a.h5", channel="a", image=array, voxel_size_mm=(0.1,) * 3, orientation="PIR"))
+    grid = Space((30, 31, 32), np.diag([0.1, 0.1, 0.1, 1]))
+    chain, _ = random_chain(rng, "f")
+    with open_lsfm(tmp_path / "a.h5") as file:
+        level = file["a"].levels[0]
+        for loops in (True, False):
+            lazy = Resampled(VoxelSource.of(level.data, level.space), grid, chain, max_bytes=10**8, loops=loops)
+            whole = np.asarray(lazy)
+            image = Voxels(np.asarray(level.data), level.space)
+            np.testing.assert_array_equal(whole, image.resampled(grid, chain).read_box((0, 0, 0), grid.shape))
+            assert whole.any()
+            for index in (3, np.s_[..., ::-1], np.s_[4:20:3, 5, ::-4], np.s_[:, None, 2:9], np.s_[[3, 8], 4]):
+                np.testing.assert_array_equal(np.asarray(lazy[index]), whole[index])
+            np.testing.assert_array_equal(np.asarray(lazy[2:9].transpose(2, 0, 1)), whole[2:9].transpose(2, 0, 1))
+            np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy[5:8]))[...].read(), whole[5:8])
+            np.testing.assert_array_equal(lazy[:4].to_dask().compute(scheduler="threads"), whole[:4])
+
+
+def test_components_of_what_is_resampled_can_be_picked() -> None:
+    rng = np.random.default_rng(13)
+    image = Voxels(rng.normal(size=(12, 11, 10, 3)).astype(np.float32), Space((12, 11, 10), np.eye(4)))
+    lazy = image.resampled(Space((9, 8, 7), np.diag([1.1, 1.2, 1.3, 1])))
+    whole = np.asarray(lazy)
+    for index in (np.s_[..., 1], np.s_[2:5, ::-1, :, ::-1], np.s_[..., ::2]):
+        np.testing.assert_array_equal(np.asarray(lazy[index]), whole[index])
+
+
+class InMemory(LazyArray):
+    def __init__(self, array: Array) -> None:
+        super().__init__(array.shape, array.dtype, array.shape)
+        self.array = array
+
+    def _fill(self, box: Sequence[range], out: Array, cached: bool) -> None:
+        out[...] = self.array[np.ix_(*box)]
+
+
+def test_means_of_blocks_are_interpolated_where_they_are_asked_for() -> None:
+    array = np.random.default_rng(14).integers(0, 60000, (9, 8, 7), dtype=np.uint16)
+    space = Space((9, 8, 7), np.eye(4))
+    source = VoxelSource.of(InMemory(array), space, (2, 1, 3))
+    assert (source.space.shape, source.space.voxel_size_mm) == ((5, 8, 3), (2, 1, 3))
+    means = [[array[2 * i : 2 * i + 2, :, 3 * k : 3 * k + 3].mean(axis=(0, 2)) for k in range(3)] for i in range(5)]
+    expected = np.rint(np.moveaxis(np.array(means), 1, 2))
+    np.testing.assert_array_equal(source.read((0, 0, 0), (5, 8, 3)), expected)
+    np.testing.assert_array_equal(source.read((1, 2, 1), (5, 4, 3)), expected[1:, 2:4, 1:])

@@ -21,7 +21,6 @@ from lsfm_core.export._region import RegionMask
 from lsfm_core.export.plan import CopyPlan, ExportPlan
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import Progress
-from lsfm_core.pyramid import block_mean
 from lsfm_core.resample import Resampled, VoxelSource, halves
 
 __all__ = ["iter_blocks", "iter_slabs"]
@@ -188,18 +187,7 @@ class _Voxels:
 
 def _source(plan: ExportPlan) -> VoxelSource:
     """The plan's level, reduced as it says."""
-    factors = plan.reduction
-    shape = tuple(-(-n // f) for n, f in zip(plan.source.shape, factors, strict=True))
-
-    def read(low: Sequence[int], high: Sequence[int]) -> Array:
-        box = tuple(slice(a * f, min(b * f, n)) for a, b, f, n in zip(low, high, factors, plan.source.shape, strict=True))
-        voxels = plan.level[box].read()
-        return voxels if factors == (1, 1, 1) else block_mean(voxels, factors)
-
-    # As read, ITK's copy, and the sums of block means.
-    itemsize = plan.dtype.itemsize * plan.components
-    each = 2 * itemsize if factors == (1, 1, 1) else voxel_count(factors) * (2 * itemsize + 8 * plan.components)
-    return VoxelSource(plan.source.level(factors, shape), plan.dtype, plan.level.shape[3:], read, each)
+    return VoxelSource.of(plan.level.data, plan.source, plan.reduction)
 
 
 def _mask(region: RegionMask) -> VoxelSource:

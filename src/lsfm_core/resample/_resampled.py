@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lsfm_core.arrays import Box, LazyArray
 from lsfm_core.errors import MemoryBudgetError
-from lsfm_core.geometry import Space, voxel_count
+from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import size_text
+from lsfm_core.pyramid import block_mean
 from lsfm_core.resample._itk import Interpolation, exact_float, itk_bytes_per_voxel, reach, resample, rounded
 from lsfm_core.resample._way import BoxWay, Way
 from lsfm_core.transforms import Affine, TransformChain
@@ -33,6 +35,21 @@ _TILE_ROWS = 32
 #: To load the loops takes as long as ITK takes for so many voxels through fields, or through affines alone, for which it is quick.
 _FEW_VOXELS = 2**23
 _FEW_VOXELS_STRAIGHT = 2**25
+#: Voxels along each axis that are best read together.
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    """Boxes of an array's voxels, or of the means of blocks of so many."""
+
+    array: Any
+    factors: Shape3
+
+    def __call__(self, low: Sequence[int], high: Sequence[int]) -> Array:
+        ends = zip(low, high, self.factors, self.array.shape, strict=False)
+        voxels: Array = self.array[tuple(slice(a * f, min(b * f, n)) for a, b, f, n in ends)].read()
+        return voxels if self.factors == (1, 1, 1) else block_mean(voxels, self.factors)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,17 @@ class VoxelSource:
     read: Callable[[Sequence[int], Sequence[int]], Array]
     voxel_bytes: int
 
+    @classmethod
+    def of(cls, array: LazyArray, space: Space, factors: Shape3 = (1, 1, 1)) -> VoxelSource:
+        """An array that is read when asked, of voxels in a space, or the means of blocks of ``factors`` of them."""
+        a, b, c = (-(-n // f) for n, f in zip(space.shape, factors, strict=True))
+        components = array.shape[3:]
+        values = voxel_count(components)
+        # As read, ITK's copy, and the sums of block means.
+        whole = 2 * array.dtype.itemsize * values
+        each = whole if factors == (1, 1, 1) else voxel_count(factors) * (whole + 8 * values)
+        return cls(space.level(factors, (a, b, c)), array.dtype, components, _Reduced(array, factors), each)
+
 
 def is_worth_loops(target: Space, chain: TransformChain, interpolation: Interpolation) -> bool:
     """Whether so many voxels are made that the compiled loops, which take a while to load, are done sooner than ITK."""
@@ -64,10 +92,10 @@ def is_worth_loops(target: Space, chain: TransformChain, interpolation: Interpol
     return interpolation != "bspline" and voxel_count(target.shape) > (_FEW_VOXELS_STRAIGHT if straight else _FEW_VOXELS)
 
 
-class Resampled:
+class Resampled(LazyArray):
     """An image on another grid: reading any box computes that box.
 
-    Values do not depend on the boxes that are read.
+    Values do not depend on the boxes that are read. It goes to other processes if what it is made of does.
 
     Parameters
     ----------
@@ -85,11 +113,6 @@ class Resampled:
         What messages call it.
     loops : bool, optional
         Whether compiled loops compute it; else ITK does. Default: if that is done sooner, see `is_worth_loops`.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : numpy.dtype
     """
 
     def __init__(
@@ -104,15 +127,14 @@ class Resampled:
         name: str = "image",
         loops: bool | None = None,
     ) -> None:
+        shape = (*target.shape, *source.components)
+        super().__init__(shape, source.dtype, [min(n, _CHUNK) for n in target.shape] + list(source.components), name=name)
         self._source = source
         self._target = target
         self._chain = TransformChain() if chain is None else chain
         self._interpolation: Interpolation = interpolation
-        self._fill = fill
+        self._outside = fill
         self._max_bytes = max_bytes
-        self._name = name
-        self.shape = (*target.shape, *source.components)
-        self.dtype = source.dtype
         self._place = _outward(source.space, interpolation)
         wanted = is_worth_loops(target, self._chain, interpolation) if loops is None else loops
         self._way = Way(self._place, self._chain, target) if wanted and interpolation != "bspline" else None
@@ -139,13 +161,32 @@ class Resampled:
             self._compute(out, list(start), list(stop))
         return out
 
+    def _fill(self, box: Box, out: Array, cached: bool) -> None:
+        stepped = next((axis for axis in range(3) if abs(box[axis].step) != 1 and len(box[axis]) > 1), None)
+        if stepped is not None:
+            # Plane by plane, since what lies between them is not asked for.
+            for n, index in enumerate(box[stepped]):
+                part = (*box[:stepped], range(index, index + 1), *box[stepped + 1 :])
+                self._fill(part, out[(slice(None),) * stepped + (slice(n, n + 1),)], cached)
+            return
+        upward = [run if run.step > 0 else run[::-1] for run in box[:3]]
+        start, stop = [run[0] for run in upward], [run[-1] + 1 for run in upward]
+        view = out[tuple(slice(None, None, 1 if run.step > 0 else -1) for run in box[:3])]
+        if all(len(run) == n and run.step > 0 for run, n in zip(box[3:], self._source.components, strict=True)):
+            self.read_box(start, stop, view)
+        else:
+            values = self.read_box(start, stop)
+            for axis, run in enumerate(box[3:], start=3):
+                values = values.take(list(run), axis=axis)
+            view[...] = values
+
     def _compute(self, out: Array, start: list[int], stop: list[int]) -> None:
         voxels = voxel_count(out.shape[:3])
         if self._by_itk(out, start, stop) if self._way is None else self._by_loops(out, start, stop, self._way):
             return
         if voxels == 1:
             raise MemoryBudgetError(
-                f"{self._name}: a single voxel needs more than {size_text(self._max_bytes)} here: raise the memory"
+                f"{self.name}: a single voxel needs more than {size_text(self._max_bytes)} here: raise the memory"
             )
         for half, low, high in halves(out, start, stop):
             self._compute(half, low, high)
@@ -164,12 +205,12 @@ class Resampled:
         low = [max(0, int(np.floor(v)) - margin) for v in index.min(axis=0)]
         high = [min(n, int(np.ceil(v)) + margin + 1) for v, n in zip(index.max(axis=0), self._source.space.shape, strict=True)]
         if any(a >= b for a, b in zip(low, high, strict=True)):
-            out[...] = self._fill
+            out[...] = self._outside
             return True
         if own + carried.nbytes + self._read_bytes(low, high) > self._max_bytes:
             return False
         voxels = self._source.read(low, high)
-        out[...] = resample(voxels, self._place.crop(low, high), block, self._interpolation, self._fill, carried.itk)
+        out[...] = resample(voxels, self._place.crop(low, high), block, self._interpolation, self._outside, carried.itk)
         return True
 
     def _by_loops(self, out: Array, start: list[int], stop: list[int], way: Way) -> bool:
@@ -185,7 +226,7 @@ class Resampled:
         low = [int(np.clip(np.floor(v + shift), 0, n)) for v, n in zip(found.reach[0], size, strict=True)]
         high = [int(np.clip(np.floor(v + shift) + after, 0, n)) for v, n in zip(found.reach[1], size, strict=True)]
         if any(a >= b for a, b in zip(low, high, strict=True)):
-            out[...] = self._fill
+            out[...] = self._outside
             return True
         if own + found.nbytes + self._read_bytes(low, high) > self._max_bytes:
             return False
@@ -211,7 +252,7 @@ class Resampled:
         is_nearest = self._interpolation == "nearest"
         kind = bits if is_nearest else exact_float(self.dtype)
         if is_nearest:
-            voxels, fill = voxels.view(bits), np.array([self._fill]).astype(self.dtype).view(bits)
+            voxels, fill = voxels.view(bits), np.array([self._outside]).astype(self.dtype).view(bits)
         else:
             voxels = voxels.astype(np.uint16 if self.dtype.kind in "ub" and kind == np.float32 else kind, copy=False)
         voxels = np.require(voxels, requirements=["C", "W"])
@@ -225,7 +266,7 @@ class Resampled:
                     nearest_values(tile, at, *way.arguments, voxels, first, size, fill)
                     part[...] = tile.view(self.dtype)
                 else:
-                    linear_values(tile, at, *way.arguments, voxels, first, size, float(self._fill), is_finite)
+                    linear_values(tile, at, *way.arguments, voxels, first, size, float(self._outside), is_finite)
                     part[...] = rounded(tile, self.dtype)
 
     def _read_bytes(self, low: Sequence[int], high: Sequence[int]) -> int:
