@@ -241,6 +241,18 @@ def test_a_movie_that_does_not_begin_with_zero(movie: Path, series: Path, ingest
     assert verify_file(movie).defects == ()
 
 
+@pytest.mark.parametrize(("listed", "missing"), [("5-7, 9-13:2", "6 7 9 11 13"), ("7,5,6,20", "7 6 20"), ("5, 6-7", "6 7")])
+def test_a_pattern_of_timepoints_says_where_a_new_channel_is_missing(
+    listed: str, missing: str, movie: Path, series: Path, ingest_series: Ingester
+) -> None:
+    shifted_to(movie, 5)
+    xml = movie.with_suffix(".xml")
+    xml.write_text(xml.read_text().replace("5, 6-7", listed))
+    add_mine(movie, series, ingest_series)
+    root = ElementTree.parse(xml).getroot()
+    assert [e.get("timepoint") for e in root.iter("MissingView") if e.get("setup") == "2"] == missing.split()
+
+
 def test_a_foreign_channel_gets_another_name(movie: Path, series: Path, ingest_series: Ingester) -> None:
     before = theirs(movie, names=False)
     add_metadata(movie)
