@@ -62,7 +62,20 @@ from lsfm_core.ingest import IngestRequest, ingest_channel, plan_ingest
 from lsfm_core.preview import PreviewRequest, describe_preview, preview_file
 from lsfm_core.progress import CancelToken, ProgressCallback
 from lsfm_core.provenance import LogRecord
-from lsfm_core.register import ImportRegistrationRequest, import_registration, plan_registration
+from lsfm_core.register import (
+    AddAtlasRequest,
+    ImportRegistrationRequest,
+    RegisterRequest,
+    RegistrationInputsRequest,
+    add_atlas,
+    describe_atlas,
+    describe_inputs,
+    describe_register,
+    import_registration,
+    plan_registration,
+    register_channel,
+    write_inputs,
+)
 from lsfm_core.store import RepackRequest, open_lsfm, plan_repack, repack_file, write_xml
 
 __all__ = [
@@ -170,6 +183,23 @@ OPERATIONS: Mapping[str, Operation] = {
         lambda request, _, progress, cancel: import_registration(request, progress=progress, cancel=cancel),
         lambda request, _: plan_registration(request),
         changes=True,
+    ),
+    "add-atlas": Operation(
+        AddAtlasRequest,
+        lambda request, _, progress, cancel: add_atlas(request, progress=progress, cancel=cancel),
+        lambda request, _: describe_atlas(request),
+        changes=True,
+    ),
+    "register": Operation(
+        RegisterRequest,
+        lambda request, _, progress, cancel: register_channel(request, progress=progress, cancel=cancel),
+        lambda request, _: describe_register(request),
+        changes=True,
+    ),
+    "registration-inputs": Operation(
+        RegistrationInputsRequest,
+        lambda request, file, progress, cancel: write_inputs(request, file=file, progress=progress, cancel=cancel),
+        lambda request, file: describe_inputs(file, request),
     ),
     "seal": _edit(SealRequest),
     "repack": Operation(

@@ -54,6 +54,23 @@ def write_field(path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(FIELD, isVector=True), str(path))
 
 
+def write_atlas(folder: Path) -> None:
+    """A template, and an atlas as BrainGlobe keeps it."""
+    import SimpleITK as sitk
+    import tifffile
+
+    template = sitk.GetImageFromArray(VOXELS)
+    template.SetSpacing((0.04, 0.04, 0.05))
+    # Where the channel is, which lies in L, P, S between these and 0.
+    template.SetOrigin([-(n - 1) * s for n, s in zip(template.GetSize()[:2], (0.04, 0.04), strict=True)] + [0.0])
+    sitk.WriteImage(template, str(folder / "template.nrrd"))
+    (folder / "atlas").mkdir()
+    tifffile.imwrite(folder / "atlas" / "reference.tiff", VOXELS)
+    tifffile.imwrite(folder / "atlas" / "annotation.tiff", (VOXELS % 2).astype(np.uint32))
+    (folder / "atlas" / "metadata.json").write_text('{"name": "small", "resolution": [100, 100, 100], "orientation": "asr"}')
+    (folder / "atlas" / "structures.csv").write_text("id,acronym,name,structure_id_path\n1,A,first,/1/\n")
+
+
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with all that a study begins with, but no HDF5 file."""
@@ -63,6 +80,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_series(tmp_path / "signal", VOXELS[::-1])
     write_field(tmp_path / "warp.nrrd")
     np.savetxt(tmp_path / "shift.txt", np.array([[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    write_atlas(tmp_path)
     (tmp_path / "cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
     (tmp_path / "more.json").write_text('{"weeks": 12, "deep": {"a": [1, null]}}')
     return tmp_path
@@ -106,6 +124,9 @@ LINES = {
     "set-space of a channel": "set-space brain.h5 --channel a --space 'b c'",
     "rename-space": "rename-space brain.h5 --space a --to atlas",
     "import-registration": "import-registration brain.h5 warp.nrrd --tool itk --channel a --atlas-space atlas",
+    "register": "register brain.h5 --channel a --to-image template.nrrd --space atlas --transform Translation",
+    "registration-inputs": "registration-inputs brain.h5 --channel a --resolution 0.1 --output reg",
+    "add-atlas": "add-atlas brain.h5 --atlas atlas",
     "seal": "seal brain.h5",
     "add-metadata": "add-metadata brain.h5 specimen=8 'a b=c=d' --overwrite",
     "add-metadata json": "add-metadata brain.h5 --from-json more.json --channel a",

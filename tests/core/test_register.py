@@ -779,3 +779,72 @@ def test_transforms_that_are_taken_out_give_ants_and_itk_the_same_voxels(study: 
     # What was written as ANTs' comes in again.
     files = " ".join(f"out/to_{name}" for name in ("0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"))
     take(f"{files} --atlas-space again --result ants/reg_Warped.nii.gz")
+
+
+# --- to register, and atlases -----------------------------------------------------------------------------------------------
+
+
+def test_a_channel_is_registered_with_ants_and_the_result_proven(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "register brain.h5 --channel autofluo --to-image fix.nii.gz --space atlas --resolution 0.11 --transform Rigid --name own"
+    assert main(shlex.split(line)) == 0
+    told = capsys.readouterr().out
+    assert "proven against reg_Warped.nii.gz: r = 1.0000" in told and "own_affine" in told
+    with open_lsfm("brain.h5") as file:
+        assert file.affine_sides("autofluo", "own_affine") == Sides("native of autofluo", "atlas")
+        assert [record.operation for record in file.log()] == ["write", "register"]
+    # It brings the two images together.
+    fixed = np.asarray(nib.load("fix.nii.gz").dataobj).astype(float)
+    carried = exported(reference="fix.nii.gz").astype(float)
+    shown = fixed > fixed.max() / 10
+    assert np.corrcoef(fixed[shown], carried[shown])[0, 1] > 0.9
+    take_no = "register brain.h5 --channel autofluo --to-image nowhere.nii.gz --space atlas"
+    assert main(shlex.split(take_no)) == 3
+
+
+def test_what_programs_take_of_a_channel_lies_where_the_channel_does(study: Path) -> None:
+    import tifffile
+
+    assert main(shlex.split("registration-inputs brain.h5 --channel autofluo --resolution 0.2 --output reg --quiet")) == 0
+    assert {path.name for path in Path("reg").iterdir()} == {"moving.nii.gz", "sample.tif", "README.txt"}
+    moving = nib.load("reg/moving.nii.gz")
+    request = ExportRequest(path="brain.h5", channel="autofluo", resolution_mm=0.2)
+    volume = export_channel(request).volume
+    assert volume is not None
+    np.testing.assert_allclose(moving.affine, volume.space.world_from_voxel, atol=1e-6)
+    array = np.asarray(moving.dataobj)
+    np.testing.assert_array_equal(array, volume.array)
+    # R, A, S turned to the order of the atlas: from anterior, superior, right.
+    np.testing.assert_array_equal(tifffile.imread("reg/sample.tif"), array[::-1, ::-1, ::-1].transpose(1, 2, 0))
+    assert "import-registration brain.h5" in Path("reg/README.txt").read_text()
+    assert main(shlex.split("registration-inputs brain.h5 --channel autofluo --output reg --quiet")) == 1
+
+
+def test_an_atlas_of_brainglobe_brings_a_space_of_its_name(sample: Array, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import tifffile
+
+    folder = tmp_path / ".brainglobe" / "test_mouse_100um_v1.2"
+    folder.mkdir(parents=True)
+    annotation = np.zeros(ATLAS, np.uint32)
+    annotation[3, 4, 5] = 997
+    tifffile.imwrite(folder / "reference.tiff", blobs(ATLAS, 8))
+    tifffile.imwrite(folder / "annotation.tiff", annotation)
+    told = {"name": "test_mouse", "resolution": [100.0, 100.0, 100.0], "orientation": "asr", "shape": list(ATLAS)}
+    (folder / "metadata.json").write_text(json.dumps(told))
+    structures = [{"id": 997, "acronym": "root", "name": "root", "structure_id_path": [997], "rgb_triplet": [255, 0, 9]}]
+    (folder / "structures.json").write_text(json.dumps(structures))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert main(shlex.split("add-atlas brain.h5 --atlas test_mouse_100um --quiet")) == 0
+    with open_lsfm("brain.h5") as file:
+        assert [file[name].space_name for name in list(file)[1:]] == ["test_mouse_100um"] * 2
+        space = file["test_mouse_100um_annotation"].space
+        # From anterior, superior, right; the voxel that is first in R, A and S is at 0.
+        np.testing.assert_allclose(
+            space.to_world([[3, 4, 5]])[0], [0.1 * (ATLAS[2] - 1 - 5), 0.1 * (ATLAS[0] - 1 - 3), 0.1 * (ATLAS[1] - 1 - 4)]
+        )
+        assert '"root"' in (file.label_table("test_mouse_100um_annotation") or "")
+        assert file.log()[-1].operation == "add-atlas"
+    before = Path("brain.h5").read_bytes()
+    assert main(shlex.split("add-atlas brain.h5 --atlas nowhere_10um --quiet")) == 3
+    (folder / "structures.json").unlink()
+    assert main(["add-atlas", "brain.h5", "--atlas", str(folder), "--space", "x", "--quiet"]) == 3
+    assert Path("brain.h5").read_bytes() == before

@@ -49,6 +49,18 @@ _OPTIONS = {
         "output": "--output", "reference": "--reference", "overwrite": "--overwrite", "memory_bytes": "--memory",
         "threads": "--threads",
     },
+    "registration-inputs": {
+        "channel": "--channel", "resolution_mm": "--resolution", "output": "--output", "overwrite": "--overwrite",
+        "memory_bytes": "--memory", "threads": "--threads",
+    },
+    "register": {
+        "channel": "--channel", "to_image": "--to-image", "space": "--space", "resolution_mm": "--resolution",
+        "transform": "--transform", "name": "--name", "seed": "--seed", "replace": "--overwrite", "memory_bytes": "--memory",
+        "threads": "--threads",
+    },
+    "add-atlas": {
+        "atlas": "--atlas", "space": "--space", "replace": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
+    },
     "import-registration": {
         "channel": "--channel", "atlas_space": "--atlas-space", "name": "--name", "tool": "--tool", "fixed": "--fixed",
         "atlas_image": "--atlas-image", "landmark_unit": "--landmark-unit", "result": "--result", "moved": "--moved",

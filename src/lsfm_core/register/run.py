@@ -37,7 +37,7 @@ from lsfm_core.store import (
 )
 from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain
 
-__all__ = ["ImportReport", "RegistrationPlan", "import_registration", "plan_registration"]
+__all__ = ["ImportReport", "RegistrationPlan", "carried_out", "import_registration", "plan_registration"]
 
 _MM = {"um": 0.001, "mm": 1.0}
 #: Points at which it is looked whether space is mirrored.
@@ -166,22 +166,33 @@ def import_registration(
         In every case the file is as it was before. `ContradictionError` if the program's own result is not what its transforms
         make.
     """
-    began = time.perf_counter()
     with open_lsfm(request.path) as file:
         path = file.path
     with recorded(path, "import-registration", request) as record, edit_lsfm(request.path) as editor:
-        plan = _plan(editor, request)
-        warnings = _store(editor, request, plan, progress, cancel)
-        others = [file for file in (request.result, request.moved, plan.labels) if file is not None]
-        record.inputs += [logged_files(file, [file]) for file in dict.fromkeys((*plan.found.files, *others))]
-        chain, coarse = _chain(editor, plan), _coarse(editor, plan)
-        warnings += _check_inverses(plan, chain)
-        _check_mirrored(request, plan, coarse, editor[request.channel].space)
-        proof, reason = _proof(editor, request, plan, (chain, coarse), progress, cancel)
-        stored = {*plan.names, *plan.inverses}
-        links = tuple(link for link in describe_spaces(editor).transforms if link.name.removeprefix(f"{plan.channel}/") in stored)
+        files = _plan(editor, request).found.files
+        others = [file for file in (request.result, request.moved, request.labels) if file is not None]
+        record.inputs += [logged_files(file, [file]) for file in dict.fromkeys((*files, *others))]
+        return carried_out(editor, request, progress, cancel)
+
+
+def carried_out(
+    editor: LsfmEditor,
+    request: ImportRegistrationRequest,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> ImportReport:
+    """The same as part of a change; the log tells of that as a whole."""
+    began = time.perf_counter()
+    plan = _plan(editor, request)
+    warnings = _store(editor, request, plan, progress, cancel)
+    chain, coarse = _chain(editor, plan), _coarse(editor, plan)
+    warnings += _check_inverses(plan, chain)
+    _check_mirrored(request, plan, coarse, editor[request.channel].space)
+    proof, reason = _proof(editor, request, plan, (chain, coarse), progress, cancel)
+    stored = {*plan.names, *plan.inverses}
+    links = tuple(link for link in describe_spaces(editor).transforms if link.name.removeprefix(f"{plan.channel}/") in stored)
     return ImportReport(
-        path,
+        editor.path,
         plan.found.tool,
         links,
         plan.labels_channel,
