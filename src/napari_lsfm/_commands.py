@@ -109,12 +109,13 @@ def show_field(viewer: napari.viewer.Viewer) -> None:
     """Ask for a displacement field, of the active layer's file or of another, and show it as arrows."""
     from qtpy.QtWidgets import QFileDialog, QInputDialog
 
-    # No parent: napari's window is none of its public parts.
+    from napari_lsfm._workers import front_window
+
     active = viewer.layers.selection.active
     path = None if active is None else active.metadata.get("lsfm", {}).get("path")
     fields = _fields(path) if path else []
     if not fields:
-        path, _ = QFileDialog.getOpenFileName(None, "Show displacement field of", "", "LSFM files (*.h5 *.hdf5)")
+        path, _ = QFileDialog.getOpenFileName(front_window(), "Show displacement field of", "", "LSFM files (*.h5 *.hdf5)")
         if not path:
             return
         fields = _fields(path)
@@ -122,7 +123,9 @@ def show_field(viewer: napari.viewer.Viewer) -> None:
         raise InputError(f"{path}: has no displacement field")
     channel = fields[0]
     if len(fields) > 1:
-        channel, accepted = QInputDialog.getItem(None, "Show displacement field", "Displacement field:", fields, editable=False)
+        channel, accepted = QInputDialog.getItem(
+            front_window(), "Show displacement field", "Displacement field:", fields, editable=False
+        )
         if not accepted:
             return
     data, keywords, _ = field_layer(path, channel)
@@ -249,6 +252,7 @@ def save_layers(viewer: napari.viewer.Viewer) -> None:
     from napari.layers import Image, Labels
     from qtpy.QtWidgets import QFileDialog
 
+    from napari_lsfm._workers import front_window
     from napari_lsfm._writer import write_layers
 
     layers = [layer for layer in viewer.layers if layer in viewer.layers.selection]
@@ -258,7 +262,7 @@ def save_layers(viewer: napari.viewer.Viewer) -> None:
         raise InputError(f"select one or more image or labels layers first, and nothing else{found}")
     # Channels are added to a file that is there: nothing is overwritten.
     option = QFileDialog.Option.DontConfirmOverwrite
-    path, _ = QFileDialog.getSaveFileName(None, "Save selected layers as LSFM channels", "", _SAVE_FILTER, options=option)
+    path, _ = QFileDialog.getSaveFileName(front_window(), "Save selected layers as LSFM channels", "", _SAVE_FILTER, options=option)
     if path:
         write_layers(path, [layer.as_layer_data_tuple() for layer in layers])
 
@@ -275,6 +279,8 @@ def finest_level_3d(shapes: Any, dtype: Any, max_bytes: int, max_edge: int) -> i
 def _ask_for_space(file: LsfmFile, channel: str) -> str | None:
     """One of the spaces to which affines lead from a channel; None if the user changes his mind."""
     from qtpy.QtWidgets import QInputDialog
+
+    from napari_lsfm._workers import front_window
 
     own = file[channel].space_name
     found: dict[str, str] = {}
@@ -293,7 +299,7 @@ def _ask_for_space(file: LsfmFile, channel: str) -> str | None:
         )
     first = next(index for index, space in enumerate(found.values()) if space != own)
     title = "Show in the space of"
-    chosen, accepted = QInputDialog.getItem(None, title, f"Show {channel} in space:", list(found), first, editable=False)
+    chosen, accepted = QInputDialog.getItem(front_window(), title, f"Show {channel} in space:", list(found), first, editable=False)
     return found[chosen] if accepted else None
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from napari.qt.threading import FunctionWorker, create_worker
 from napari.utils import progress as activity
 from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer, Signal
-from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QMainWindow, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import CancelledError, CancelToken, ExportRequest, IngestRequest, LsfmError, PointsRequest, size_text
 
-__all__ = ["ERROR_STYLE", "SUCCESS_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "in_words", "wait_for"]
+__all__ = ["ERROR_STYLE", "SUCCESS_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "front_window", "in_words", "wait_for"]
 
 #: Of a message that says what is wrong; it can be read on napari's dark and light backgrounds.
 ERROR_STYLE = "color: #e5534b;"
@@ -270,7 +270,7 @@ class _Waiting(QDialog):
     """A dialog that is in the way until a job is over; to close it is to cancel."""
 
     def __init__(self, title: str) -> None:
-        super().__init__(QApplication.activeWindow())
+        super().__init__(front_window())
         self.setWindowTitle(title)
         self.setMinimumWidth(_DIALOG_WIDTH)
         self.panel = JobPanel()
@@ -280,6 +280,12 @@ class _Waiting(QDialog):
     def reject(self) -> None:
         """Stop the job, and wait for it to undo itself."""
         self.panel.cancel()
+
+
+def front_window() -> QWidget | None:
+    """The window for dialogs to belong to, whose theme they take; None without any."""
+    shown = [window for window in QApplication.topLevelWidgets() if isinstance(window, QMainWindow) and window.isVisible()]
+    return QApplication.activeWindow() or next(iter(shown), None)
 
 
 def wait_for(function: Callable[..., Any], title: str) -> Any:

@@ -309,7 +309,7 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Show in the space of another channel… (LSFM)",
     }
     assert menu_titles("napari/file/io_utilities") == {
-        "Ingest (LSFM)",
+        "Import an image (LSFM)",
         "Export (LSFM)",
         "Information and log (LSFM)",
         "Save selected layers as LSFM channels… (LSFM)",
@@ -328,6 +328,8 @@ def test_field_of_the_active_layer_is_shown(viewer: napari.Viewer, tmp_path: Pat
     offered: list[list[str]] = []
 
     def choose(parent: Any, title: str, label: str, items: list[str], **options: Any) -> tuple[str, bool]:
+        # In napari's theme, which a window's dialogs take from it.
+        assert parent is viewer.window._qt_window
         offered.append(items)
         return "warp", True
 
