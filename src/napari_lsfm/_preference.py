@@ -75,8 +75,4 @@ def _offer_once() -> None:
     from napari.utils.notifications import Notification, NotificationSeverity, notification_manager
 
     actions: Any = (("Yes, always", lambda _: open_always()), ("No, ask me", lambda _: decline_offer()))
-    notification_manager.dispatch(
-        Notification(
-            "Open .h5 and BigDataViewer files with LSFM from now on, without a question?", NotificationSeverity.INFO, actions
-        )
-    )
+    notification_manager.dispatch(Notification("Always open such files with LSFM?", NotificationSeverity.INFO, actions))

@@ -8,6 +8,7 @@ from napari_lsfm._widgets.fields._make import make_field, nested
 from napari_lsfm._widgets.fields._numbers import Number, Numbers, OneOrThree, number
 from napari_lsfm._widgets.fields._orientation import OrientationEdit, OrientationField, edge_letters, phantom_slices
 from napari_lsfm._widgets.fields._picture import Grey, Picture, as_grey
+from napari_lsfm._widgets.fields._regions import RegionsEdit, RegionsField
 from napari_lsfm._widgets.fields._rows import Rows, Scrolled, Section, Words, align, beside, small_button
 from napari_lsfm._widgets.fields._text import Listed, PathField, Text, Texts
 from napari_lsfm._widgets.fields._tick import Tick
@@ -30,6 +31,8 @@ __all__ = [
     "OrientationField",
     "PathField",
     "Picture",
+    "RegionsEdit",
+    "RegionsField",
     "Rows",
     "Scrolled",
     "Section",

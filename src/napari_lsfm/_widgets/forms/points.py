@@ -290,7 +290,7 @@ class PointsForm(Form):
         text = "\n".join(" ".join(line.split()) for line in lines if not line.startswith("warning"))
         # In the form's own words.
         for place, words in PointsRequest.model_fields["target"].json_schema_extra["words"].items():
-            text = text.replace(place, words)
+            text = text.replace(f"{place} positions", f"positions: {words}").replace(place, words)
         points = self._points()
         self.outlook.say(text if isinstance(points, Path) else text.replace("an array", f"layer {points.name!r}"))
         self._warn(warnings)
