@@ -24,9 +24,9 @@ from qtpy.QtWidgets import QApplication, QLineEdit, QPushButton, QScrollArea
 from lsfm_core import ExportRequest, edit_lsfm, export_channel, open_lsfm, size_text, verify_file
 from lsfm_core.cli import main
 from napari_lsfm._reader import read_layers
-from napari_lsfm._widgets import _info
-from napari_lsfm._widgets._info import InfoWidget
-from napari_lsfm._widgets._notes import NotesEditor
+from napari_lsfm._widgets.forms import info
+from napari_lsfm._widgets.forms._info_notes import NotesEditor
+from napari_lsfm._widgets.forms.info import InfoPanel
 
 from .conftest import ingest_volume
 
@@ -45,8 +45,8 @@ def viewer(make_napari_viewer: Callable[..., napari.Viewer]) -> napari.Viewer:
 
 
 @pytest.fixture
-def panel(viewer: napari.Viewer) -> InfoWidget:
-    panel = InfoWidget(viewer)
+def panel(viewer: napari.Viewer) -> InfoPanel:
+    panel = InfoPanel(viewer)
     viewer.window.add_dock_widget(panel, area="right", name="Information")
     return panel
 
@@ -90,7 +90,7 @@ def choose_kind(notes: NotesEditor, row: int, kind: str, qtbot: QtBot) -> None:
     # Keys that follow each other closely are one word to Qt.
     qtbot.wait(QApplication.keyboardInputInterval() + 50)
     qtbot.keyClicks(choice, kind)
-    assert choice.value == kind
+    assert choice.read() == kind
 
 
 def note(notes: NotesEditor, key: str, kind: str, text: str, qtbot: QtBot) -> None:
@@ -101,23 +101,23 @@ def note(notes: NotesEditor, key: str, kind: str, text: str, qtbot: QtBot) -> No
     type_into_cell(notes, row, 2, text, qtbot)
 
 
-def save(panel: InfoWidget, notes: NotesEditor, qtbot: QtBot) -> None:
+def save(panel: InfoPanel, notes: NotesEditor, qtbot: QtBot) -> None:
     click(notes.save, qtbot)
     settle(panel, qtbot)
 
 
-def settle(panel: InfoWidget, qtbot: QtBot) -> None:
+def settle(panel: InfoPanel, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: not (panel.panel.is_busy or panel._reader.is_busy), timeout=TIMEOUT_MS)
 
 
-def levels(panel: InfoWidget) -> list[list[str]]:
+def levels(panel: InfoPanel) -> list[list[str]]:
     """The table's columns, of which each is a level."""
     rows, columns = range(panel.levels.rowCount()), range(panel.levels.columnCount())
     return [[panel.levels.item(row, column).text() for row in rows] for column in columns]
 
 
 def test_facts_of_the_active_layer(
-    qtbot: QtBot, viewer: Any, panel: InfoWidget, specimen_file: Path, tmp_path: Path, capsys: Any
+    qtbot: QtBot, viewer: Any, panel: InfoPanel, specimen_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
     assert "Open an LSFM file" in panel.file_facts.text()
     assert not panel.verify.isEnabled()
@@ -146,24 +146,24 @@ def test_facts_of_the_active_layer(
             assert shown[0] == " x ".join(map(str, level.shape))
             assert shown[5] == size_text(level.stored_bytes)
         assert f"{len(file['autofluo'].sources)} file(s)" in panel.channel_facts.text()
-    panel.channel.setFocus()
-    qtbot.keyClicks(panel.channel, "other")
+    panel.channel.native.setFocus()
+    qtbot.keyClicks(panel.channel.native, "other")
     qtbot.waitUntil(lambda: "LPS" in panel.channel_facts.text(), timeout=TIMEOUT_MS)
-    area = panel.findChild(QScrollArea)
+    area = panel.native.findChild(QScrollArea)
     assert area.widget().width() <= area.viewport().width(), "nothing is cut off at the right"
     viewer.layers.clear()
     assert "Open an LSFM file" in panel.file_facts.text()
     assert panel.levels.isHidden()
 
 
-def test_file_without_orientation_tells_so(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain_data: Path) -> None:
+def test_file_without_orientation_tells_so(qtbot: QtBot, viewer: Any, panel: InfoPanel, brain_data: Path) -> None:
     show(viewer, brain_data / "legacy_lsfmpy" / "mouse42.h5")
     qtbot.waitUntil(lambda: "not recorded" in panel.channel_facts.text(), timeout=TIMEOUT_MS)
     assert "written by lsfmpy" in panel.channel_facts.text()
 
 
 @pytest.mark.bindings
-def test_verify_finds_damage(qtbot: QtBot, viewer: Any, panel: InfoWidget, specimen_file: Path, tmp_path: Path) -> None:
+def test_verify_finds_damage(qtbot: QtBot, viewer: Any, panel: InfoPanel, specimen_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "brain.h5"
     shutil.copy(specimen_file, path)
     shutil.copy(specimen_file.with_suffix(".xml"), path.with_suffix(".xml"))
@@ -189,7 +189,7 @@ def test_verify_finds_damage(qtbot: QtBot, viewer: Any, panel: InfoWidget, speci
 
 
 @pytest.fixture
-def brain(qtbot: QtBot, viewer: Any, panel: InfoWidget, specimen_file: Path, tmp_path: Path) -> Path:
+def brain(qtbot: QtBot, viewer: Any, panel: InfoPanel, specimen_file: Path, tmp_path: Path) -> Path:
     """A file that is shown, and that may be changed."""
     path = tmp_path / "brain.h5"
     shutil.copy(specimen_file, path)
@@ -200,7 +200,7 @@ def brain(qtbot: QtBot, viewer: Any, panel: InfoWidget, specimen_file: Path, tmp
     return path
 
 
-def test_notes_of_every_kind_are_one_change(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path) -> None:
+def test_notes_of_every_kind_are_one_change(qtbot: QtBot, viewer: Any, panel: InfoPanel, brain: Path) -> None:
     before = len(open_log(brain))
     notes = panel.channel_notes
     assert rows(notes) == [] and not notes.save.isEnabled() and not notes.undo.isEnabled()
@@ -245,7 +245,7 @@ def open_log(path: Path) -> tuple[Any, ...]:
         return file.log()
 
 
-def test_bad_notes_are_told_in_the_form_and_kept(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path) -> None:
+def test_bad_notes_are_told_in_the_form_and_kept(qtbot: QtBot, viewer: Any, panel: InfoPanel, brain: Path) -> None:
     notes = panel.file_notes
     note(notes, "stain", "JSON", '{"a": ', qtbot)
     assert "stain" in notes.message.text() and "is no JSON" in notes.message.text() and not notes.save.isEnabled()
@@ -269,14 +269,14 @@ def test_bad_notes_are_told_in_the_form_and_kept(qtbot: QtBot, viewer: Any, pane
     ingest_volume(brain, "other", np.ones((4, 20, 30), np.uint8), (0.1, 0.2, 0.3), "LPS")
     click(panel.refresh, qtbot)
     settle(panel, qtbot)
-    assert panel.channel.values == ["autofluo", "other"]
+    assert panel.channel.choices == ["autofluo", "other"]
     assert [row[0] for row in rows(notes)] == ["stain", "k" * 300]
     click(notes.undo, qtbot)
     assert rows(notes) == [] and not notes.message.isVisible()
 
 
 @pytest.mark.bindings
-def test_what_others_noted_meanwhile_stays(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path) -> None:
+def test_what_others_noted_meanwhile_stays(qtbot: QtBot, viewer: Any, panel: InfoPanel, brain: Path) -> None:
     notes = panel.file_notes
     with edit_lsfm(brain) as editor:
         editor.set_metadata("mine", 1)
@@ -303,7 +303,7 @@ def test_what_others_noted_meanwhile_stays(qtbot: QtBot, viewer: Any, panel: Inf
 
 
 def test_the_log_is_read_and_run_again(
-    qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path, tmp_path: Path, capsys: Any
+    qtbot: QtBot, viewer: Any, panel: InfoPanel, brain: Path, tmp_path: Path, capsys: Any
 ) -> None:
     output = tmp_path / "it's out.nii"
     export_channel(ExportRequest(path=brain, channel="autofluo", resolution_mm=0.5, output=output))
@@ -333,14 +333,14 @@ def test_the_log_is_read_and_run_again(
     assert shown[0][2] == "edit" and not panel.log.copy.isEnabled()
 
 
-def test_what_was_said_of_a_file_goes_with_it(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path) -> None:
+def test_what_was_said_of_a_file_goes_with_it(qtbot: QtBot, viewer: Any, panel: InfoPanel, brain: Path) -> None:
     click(panel.verify, qtbot)
     qtbot.waitUntil(lambda: "all well" in panel.panel.text and not panel.panel.is_busy, timeout=20_000)
     viewer.layers.clear()
     assert not panel.panel.text and "Open an LSFM file" in panel.file_facts.text()
 
 
-def test_verifying_can_be_cancelled(qtbot: QtBot, viewer: Any, panel: InfoWidget, brain: Path, monkeypatch: Any) -> None:
+def test_verifying_can_be_cancelled(qtbot: QtBot, viewer: Any, panel: InfoPanel, brain: Path, monkeypatch: Any) -> None:
     going = threading.Event()
 
     def endless(path: Path, *, levels: bool, progress: Any, cancel: Any) -> Any:
@@ -349,7 +349,7 @@ def test_verifying_can_be_cancelled(qtbot: QtBot, viewer: Any, panel: InfoWidget
             time.sleep(0.01)
         return verify_file(path, levels=levels, progress=progress, cancel=cancel)
 
-    monkeypatch.setattr(_info, "verify_file", endless)
+    monkeypatch.setattr(info, "verify_file", endless)
     click(panel.verify, qtbot)
     qtbot.waitUntil(going.is_set, timeout=TIMEOUT_MS)
     (stop,) = (button for button in panel.panel.findChildren(QPushButton) if button.text() == "Cancel")

@@ -20,9 +20,9 @@ from lsfm_core.cli import main
 from napari_lsfm import _commands
 from napari_lsfm._commands import show_in_space
 from napari_lsfm._reader import read_layers
-from napari_lsfm._widgets._regions import RegionWidget
 from napari_lsfm._widgets.forms.export import ExportForm
 from napari_lsfm._widgets.forms.ingest import IngestForm
+from napari_lsfm._widgets.forms.regions import RegionsForm
 
 from .conftest import ingest_volume
 
@@ -168,19 +168,19 @@ def test_forms_refuse_and_warn_as_the_core_does(
         viewer = make_napari_viewer()
         viewer.open(labelled, plugin="napari-lsfm")
         _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Regions")
-        assert isinstance(form, RegionWidget)
-        qtbot.waitUntil(lambda: form.labels.value == "atlas")
+        assert isinstance(form, RegionsForm)
+        qtbot.waitUntil(lambda: form.labels_channel.native.currentData() == "atlas")
         # First the image in which they lie.
-        assert form.image.value == "structural"
+        assert form.channel.value == "structural"
         form.select({7})
-        qtbot.waitUntil(lambda: "mm³" in form.summary.text())
-        assert "wrong anatomy" not in form.summary.text()
-        form.image.value = "signal"
+        qtbot.waitUntil(lambda: "mm³" in form.outlook.text())
+        assert "wrong anatomy" not in form.outlook.text()
+        form.channel.value = "signal"
         form._changed()
-        qtbot.waitUntil(lambda: "wrong anatomy" in form.summary.text())
-        assert "mm³" in form.summary.text() and "to_structural" in form.summary.text()
+        qtbot.waitUntil(lambda: "wrong anatomy" in form.outlook.text())
+        assert "mm³" in form.outlook.text() and "to_structural" in form.outlook.text()
 
-        form._open_export()
+        form.go()
         _, export = viewer.window.add_plugin_dock_widget("napari-lsfm", "Export")
         assert isinstance(export, ExportForm)
         qtbot.waitUntil(lambda: "wrong anatomy" in export.outlook.text())
@@ -199,7 +199,7 @@ def test_the_ingest_form_has_the_space(
         viewer = make_napari_viewer()
         _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Import an image")
         assert isinstance(form, IngestForm)
-        form.image.value = str(brain.parent / "brain-structural")
+        form.channel.value = str(brain.parent / "brain-structural")
         form.path.value = str(brain)
         form.channel.value = "atlas"
         form.kind.value = "labels"

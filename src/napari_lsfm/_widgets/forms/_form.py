@@ -1,23 +1,22 @@
-"""What all forms share: fields in sections, the outlook on what will come, the work, and letting go of the viewer."""
+"""What all forms share: fields of a request, the outlook on what will come, and the work."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from magicgui.widgets import Container, Widget
-from magicgui.widgets.bases import ContainerWidget
+from magicgui.widgets import Widget
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QMenu, QPushButton, QWidget
 
 from lsfm_core import CancelToken, InputError, LsfmError, recipe_entry, request_command
-from napari_lsfm._viewing import attend
-from napari_lsfm._widgets.fields import Rows, Words, beside, make_field, nested
-from napari_lsfm._widgets.forms._root import FormBackend, FormWidget
-from napari_lsfm._workers import Job, JobPanel, Latest, in_words
+from napari_lsfm._widgets.fields import Words, beside, make_field, nested
+from napari_lsfm._widgets.forms._root import FormWidget
+from napari_lsfm._widgets.forms._sections import Sections
+from napari_lsfm._workers import Job, Latest, in_words
 
 if TYPE_CHECKING:
     import napari
@@ -29,7 +28,7 @@ __all__ = ["Form"]
 _PAUSE_MS = 150
 
 
-class Form(Container[Widget]):
+class Form(Sections):
     """A form that fills a request, as a container of magicgui's: ``form.channel.value = "cfos"``, ``form.asdict()``.
 
     Subclasses name the request, and lay its fields out by their names. What the request does not tell of a field they tell in
@@ -43,9 +42,7 @@ class Form(Container[Widget]):
     action : str
         What the button says.
     sections : mapping of str to sequence of str
-        Titles, and the names of the fields below each, in reading order; ``region.side`` is a field of a nested request.
-    folded : tuple of str
-        Titles of the sections that are folded at first.
+        As `Sections` has them; ``region.side`` is a field of a nested request.
 
     Parameters
     ----------
@@ -56,41 +53,23 @@ class Form(Container[Widget]):
     request_type: ClassVar[type[BaseModel]]
     operation: ClassVar[str]
     action: ClassVar[str]
-    sections: ClassVar[Mapping[str, Sequence[str]]]
-    folded: ClassVar[tuple[str, ...]] = ()
-    width_hint: ClassVar[int] = 400
     least_lines: ClassVar[int] = 3
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self._viewer = viewer
-        self._heard: list[tuple[Any, Callable[..., None]]] = []
-        self._hidden: set[str] = set()
         self._is_filling = self._is_ready = False
-        # Not magicgui's own backend for containers, whose labels align within one of them only.
-        ContainerWidget.__init__(self, labels=False, widget_type=FormBackend)
-        attend(viewer)
+        super().__init__(viewer)
         root: FormWidget = self.native
-        root.width_hint = self.width_hint
         self.outlook, self.doubts = Words(self.least_lines), Words()
         self.outlook.setAccessibleName("outlook")
         self.doubts.setAccessibleName("warnings")
         self.outlook.setToolTip("What will come, what is still to be given, or what is wrong")
         self.doubts.setToolTip("What should be looked at before")
         self.doubts.hide()
-        self.panel = JobPanel()
         self._planner = Latest(root)
         self._planner.answered.connect(self._on_plan)
         self._planner.failed.connect(self._complain)
         self._soon = QTimer(root, singleShot=True, interval=_PAUSE_MS)
         self._soon.timeout.connect(self._look_ahead)
-        for title, names in self.sections.items():
-            root.begin(title, is_open=title not in self.folded)
-            for name in names:
-                made = self._make(name)
-                if isinstance(made, Widget):
-                    self.append(made)
-                else:
-                    root.add(name, *made)
         self.copy = QPushButton("Copy")
         self.copy.setToolTip("Put a command line that does the same, or an entry of a recipe, into the clipboard")
         self.copy.setMenu(self._copy_menu())
@@ -100,7 +79,6 @@ class Form(Container[Widget]):
         root.end([self.outlook, self.doubts], beside(self.copy, self.button), self.panel)
         self.panel.finished.connect(lambda: self._enable(ready=self._is_ready))
         self.changed.connect(self._changed)
-        root.left.connect(self._let_go)
 
     # --- what scripts use ---------------------------------------------------------------------------------------------------
 
@@ -115,13 +93,6 @@ class Form(Container[Widget]):
                 if not inner or value is not None:
                     self[inner or outer].value = value
         self._changed()
-
-    def asdict(self) -> dict[str, Any]:
-        """Values of all fields by their names; None where what stands there cannot be read."""
-        return {field.name: _peek(field) for field in self}
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.asdict()}>"
 
     def request(self) -> Any:
         """What the form says; fields that are not shown do not count.
@@ -149,16 +120,6 @@ class Form(Container[Widget]):
         job = self._begin(self.request())
         self._enable(ready=self._is_ready)
         return job
-
-    @property
-    def labels(self) -> Any:
-        """The field of that name, which magicgui's containers have as well."""
-        return self.get_widget("labels") or False
-
-    @property
-    def orientation(self) -> Any:
-        """The field of that name, in the same way."""
-        return self.get_widget("orientation")
 
     @property
     def is_busy(self) -> bool:
@@ -208,28 +169,12 @@ class Form(Container[Widget]):
         """The request, if others can do it; else an `InputError` that says why not."""
         return self.request()
 
-    def _insert_widget(self, index: int, widget: Widget) -> None:
-        # Without magicgui's own labels.
-        self._list.insert(index, widget)
-        self._widget._mgui_insert_widget(index, widget)
-
     # --- fields -------------------------------------------------------------------------------------------------------------
 
     def _names(self) -> list[str]:
         """Those of the fields that are the request's."""
         names = [name for names in self.sections.values() for name in names]
         return [name for name in names if name.partition(".")[0] in self.request_type.model_fields]
-
-    def _show_rows(self, visible: bool, *names: str) -> None:
-        """Show or hide rows with their labels."""
-        for name in names:
-            rows, widget = self._place(name)
-            rows.show_row(widget, visible)
-            (self._hidden.discard if visible else self._hidden.add)(name)
-        self.native.align_soon()
-
-    def _place(self, name: str) -> tuple[Rows, QWidget]:
-        return self.native.places[name.rpartition(".")[2]]
 
     def _mark(self, message: str = "") -> None:
         """Say what is wrong beside the fields that it begins with, as ``memory: must be more than 0; fill: …``."""
@@ -336,22 +281,6 @@ class Form(Container[Widget]):
         QApplication.clipboard().setText(text)
         self.panel.say(f"In the clipboard: {text}")
 
-    # --- the viewer ---------------------------------------------------------------------------------------------------------
-
-    def _listen(self, slot: Callable[..., None], *emitters: Any) -> None:
-        """Have a slot called by events of the viewer, as long as the form is there."""
-        for emitter in emitters:
-            emitter.connect(slot)
-            self._heard.append((emitter, slot))
-
-    def _let_go(self) -> None:
-        """Stop, and forget the viewer; forms that hold more of it let go of that as well."""
-        while self._heard:
-            emitter, slot = self._heard.pop()
-            emitter.disconnect(slot)
-        self.panel.cancel()
-        self.native.deleteLater()
-
 
 class _Filling:
     """Keeps a form from looking ahead; may be nested."""
@@ -364,10 +293,3 @@ class _Filling:
 
     def __exit__(self, *_: object) -> None:
         self._form._is_filling = self._before
-
-
-def _peek(field: Any) -> Any:
-    try:
-        return field.value
-    except LsfmError:
-        return None

@@ -7,26 +7,28 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QHeaderView, QLabel, QListWidget, QPushButton, QTableWidget, QTableWidgetItem
+from qtpy.QtWidgets import QHeaderView, QLabel, QListWidget, QPushButton, QTableWidget, QTableWidgetItem, QWidget
 
 from lsfm_core import FileInfo, LogRecord, VerifyReport, describe_file, open_lsfm, size_text, verify_file
-from napari_lsfm._widgets._facts import lsfm_paths, origin_of
-from napari_lsfm._widgets._fields import Choice, Section, beside, stacked
-from napari_lsfm._widgets._form import Form
-from napari_lsfm._widgets._log import LogTable
-from napari_lsfm._widgets._notes import NotesEditor, Owner, write_notes
+from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
+from napari_lsfm._widgets.fields import Choice, Tick, beside
+from napari_lsfm._widgets.forms._info_log import LogTable
+from napari_lsfm._widgets.forms._info_notes import NotesEditor, Owner, write_notes
+from napari_lsfm._widgets.forms._sections import Sections
 from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, Job, Latest
 
 if TYPE_CHECKING:
     import napari
+    from magicgui.widgets import Widget
 
-__all__ = ["InfoWidget"]
+__all__ = ["InfoPanel"]
 
 _DEFECTS_HEIGHT = 130
 _TITLE_WIDTH = 90
+_THOROUGH = "Also compute every coarser level anew, and compare; takes longer"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class _Look:
             return cls(file.path, names, describe_file(file, chosen), file.log())
 
 
-class InfoWidget(Form):
+class InfoPanel(Sections):
     """What is in the file of the active layer.
 
     Parameters
@@ -66,16 +68,35 @@ class InfoWidget(Form):
     napari_viewer : napari.Viewer
     """
 
+    width_hint = 400
+    sections: ClassVar = {
+        "File": ("file", "file_facts", "file_notes"),
+        "Channel": ("channel", "channel_facts", "levels", "channel_notes"),
+        "Log": ("log",),
+    }
+
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__(napari_viewer)
         self._said_of: Path | None = None
-        self._reader = Latest(self)
+        super().__init__(napari_viewer)
+        root = self.native
+        self._reader = Latest(root)
         self._reader.answered.connect(self._show)
         self._reader.failed.connect(self._complain)
-        self._build()
-        self.file.chosen.connect(self._read)
-        self.channel.chosen.connect(self._read)
-        self.verify.clicked.connect(self._verify)
+        self.refresh = _button("Refresh", "Look into the file again: another program may have changed it", self._read)
+        self.verify = _button("Verify", "Check the file: its structure, its XML, and every chunk's checksum", self._verify)
+        tip = "Make an ordinary layer of a level of this channel, for plugins that take no more"
+        self.plain = _button("Plain layer…", tip, self._open_plain)
+        self.thorough = Tick(False, name="thorough", text="coarse levels too", tooltip=_THOROUGH)
+        self.defects = QListWidget()
+        self.defects.setAccessibleName("defects")
+        self.defects.setToolTip("What is wrong with the file")
+        self.defects.setWordWrap(True)
+        self.defects.setFixedHeight(_DEFECTS_HEIGHT)
+        self.defects.hide()
+        buttons = beside(self.refresh, self.plain, self.verify, self.thorough.native)
+        root.end([], self.defects, buttons, self.panel)
+        self.file.changed.connect(lambda _: self._read())
+        self.channel.changed.connect(lambda _: self._read())
         for notes in (self.file_notes, self.channel_notes):
             notes.saved.connect(self._save)
         self.panel.finished.connect(self._enable)
@@ -83,60 +104,49 @@ class InfoWidget(Form):
         self._listen(self._on_layers, layers.events.inserted, layers.events.removed, layers.selection.events.active)
         self._on_layers()
 
-    def _build(self) -> None:
-        file = Section("File")
-        self.file = Choice()
-        file.row("File", self.file, "The files that this viewer shows; that of the active layer comes first")
-        self.file_facts = _text()
-        file.row("", self.file_facts, "About the file")
-        self.file_notes = NotesEditor("file")
-        file.row("", self.file_notes, "What was noted of the whole file")
-        channel = Section("Channel")
-        self.channel = Choice()
-        channel.row("Channel", self.channel, "All channels of the file, also those that have no layer")
-        self.channel_facts = _text()
-        channel.row("", self.channel_facts, "About the channel")
-        self.levels = QTableWidget()
-        self.levels.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-        for header in (self.levels.horizontalHeader(), self.levels.verticalHeader()):
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.levels.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.levels.setTabKeyNavigation(False)
-        channel.row("", self.levels, "The pyramid; level 0 is the finest. Planes, rows, columns")
-        self.channel_notes = NotesEditor("channel")
-        channel.row("", self.channel_notes, "What was noted of the channel")
-        log = Section("Log")
+    def _make(self, name: str) -> Widget | tuple[str, QWidget, str]:
+        match name:
+            case "file":
+                tip = "The files that this viewer shows; that of the active layer comes first"
+                return Choice(name=name, label="File", tooltip=tip)
+            case "file_facts":
+                self.file_facts = _text()
+                return "", self.file_facts, "About the file"
+            case "file_notes":
+                self.file_notes = NotesEditor("file")
+                return "", self.file_notes, "What was noted of the whole file"
+            case "channel":
+                return Choice(name=name, label="Channel", tooltip="All channels of the file, also those that have no layer")
+            case "channel_facts":
+                self.channel_facts = _text()
+                return "", self.channel_facts, "About the channel"
+            case "levels":
+                self.levels = QTableWidget()
+                self.levels.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+                for header in (self.levels.horizontalHeader(), self.levels.verticalHeader()):
+                    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+                self.levels.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+                self.levels.setTabKeyNavigation(False)
+                return "", self.levels, "The pyramid; level 0 is the finest. Planes, rows, columns"
+            case "channel_notes":
+                self.channel_notes = NotesEditor("channel")
+                return "", self.channel_notes, "What was noted of the channel"
         self.log = LogTable()
-        log.row("", self.log, "What was done with the file")
-        self.thorough = QCheckBox("coarse levels too")
-        self.thorough.setToolTip("Also compute every coarser level anew, and compare; takes longer")
-        self.verify = QPushButton("Verify")
-        self.verify.setToolTip("Check the file: its structure, its XML, and every chunk's checksum")
-        self.refresh = QPushButton("Refresh")
-        self.refresh.setToolTip("Look into the file again: another program may have changed it")
-        self.refresh.clicked.connect(lambda _: self._read())
-        self.defects = QListWidget()
-        self.defects.setAccessibleName("defects")
-        self.defects.setToolTip("What is wrong with the file")
-        self.defects.setWordWrap(True)
-        self.defects.setFixedHeight(_DEFECTS_HEIGHT)
-        self.defects.hide()
-        self._lay_out(stacked(file, channel, log), self.defects, beside(self.refresh, self.verify, self.thorough))
+        return "", self.log, "What was done with the file"
 
     def _on_layers(self, event: Any = None) -> None:
         paths = lsfm_paths(self._viewer)
         self.file.offer((path.name, path) for path in paths)
         for row, path in enumerate(paths):
-            self.file.setItemData(row, str(path), Qt.ItemDataRole.ToolTipRole)
+            self.file.native.setItemData(row, str(path), Qt.ItemDataRole.ToolTipRole)
         origin = origin_of(self._viewer.layers.selection.active)
         if origin is not None:
-            self.file.blockSignals(True)
-            self.file.value = Path(origin["path"])
-            self.file.blockSignals(False)
-        self._read(wanted=origin["channel"] if origin is not None else None)
+            with self.file.changed.blocked():
+                self.file.value = Path(origin["path"])
+        self._read(origin["channel"] if origin is not None else None)
 
     def _read(self, wanted: str | None = None) -> None:
-        path = self.file.value
+        path = self.file.native.currentData()
         self._enable()
         if path != self._said_of and not self.panel.is_busy:
             # What was found of another file would be taken for this one's.
@@ -147,13 +157,14 @@ class InfoWidget(Form):
             self._reader.forget()
             self._clear("Open an LSFM file to see what is in it.")
         else:
-            channel = wanted or self.channel.value
+            channel = wanted or self.channel.native.currentData()
             self._reader.ask(lambda _: _Look.take(path, channel))
 
     def _enable(self) -> None:
-        has_file = self.file.value is not None
+        has_file = self.file.native.currentData() is not None
         self.refresh.setEnabled(has_file)
         self.verify.setEnabled(has_file and not self.panel.is_busy)
+        self.plain.setEnabled(bool(self._shown_layers()))
         for notes in (self.file_notes, self.channel_notes):
             notes.lock(self.panel.is_busy)
 
@@ -174,9 +185,9 @@ class InfoWidget(Form):
         info = look.info
         channel = next(iter(info.channels), None) if look.channels else None
         self.channel.offer((name, name) for name in look.channels)
-        self.channel.blockSignals(True)
-        self.channel.value = channel.name if channel is not None else None
-        self.channel.blockSignals(False)
+        if channel is not None:
+            with self.channel.changed.blocked():
+                self.channel.value = channel.name
         self.file_facts.setStyleSheet("")
         size = f"{len(look.channels)} channel(s), {size_text(info.bytes)}"
         facts = [("folder", str(look.path.absolute().parent)), ("size", size), ("XML", info.xml.words)]
@@ -217,11 +228,23 @@ class InfoWidget(Form):
         # Also if it failed: another program may have changed the file.
         job.finished.connect(self._read)
 
+    def _shown_layers(self) -> list[Any]:
+        """Layers of the channel of which a plain one can be made."""
+        path, channel = self.file.native.currentData(), self.channel.native.currentData()
+        if path is None or channel is None:
+            return []
+        return [layer for layer in layers_of(self._viewer, path, channel) if origin_of(layer)["kind"] != "vectors"]
+
+    def _open_plain(self) -> None:
+        layers = self._shown_layers()
+        _, form = self._viewer.window.add_plugin_dock_widget("napari-lsfm", "This level as a plain layer", tabify=True)
+        form.layer.value = layers[0]
+
     def _verify(self) -> None:
-        path = self.file.value
+        path = self.file.native.currentData()
         self.defects.clear()
         self.defects.hide()
-        self._run(partial(verify_file, path, levels=self.thorough.isChecked()), f"Verify {path.name}", self._on_verified)
+        self._run(partial(verify_file, path, levels=self.thorough.value), f"Verify {path.name}", self._on_verified)
 
     def _run(self, work: Callable[..., Any], title: str, on_done: Callable[[Any], str]) -> Job:
         job = self.panel.run(work, title, on_done)
@@ -243,6 +266,13 @@ def _table(facts: Iterable[tuple[str, str]], warnings: Iterable[str]) -> str:
     )
     doubts = (f'<p style="{WARNING_STYLE}">{escape(warning)}</p>' for warning in warnings)
     return f"<table>{''.join(rows)}</table>{''.join(doubts)}"
+
+
+def _button(text: str, tip: str, pressed: Callable[[], None]) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    button.clicked.connect(lambda _: pressed())
+    return button
 
 
 def _text() -> QLabel:

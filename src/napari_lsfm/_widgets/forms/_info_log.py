@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from lsfm_core import LogRecord, command_line, size_text
-from napari_lsfm._widgets._fields import Text, beside
+from napari_lsfm._widgets.fields import Words, beside
 
 __all__ = ["LogTable"]
 
@@ -47,7 +47,7 @@ class LogTable(QWidget):
         header.setSectionResizeMode(_TITLES.index("Channel"), QHeaderView.ResizeMode.Stretch)
         header.setHighlightSections(False)
         self.table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.details = Text()
+        self.details = Words()
         self.details.setAccessibleName("record")
         self.copy = QPushButton("Copy command")
         self.copy.setToolTip("Put a command line that does the same again into the clipboard")

@@ -11,7 +11,7 @@ from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QHeaderView, QPushButton, QTableWidget, QTableWidgetItem, QVBoxLayout, QWidget
 
 from lsfm_core import InputError, edit_lsfm
-from napari_lsfm._widgets._fields import Choice, Text, beside
+from napari_lsfm._widgets.fields import ChoiceEdit, Words, beside
 
 __all__ = ["NotesEditor", "write_notes"]
 
@@ -65,7 +65,7 @@ class NotesEditor(QWidget):
         self.remove = _button("Remove", "Take the chosen row out")
         self.undo = _button("Undo", "Show what the file has, and forget what was typed here")
         self.save = _button("Save", "Write all that was changed here into the file, as one change")
-        self.message = Text()
+        self.message = Words()
         self.message.setToolTip("What is wrong with what was typed")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -119,18 +119,19 @@ class NotesEditor(QWidget):
     def _rows(self) -> list[tuple[str, str, str]]:
         rows = range(self.table.rowCount())
         return [
-            (self.table.item(row, _KEY).text(), self.table.cellWidget(row, _KIND).value, self.table.item(row, _VALUE).text())
+            (self.table.item(row, _KEY).text(), self.table.cellWidget(row, _KIND).read(), self.table.item(row, _VALUE).text())
             for row in rows
         ]
 
     def _append(self, key: str, kind: str, text: str) -> None:
         row = self.table.rowCount()
         self.table.insertRow(row)
-        choice = Choice((name, name) for name in _KINDS)
+        choice = ChoiceEdit()
+        choice.offer((name, name) for name in _KINDS)
         choice.setAccessibleName("kind of value")
         choice.setToolTip("How the value is meant: lists and JSON are typed as JSON")
-        choice.value = kind
-        choice.chosen.connect(self._on_typed)
+        choice.write(kind)
+        choice.edited.connect(self._on_typed)
         self.table.setItem(row, _KEY, QTableWidgetItem(key))
         self.table.setCellWidget(row, _KIND, choice)
         value = QTableWidgetItem(text)
