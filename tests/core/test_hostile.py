@@ -6,6 +6,8 @@ import json
 import os
 import random
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -358,6 +360,72 @@ def test_links_that_stay_inside_and_the_image_that_was_named_are_read(tmp_path: 
     (planes / "plane_03.tif").rename(planes / "a")
     (planes / "plane_03.tif").symlink_to("a")
     np.testing.assert_array_equal(_voxels(planes), SECRET)
+
+
+def _planted(folder: Path, moves: list[list[object]], **owner: object) -> Path:
+    """What looks as if a process of ours had died while it put a set in place."""
+    hidden = folder / ".lsfm-0123abcd.partial"
+    for part in ("new", "old"):
+        (hidden / part).mkdir(parents=True)
+    (hidden / "new" / "a.tif").write_bytes(b"evil")
+    (hidden / "owner").write_text(json.dumps({"targets": ["a.tif"], **owner}))
+    (hidden / "commit").write_text(json.dumps({"moves": moves}))
+    return hidden
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../victim", "{}/victim", "link/victim", ".lsfm-0123abcd.partial/../../victim"],
+    ids=["dots", "absolute", "link", "through"],
+)
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_no_journal_from_a_stranger_moves_files_elsewhere(path: str, force: list[str], tmp_path: Path) -> None:
+    """A folder can come with what says that renames are to be completed: only such as our own would be."""
+    folder, victim = tmp_path / "data", tmp_path / "victim"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    victim.write_bytes(b"mine")
+    status = victim.stat()
+    before = [status.st_ino, status.st_size, status.st_mtime_ns]
+    hidden = ".lsfm-0123abcd.partial"
+    moves = [[f"{hidden}/new/a.tif", f"{hidden}/old/a.tif", path.format(tmp_path), before]]
+    for wrong in (moves, [[str(victim), f"{hidden}/old/a", "a.tif", None]], [[f"{hidden}/new/a.tif", "../victim2", "a.tif", None]]):
+        _planted(folder, wrong)
+        main(["recover", str(folder), *force])
+        assert victim.read_bytes() == b"mine" and {p.name for p in tmp_path.iterdir()} == {"data", "victim"}
+        shutil.rmtree(folder / hidden)
+        (folder / "a.tif").unlink(missing_ok=True)
+
+
+def test_a_link_for_a_hidden_folder_is_not_cleared(tmp_path: Path) -> None:
+    folder, mine = tmp_path / "data", tmp_path / "mine"
+    folder.mkdir()
+    (mine / "new").mkdir(parents=True)
+    (mine / "commit").write_text("precious")
+    (folder / ".lsfm-0123abcd.partial").symlink_to(mine)
+    (folder / "b").mkdir()
+    other = _planted(folder / "b", [], home="../../mine")
+    (other / "commit").unlink()
+    for place in (folder, folder / "b"):
+        main(["recover", str(place), "--force"])
+    assert (mine / "commit").read_text() == "precious" and (mine / "new").is_dir()
+
+
+@pytest.mark.parametrize("name", ["brain.xml", "brain.h5-lock", "brain.settings.xml", "brain.h5-journal", ".lsfm-0.partial/owner"])
+@pytest.mark.parametrize("command", ["info", "verify", "add-metadata a=b", "preview --output {}/a.png"])
+def test_pipes_among_the_files_of_a_data_set_let_nobody_wait(command: str, name: str, small_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "brain.h5"
+    shutil.copy(small_file, path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    verb, *options = [word.format(tmp_path) for word in command.split()]
+    watch = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waits for a pipe"))
+    signal.alarm(20)
+    try:
+        assert main([verb, str(path), *options]) in (0, 1, 3, 4)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, watch)
 
 
 # --- sizes that no memory holds -----------------------------------------------------------------------------------------------

@@ -161,10 +161,12 @@ class Journal:
             If it cannot be read.
         FileNotFoundError
         """
+        if path.exists() and not path.is_file():  # a pipe would let us wait forever
+            raise UnfinishedError("it is no file")
         file = open(path, "rb" if read_only else "r+b", buffering=0)  # noqa: SIM115
         try:
             header = _decoded(file, mend)
-        except UnfinishedError:
+        except BaseException:
             file.close()
             raise
         return cls(path, file, header, set())

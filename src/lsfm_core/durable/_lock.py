@@ -309,6 +309,7 @@ def _parsed(text: str) -> dict[str, Any]:
 def _text_of(place: Path) -> str | None:
     """What a lock file says; None if there is none."""
     try:
-        return place.read_bytes().decode(errors="replace")
+        # Of whatever else may have the name we know nothing; a pipe would let us wait forever.
+        return place.read_bytes().decode(errors="replace") if place.is_file() else "" if os.path.lexists(place) else None
     except OSError:
         return None

@@ -329,8 +329,8 @@ class _Work:
     def said(self) -> dict[str, Any]:
         """What its owner said; nothing where it did not come to that."""
         try:
-            said = json.loads((self.place / _OWNER).read_bytes())
-        except (OSError, ValueError):
+            said = json.loads(_read(self.place / _OWNER))
+        except (OSError, ValueError, RecursionError):
             return {}
         return said if isinstance(said, dict) and isinstance(said.get("targets"), list) else {}
 
@@ -361,8 +361,7 @@ class _Work:
         changed: list[str] = []
         for place in (self.place, home):
             if place is not None and (place / _COMMIT).exists():
-                moves = json.loads((place / _COMMIT).read_bytes())["moves"]
-                changed = _complete(place.parent, moves)
+                changed = _complete(place.parent, _moves(place / _COMMIT))
                 (place / _COMMIT).unlink()
         self.remove()
         return changed
@@ -379,7 +378,7 @@ class _Work:
 
     def _home(self, said: dict[str, Any]) -> Path | None:
         home = said.get("home")
-        return None if home is None else self.place.parent / str(home)
+        return self.place.parent / str(home) if home is not None and _is_hidden(Path(str(home)).name) else None
 
 
 @contextmanager
@@ -398,9 +397,13 @@ def _made(folder: Path) -> Iterator[_Work]:
 def _hidden(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX))
+            return sorted(Path(entry.path) for entry in entries if _is_hidden(entry.name) and entry.is_dir(follow_symlinks=False))
     except OSError:
         return []
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 def _who(said: dict[str, Any]) -> str:
@@ -463,12 +466,57 @@ def _journaled(works: Sequence[_Work], moves: Sequence[_Move]) -> None:
     journal.unlink()
 
 
-def _complete(base: Path, moves: Sequence[Any]) -> list[str]:
+def _moves(journal: Path) -> list[tuple[list[str], list[int] | None]]:
+    """What a journal says; it need not be one of ours, so that nothing of it is believed.
+
+    Raises
+    ------
+    OSError
+        If it cannot be what a process of ours has left.
+    """
+    try:
+        return [
+            ([str(name) for name in (partial, aside, path)], before)
+            for partial, aside, path, before in json.loads(_read(journal))["moves"]
+        ]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise OSError(errno.EBADMSG, f"{journal} is no journal of renames") from error
+
+
+def _read(place: Path) -> bytes:
+    if not place.is_file():  # a pipe would let us wait forever
+        raise OSError(errno.EBADMSG, f"{place} is no file")
+    return place.read_bytes()
+
+
+def _check_move(partial: Path, aside: Path, path: Path) -> None:
+    """Refuse a rename that would let what was not made beside a name take its place: a stranger's folder may hold anything.
+
+    Raises
+    ------
+    OSError
+    """
+    work = next((folder for folder in partial.parents if _is_hidden(folder.name)), None)
+    if work is not None:
+        home = Path(os.path.realpath(work.parent))
+        inside = (
+            (partial, Path(os.path.realpath(work), _NEW)),
+            (aside, Path(os.path.realpath(work), _OLD)),
+            (path, home),
+        )
+        if all(Path(os.path.realpath(place.parent), place.name).is_relative_to(folder) for place, folder in inside):
+            return
+    raise OSError(errno.EBADMSG, f"{path} does not belong to what was made in {partial.parent}")
+
+
+def _complete(base: Path, moves: Sequence[tuple[list[str], list[int] | None]]) -> list[str]:
     """Do the renames that a dead process has not come to; gives those that were left out, since others changed what is there."""
     changed = []
     folders = set()
-    for *names, before in moves:
-        partial, aside, path = (Path(os.path.normpath(base / name)) for name in names)
+    places = [([Path(os.path.normpath(base / name)) for name in names], before) for names, before in moves]
+    for (partial, aside, path), _ in places:
+        _check_move(partial, aside, path)
+    for (partial, aside, path), before in places:
         if not os.path.lexists(partial):
             continue
         if os.path.lexists(path):

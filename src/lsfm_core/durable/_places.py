@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from lsfm_core.confinement import is_inside
 from lsfm_core.durable._disk import reason_of, sync_directory, write_file
 from lsfm_core.durable._lock import lock_path
 from lsfm_core.errors import LsfmError, StorageError
@@ -132,7 +133,8 @@ def place_xml(path: Path) -> None:
             return
         xml = real_path(path).parent / unquote(last[len(_PLACE) : -3].decode("ascii", "replace"))
         # Written by nobody but us it is the one that was read before; whatever else it may name stays as it is.
-        if xml.suffix.lower() == ".xml" and xml.is_file() and b"<SpimData" in xml.read_bytes()[:4096]:
+        is_ours = xml.suffix.lower() == ".xml" and xml.is_file() and is_inside(real_path(path), xml)
+        if is_ours and b"<SpimData" in xml.read_bytes()[:4096]:
             write_file(xml, data + b"\n")
         partial.unlink()
 

@@ -5,6 +5,7 @@ What somebody else has written, or changed, is never touched: a file of ours end
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -88,7 +89,7 @@ def write_settings(xml: Path, data: bytes | None) -> None:
     """Let the settings be there, unless somebody else's are; what goes wrong here is no reason to fail."""
     path = settings_path(xml)
     with suppress(OSError):
-        if path.exists() and not _is_ours(path.read_bytes()):
+        if os.path.lexists(path) and not (path.is_file() and _is_ours(path.read_bytes())):
             return
         if data is None:
             path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from defusedxml.common import DefusedXmlException
 
-from lsfm_core.errors import FormatError, StorageError
+from lsfm_core.errors import FormatError, LsfmError, StorageError
 from lsfm_core.geometry import Shape3, Triple, mm_per
 from lsfm_core.plain import plain
 from lsfm_core.progress import size_text
@@ -102,11 +102,15 @@ def read_xml(path: Path) -> bytes:
         If it is larger than any that is meant.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would let us wait forever
+            raise StorageError(f"{path}: is no file, and no BigDataViewer XML")
         with path.open("rb") as file:
             data = file.read(_LARGEST_XML + 1)
             if len(data) > _LARGEST_XML:
                 raise _too_large(str(path), os.fstat(file.fileno()).st_size)
     except OSError as error:
+        if isinstance(error, LsfmError):
+            raise
         raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
     return data
 
