@@ -197,9 +197,13 @@ class PointTable:
                 while batch := list(islice(rows, _BATCH_ROWS)):
                     yield [row for row, _ in batch], all(cells == wanted for _, cells in batch)
                 return
-            while lines := stream.readlines(_BATCH_CHARACTERS):
+            while text := stream.read(_BATCH_CHARACTERS):
+                text += stream.readline()
+                # All at once, which takes a third of what it takes line by line.
+                if "\r" in text:
+                    text = text.replace("\r\n", "\n").replace("\r", "\n")
                 # A blank line is no row.
-                texts = [row for row in (line.rstrip("\r\n") for line in lines) if row]
+                texts = [row for row in text.split("\n") if row]
                 yield texts, {*map(methodcaller("count", self.separator), texts)} <= {wanted - 1}
 
     def _quoted_rows(self, stream: TextIO) -> Iterator[tuple[str, int]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import chain as joined
 from pathlib import Path
 from typing import Any, Literal
 
@@ -379,7 +380,7 @@ def _carry(
         elif request.output is not None:
             names = _added(request.target, labels is not None)
             separator, decimal = (",", ".") if table is None else (table.separator, table.decimal)
-            rows = _cells(points, ids, {} if labels is None else labels.names, separator, decimal)
+            rows = joined.from_iterable(_cells(points, ids, {} if labels is None else labels.names, separator, decimal))
             if table is not None:
                 table.write(partial[request.output], names, rows)
             else:
@@ -640,8 +641,10 @@ def _added(target: Place, with_regions: bool) -> list[str]:
     return [*_ADDED[target], *(("region_id", "region") if with_regions else ())]
 
 
-def _cells(points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, str], separator: str, decimal: str) -> Iterator[str]:
-    """Those columns, row by row, separated."""
+def _cells(
+    points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, str], separator: str, decimal: str
+) -> Iterator[list[str]]:
+    """Those columns, separated, some rows after the other."""
     form = separator.join([f"%.{_DECIMALS}f"] * 3) + "\n"
     for start in range(0, len(points), _ROWS_AT_ONCE):
         # Zero is added because a rounded -0.0000001 would be written as -0.
@@ -652,7 +655,7 @@ def _cells(points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, st
             keys, places = np.unique(ids[start : start + _ROWS_AT_ONCE], return_inverse=True)
             ends = [f"{separator}{key}{separator}{text_cell(names.get(key, ''), separator)}" for key in keys.tolist()]
             rows = [row + ends[place] for row, place in zip(rows, places.tolist(), strict=True)]
-        yield from rows
+        yield rows
 
 
 def _write_counts(path: Path, counts: Sequence[RegionCount]) -> None:
