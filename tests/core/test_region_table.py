@@ -24,6 +24,7 @@ from lsfm_core import (
     ingest_channel,
     open_lsfm,
     region_table,
+    request_command,
 )
 from lsfm_core.cli import main
 from lsfm_core.export import _histograms
@@ -305,6 +306,7 @@ def test_it_is_logged_and_done_again(path: Path, tmp_path: Path, capsys: pytest.
     with open_lsfm(path) as file:
         number, record = len(file.log()), file.log()[-1]
     assert (record.operation, record.outcome) == ("region-table", "done")
+    assert request_command(request)[:3] == ["lsfm-core", "region-table", str(path)]
     capsys.readouterr()
     assert main(["log", str(path), "--command"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.endswith(f"# {number}"))

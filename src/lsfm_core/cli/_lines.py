@@ -16,7 +16,7 @@ from lsfm_core.errors import InputError, LsfmError
 
 if TYPE_CHECKING:
     from lsfm_core._request import Request
-    from lsfm_core.export import ExportRequest, PointsRequest
+    from lsfm_core.export import ExportRequest, PointsRequest, RegionTableRequest
     from lsfm_core.ingest import IngestRequest
     from lsfm_core.provenance import LogRecord
 
@@ -142,7 +142,7 @@ def _command_line(record: LogRecord, file: str) -> str | None:
     return None if words is None else as_command_line(words)
 
 
-def request_command(request: ExportRequest | IngestRequest | PointsRequest) -> list[str]:
+def request_command(request: ExportRequest | IngestRequest | PointsRequest | RegionTableRequest) -> list[str]:
     """The words of the command line that carries a request out; ``shlex.join`` quotes them for a shell.
 
     Raises
@@ -153,17 +153,15 @@ def request_command(request: ExportRequest | IngestRequest | PointsRequest) -> l
     """
     from lsfm_core.export import PointsRequest
     from lsfm_core.ingest import IngestRequest
+    from lsfm_core.recipes import OPERATIONS
 
+    operation = next(name for name, known in OPERATIONS.items() if known.request is type(request))
     if isinstance(request, IngestRequest):
-        operation = "write"
         if not isinstance(request.image, str | os.PathLike):
             raise InputError("image: the command line reads files: give the path of one")
     else:
-        operation = "export"
-        if isinstance(request, PointsRequest):
-            operation = "transform-points"
-            if not isinstance(request.points, os.PathLike):
-                raise InputError("points: the command line reads files: give the path of one")
+        if isinstance(request, PointsRequest) and not isinstance(request.points, os.PathLike):
+            raise InputError("points: the command line reads files: give the path of one")
         if request.output is None:
             raise InputError("output: the command line writes a file: name one")
     words = _words(operation, request)
