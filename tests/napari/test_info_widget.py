@@ -188,6 +188,20 @@ def test_verify_finds_damage(qtbot: QtBot, viewer: Any, panel: InfoPanel, specim
             assert "all well" in panel.panel.text and not texts
 
 
+def test_a_plain_layer_is_a_click_away(
+    make_napari_viewer: Callable[..., napari.Viewer], npe2pm: Any, specimen_file: Path, qtbot: QtBot
+) -> None:
+    with npe2pm.tmp_plugin(package="napari-lsfm"):
+        viewer = make_napari_viewer(show=True)
+        _, panel = viewer.window.add_plugin_dock_widget("napari-lsfm", "Information and log")
+        assert not panel.plain.isEnabled()
+        viewer.open(specimen_file, plugin="napari-lsfm")
+        qtbot.waitUntil(panel.plain.isEnabled, timeout=TIMEOUT_MS)
+        click(panel.plain, qtbot)
+        _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "This level as a plain layer")
+        assert form.layer.value == viewer.layers["autofluo"]
+
+
 @pytest.fixture
 def brain(qtbot: QtBot, viewer: Any, panel: InfoPanel, specimen_file: Path, tmp_path: Path) -> Path:
     """A file that is shown, and that may be changed."""

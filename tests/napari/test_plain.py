@@ -21,7 +21,7 @@ from napari_lsfm._plain import plain_levels, plain_piece
 from napari_lsfm._reader import read_layers
 from napari_lsfm._widgets.forms.plain import PlainLayerForm
 
-from .conftest import Specimen
+from .conftest import Specimen, ingest_volume
 
 NEEDS_DISPLAY = pytest.mark.skipif(
     sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
@@ -236,3 +236,45 @@ def test_what_is_in_view_and_a_shape_can_be_taken(viewer: napari.Viewer, qtbot: 
     height, width = viewer.canvas.viewbox_size(viewer.layers)
     shape = form.go().data.shape
     assert shape[0] == 89 and abs(shape[1] - height / 400 / 0.04) <= 1 and abs(shape[2] - width / 400 / 0.04) <= 1
+
+
+# --- other plugins' own widgets -------------------------------------------------------------------------------------------------
+
+
+@NEEDS_DISPLAY
+@pytest.mark.filterwarnings("default")
+def test_cellfinder_finds_cells_in_it(make_napari_viewer: Callable[..., napari.Viewer], tmp_path: Path, qtbot: QtBot) -> None:
+    """Its widget takes `layer.data` for one array, which of a layer with several resolutions it is not."""
+    detect = pytest.importorskip("cellfinder.napari.detect.detect", reason="cellfinder, which needs torch, is not installed")
+    cells = np.array([[12, 30, 40], [15, 80, 100], [18, 50, 70]])
+    places = np.indices((30, 120, 140))
+    volume = np.random.default_rng(0).normal(100, 5, places.shape[1:])
+    for cell in cells:
+        offset = (places - cell[:, None, None, None]) / np.array([1.2, 3, 3])[:, None, None, None]
+        volume += 3000 * np.exp(-np.square(offset).sum(axis=0))
+    path = ingest_volume(tmp_path / "cells.h5", "cfos", volume.clip(0).astype(np.uint16), (0.005, 0.002, 0.002))
+    viewer = make_napari_viewer()
+    shown = viewer.add_layer(Layer.create(*read_layers(path)[0]))
+    data, keywords, _ = plain_piece(shown).lazy()
+    plain = viewer.add_image(data, **keywords)
+    widget = detect.detect_widget()
+    viewer.window.add_dock_widget(widget)
+    widget.signal_image_opt.signal_image.value = plain
+    for name, value in {
+        "voxel_size_z": 5, "voxel_size_y": 2, "voxel_size_x": 2, "soma_diameter": 14, "skip_classification": True, "use_gpu": False,
+        "start_plane": 0, "end_plane": 0, "analyse_local": False,
+    }.items():  # fmt: skip
+        widget[name].value = value
+    widget()
+    qtbot.waitUntil(lambda: "Cell candidates" in viewer.layers, timeout=300_000)
+    found = viewer.layers["Cell candidates"].data
+    np.testing.assert_array_equal(found[np.argsort(found[:, 0])], cells)
+
+
+@NEEDS_DISPLAY
+@pytest.mark.filterwarnings("default")
+def test_brainglobe_registration_reads_it(image: Layer, specimen: Specimen) -> None:
+    reason = "brainglobe-registration, which needs ITK, is not installed"
+    other = pytest.importorskip("brainglobe_registration.utils.napari", reason=reason)
+    layer = Layer.create(*plain_piece(image).lazy())
+    np.testing.assert_array_equal(other.get_data_from_napari_layer(layer), specimen.volume)

@@ -245,6 +245,8 @@ class Form(Sections):
     def _warn(self, warnings: Sequence[str]) -> None:
         self.doubts.warn("\n".join(f"Warning: {warning}" for warning in warnings))
         self.doubts.setVisible(bool(warnings))
+        # The same words as before, which were hidden meanwhile, ask for no room by themselves.
+        self.native.align_soon()
 
     def _enable(self, *, ready: bool) -> None:
         self._is_ready = ready

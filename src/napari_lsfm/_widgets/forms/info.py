@@ -127,6 +127,7 @@ class InfoPanel(Sections):
                     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
                 self.levels.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
                 self.levels.setTabKeyNavigation(False)
+                self.levels.hide()
                 return "", self.levels, "The pyramid; level 0 is the finest. Planes, rows, columns"
             case "channel_notes":
                 self.channel_notes = NotesEditor("channel")
@@ -188,6 +189,7 @@ class InfoPanel(Sections):
         if channel is not None:
             with self.channel.changed.blocked():
                 self.channel.value = channel.name
+        self._enable()
         self.file_facts.setStyleSheet("")
         size = f"{len(look.channels)} channel(s), {size_text(info.bytes)}"
         facts = [("folder", str(look.path.absolute().parent)), ("size", size), ("XML", info.xml.words)]

@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import CheckBox, ComboBox, Container, Label, PushButton, SpinBox
+from magicgui.widgets import ComboBox, Container, Label, PushButton, SpinBox
 
 from lsfm_core import CancelledError, InputError, LsfmError, size_text
 from napari_lsfm._plain import PlainPiece, plain_levels, plain_piece
 from napari_lsfm._widgets._box import plane_axis
+from napari_lsfm._widgets.fields import Tick
 from napari_lsfm._workers import ERROR_STYLE, in_words, wait_for
 
 if TYPE_CHECKING:
@@ -52,12 +53,8 @@ class PlainLayerForm(Container[Any]):
             label="Planes (0: all)",
             tooltip="So many planes, around the one that is looked at; 0 takes all of them",
         )
-        self.in_memory = CheckBox(
-            name="in_memory",
-            text="read now, and keep",
-            label="Memory",
-            tooltip="Read it now, and keep it; else it is read whenever it is needed",
-        )
+        tip = "Read it now, and keep it; else it is read whenever it is needed"
+        self.in_memory = Tick(False, name="in_memory", text="read now, and keep", label="Memory", tooltip=tip)
         self.takes = Label(name="takes", label="Takes", tooltip="What the array takes in memory as a whole")
         self.button = PushButton(name="add", text="Add as a layer")
         self.extend([self.layer, self.level, self.piece, self.planes, self.in_memory, self.takes, self.button])
