@@ -26,6 +26,7 @@ from lsfm_core import (
     Orientation,
     Space,
     StorageError,
+    UnfinishedError,
     edit_lsfm,
 )
 from napari_lsfm._layers import LayerData
@@ -452,3 +453,34 @@ def test_real_brain(brain_file: Path, brain_data: Path) -> None:
     np.testing.assert_array_equal(layer.downsample_factors, [(1, 1, 1), (2, 2, 2)])
     plane = tifffile.imread(brain_data / "mouse_brain" / "structural_tiff" / "image_0135.tif")
     np.testing.assert_array_equal(np.asarray(layer.data[0][135, :193, :271]), plane)
+
+
+_DIES = """
+import os, sys
+from lsfm_core.store import edit_lsfm
+with edit_lsfm(sys.argv[1]) as editor:
+    editor.rename_channel(next(iter(editor)), "renamed")
+    editor.h5.flush()
+    os._exit(9)
+"""
+
+
+def test_a_file_in_the_middle_of_a_change_is_restored_or_told(tmp_path: Path, specimen_file: Path, npe2pm: Any) -> None:
+    """Its writer is dead. With the journal it is what it was; moved away from it, the message says what to do."""
+    path, elsewhere = tmp_path / "brain.h5", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(specimen_file, path)
+    before = path.read_bytes()
+    assert subprocess.run([sys.executable, "-c", _DIES, str(path)], check=False).returncode == 9
+    assert path.read_bytes() != before and not h5py.is_hdf5(path)
+    shutil.copy(path, elsewhere)
+    moved = elsewhere / path.name
+    assert get_reader(moved) is read_layers
+    with (
+        npe2pm.tmp_plugin(package="napari-lsfm"),
+        pytest.raises(UnfinishedError, match=r"is in the middle of a change.*brain\.h5-journal is not there.*--discard-journal"),
+    ):
+        npe2.read([str(moved)], stack=False, plugin_name="napari-lsfm")
+    names = [metadata["name"] for _, metadata, _ in read_layers(path)]
+    assert path.read_bytes() == before
+    assert names == [metadata["name"] for _, metadata, _ in read_layers(specimen_file)]
