@@ -297,6 +297,14 @@ def test_a_dry_run_tells_all_and_changes_nothing(study: Path, capsys: pytest.Cap
     assert "autofluo_to_atlas_warp: 'autofluo_to_atlas_affine' -> 'atlas'" in told
     assert "compared with reg_Warped.nii.gz" in told and "import-registration:" in told
     assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == files
+    # A prefix that ends with a digit, and what else lies about.
+    for file in Path("ants").iterdir():
+        file.rename(file.with_name(file.name.replace("reg_", "run4")))
+    Path("ants/cells.csv").write_bytes("z,y,x,né\n1,2,3,4\n".encode("latin-1"))
+    Path("ants/broken.nii.gz").write_bytes(b"\x1f\x8b")
+    Path("ants/notes.json").write_text("{")
+    assert main(shlex.split("import-registration brain.h5 ants --channel autofluo --atlas-space atlas --dry-run")) == 0
+    assert "run40GenericAffine.mat" in capsys.readouterr().out
 
 
 # --- elastix ----------------------------------------------------------------------------------------------------------------

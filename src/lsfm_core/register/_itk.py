@@ -21,7 +21,7 @@ from lsfm_core.transforms.staged import Stage, StagedTransform
 __all__ = ["find_ants", "find_elastix", "find_transforms"]
 
 _ANTS = re.compile(
-    r"(?P<prefix>.*?)(?P<number>\d+)(?P<what>GenericAffine|DerivedInitial\w+|Rigid|Similarity|Affine|Translation|Warp|InverseWarp)"
+    r"(?P<prefix>.*)(?P<number>\d)(?P<what>GenericAffine|DerivedInitial\w+|Rigid|Similarity|Affine|Translation|Warp|InverseWarp)"
     r"\.(mat|txt|nii\.gz|nii)"
 )
 _COMPOSITE = re.compile(r"(?P<prefix>.*?)(?P<inverse>Inverse)?Composite\.h5")

@@ -34,6 +34,8 @@ _OTHERS = {
     6: "a grid of linear splines",
 }
 _TEXT = 4096
+#: Landmarks are set by hand; tables of cells are larger.
+_TABLE = 2**22
 _SIGNS = np.array((-1.0, -1.0, 1.0))
 
 
@@ -108,9 +110,8 @@ def find_bigwarp(files: Sequence[Path], native: Space, atlas: Space | None, unit
     ------
     InputError, SourceError
     """
-    tables = [
-        (file, table) for file in files if file.suffix.lower() in (".csv", ".json") and (table := _landmarks(file)) is not None
-    ]
+    small = [file for file in files if file.suffix.lower() in (".csv", ".json") and file.stat().st_size <= _TABLE]
+    tables = [(file, table) for file in small if (table := _landmarks(file)) is not None]
     if not tables:
         return None
     if len(tables) > 1:
@@ -163,7 +164,9 @@ def _landmarks(path: Path) -> tuple[npt.NDArray[np.bool_], FloatArray, FloatArra
             active = [row[1].strip().lower() == "true" for row in rows]
             moving, fixed = [row[2:5] for row in rows], [row[5:8] for row in rows]
         return np.array(active, dtype=bool), _numbers(moving), _numbers(fixed)
-    except (OSError, UnicodeError, KeyError, ValueError) as error:
+    except UnicodeError:
+        return None
+    except (OSError, KeyError, ValueError) as error:
         if path.suffix.lower() == ".json" and "BigWarpLandmarks" not in path.read_bytes()[:4096].decode("latin-1"):
             return None
         raise SourceError(f"{path}: cannot be read as landmarks of BigWarp: {error}") from error
@@ -192,7 +195,7 @@ def _kind(path: Path) -> int | None:
     try:
         header: Any = nib.load(path).header
         name = bytes(header["intent_name"].item()).rstrip(b"\0 ")
-    except (OSError, ValueError, KeyError, nib.filebasedimages.ImageFileError):
+    except (OSError, EOFError, ValueError, KeyError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError):
         return None
     return int(header["intent_p1"]) if name == b"NREG_TRANS" else None
 
