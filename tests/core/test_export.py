@@ -352,3 +352,12 @@ def test_outputs_are_complete_or_absent(brain_file: Path, tmp_path: Path) -> Non
     assert (tmp_path / "x.nii.gz").read_text() == "precious"
     export_channel(request(overwrite=True))
     assert [path.name for path in tmp_path.iterdir()] == ["x.nii.gz"]
+
+
+def test_what_goes_into_a_file_need_not_fit_into_memory(brain_file: Path) -> None:
+    request = {"path": brain_file, "channel": "autofluo", "resolution_mm": 0.01, "memory_bytes": 10**9}
+    with open_lsfm(brain_file) as file:
+        plan = plan_export(file, ExportRequest(**request, output="x.nii"))
+        assert plan.output_bytes > 10**9
+        with pytest.raises(MemoryBudgetError, match="name an output file"):
+            plan_export(file, ExportRequest(**request))
