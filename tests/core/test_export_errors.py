@@ -385,7 +385,7 @@ for name in x.nii x.nii.gz x.nrrd x.mha x.tif x.npy x.ome.zarr; do
 done
 {lsfm} export {registered_file} --channel autofluo --grid 0,0,0 --size 3 --output {disk}/a/chunks; echo "code $?"
 {lsfm} export-slices {registered_file} --channel autofluo --output {disk}/a/s_%d.tif; echo "code $?"
-{lsfm} merge {tmp_path}/chunks --memory 10MB --output {disk}/x.nii.gz; echo "code $?"
+{lsfm} merge {tmp_path}/chunks --memory 250MB --output {disk}/x.nii.gz; echo "code $?"
 ls -A {disk}
 """
     run = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tracemalloc
@@ -249,6 +250,53 @@ def test_each_output_keeps_its_budget(
         shutil.rmtree(output)
     else:
         output.unlink()
+
+
+def _result(path: Path, shape: tuple[int, int, int], value: int) -> None:
+    """A labels NIfTI of a single value, nearly all of which is no more than the file's length, and zero."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.uint16)
+    header.set_data_shape(shape)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    with path.open("wb") as file:
+        file.write(header.binaryblock + bytes(4))
+        file.truncate(352 + 2 * int(np.prod(shape)))
+        file.seek(352 + 2 * (shape[0] * shape[1] * 9 + shape[0] * 8 + 7))
+        file.write(np.uint16(value).tobytes())
+
+
+@pytest.mark.parametrize("relabel", [False, True])
+def test_a_merge_keeps_its_budget(
+    relabel: bool, tmp_path: Path, peak_memory: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two results of 105 MB each, for an image of 210."""
+    shape, half = (1024, 256, 400), 200
+    rows = []
+    for number in range(2):
+        start = (0, 0, half * number)
+        rows.append({"file": f"c{number}.nii.gz", "index_ras": (0, 0, number), "start": start, "shape": (*shape[:2], half)})
+        _result(tmp_path / f"c{number}.nii", (*shape[:2], half), 5 + number)
+    facts = {"format": "lsfm chunks", "version": 1, "name": "x", "kind": "labels", "shape": shape, "chunks": rows}
+    (tmp_path / "manifest.json").write_text(json.dumps(facts | {"world_from_voxel": np.eye(4).tolist()}))
+    output, words = tmp_path / "whole.nii", ["--relabel"] if relabel else []
+    merge = ["merge", str(tmp_path), *words, "--output", str(output)]
+    assert main([*merge, "--memory", "150MB", "--quiet"]) == 1
+    assert "needs at least" in capsys.readouterr().err
+    assert peak_memory(*merge, "--memory", "300MB") < 300_000_000
+    whole = np.asarray(nibabel.load(output).dataobj)
+    assert {tuple(map(int, place)): int(whole[tuple(place)]) for place in np.argwhere(whole)} == (
+        {(7, 8, 9): 1, (7, 8, 209): 2} if relabel else {(7, 8, 9): 5, (7, 8, 209): 6}
+    )
+    for file in tmp_path.iterdir():
+        file.unlink()
+
+
+def test_a_grid_of_zarr_keeps_its_budget(large_file: Path, tmp_path: Path, peak_memory: Callable[..., int]) -> None:
+    """One chunk, as large as the image: its layers count."""
+    output = tmp_path / "c_%d_%d_%d.ome.zarr"
+    grid = ["--grid", "0,0,0", "--size", "5", "--output", str(output), "--channel", "labels"]
+    assert peak_memory("export", large_file, *grid, "--memory", 260_000_000) < 320_000_000
+    shutil.rmtree(tmp_path / "c_0_0_0.ome.zarr")
 
 
 def _pattern(plane: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -449,6 +449,27 @@ def test_zarr_chunks_are_about_1_mb_and_layers_bounded(tmp_path: Path, monkeypat
     np.testing.assert_array_equal(flat[...], voxels)
 
 
+def test_zarr_is_the_same_whatever_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lsfm_core.formats import ome_zarr
+
+    monkeypatch.setattr(ome_zarr, "_LEAST_LAYER_BYTES", 100_000)
+    images = {"image": noise((70, 130, 300)), "labels": noise((70, 130, 300)) // 9000, "vectors": noise((20, 90, 300, 3))}
+    for kind, voxels in images.items():
+        image, found = image_of(voxels.astype(np.float32) if kind == "vectors" else voxels, kind=kind), []
+        for memory in (None, 10**6):
+            path = tmp_path / f"{kind} {memory}.ome.zarr"
+            with open_sink(path, image, overwrite=False, threads=2, memory_bytes=memory) as sink:
+                for start in range(0, len(voxels), 7):
+                    sink.write(voxels[start : start + 7].astype(image.dtype))
+            found.append({str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()})
+        assert found[0] == found[1]
+        # The layers are larger than what one of the two kept of them.
+        group = zarr.open_group(path)
+        assert min(group["0"].chunks[-3], len(voxels)) * voxels[0].nbytes > 100_000
+        level = np.moveaxis(group["0"][...], 0, -1) if kind == "vectors" else group["0"][...]
+        np.testing.assert_array_equal(level, voxels)
+
+
 # --- .npy -----------------------------------------------------------------------------------------------------------------------
 
 

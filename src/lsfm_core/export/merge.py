@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +17,11 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationEr
 
 from lsfm_core._request import Request
 from lsfm_core.durable import hidden_folder, settle_outputs
-from lsfm_core.errors import InputError, SourceError, StorageError, check_file
+from lsfm_core.errors import InputError, MemoryBudgetError, SourceError, StorageError, check_file
 from lsfm_core.export._files import check_not_read
 from lsfm_core.export.chunks import MANIFEST, MANIFEST_VERSION
-from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, check_output, open_sink, open_source
+from lsfm_core.export.plan import BASE_BYTES
+from lsfm_core.formats import OUTPUT_SUFFIXES, OutputImage, Source, check_output, cuts, open_sink, open_source, output_memory
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.pyramid import Kind
@@ -32,7 +34,10 @@ _Numbers4: TypeAlias = tuple[float, float, float, float]
 
 # Files whose voxels run fastest along the first axis; our sources give their planes along the last.
 _FASTEST_FIRST = (".nii", ".nii.gz", ".nrrd", ".mha")
-_SLAB_BYTES = 64 * 2**20
+_SLAB_BYTES = 16 * 2**20
+#: So much of a result is read at once, or a plane; small voxels count as what becomes of them while labels are numbered.
+_READ_BYTES, _LEAST_ITEM = 8 * 2**20, 4
+_RELABEL_COPIES = 4
 
 
 class MergeRequest(Request):
@@ -99,18 +104,85 @@ class _Piece:
     core_starts: Shape3
     core_stops: Shape3
 
-    def load(self, kind: Kind) -> Array:
-        array = _load(self.file, kind)
-        shape = tuple(b - a for a, b in zip(self.starts, self.stops, strict=True))
-        if array.shape[:3] != shape:
-            raise SourceError(f"{self.file}: has shape {array.shape}, but its chunk {shape}: save the result on the chunk's grid")
-        return array
+    def core(self, low: Shape3, high: Shape3, array: Array) -> tuple[Shape3, Array]:
+        """What of a box of this piece goes into the whole, perhaps nothing, and where that begins."""
+        start = _triple([max(a, c) for a, c in zip(low, self.core_starts, strict=True)])
+        stop = [max(a, min(b, c)) for a, b, c in zip(start, high, self.core_stops, strict=True)]
+        part: Array = array[tuple(slice(a - c, b - c) for a, b, c in zip(start, stop, low, strict=True))]
+        return start, part
 
-    def part(self, array: Array, low: Sequence[int], high: Sequence[int]) -> Array:
-        """The box ``low:high`` of the whole, out of this piece's voxels."""
-        box = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, self.starts, strict=True))
-        part: Array = array[box]
-        return part
+
+class _Reader:
+    """The voxels of a piece, of which a box is read at a time; in order, if the file can be read forwards only.
+
+    Attributes
+    ----------
+    axis : int
+        Of the array, along which the file's planes follow each other.
+    dtype : numpy.dtype
+    each : tuple of int
+        The values of a voxel; empty where it has one.
+    """
+
+    def __init__(self, piece: _Piece, kind: Kind) -> None:
+        self.piece = piece
+        self.axis = 2 if piece.file.name.endswith(_FASTEST_FIRST) else 0
+        self._source: Source | None = None
+        if piece.file.name.endswith(".npy"):
+            array = self._array()
+            self.dtype, self.each, shape = array.dtype, array.shape[3:], array.shape[:3]
+        else:
+            source = self._source = open_source(piece.file, kind=kind, judge=False)
+            self.dtype, self.each = source.dtype, (source.components,) if source.components > 1 else ()
+            shape = source.shape[::-1] if self.axis else source.shape
+        wanted = tuple(b - a for a, b in zip(piece.starts, piece.stops, strict=True))
+        if shape != wanted:
+            self.close()
+            raise SourceError(
+                f"{piece.file}: has shape {(*shape, *self.each)}, but its chunk {wanted}: save the result on the chunk's grid"
+            )
+
+    def read(self, low: Sequence[int], high: Sequence[int]) -> Array:
+        """The box ``low:high`` of the whole, which lies in the piece."""
+        starts = [a - c for a, c in zip(low, self.piece.starts, strict=True)]
+        sizes = [b - a for a, b in zip(low, high, strict=True)]
+        if self._source is None:
+            return np.array(self._array()[tuple(slice(a, a + n) for a, n in zip(starts, sizes, strict=True))])
+        if self.axis:
+            starts, sizes = starts[::-1], sizes[::-1]
+        box = np.empty((*sizes, *self.each), self.dtype)
+        self._source.read_box(_triple(starts), box)
+        return box.transpose(2, 1, 0, *range(3, box.ndim)) if self.axis else box
+
+    def all(self) -> Iterator[tuple[Shape3, Shape3, Array]]:
+        """Every voxel once, in slabs along the axis: where each begins and ends in the whole, and its voxels."""
+        for low, high in self.slabs(self.piece.starts, self.piece.stops):
+            yield low, high, self.read(low, high)
+
+    def slabs(self, low: Shape3, high: Shape3) -> Iterator[tuple[Shape3, Shape3]]:
+        """A box cut along the axis."""
+        plane = voxel_count([b - a for k, (a, b) in enumerate(zip(low, high, strict=True)) if k != self.axis])
+        thickness = max(1, _READ_BYTES // (plane * max(_LEAST_ITEM, self.dtype.itemsize * voxel_count(self.each))))
+        unit = 1 if self._source is None else self._source.unit[0]
+        thickness = max(1, thickness // unit) * unit if thickness >= unit else thickness
+        first = self.piece.starts[self.axis]
+        for part in cuts(low[self.axis] - first, high[self.axis] - first, thickness):
+            a, b = list(low), list(high)
+            a[self.axis], b[self.axis] = first + part.start, first + part.stop
+            yield _triple(a), _triple(b)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._source is not None:
+            self._source.close()
+
+    def _array(self) -> Array:
+        # Mapped anew for each box: pages that were touched count as the process' memory.
+        try:
+            array: Array = np.load(self.piece.file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{self.piece.file}: cannot be read: {error}") from error
+        return array
 
 
 @dataclass(frozen=True)
@@ -126,17 +198,22 @@ class MergePlan:
         Of the whole, along which the output takes its slabs.
     pieces : tuple
         What it is put together of.
+    in_memory : bool
+        Whether there is memory for the whole, or it is put together in a temporary file.
     """
 
     output: Path
     image: OutputImage
     axis: int
     pieces: tuple[_Piece, ...]
+    in_memory: bool
 
     def describe(self) -> str:
         """The plan in words, one fact per line."""
         image = self.image
-        voxels = f"{' x '.join(map(str, image.space.shape))} voxels, {image.dtype}{_each(image.shape)}, {image.space.orientation}"
+        voxels = (
+            f"{' x '.join(map(str, image.space.shape))} voxels, {image.dtype}{_each(image.shape[3:])}, {image.space.orientation}"
+        )
         return "\n".join(
             [
                 f"reads   {len(self.pieces)} piece(s), from {self.pieces[0].file} on",
@@ -162,13 +239,36 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     if request.relabel and kind != "labels":
         raise InputError("relabel: only labels are numbered; say that the results are labels (--kind labels)")
     check_not_read(request.output, [path, *(piece.file for piece in pieces)])
-    first = pieces[0].load(kind)
-    dtype = np.dtype(np.uint32) if request.relabel else first.dtype
-    components = first.shape[3] if first.ndim > 3 else 1
+    with closing(_Reader(pieces[0], kind)) as first:
+        dtype = np.dtype(np.uint32) if request.relabel else first.dtype
+        components = voxel_count(first.each)
     if kind == "image" and components > 1:
         kind = "components"
     image = OutputImage(space, dtype, kind, components, facts.name)
-    return MergePlan(request.output, image, check_output(request.output, image, overwrite=request.overwrite), tuple(pieces))
+    axis = check_output(request.output, image, overwrite=request.overwrite)
+    need = _need_bytes(request, image, axis, pieces)
+    if need > request.memory_bytes:
+        raise MemoryBudgetError(
+            f"{request.output}: putting {' x '.join(map(str, image.space.shape))} voxels together needs at least {size_text(need)} "
+            f"of memory, {size_text(request.memory_bytes)} were given: raise the memory (--memory)"
+        )
+    return MergePlan(request.output, image, axis, tuple(pieces), need + image.nbytes <= request.memory_bytes)
+
+
+def _need_bytes(request: MergeRequest, image: OutputImage, axis: int, pieces: Sequence[_Piece]) -> int:
+    """Memory beside the whole: what is read of a piece, what its labels become, what is written, and what the format takes."""
+    itemsize = image.dtype.itemsize * image.components
+    read = 0
+    for piece in pieces:
+        shape = [b - a for a, b in zip(piece.starts, piece.stops, strict=True)]
+        plane = voxel_count(shape[:2] if piece.file.name.endswith(_FASTEST_FIRST) else shape[1:]) * itemsize
+        # What is read is there as the file's bytes and as voxels, and its place in the whole is mapped.
+        read = max(read, 3 * max(plane, min(_READ_BYTES, voxel_count(shape) * itemsize)))
+    if request.relabel:
+        read *= _RELABEL_COPIES
+    plane = image.nbytes // image.shape[axis]
+    written = 3 * max(plane, min(_SLAB_BYTES, image.nbytes)) + output_memory(request.output, image, request.memory_bytes)
+    return BASE_BYTES + max(read, written)
 
 
 def merge_chunks(
@@ -192,19 +292,17 @@ def merge_chunks(
     report = Progress("merge", image.nbytes, progress, cancel)
     threads = request.threads or default_threads()
     with hidden_folder(request.output) as folder:
-        whole = _Whole(image, folder / "whole", request.memory_bytes, plan.axis)
+        whole = _Whole(image, folder / "whole", plan.in_memory, plan.axis)
         for number, piece in enumerate(pieces):
-            array = piece.load(kind)
-            if numbers is None and (array.dtype != dtype or array.shape[3:] != image.shape[3:]):
-                raise SourceError(
-                    f"{piece.file}: has voxels of type {array.dtype}{_each(array.shape)}, {pieces[0].file.name} of "
-                    f"{dtype}{_each(image.shape)}: save all as one type"
-                )
-            if numbers is not None:
-                array = numbers.apply(number, array)
-            whole.put(piece, array)
-            voxels = voxel_count([b - a for a, b in zip(piece.core_starts, piece.core_stops, strict=True)])
-            report.advance(voxels * image.components * dtype.itemsize)
+            with closing(_Reader(piece, kind)) as reader:
+                if numbers is None and (reader.dtype != dtype or reader.each != image.shape[3:]):
+                    raise SourceError(
+                        f"{piece.file}: has voxels of type {reader.dtype}{_each(reader.each)}, {pieces[0].file.name} of "
+                        f"{dtype}{_each(image.shape[3:])}: save all as one type"
+                    )
+                for low, high, slab in reader.all():
+                    start, part = piece.core(low, high, slab)
+                    report.advance(whole.put(start, part if numbers is None else numbers.apply(number, part)))
         with open_sink(
             request.output, image, overwrite=request.overwrite, threads=threads, memory_bytes=request.memory_bytes
         ) as sink:
@@ -293,30 +391,10 @@ def _stem(name: str) -> str:
     return name.removesuffix(suffix)
 
 
-def _load(path: Path, kind: Kind) -> Array:
-    """The voxels of a result, in the array order of its chunk."""
-    if path.name.endswith(".npy"):
-        try:
-            array: Array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{path}: cannot be read: {error}") from error
-        return array
-    source = open_source(path, kind=kind, judge=False)
-    try:
-        planes = np.empty(source.shape + ((source.components,) if source.components > 1 else ()), source.dtype)
-        for index, plane in enumerate(planes):
-            source.read_plane(index, plane)
-    finally:
-        source.close()
-    if path.name.endswith(_FASTEST_FIRST):
-        planes = planes.transpose(2, 1, 0, *range(3, planes.ndim))
-    return planes
-
-
 class _Whole:
     """The image while it is put together: in memory if there is room, else in a file."""
 
-    def __init__(self, image: OutputImage, path: Path, memory_bytes: int, axis: int) -> None:
+    def __init__(self, image: OutputImage, path: Path, in_memory: bool, axis: int) -> None:
         self._image = image
         self._axis = axis
         # The slowest axis first, so that a slab is one run of bytes.
@@ -324,7 +402,7 @@ class _Whole:
         self._shape = tuple(image.shape[k] for k in self._order)
         self._path = path
         self._array: Array | None = None
-        if image.nbytes <= memory_bytes // 4:
+        if in_memory:
             self._array = np.zeros(self._shape, image.dtype)
         else:
             try:
@@ -340,14 +418,15 @@ class _Whole:
                     "make room, or raise the memory"
                 ) from error
 
-    def put(self, piece: _Piece, array: Array) -> None:
-        # Mapped for one piece at a time: pages that were touched count as the process' memory.
+    def put(self, start: Shape3, part: Array) -> int:
+        """Store a box of voxels; returns how many bytes it has."""
+        # Mapped for a part at a time: pages that were touched count as the process' memory.
         target = self._array
         if target is None:
             target = np.memmap(self._path, self._image.dtype, "r+", shape=self._shape)
-        box = [slice(a, b) for a, b in zip(piece.core_starts, piece.core_stops, strict=True)]
-        part = piece.part(array, piece.core_starts, piece.core_stops)
+        box = [slice(a, a + n) for a, n in zip(start, part.shape, strict=False)]
         target[tuple(box[k] for k in self._order if k < 3)] = part.transpose(self._order)
+        return part.nbytes
 
     def slabs(self) -> Iterator[Array]:
         plane = self._image.nbytes // self._shape[0]
@@ -387,13 +466,19 @@ def _join(pieces: Sequence[_Piece], cancel: CancelToken | None) -> _Numbers:
     seen = [np.zeros(1, bool)]
     total = 0
     for piece in pieces:
-        array = piece.load("labels")
-        if array.dtype.kind not in "ui" or array.ndim != 3 or array.min() < 0:
-            raise SourceError(f"{piece.file}: holds {array.dtype} of shape {array.shape}: labels are integers from 0 in three axes")
-        old.append(np.unique(np.append(array.ravel(), array.dtype.type(0))))
+        with closing(_Reader(piece, "labels")) as reader:
+            ids = inner = np.zeros(1, reader.dtype)
+            for low, high, slab in reader.all():
+                if slab.dtype.kind not in "ui" or slab.ndim != 3 or slab.min() < 0:
+                    raise SourceError(
+                        f"{piece.file}: holds {reader.dtype}{_each(reader.each)}: labels are integers from 0 in three axes"
+                    )
+                ids = np.union1d(ids, slab)
+                inner = np.union1d(inner, piece.core(low, high, slab)[1])
+        old.append(ids)
         firsts.append(total)
-        seen.append(np.isin(old[-1][1:], piece.part(array, piece.core_starts, piece.core_stops)))
-        total += len(old[-1]) - 1
+        seen.append(np.isin(ids[1:], inner))
+        total += len(ids) - 1
         report.advance(1)
     # All labels in one row, 0 the background; each leads to the first that it is joined with.
     roots = np.arange(total + 1)
@@ -406,8 +491,8 @@ def _join(pieces: Sequence[_Piece], cancel: CancelToken | None) -> _Numbers:
 
     for one, other in _neighbours(pieces):
         for left, right in _shared(pieces[one], pieces[other], old[one], old[other]):
-            low, high = sorted((root(firsts[one] + left), root(firsts[other] + right)))
-            roots[high] = low
+            lower, higher = sorted((root(firsts[one] + left), root(firsts[other] + right)))
+            roots[higher] = lower
         report.advance(0)
     # Of a label that has no voxel in the whole, since another chunk saw it otherwise there, no number is used up.
     ends = np.array([root(label) for label in range(total + 1)])
@@ -423,11 +508,18 @@ def _shared(one: _Piece, other: _Piece, old_one: Array, old_other: Array) -> Ite
     """Places in the two lists of ids of labels that are the same where the pieces overlap."""
     low = [max(a, b) for a, b in zip(one.starts, other.starts, strict=True)]
     high = [min(a, b) for a, b in zip(one.stops, other.stops, strict=True)]
-    i = np.searchsorted(old_one, one.part(one.load("labels"), low, high).ravel())
-    j = np.searchsorted(old_other, other.part(other.load("labels"), low, high).ravel())
-    pairs, shared = np.unique(i.astype(np.int64) * len(old_other) + j, return_counts=True)
+    found: list[tuple[Array, Array]] = []
+    with closing(_Reader(one, "labels")) as first, closing(_Reader(other, "labels")) as second:
+        # Files of which one runs along another axis, and perhaps forwards only, are not gone through together.
+        together = first.axis == second.axis
+        for start, stop in first.slabs(_triple(low), _triple(high)) if together else [(low, high)]:
+            i = np.searchsorted(old_one, first.read(start, stop).ravel())
+            j = np.searchsorted(old_other, second.read(start, stop).ravel())
+            found.append(np.unique(i.astype(np.int64) * len(old_other) + j, return_counts=True))
+    pairs, place = np.unique(np.concatenate([keys for keys, _ in found]), return_inverse=True)
+    shared = np.bincount(place, np.concatenate([counts for _, counts in found]))
     left, right = np.divmod(pairs, len(old_other))
-    union = np.bincount(i)[left] + np.bincount(j)[right] - shared
+    union = np.bincount(left, shared)[left] + np.bincount(right, shared)[right] - shared
     same = (2 * shared > union) & (left > 0) & (right > 0)
     yield from zip(left[same].tolist(), right[same].tolist(), strict=True)
 
@@ -451,7 +543,7 @@ def _neighbours(pieces: Sequence[_Piece]) -> Iterator[tuple[int, int]]:
 
 
 def _each(shape: Sequence[int]) -> str:
-    return f" x {shape[3]}" if len(shape) > 3 else ""
+    return f" x {shape[0]}" if shape else ""
 
 
 def _triple(values: Sequence[int]) -> Shape3:

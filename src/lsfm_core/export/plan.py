@@ -242,12 +242,26 @@ def plan_export(file: LsfmFile, request: ExportRequest, *, keep: bool = False, c
         plan = replace(plan, axis=check_output(request.output, plan.image, overwrite=request.overwrite))
         plan = replace(plan, warnings=(*plan.warnings, *output_notes(request.output, plan.image)))
         sink = output_memory(request.output, plan.image, request.memory_bytes)
-    return _with_memory(plan, keeps_result=keep or (request.output is None and request.grid is None), sink_bytes=sink)
+    keeps = keep or (request.output is None and request.grid is None)
+    return _with_memory(plan, result_bytes=plan.output_bytes if keeps else 0, sink_bytes=sink)
 
 
 def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan:
     """The plan of an export whose result goes away piece by piece, in slabs along `axis`; raises as `plan_export`."""
-    return _with_memory(replace(_decide(file, request), axis=axis), keeps_result=False)
+    plan = replace(_decide(file, request), axis=axis)
+    if request.grid is None:
+        return _with_memory(plan)
+    # Of its pieces the first is as large as any.
+    reorientation = plan.target.reorientation_to(Orientation("RAS"))
+    ras = plan.target.reoriented(reorientation)
+    size = [min(n, limit) for n, limit in zip(chunk_voxels(ras.voxel_size_mm, request)[0], ras.shape, strict=True)]
+    ranges = reorientation.source_ranges([0, 0, 0], size, plan.target.shape)
+    piece = plan.crop([part.start for part in ranges], [part.stop for part in ranges])
+    if request.output is None:
+        # One that is used, and the next.
+        return _with_memory(plan, result_bytes=2 * piece.output_bytes)
+    sink = output_memory(request.output, piece.image, request.memory_bytes) if "%" in request.output.name else 0
+    return _with_memory(plan, sink_bytes=sink)
 
 
 def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None = None) -> ExportPlan:
@@ -554,15 +568,14 @@ def _read_bytes(plan: ExportPlan) -> int:
 # --- how much memory it takes ---------------------------------------------------------------------------------------------------
 
 
-def _with_memory(plan: ExportPlan, *, keeps_result: bool, sink_bytes: int = 0) -> ExportPlan:
+def _with_memory(plan: ExportPlan, *, result_bytes: int = 0, sink_bytes: int = 0) -> ExportPlan:
     """The plan with slabs and blocks that stay within the budget, beside what the output's format takes."""
     budget = plan.memory_bytes
     shape, axis = plan.target.shape, plan.axis
     plane = plan.output_bytes // shape[axis]
-    result = plan.output_bytes if keeps_result else 0
     # Whatever the blocks: a large chunk is decoded as a whole, one at a time; and what the format takes.
     fixed = plan.level.data.decode_bytes + sink_bytes
-    available = budget - BASE_BYTES - result - fixed
+    available = budget - BASE_BYTES - result_bytes - fixed
     chunks = plan.level.data.chunks[:3]
     if plan.copy is not None and plan.region is None:
         threads, block_bytes = 1, 0
@@ -581,10 +594,10 @@ def _with_memory(plan: ExportPlan, *, keeps_result: bool, sink_bytes: int = 0) -
     # what is left keeps decoded chunks.
     thickness = min(wanted, (available - threads * block_bytes) // (4 * plane))
     if thickness < 1:
-        need = BASE_BYTES + result + fixed + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
+        need = BASE_BYTES + result_bytes + fixed + 4 * plane + (threads * _LEAST_BLOCK_BYTES * 3 // 2 if block_bytes else 0)
         raise MemoryBudgetError(
             f"{plan.name}: this export needs at least {size_text(need)} of memory{_of_chunks(plan)}, {size_text(budget)} were "
-            "given: raise the memory, " + ("name an output file, " if keeps_result else "") + "or take a coarser resolution"
+            "given: raise the memory, " + ("name an output file, " if result_bytes else "") + "or take a coarser resolution"
         )
     first = 0
     if plan.copy is not None:
@@ -603,7 +616,7 @@ def _with_memory(plan: ExportPlan, *, keeps_result: bool, sink_bytes: int = 0) -
         block=(size[0], size[1], size[2]),
         block_bytes=block_bytes,
         cache_bytes=cache,
-        peak_bytes=BASE_BYTES + result + fixed + threads * block_bytes + 4 * plane * thickness + min(cache, read),
+        peak_bytes=BASE_BYTES + result_bytes + fixed + threads * block_bytes + 4 * plane * thickness + min(cache, read),
         read_bytes=read,
     )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,9 +22,9 @@ import numpy.typing as npt
 import zarr
 
 from lsfm_core.confinement import is_outside_allowed
-from lsfm_core.errors import InputError, LsfmError, SourceError
+from lsfm_core.errors import InputError, LsfmError, SourceError, StorageError
 from lsfm_core.formats._channels import PlanesAre, channel_key, check_one_timepoint, pick_channel
-from lsfm_core.formats._files import check_inside
+from lsfm_core.formats._files import bytes_of, check_inside
 from lsfm_core.formats._geometry import voxel_size_or_none
 from lsfm_core.formats._own import OwnFacts, own_facts, take_place
 from lsfm_core.formats._sink import ALL_DTYPES, OutputFormat, OutputImage, Sink
@@ -38,9 +39,10 @@ _SUPPORTED = ("0.1", "0.2", "0.3", "0.4", "0.5")
 #: Version 0.1 and 0.2 name no axes, and 0.3 tells no types; some writers of later versions do not, either.
 _AXES = "tczyx"
 _TYPES = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
-#: Planes are kept until they fill a layer of chunks; chunks of large planes are made flat, so that no layer is larger than this
-#: or, with little memory, than this part of what is left of it beside the process itself.
-_LAYER_BYTES, _LEAST_LAYER_BYTES, _LAYER_PART = 128 * 2**20, 8 * 2**20, 6
+#: Planes are kept until they fill a layer of chunks; chunks of large planes are made flat, so that no layer is larger than this.
+_LAYER_BYTES = 128 * 2**20
+#: Layers that are larger than this part of what is left of the memory beside the process itself are kept in files.
+_LEAST_LAYER_BYTES, _LAYER_PART = 8 * 2**20, 6
 _PROCESS_BYTES = 256 * 2**20
 #: Zarr, its event loop, and the chunks that are encoded at the same time.
 _LIBRARY_BYTES = 40 * 2**20
@@ -298,7 +300,13 @@ class _Level:
     """One level on its way to the file: it gathers planes until they fill a layer of chunks, and carries them on to the next."""
 
     def __init__(
-        self, image: OutputImage, plan: LevelPlan, array: zarr.Array[Any], coarser: _Level | None, pool: ThreadPoolExecutor
+        self,
+        image: OutputImage,
+        plan: LevelPlan,
+        array: zarr.Array[Any],
+        coarser: _Level | None,
+        pool: ThreadPoolExecutor,
+        folder: Path | None,
     ) -> None:
         self._image = image
         self._factors = plan.factors
@@ -308,10 +316,14 @@ class _Level:
         self._step = (1, 1, 1) if coarser is None else tuple(np.floor_divide(coarser._factors, plan.factors))
         self._reducer = reducer(image.kind, image.dtype)
         self._carried = self._reducer.carried_dtype(plan.factors)
-        self._layer = np.empty((plan.chunks[0], *plan.shape[1:], *image.shape[3:]), image.dtype)
+        self._layer = _Layer((min(plan.chunks[0], plan.shape[0]), *plan.shape[1:], *image.shape[3:]), image.dtype, folder)
         self._written = self._filled = 0
         # Planes that wait for the others of their block.
         self._rest = np.empty((0, *self._layer.shape[1:]), self._carried)
+
+    def close(self) -> None:
+        """Let go of the layer."""
+        self._layer.close()
 
     def add(self, carried: npt.NDArray[Any]) -> None:
         """Take the planes that follow; `lsfm_core.pyramid.Reducer` says what is carried."""
@@ -324,11 +336,11 @@ class _Level:
                     carried[place, rows], self._factors, (first + place.start, rows.start, 0), full
                 )
         while len(voxels):
-            part = voxels[: len(self._layer) - self._filled]
-            self._layer[self._filled : self._filled + len(part)] = part
+            part = voxels[: self._layer.shape[0] - self._filled]
+            self._layer.put(self._filled, part)
             self._filled += len(part)
             voxels = voxels[len(part) :]
-            if self._filled == len(self._layer):
+            if self._filled == self._layer.shape[0]:
                 self._write_layer()
         if self._coarser is not None:
             if len(self._rest):
@@ -358,20 +370,69 @@ class _Level:
         return out
 
     def _write_layer(self) -> None:
-        layer = self._layer[: self._filled]
-        if self._image.components > 1:
-            layer = np.moveaxis(layer, -1, 0)
-        edges = [range(0, n, step) for n, step in zip(layer.shape, self._array.chunks, strict=True)]
+        height, width = self._array.chunks[-2:]
+        several = self._image.components > 1
 
-        def write(start: tuple[int, ...]) -> None:
-            box = [slice(a, min(a + step, n)) for a, step, n in zip(start, self._array.chunks, layer.shape, strict=True)]
+        def write(place: tuple[int, int, int]) -> None:
+            value, row, column = place
             planes = slice(self._written, self._written + self._filled)
-            self._array[(*box[:-3], planes, *box[-2:])] = layer[tuple(box)]
+            box = (planes, slice(row, min(row + height, self._layer.shape[1])), slice(column, min(column + width, band.shape[2])))
+            voxels = band[:, :, box[2]]
+            # NGFF wants channels before space.
+            self._array[(value, *box) if several else box] = voxels[..., value] if several else voxels
 
-        # Chunk by chunk: when one fails, zarr goes on with the others that it was given, in a folder that is being removed.
-        list(self._pool.map(write, product(*edges)))
+        if self._filled:
+            for row in range(0, self._layer.shape[1], height):
+                band = self._layer.rows(self._filled, slice(row, min(row + height, self._layer.shape[1])))
+                # Chunk by chunk: when one fails, zarr goes on with the others that it was given, in a folder that is being removed.
+                list(self._pool.map(write, product(range(self._image.components), [row], range(0, band.shape[2], width))))
         self._written += self._filled
         self._filled = 0
+
+
+class _Layer:
+    """Planes that wait for the others of their chunks: in memory, or in a file without a name."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path | None) -> None:
+        self.shape = shape
+        self._dtype = dtype
+        self._array = np.empty(shape, dtype) if folder is None else None
+        self._file = None if folder is None else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self._row_bytes = voxel_count(shape[2:]) * dtype.itemsize
+
+    def put(self, plane: int, planes: npt.NDArray[Any]) -> None:
+        """Store whole planes."""
+        if self._array is not None:
+            self._array[plane : plane + len(planes)] = planes
+            return
+        assert self._file is not None
+        self._file.seek(plane * self.shape[1] * self._row_bytes)
+        for one in planes:
+            view = bytes_of(np.ascontiguousarray(one, self._dtype))
+            while view:
+                view = view[self._file.write(view) :]
+
+    def rows(self, planes: int, rows: slice) -> npt.NDArray[Any]:
+        """Rows of the first `planes` planes."""
+        if self._array is not None:
+            return self._array[:planes, rows]
+        assert self._file is not None
+        out = np.empty((planes, rows.stop - rows.start, *self.shape[2:]), self._dtype)
+        for plane, part in enumerate(out):
+            self._file.seek((plane * self.shape[1] + rows.start) * self._row_bytes)
+            view = bytes_of(part)
+            while view:
+                count = self._file.readinto(view)
+                if not count:
+                    raise StorageError("a scratch file ends before it should: the disk may be failing")
+                view = view[count:]
+        return out
+
+    def close(self) -> None:
+        """Let go of the memory or the file."""
+        self._array = None
+        if self._file is not None:
+            self._file.close()
 
 
 def _bands(array: npt.NDArray[Any], step: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -408,54 +469,65 @@ class OmeZarrOutput(OutputFormat):
     def __init__(self, memory_bytes: int | None = None) -> None:
         self._layer_bytes = _LAYER_BYTES
         if memory_bytes is not None:
-            part = (memory_bytes - _PROCESS_BYTES) // _LAYER_PART
-            self._layer_bytes = min(_LAYER_BYTES, max(_LEAST_LAYER_BYTES, part))
+            self._layer_bytes = max(_LEAST_LAYER_BYTES, (memory_bytes - _PROCESS_BYTES) // _LAYER_PART)
 
     @contextmanager
     def open(self, paths: Sequence[Path], image: OutputImage, threads: int) -> Iterator[_ZarrSink]:
         (path,) = paths
-        plans = _plan(image, self._layer_bytes)
+        plans = _plan(image)
         group = zarr.create_group(path, zarr_format=3, attributes={"ome": _metadata(image, plans), "lsfm": image.facts()})
-        # NGFF wants channels before space.
         channels = (image.components,) if image.components > 1 else ()
         levels: list[_Level] = []
         pool = ThreadPoolExecutor(threads)
-        for index, plan in reversed(list(enumerate(plans))):
-            array = group.create_array(
-                str(index),
-                shape=(*channels, *plan.shape),
-                chunks=(*(1 for _ in channels), *plan.chunks),
-                dtype=image.stored,
-                dimension_names=[*("c" for _ in channels), "z", "y", "x"],
-            )
-            levels.append(_Level(image, plan, array, levels[-1] if levels else None, pool))
-        with pool:
-            yield _ZarrSink(image, levels[-1])
+        try:
+            for index, plan in reversed(list(enumerate(plans))):
+                array = group.create_array(
+                    str(index),
+                    shape=(*channels, *plan.shape),
+                    chunks=(*(1 for _ in channels), *plan.chunks),
+                    dtype=image.stored,
+                    dimension_names=[*("c" for _ in channels), "z", "y", "x"],
+                )
+                folder = path if self._layer(plan, image)[1] else None
+                levels.append(_Level(image, plan, array, levels[-1] if levels else None, pool, folder))
+            with pool:
+                yield _ZarrSink(image, levels[-1])
+        finally:
+            for level in levels:
+                level.close()
 
     def memory_bytes(self, image: OutputImage) -> int:
         need = _LIBRARY_BYTES
         reduce = reducer(image.kind, image.dtype)
-        for plan in _plan(image, self._layer_bytes):
-            plane = voxel_count(plan.shape[1:]) * image.components
-            # The layer, and what is carried on: a plane that waits, the same with those that follow it.
-            need += plane * (
-                min(plan.chunks[0], plan.shape[0]) * image.dtype.itemsize + 4 * reduce.carried_dtype(plan.factors).itemsize
-            )
+        for plan in _plan(image):
+            # What is kept of the layer, and what is carried on: a plane that waits, the same with those that follow it.
+            carried = 4 * reduce.carried_dtype(plan.factors).itemsize * voxel_count(plan.shape[1:]) * image.components
+            need += self._layer(plan, image)[0] + carried
         return need
 
     def disk_bytes(self, path: Path, image: OutputImage) -> int:
-        return sum(voxel_count(plan.shape) for plan in _plan(image, self._layer_bytes)) * image.components * image.dtype.itemsize
+        return sum(voxel_count(plan.shape) for plan in _plan(image)) * image.components * image.dtype.itemsize
+
+    def _layer(self, plan: LevelPlan, image: OutputImage) -> tuple[int, bool]:
+        """What a level's layer takes in memory, and whether that is a band of it only, since it is kept in a file."""
+        depth = min(plan.chunks[0], plan.shape[0])
+        row = depth * plan.shape[2] * image.components * image.dtype.itemsize
+        whole = row * plan.shape[1]
+        return (whole, False) if whole <= self._layer_bytes else (row * min(plan.chunks[1], plan.shape[1]), True)
 
 
-def _plan(image: OutputImage, layer_bytes: int) -> list[LevelPlan]:
+def _plan(image: OutputImage) -> list[LevelPlan]:
     plans = plan_levels(image.space.shape, image.space.voxel_size_mm, image.dtype.itemsize)
-    return [replace(plan, chunks=_flat_enough(plan, image.dtype.itemsize * image.components, layer_bytes)) for plan in plans]
+    return [replace(plan, chunks=_flat_enough(plan, image.dtype.itemsize * image.components)) for plan in plans]
 
 
-def _flat_enough(plan: LevelPlan, itemsize: int, layer_bytes: int) -> Shape3:
-    """The plan's chunks, or flatter and wider ones of the same size, of which a layer is not too large."""
+def _flat_enough(plan: LevelPlan, itemsize: int) -> Shape3:
+    """The plan's chunks, or flatter and wider ones of the same size, of which a layer is not too large.
+
+    Whatever the memory: the same image becomes the same file.
+    """
     depth, rows, columns = plan.chunks
-    while depth > 1 and depth * voxel_count(plan.shape[1:]) * itemsize > layer_bytes:
+    while depth > 1 and depth * voxel_count(plan.shape[1:]) * itemsize > _LAYER_BYTES:
         depth //= 2
         if rows < columns:
             rows = min(2 * rows, plan.shape[1])

@@ -7,11 +7,12 @@ when everything has been read back from it and compared.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from lsfm_core._request import Request
 from lsfm_core.arrays import ChunkCache
 from lsfm_core.arrays.chunks import DEFAULT_LEVEL, ChunkCodec, Grid, bits_dtype, check_identity, checksum_of
 from lsfm_core.errors import ChecksumError, ExistsError, FormatError, LsfmError, MemoryBudgetError, StorageError
+from lsfm_core.geometry import voxel_count
 from lsfm_core.hdf5_damage import changing
 from lsfm_core.hdf5_links import inside
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
@@ -50,8 +52,12 @@ T = TypeVar("T")
 
 #: Smaller chunks go through the threads together, until they have this size.
 _BATCH_BYTES = 2**20
-#: A chunk as it is stored, decoded, shuffled, and encoded.
-_COPIES_OF_A_CHUNK = 4
+#: The interpreter, numpy, HDF5 and the decoders, before any chunk.
+_BASE_BYTES = 80 * 2**20
+#: A chunk as it is stored, decoded, shuffled, and encoded; and one that is only decoded, or carried over as it is stored.
+_COPIES_OF_A_CHUNK, _COPIES_OF_A_DECODED = 4, 3
+#: Larger chunks are decoded one at a time.
+_LARGE_CHUNK_BYTES = 8 * 2**20
 #: What a copy is made without: the remains of a killed write, and digests, which are made anew.
 _LEFT_OUT = (_paths.INCOMPLETE, _paths.DIGESTS)
 #: Side of the chunks that voxels get which are to be compressed and have none.
@@ -230,6 +236,7 @@ class _Chunked:
         else:
             self._written = np.arange(int(np.prod(self._old.counts)) if dataset.id.get_storage_size() else 0)
         self._known = known
+        self._one_at_a_time = threading.Lock()
         if known is not None and len(self._written) < known.size:
             raise ChecksumError(f"{dataset.file.filename}: {place}: chunks are missing: the file is damaged")
         self.targets = self._written if self._old == self.grid else self._regrouped()
@@ -242,6 +249,40 @@ class _Chunked:
     def nbytes(self) -> int:
         """Decoded bytes of all chunks of the copy."""
         return len(self.targets) * self.encoder.nbytes
+
+    @property
+    def work_bytes(self) -> int:
+        """Memory that a chunk of the copy takes while it is made."""
+        if not self.copied or self.encoder.filters[-1:] != (h5py.h5z.FILTER_FLETCHER32,):
+            # What has no checksum is decoded to find out whether it is whole.
+            return _COPIES_OF_A_CHUNK * self.encoder.nbytes
+        # No chunk is larger than all of them together.
+        return _COPIES_OF_A_DECODED * max(1, min(self.encoder.nbytes, int(self.dataset.id.get_storage_size())))
+
+    @property
+    def old_bytes(self) -> int:
+        """What a chunk of the old file takes when it is decoded, where chunks of the copy are put together of such; else 0."""
+        return 0 if self._old == self.grid else voxel_count(self._old.chunks) * self.encoder.dtype.itemsize
+
+    def decode_bytes(self, threads: int) -> int:
+        """Memory that decoding chunks of the old file takes, beside those that are kept."""
+        return _COPIES_OF_A_DECODED * self.old_bytes * (1 if self._is_large else threads)
+
+    def check_memory(self, available: int, memory_bytes: int) -> None:
+        """Refuse chunks that are too large for what is available beside the process itself.
+
+        Raises
+        ------
+        MemoryBudgetError
+        """
+        least = self.decode_bytes(1) + 2 * max(self.old_bytes, self.work_bytes)
+        if least > available:
+            chunks = self._old.chunks if self.old_bytes > self.encoder.nbytes else self.encoder.chunks
+            raise MemoryBudgetError(
+                f"{self.dataset.file.filename}: {self.dataset.name}: its chunks of {' x '.join(map(str, chunks))} voxels need at "
+                f"least {size_text(_BASE_BYTES + least)} of memory, {size_text(memory_bytes)} were given: raise the memory "
+                "(--memory)"
+            )
 
     @property
     def need_bytes(self) -> int:
@@ -309,12 +350,20 @@ class _Chunked:
                 return octets  # which would be shuffled again at once
         return self.encoder.octets(self._decoded(number))
 
+    @property
+    def _is_large(self) -> bool:
+        return self.old_bytes > _LARGE_CHUNK_BYTES
+
     def _insert(self, block: Array, start: tuple[int, ...], old: int, cache: ChunkCache) -> None:
         key = (address(self.dataset), old)
         chunk = cache.get(key)
         if chunk is None:
-            chunk = self._decoded(old)
-            cache.put(key, chunk)
+            with self._one_at_a_time if self._is_large else nullcontext():
+                # Who has waited may find it decoded.
+                chunk = cache.get(key) if self._is_large else None
+                if chunk is None:
+                    chunk = self._decoded(old)
+                    cache.put(key, chunk)
         first, last = self._old.box(old)
         low = [max(a, b) for a, b in zip(start, first, strict=True)]
         high = [min(a + n, b) for a, n, b in zip(start, block.shape, last, strict=True)]
@@ -393,12 +442,7 @@ class _Plan:
                 continue
             known = _digest.chunk_table(file.h5, file.digests, *self.levels[where]) if where in self.levels else None
             chunked = _Chunked(node, *codecs, places.get(where, node.name), known)
-            least = _COPIES_OF_A_CHUNK * max(codec.nbytes for codec in codecs if codec is not None)
-            if least > request.memory_bytes:
-                raise MemoryBudgetError(
-                    f"{file.path}: {node.name}: its chunks need at least {size_text(least)} of memory, "
-                    f"{size_text(request.memory_bytes)} were given: raise the memory"
-                )
+            chunked.check_memory(request.memory_bytes - _BASE_BYTES, request.memory_bytes)
             self.chunked[where] = chunked
             self.need_bytes += chunked.need_bytes
         self._old_bytes = file.path.stat().st_size
@@ -490,8 +534,14 @@ def _make(plan: _Plan, place: Path, request: RepackRequest, progress: ProgressCa
     total = sum(chunked.nbytes for chunked in plan.chunked.values())
     threads = request.threads or default_threads()
     with ThreadPoolExecutor(threads, thread_name_prefix="lsfm-repack") as pool:
-        run = partial(_in_order, pool, 2 * threads, request.memory_bytes // 2)
-        cache = ChunkCache(request.memory_bytes // 2)
+        # One half for the chunks that are being made, the other for those of the old file that are needed again.
+        decoding = max((chunked.decode_bytes(threads) for chunked in plan.chunked.values()), default=0)
+        room = request.memory_bytes - _BASE_BYTES
+        if room < 2 * decoding:
+            decoding = max((chunked.decode_bytes(1) for chunked in plan.chunked.values()), default=0)
+        half = max(0, room - decoding) // 2
+        run = partial(_in_order, pool, 2 * threads, half)
+        cache = ChunkCache(half)
         raw = durable.RawFile(open(place, "w+b", buffering=0), place)  # noqa: SIM115
         try:
             advance = Progress("repack", total, progress, cancel).advance
@@ -565,7 +615,7 @@ def _in_order(
 ) -> None:
     """Work on every chunk of the copy in the pool, and finish each here, in their order."""
     size = max(1, _BATCH_BYTES // chunked.encoder.nbytes)
-    most = max(1, min(most, memory_bytes // (_COPIES_OF_A_CHUNK * size * chunked.encoder.nbytes)))
+    most = max(1, min(most, memory_bytes // (size * chunked.work_bytes)))
     pending: deque[tuple[list[int], Future[list[T]]]] = deque()
 
     def settle() -> None:
