@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 import lsfm_core
 from lsfm_core import IngestRequest, InputError, MemoryBudgetError, Space, ingest_channel, open_lsfm
 from lsfm_core.arrays import LazyArray
+from lsfm_core.export.points import _cells
+from lsfm_core.kernels.digits import MOST_BYTES, decimals
 from lsfm_core.pyramid import block_mode
 from lsfm_core.resample import Resampled, VoxelSource
 from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain
@@ -371,6 +375,34 @@ def test_no_point_is_lost_where_a_field_folds(many: None) -> None:
     inverse = InverseField(DisplacementField(Space((12, 12, 12), np.eye(4)), vectors))
     found = inverse.map_points(np.random.default_rng(11).uniform(0, 11, (400, 3)))
     assert np.isfinite(found).all() and np.abs(found).max() < 1000
+
+
+# --- numbers as text ------------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    rows=hnp.arrays(np.int64, st.tuples(st.integers(1, 5), st.just(3)), elements=st.integers(-(10**15), 10**15)),
+    small=st.booleans(),
+)
+def test_numbers_are_told_as_decimals_are(rows: Array, small: bool) -> None:
+    rows = rows // 10**13 if small else rows
+    out = np.empty(rows.size * MOST_BYTES, np.uint8)
+    length = decimals(out, rows, 6, ord(","), ord(";"))
+    expected = "".join(";".join(f"{Decimal(int(v)).scaleb(-6):.6f}".replace(".", ",") for v in row) + "\n" for row in rows)
+    assert out[:length].tobytes().decode() == expected
+
+
+@pytest.mark.parametrize(("separator", "decimal"), [(",", "."), (";", ",")])
+def test_rows_of_many_points_are_those_of_few(separator: str, decimal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(15)
+    some = rng.normal(size=(500, 3)) * 10.0 ** rng.integers(-8, 8, (500, 1))
+    points = np.concatenate([some, [[0.5e-6, -1e-9, 2.5e-6], [1e12, -0.0, 1]]])
+    for part in (points[:-1], points):
+        few = [row for rows in _cells(part, None, {}, separator, decimal) for row in rows]
+        with monkeypatch.context() as patch:
+            patch.setattr("lsfm_core.export.points._MANY_ROWS", 0)
+            assert [row for rows in _cells(part, None, {}, separator, decimal) for row in rows] == few
 
 
 # --- blocks of labels -----------------------------------------------------------------------------------------------------------

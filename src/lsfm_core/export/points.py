@@ -77,6 +77,9 @@ _POINT_BYTES = 256
 #: A crop of a displacement field, as stored and as it is worked with.
 _FIELD_BYTES = 64 * 2**20
 _ROWS_AT_ONCE = 2**16
+#: Rows that are worth that the compiled loop is loaded, and numbers of which it tells all decimals as Python does.
+_MANY_ROWS = 2**18
+_LARGEST = 1e9
 
 
 class PointsRequest(TransformRequest):
@@ -645,17 +648,30 @@ def _cells(
     points: FloatArray, ids: npt.NDArray[Any] | None, names: dict[int, str], separator: str, decimal: str
 ) -> Iterator[list[str]]:
     """Those columns, separated, some rows after the other."""
-    form = separator.join([f"%.{_DECIMALS}f"] * 3) + "\n"
     for start in range(0, len(points), _ROWS_AT_ONCE):
-        # Zero is added because a rounded -0.0000001 would be written as -0.
-        values = np.round(points[start : start + _ROWS_AT_ONCE], _DECIMALS) + 0.0
-        text = (form * len(values)) % tuple(values.ravel().tolist())
-        rows = (text if decimal == "." else text.replace(".", decimal)).splitlines()
+        part = points[start : start + _ROWS_AT_ONCE]
+        rows = _told(part, separator, decimal, compiled=len(points) >= _MANY_ROWS)
         if ids is not None:
             keys, places = np.unique(ids[start : start + _ROWS_AT_ONCE], return_inverse=True)
             ends = [f"{separator}{key}{separator}{text_cell(names.get(key, ''), separator)}" for key in keys.tolist()]
             rows = [row + ends[place] for row, place in zip(rows, places.tolist(), strict=True)]
         yield rows
+
+
+def _told(points: FloatArray, separator: str, decimal: str, *, compiled: bool) -> list[str]:
+    """Positions as rows of text."""
+    if compiled and np.abs(points).max() < _LARGEST:
+        from lsfm_core.kernels.digits import MOST_BYTES, decimals
+
+        out = np.empty(points.size * MOST_BYTES, np.uint8)
+        scaled = np.rint(points * 10.0**_DECIMALS).astype(np.int64)
+        length = decimals(out, scaled, _DECIMALS, ord(decimal), ord(separator))
+        return out[:length].tobytes().decode("ascii").splitlines()
+    form = separator.join([f"%.{_DECIMALS}f"] * 3) + "\n"
+    # Zero is added because a rounded -0.0000001 would be written as -0.
+    values = np.round(points, _DECIMALS) + 0.0
+    text = (form * len(values)) % tuple(values.ravel().tolist())
+    return (text if decimal == "." else text.replace(".", decimal)).splitlines()
 
 
 def _write_counts(path: Path, counts: Sequence[RegionCount]) -> None:

@@ -6,5 +6,5 @@ be written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another). So i
 without the interpreter's lock.
 
 Inside: `warp` interpolation through affines and displacement fields; `points` fields, and their inverses, at points; `blocks` what
-becomes one voxel; `_compiled` how loops are compiled.
+becomes one voxel; `digits` numbers as text; `_compiled` how loops are compiled.
 """
