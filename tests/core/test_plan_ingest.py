@@ -59,6 +59,7 @@ def test_a_plan_comes_true_and_leaves_no_trace(
         "level 1",
     ):
         assert part in text, part
+    assert "times on the average" not in text
 
 
 @pytest.mark.parametrize(
