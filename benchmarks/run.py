@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "latest.json"
-PACKAGES = ("napari-lsfm", "numpy", "h5py", "isal", "imagecodecs", "tifffile", "SimpleITK", "npy2bdv", "pybdv", "antspyx")
+PACKAGES = ("napari-lsfm", "numpy", "h5py", "isal", "imagecodecs", "tifffile", "SimpleITK", "numba", "npy2bdv", "pybdv", "antspyx")
 PLANE_BYTES = 772 * 1084 * 2
 PLANES = 512
 SIZES_GB = (0.25, 0.5, 1, 2, 4)
