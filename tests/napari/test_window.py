@@ -316,8 +316,8 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Show displacement field… (LSFM)",
         "Always open .h5, .hdf5 and BigDataViewer .xml with LSFM (LSFM)",
     }
-    assert menu_titles("napari/layers/data") == {"Editable copy of this layer (LSFM)"}
-    assert menu_titles("napari/layers/segment") == {"Regions (LSFM)"}
+    assert menu_titles("napari/layers/data") == {"Editable copy of this layer (LSFM)", "This level as a plain layer (LSFM)"}
+    assert menu_titles("napari/layers/segment") == {"Points (LSFM)", "Regions (LSFM)"}
     assert menu_titles("napari/file/samples") == {"Synthetic brain with regions (LSFM)"}
 
 
