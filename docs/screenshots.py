@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+from napari.settings import get_settings
 from qtpy.QtCore import QEventLoop, QTimer
 
 from lsfm_core import ExportRequest, PreviewRequest, edit_lsfm, preview_file
@@ -106,17 +107,17 @@ def take_forms(shown: Shown, images: Path) -> None:
     with edit_lsfm(shown.brain) as editor:
         editor.set_metadata("animal", "mouse 42")
         editor.set_metadata("stain", "none", channel="autofluo")
-    with form_beside(shown, "Ingest", images / "ingest.png") as (_, form):
-        form.path.setText("planes")
-        form.voxel_size.show_values((50, 40, 40))
-        form.orientation.choose("AIR")
-        form.target.setText("brain.h5")
-        form.channel.setText("second scan")
-        wait_until(lambda: form.go.isEnabled() and form.thumbnail.image is not None)
+    with form_beside(shown, "Import an image", images / "ingest.png") as (_, form):
+        form.image.value = "planes"
+        form.voxel_size_mm.value = (0.05, 0.04, 0.04)
+        form.orientation.value = "AIR"
+        form.path.value = "brain.h5"
+        form.channel.value = "second scan"
+        wait_until(lambda: form.button.isEnabled() and form.thumbnail.image is not None)
     with form_beside(shown, "Export", images / "export.png") as (viewer, form):
         viewer.layers[shown.labels].visible = False
         settle(1000)
-        form.fill_in(
+        form(
             ExportRequest(
                 path=shown.brain,
                 channel="autofluo",
@@ -126,13 +127,13 @@ def take_forms(shown: Shown, images: Path) -> None:
                 output="piece.nii.gz",
             )
         )
-        wait_until(form.go.isEnabled)
+        wait_until(form.button.isEnabled)
     with form_beside(shown, "Regions", images / "region-form.png") as (viewer, form):
         viewer.layers[shown.labels].visible = False
         settle(1000)
-        wait_until(lambda: form.labels.value is not None)
-        form.search.setText("isocortex")
-        form.search.returnPressed.emit()
+        wait_until(lambda: form.labels_channel.value is not None)
+        form.regions.native.search.setText("isocortex")
+        form.regions.native.search.returnPressed.emit()
         wait_until(form.find.isEnabled)
     with form_beside(shown, "Information and log", images / "info.png"):
         pass
@@ -168,6 +169,9 @@ def take_window(shown: Shown, target: Path, *, regions: bool) -> None:
 
 def main() -> None:
     """Make all pictures."""
+    # Without the offer to do so.
+    plugins = get_settings().plugins
+    plugins.extension2reader = {**plugins.extension2reader, "*.h5": "napari-lsfm"}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("specimen", type=Path, nargs="?", default=SPECIMEN, help="folder of the real specimen")
     specimen = parser.parse_args().specimen.absolute()

@@ -39,6 +39,7 @@ class FormWidget(QWidget):
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self._align)
         self._foot: Scrolled | None = None
+        self._parts: tuple[QWidget, ...] = ()
         content = QWidget()
         self._stack = QVBoxLayout(content)
         self._stack.setContentsMargins(2, 2, 2, 2)
@@ -55,7 +56,9 @@ class FormWidget(QWidget):
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
         """Of what can be used: it scrolls and folds."""
-        return QSize(_LEAST_WIDTH, _LEAST_HEIGHT)
+        # What stands below the sections does not narrow.
+        foot = max((part.minimumSizeHint().width() for part in self._parts), default=0)
+        return QSize(max(_LEAST_WIDTH, foot + 8), _LEAST_HEIGHT)
 
     def align_soon(self) -> None:
         """Rows were shown or hidden."""
@@ -96,7 +99,7 @@ class FormWidget(QWidget):
         for word in words:
             column.addWidget(word)
         column.addStretch(1)
-        self._foot = Scrolled(content, _SHARE)
+        self._foot, self._parts = Scrolled(content, _SHARE), parts
         for part in (self._foot, *parts):
             self.column.addWidget(part)
         self._align()
