@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsfm_core import IngestRequest, LsfmError, edit_lsfm, ingest_channel, open_lsfm, plan_ingest
+from lsfm_core import IngestRequest, LsfmError, MemoryBudgetError, edit_lsfm, ingest_channel, open_lsfm, plan_ingest
 from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.testing import write_series
 
@@ -150,3 +150,25 @@ def test_a_file_of_another_name_can_get_a_channel(request_of: Callable[..., Inge
     ingest_channel(request_of(path=path, channel="b"))
     with open_lsfm(path) as file:
         assert list(file) == ["a", "b"]
+
+
+class _Planned:
+    """An array that is only planned for."""
+
+    def __init__(self, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
+        self.shape, self.dtype, self.chunks = shape, np.dtype(np.uint16), chunks
+
+    def __getitem__(self, index: object) -> np.ndarray:
+        raise AssertionError("a plan reads no voxel")
+
+
+def test_the_plan_says_what_little_memory_costs(tmp_path: Path) -> None:
+    fields = {"path": tmp_path / "x.h5", "channel": "x", "voxel_size_mm": (0.004,) * 3, "orientation": "AIR"}
+    for chunks, words in (((64, 64, 64), None), ((1, 8, 30000), None), ((100, 100, 100), "is read 1.5 times on the average")):
+        request = IngestRequest(image=_Planned((200, 30000, 30000), chunks), memory_bytes=300_000_000, **fields)
+        plan = plan_ingest(request)
+        assert plan.memory.peak_bytes <= 300_000_000
+        assert (words in plan.describe()) if words else ("on the average" not in plan.describe())
+    whole = IngestRequest(image=_Planned((200, 30000, 30000), (1, 30000, 30000)), memory_bytes=300_000_000, **fields)
+    with pytest.raises(MemoryBudgetError, match=r"needs at least \d\.\d GB of memory.* 1 x 30000 x 30000 voxels .*\(--memory\)"):
+        plan_ingest(whole)
