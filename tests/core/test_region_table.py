@@ -343,6 +343,12 @@ def test_what_cannot_be_is_refused(what: str, path: Path, tmp_path: Path, monkey
     assert not [*tmp_path.iterdir()]
 
 
+def test_labels_of_another_space_than_the_transforms_lead_to_are_refused(registered_file: Path) -> None:
+    asked = {"path": registered_file, "channel": "autofluo", "transforms": ("structural_to_template",)}
+    with pytest.raises(InputError, match="lie in space 'template'"):
+        region_table(RegionTableRequest(**asked, labels_channel="template_atlas"))
+
+
 def test_vectors_have_no_values_to_measure(registered_file: Path) -> None:
     with pytest.raises(InputError, match="vectors, and no single values"):
         region_table(RegionTableRequest(path=registered_file, channel="warp", labels_channel="atlas"))
