@@ -278,6 +278,9 @@ def test_a_way_names_affines_so_that_each_is_the_one_that_is_meant(study: Path) 
         assert find_way(file, "autofluo", "elsewhere").steps == ("to_structural",)
         with pytest.raises(InputError, match=r"no affines .*: through to_structural, to_template, warp only, which is not linear"):
             linear_way(file, "cfos", "template")
+        # Each affine moves by 0.1 mm.
+        for start, end, moved in (("cfos", "aligned", 0.2), ("autofluo", "cfos", -0.1), ("cfos", "cfos", 0)):
+            np.testing.assert_allclose(linear_way(file, start, end).map_points([(1, 2, 3)]), [(1 + moved, 2, 3)], atol=1e-12)
 
 
 @pytest.mark.parametrize(
