@@ -194,6 +194,23 @@ def test_the_script_in_the_manual(registered_viewer: Any, qtbot: QtBot, tmp_path
     assert form.request() == other
 
 
+def test_an_import_comes_out_as_it_went_in(viewer: napari.Viewer, qtbot: QtBot, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "planes", np.arange(6 * 8 * 9, dtype=np.uint16).reshape(6, 8, 9))
+    table = tmp_path / "table.csv"
+    table.write_text("id,name\n1,one\n")
+    form = open_form(viewer, "Import an image")
+    common = {"path": tmp_path / "new.h5", "image": str(series), "voxel_size_mm": (0.05, 0.04, 0.03), "orientation": "AIL"}
+    for fields in (
+        {"channel": "a", "origin_mm": (1, -2, 3), "threads": 1, "compression": 3, "replace": True, "memory_bytes": 3 * 10**9},
+        {"channel": "b", "kind": "labels", "labels": table, "space": "b", "uint16_as_int16": True, "planes_are": "time"},
+    ):
+        request = IngestRequest(**common, **fields)
+        form(request)
+        assert form.request() == request
+        settle(form, qtbot)
+        assert form.request() == request
+
+
 # --- the window -----------------------------------------------------------------------------------------------------------------
 
 
