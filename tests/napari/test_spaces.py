@@ -199,7 +199,7 @@ def test_the_ingest_form_has_the_space(
         viewer = make_napari_viewer()
         _, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Import an image")
         assert isinstance(form, IngestForm)
-        form.channel.value = str(brain.parent / "brain-structural")
+        form.image.value = str(brain.parent / "brain-structural")
         form.path.value = str(brain)
         form.channel.value = "atlas"
         form.kind.value = "labels"
