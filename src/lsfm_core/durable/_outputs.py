@@ -18,34 +18,23 @@ import ctypes
 import errno
 import json
 import os
-import secrets
-import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any
 
 from lsfm_core.durable._disk import reason_of, sync_directory, write_file
 from lsfm_core.durable._litter import clear_litter
-from lsfm_core.durable._lock import fate, ourselves, try_lock
+from lsfm_core.durable._work import COMMIT, MAKING, Move, Work, hidden_in, identity, made_folder, who
 from lsfm_core.errors import BusyError, ExistsError, LsfmError, MissingError, StorageError, UnfinishedError
 
 __all__ = ["check_new", "clear_folder", "hidden_folder", "new_file", "new_files", "new_files_in_folder", "settle_outputs"]
 
-_PREFIX, _SUFFIX = ".lsfm-", ".partial"
-_OWNER, _NEW, _OLD, _COMMIT = "owner", "new", "old", "commit"
-#: A folder whose maker has not yet said who it is, or died before, is taken for dead after this.
-_NAMELESS_SECONDS = 5
 _SYNC_THREADS = 8
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
-
-#: Where this process makes things: what is made in one of these belongs to a set already.
-_making: set[Path] = set()
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -92,7 +81,7 @@ def new_files(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
     ExistsError, BusyError, StorageError
         As `new_file` does.
     """
-    if paths and all(path.parent in _making for path in paths):
+    if paths and all(path.parent in MAKING for path in paths):
         for path in paths:
             check_new(path, overwrite)
         yield [*paths]
@@ -101,7 +90,7 @@ def new_files(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
     for path in paths:
         check_new(path, overwrite)
     with _telling(paths), ExitStack() as stack:
-        works = {folder: stack.enter_context(_made(folder)) for folder in dict.fromkeys(path.parent for path in paths)}
+        works = {folder: stack.enter_context(made_folder(folder)) for folder in dict.fromkeys(path.parent for path in paths)}
         home = next(iter(works.values()), None)
         for folder, work in works.items():
             work.own([path.name for path in paths if path.parent == folder], home=None if work is home else home)
@@ -133,15 +122,15 @@ def new_files_in_folder(paths: Sequence[Path], overwrite: bool) -> Iterator[list
     if not top.parent.is_dir():
         raise StorageError(f"{folder}: no folder of that name can be made: {top.parent} is no folder")
     _settle_names([top])
-    with _telling(paths), _made(top.parent) as work:
+    with _telling(paths), made_folder(top.parent) as work:
         work.own([top.name], shares=True)
         made = work.new / folder.relative_to(top.parent)
         made.mkdir(parents=True)
-        _making.add(made)
+        MAKING.add(made)
         try:
             yield [made / path.name for path in paths]
         finally:
-            _making.discard(made)
+            MAKING.discard(made)
         try:
             _put_in_place([work], [work.move(top)], fresh=True)
         except OSError as error:
@@ -151,7 +140,7 @@ def new_files_in_folder(paths: Sequence[Path], overwrite: bool) -> Iterator[list
             folder.mkdir(parents=True, exist_ok=True)
             for path in paths:
                 check_new(path, overwrite)
-            _put_in_place([work], [_Move(made / path.name, work.old / path.name, path) for path in paths])
+            _put_in_place([work], [Move(made / path.name, work.old / path.name, path) for path in paths])
 
 
 @contextmanager
@@ -162,7 +151,7 @@ def hidden_folder(path: Path) -> Iterator[Path]:
     ------
     StorageError
     """
-    with _telling([path]), _made(path.parent) as work:
+    with _telling([path]), made_folder(path.parent) as work:
         work.own([path.name], shares=True)
         yield work.new
 
@@ -183,8 +172,8 @@ def settle_outputs(path: Path) -> None:
         If nobody can complete it from here.
     """
     for folder, whole in ((path, True), (path.parent, not path.exists())):
-        for place in _hidden(folder):
-            work = _Work(place)
+        for place in hidden_in(folder):
+            work = Work(place)
             said = work.said()
             targets = said.get("targets", ())
             if targets and (whole or path.name in targets) and work.has_begun:
@@ -197,8 +186,8 @@ def _settle_names(paths: Sequence[Path]) -> None:
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
     for folder, wanted in names.items():
-        for place in _hidden(folder):
-            work = _Work(place)
+        for place in hidden_in(folder):
+            work = Work(place)
             said = work.said()
             meant = wanted.intersection(said.get("targets", ()))
             # An empty one that nobody has put a name to is of who died just before, or after, all else.
@@ -206,14 +195,14 @@ def _settle_names(paths: Sequence[Path]) -> None:
                 _settle(work, said, folder / min(meant or wanted), making=bool(said))
 
 
-def _settle(work: _Work, said: dict[str, Any], path: Path, *, making: bool) -> None:
+def _settle(work: Work, said: dict[str, Any], path: Path, *, making: bool) -> None:
     with work.judged(said) as state:
         begun = work.has_begun
         if state == "alive":
             if begun:
-                raise BusyError(f"{path}: is just being put in place by {_who(said)}: try again")
+                raise BusyError(f"{path}: is just being put in place by {who(said)}: try again")
             if making and not said.get("shares"):
-                raise BusyError(f"{path}: {_who(said)} is just making it: wait until it is done")
+                raise BusyError(f"{path}: {who(said)} is just making it: wait until it is done")
         elif state == "dead":
             try:
                 work.settle(said)
@@ -222,11 +211,11 @@ def _settle(work: _Work, said: dict[str, Any], path: Path, *, making: bool) -> N
                 if begun:
                     raise _unfinished(path, work, f"that cannot be completed from here: {reason_of(error)}") from error
         elif begun:
-            kept = f"{_who(said)} may still be at it; if it is dead: 'lsfm-core recover --force {path.parent}'"
+            kept = f"{who(said)} may still be at it; if it is dead: 'lsfm-core recover --force {path.parent}'"
             raise _unfinished(path, work, kept)
 
 
-def _unfinished(path: Path, work: _Work, why: str) -> UnfinishedError:
+def _unfinished(path: Path, work: Work, why: str) -> UnfinishedError:
     return UnfinishedError(
         f"{path}: belongs to a set that has only begun to take its place (the rest is in {work.place}), and {why}"
     )
@@ -254,9 +243,9 @@ def clear_folder(folder: Path, *, dry_run: bool = False, force: bool = False) ->
     """
     done = []
     whole = folder.resolve()
-    places = [(place, None) for place in _hidden(folder)] + [(place, whole.name) for place in _hidden(whole.parent)]
+    places = [(place, None) for place in hidden_in(folder)] + [(place, whole.name) for place in hidden_in(whole.parent)]
     for place, name in places:
-        work = _Work(place)
+        work = Work(place)
         said = work.said()
         targets = said.get("targets", ())
         if name is not None and name not in targets:
@@ -265,7 +254,7 @@ def clear_folder(folder: Path, *, dry_run: bool = False, force: bool = False) ->
             what = f"{', '.join(targets[:3])}{f' and {len(targets) - 3} more' if len(targets) > 3 else ''}" or "an output"
             if state == "alive" or (state == "unknown" and not force):
                 whether = "is at work" if state == "alive" else "may still be at work (--force takes it for dead)"
-                done.append(f"{place}: left alone: {_who(said)} {whether} on {what}")
+                done.append(f"{place}: left alone: {who(said)} {whether} on {what}")
                 continue
             begun = work.has_begun
             changed: Sequence[str] = ()
@@ -276,140 +265,9 @@ def clear_folder(folder: Path, *, dry_run: bool = False, force: bool = False) ->
                     raise StorageError(f"{place}: cannot be cleared away: {reason_of(error)}") from error
             kept = f"; changed since, and kept as they are: {', '.join(changed)}" if changed else ""
             put = f"{what}: put in place, all of it{kept}"
-            gone = f"{place}: removed, which {_who(said)} has left of {what}"
+            gone = f"{place}: removed, which {who(said)} has left of {what}"
             done.append(put if begun else gone)
     return (*done, *clear_litter(folder, dry_run=dry_run, force=force))
-
-
-# --- one hidden folder ------------------------------------------------------------------------------------------------------------
-
-State = Literal["alive", "dead", "unknown"]
-
-
-class _Move(NamedTuple):
-    """What takes the place of what, which steps aside."""
-
-    partial: Path
-    aside: Path
-    path: Path
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A hidden folder in which something is, or was, made."""
-
-    place: Path
-    owner: IO[bytes] | None = None
-
-    @property
-    def new(self) -> Path:
-        return self.place / _NEW
-
-    @property
-    def old(self) -> Path:
-        return self.place / _OLD
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has begun to take its place, here or where it is led from."""
-        home = self._home(self.said())
-        return (self.place / _COMMIT).exists() or (home is not None and (home / _COMMIT).exists())
-
-    def own(self, targets: Sequence[str], *, home: _Work | None = None, shares: bool = False) -> None:
-        """Say who makes what, in which folder the journal will be if not in this one, and whether others may be at it as well."""
-        assert self.owner is not None
-        said = ourselves() | {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "targets": targets, "shares": shares}
-        said["locked"] = try_lock(self.owner.fileno()) is True
-        said["home"] = None if home is None else os.path.relpath(home.place, self.place.parent)
-        self.owner.write(json.dumps(said).encode())
-        self.owner.flush()
-        self.new.mkdir()
-        _making.add(self.new)
-
-    def said(self) -> dict[str, Any]:
-        """What its owner said; nothing where it did not come to that."""
-        try:
-            said = json.loads(_read(self.place / _OWNER))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return said if isinstance(said, dict) and isinstance(said.get("targets"), list) else {}
-
-    @contextmanager
-    def judged(self, said: dict[str, Any]) -> Iterator[State]:
-        """Whether its maker lives; if not, nobody else judges it within the block, where there are locks."""
-        with ExitStack() as stack:
-            locked: bool | None = None
-            with suppress(OSError):
-                locked = try_lock(stack.enter_context(open(self.place / _OWNER, "r+b")).fileno())
-            yield self._state(said, locked)
-
-    def _state(self, said: dict[str, Any], locked: bool | None) -> State:
-        if locked is False:
-            return "alive"
-        if not said:
-            with suppress(OSError):
-                if time.time() - self.place.stat().st_mtime < _NAMELESS_SECONDS:
-                    return "alive"
-            return "dead"
-        if locked and said.get("locked"):
-            return "dead"
-        return fate(json.dumps(said))
-
-    def settle(self, said: dict[str, Any]) -> Sequence[str]:
-        """Do the renames that are left, and remove the folder; gives what was changed by others since, and kept."""
-        home = self._home(said)
-        changed: list[str] = []
-        for place in (self.place, home):
-            if place is not None and (place / _COMMIT).exists():
-                changed = _complete(place.parent, _moves(place / _COMMIT))
-                (place / _COMMIT).unlink()
-        self.remove()
-        return changed
-
-    def remove(self) -> None:
-        """Remove the folder; the last of it tells whose it was."""
-        for part in (self.new, self.old):
-            if part.exists():
-                shutil.rmtree(part)
-        shutil.rmtree(self.place)
-
-    def move(self, path: Path) -> _Move:
-        return _Move(self.new / path.name, self.old / path.name, path)
-
-    def _home(self, said: dict[str, Any]) -> Path | None:
-        home = said.get("home")
-        return self.place.parent / str(home) if home is not None and _is_hidden(Path(str(home)).name) else None
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[_Work]:
-    """A hidden folder in `folder`, until the block ends."""
-    place = folder / f"{_PREFIX}{secrets.token_hex(4)}{_SUFFIX}"
-    place.mkdir()
-    try:
-        with open(place / _OWNER, "xb") as owner:
-            yield _Work(place, owner)
-    finally:
-        _making.discard(place / _NEW)
-        _Work(place).remove()
-
-
-def _hidden(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if _is_hidden(entry.name) and entry.is_dir(follow_symlinks=False))
-    except OSError:
-        return []
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
-
-
-def _who(said: dict[str, Any]) -> str:
-    if not said:
-        return "a process that has not said who it is"
-    return f"process {said.get('pid', '?')} on {said.get('host', '?')}, since {said.get('since', '?')},"
 
 
 @contextmanager
@@ -425,7 +283,7 @@ def _telling(paths: Sequence[Path]) -> Iterator[None]:
 # --- taking their place -----------------------------------------------------------------------------------------------------------
 
 
-def _put_in_place(works: Sequence[_Work], moves: Sequence[_Move], *, fresh: bool = False) -> None:
+def _put_in_place(works: Sequence[Work], moves: Sequence[Move], *, fresh: bool = False) -> None:
     """Let what was made take its place, all or nothing; `fresh` takes no folder's place that has something in it."""
     _sync([move.partial for move in moves])
     if len(moves) == 1 and (fresh or not moves[0].path.is_dir()):
@@ -436,16 +294,16 @@ def _put_in_place(works: Sequence[_Work], moves: Sequence[_Move], *, fresh: bool
         sync_directory(folder)
 
 
-def _journaled(works: Sequence[_Work], moves: Sequence[_Move]) -> None:
+def _journaled(works: Sequence[Work], moves: Sequence[Move]) -> None:
     """The renames, noted before the first of them."""
-    base, journal = works[0].place.parent, works[0].place / _COMMIT
+    base, journal = works[0].place.parent, works[0].place / COMMIT
     for work in works:
         work.old.mkdir()
         assert work.owner is not None
         os.fsync(work.owner.fileno())
         sync_directory(work.place)
         sync_directory(work.place.parent)
-    noted = [[*(os.path.relpath(place, base) for place in move), _identity(move.path)] for move in moves]
+    noted = [[*(os.path.relpath(place, base) for place in move), identity(move.path)] for move in moves]
     write_file(journal, json.dumps({"moves": noted}).encode())
     done: list[tuple[Path, Path]] = []
     try:
@@ -464,80 +322,6 @@ def _journaled(works: Sequence[_Work], moves: Sequence[_Move]) -> None:
     for folder in {move.path.parent for move in moves}:
         sync_directory(folder)
     journal.unlink()
-
-
-def _moves(journal: Path) -> list[tuple[list[str], list[int] | None]]:
-    """What a journal says; it need not be one of ours, so that nothing of it is believed.
-
-    Raises
-    ------
-    OSError
-        If it cannot be what a process of ours has left.
-    """
-    try:
-        return [
-            ([str(name) for name in (partial, aside, path)], before)
-            for partial, aside, path, before in json.loads(_read(journal))["moves"]
-        ]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise OSError(errno.EBADMSG, f"{journal} is no journal of renames") from error
-
-
-def _read(place: Path) -> bytes:
-    if not place.is_file():  # a pipe would let us wait forever
-        raise OSError(errno.EBADMSG, f"{place} is no file")
-    return place.read_bytes()
-
-
-def _check_move(partial: Path, aside: Path, path: Path) -> None:
-    """Refuse a rename that would let what was not made beside a name take its place: a stranger's folder may hold anything.
-
-    Raises
-    ------
-    OSError
-    """
-    work = next((folder for folder in partial.parents if _is_hidden(folder.name)), None)
-    if work is not None:
-        home = Path(os.path.realpath(work.parent))
-        inside = (
-            (partial, Path(os.path.realpath(work), _NEW)),
-            (aside, Path(os.path.realpath(work), _OLD)),
-            (path, home),
-        )
-        if all(Path(os.path.realpath(place.parent), place.name).is_relative_to(folder) for place, folder in inside):
-            return
-    raise OSError(errno.EBADMSG, f"{path} does not belong to what was made in {partial.parent}")
-
-
-def _complete(base: Path, moves: Sequence[tuple[list[str], list[int] | None]]) -> list[str]:
-    """Do the renames that a dead process has not come to; gives those that were left out, since others changed what is there."""
-    changed = []
-    folders = set()
-    places = [([Path(os.path.normpath(base / name)) for name in names], before) for names, before in moves]
-    for (partial, aside, path), _ in places:
-        _check_move(partial, aside, path)
-    for (partial, aside, path), before in places:
-        if not os.path.lexists(partial):
-            continue
-        if os.path.lexists(path):
-            if _identity(path) != before:
-                changed.append(path.name)
-                continue
-            path.rename(aside)
-        partial.rename(path)
-        folders.add(path.parent)
-    for folder in folders:
-        sync_directory(folder)
-    return changed
-
-
-def _identity(path: Path) -> list[int] | None:
-    """What a file or folder is known by; None if nothing is there."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return None
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _exchange(one: Path, other: Path) -> bool:
