@@ -218,10 +218,13 @@ class IngestForm(Form):
         return None if found is None else found.axcodes
 
     def _on_described(self, metadata: ImageMetadata) -> None:
+        if self._is_new:
+            self._is_new = False
+            self._take_over(metadata)
+        self._show_facts()
+
+    def _take_over(self, metadata: ImageMetadata) -> None:
         """Fill in what a new image or layer tells."""
-        if not self._is_new:
-            return
-        self._is_new = False
         layer = self.layer.value
         size = voxel_size_of(layer) if layer is not None else None
         if size is not None:
@@ -321,11 +324,10 @@ class IngestForm(Form):
         return "" if self.found.metadata is not None or self.found.complaint else "…"
 
     def _look_ahead(self) -> None:
-        is_done = self._said_then == self._says()
         self._show_facts()
         code = self.orientation.native.orientation
         self.thumbnail.show_letters(edge_letters(code, 0) if code is not None else ())
-        if is_done:
+        if self._said_then == self._says():
             self._mark()
             self.doubts.hide()
             self.outlook.praise(self._written)
