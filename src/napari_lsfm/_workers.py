@@ -6,6 +6,7 @@ a few times a second, so that the window never has more to do than it can.
 
 from __future__ import annotations
 
+import atexit
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
 from napari.utils import progress as activity
-from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer, Signal
+from qtpy.QtCore import QEventLoop, QObject, Qt, QThreadPool, QTimer, Signal
 from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QMainWindow, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import CancelledError, CancelToken, ExportRequest, IngestRequest, LsfmError, PointsRequest, size_text
@@ -30,6 +31,16 @@ _SMOOTHING_S = 3.0
 #: Work that is done sooner needs no dialog.
 _PATIENCE_MS = 300
 _DIALOG_WIDTH = 420
+#: How long the program's end waits for threads.
+_LAST_MS = 5000
+
+
+def _await_last() -> None:
+    """Let threads end before Qt does: what they tell then would reach nobody, and end the program with a complaint."""
+    QThreadPool.globalInstance().waitForDone(_LAST_MS)
+
+
+atexit.register(_await_last)
 
 
 class Job(QObject):
