@@ -107,7 +107,7 @@ def read_in_background() -> None:
 
 def show_field(viewer: napari.viewer.Viewer) -> None:
     """Ask for a displacement field, of the active layer's file or of another, and show it as arrows."""
-    from qtpy.QtWidgets import QFileDialog, QInputDialog
+    from qtpy.QtWidgets import QFileDialog
 
     from napari_lsfm._workers import front_window
 
@@ -123,11 +123,10 @@ def show_field(viewer: napari.viewer.Viewer) -> None:
         raise InputError(f"{path}: has no displacement field")
     channel = fields[0]
     if len(fields) > 1:
-        channel, accepted = QInputDialog.getItem(
-            front_window(), "Show displacement field", "Displacement field:", fields, editable=False
-        )
-        if not accepted:
+        chosen = _choose("Show displacement field", fields, fields[0])
+        if chosen is None:
             return
+        channel = chosen
     data, keywords, _ = field_layer(path, channel)
     viewer.add_vectors(data, **keywords)
 
@@ -278,10 +277,6 @@ def finest_level_3d(shapes: Any, dtype: Any, max_bytes: int, max_edge: int) -> i
 
 def _ask_for_space(file: LsfmFile, channel: str) -> str | None:
     """One of the spaces to which affines lead from a channel; None if the user changes his mind."""
-    from qtpy.QtWidgets import QInputDialog
-
-    from napari_lsfm._workers import front_window
-
     own = file[channel].space_name
     found: dict[str, str] = {}
     for space in sorted(known_spaces(file)):
@@ -297,10 +292,21 @@ def _ask_for_space(file: LsfmFile, channel: str) -> str | None:
             f"{file.path}: no affine that is stored leads from channel {channel!r} to another space; write-affine --to and "
             "set-space record where one leads"
         )
-    first = next(index for index, space in enumerate(found.values()) if space != own)
-    title = "Show in the space of"
-    chosen, accepted = QInputDialog.getItem(front_window(), title, f"Show {channel} in space:", list(found), first, editable=False)
-    return found[chosen] if accepted else None
+    first = next(text for text, space in found.items() if space != own)
+    chosen = _choose(f"Show {channel} in space", list(found), first)
+    return None if chosen is None else found[chosen]
+
+
+def _choose(question: str, choices: list[str], first: str) -> str | None:
+    """Let the user choose one; None if he changes his mind."""
+    from magicgui.widgets import request_values
+
+    from napari_lsfm._workers import front_window
+
+    # Its parent gives a dialog napari's theme.
+    field = {"annotation": str, "label": question, "value": first, "options": {"choices": choices}}
+    given = request_values({"choice": field}, parent=front_window())
+    return None if given is None else given["choice"]
 
 
 def _tilt(layer: Any) -> float:

@@ -32,7 +32,8 @@ import pytest
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QApplication, QMenu, QPushButton
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QComboBox, QMenu, QPushButton
 
 from lsfm_core import ChunkCache, IngestRequest, Orientation, Space, ingest_channel
 from lsfm_core.cli import main
@@ -191,6 +192,23 @@ def edit_of(field: Any) -> Any:
     """The part of a form's field that is typed into."""
     native = getattr(field, "native", field)
     return getattr(native, "edit", native)
+
+
+def answer_dialog(offered: list[Any], answer: str | None = None) -> None:
+    """Accept the next question by the keyboard; `offered` gets its choices, the one that stood there, and the dialog's parent."""
+
+    def look() -> None:
+        dialog = QApplication.activeModalWidget()
+        if dialog is None:
+            QTimer.singleShot(20, look)
+            return
+        box = dialog.findChild(QComboBox)
+        offered.append(([box.itemText(index) for index in range(box.count())], box.currentText(), dialog.parent()))
+        if answer is not None:
+            box.setCurrentText(answer)
+        QTest.keyClick(dialog, Qt.Key.Key_Return)
+
+    QTimer.singleShot(20, look)
 
 
 def copy_as(button: QPushButton, title: str, qtbot: QtBot) -> str:

@@ -24,7 +24,7 @@ from napari_lsfm._widgets.forms.export import ExportForm
 from napari_lsfm._widgets.forms.ingest import IngestForm
 from napari_lsfm._widgets.forms.regions import RegionsForm
 
-from .conftest import ingest_volume
+from .conftest import answer_dialog, ingest_volume
 
 window = pytest.mark.skipif(
     sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
@@ -133,19 +133,13 @@ def test_what_no_affine_can_show_is_refused_in_words(brain: Path, viewer: Viewer
 
 
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
-def test_the_spaces_that_can_be_shown_are_offered(viewer: ViewerModel, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from qtpy.QtWidgets import QInputDialog
-
+def test_the_spaces_that_can_be_shown_are_offered(viewer: ViewerModel, said: list[str], qapp: Any) -> None:
     offered: list[Any] = []
-
-    def choose(*arguments: Any, **_: Any) -> tuple[str, bool]:
-        offered.append(arguments[3:5])
-        return arguments[3][arguments[4]], True
-
-    monkeypatch.setattr(QInputDialog, "getItem", choose)
+    answer_dialog(offered)
     viewer.layers.selection.active = viewer.layers["turned"]
     show_in_space(viewer)
-    assert offered == [(["native of signal (signal, turned)", "native of structural (structural)", "template"], 1)]
+    there = ["native of signal (signal, turned)", "native of structural (structural)", "template"]
+    assert offered == [(there, there[1], None)]
     assert "native of structural" in said[-1]
 
 

@@ -31,7 +31,7 @@ from napari_lsfm._commands import show_field
 from napari_lsfm._viewing import attend
 from napari_lsfm._writer import NotSavedError
 
-from .conftest import RAMP_MAX, VOXEL_SIZE_MM, Specimen
+from .conftest import RAMP_MAX, VOXEL_SIZE_MM, Specimen, answer_dialog
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "linux" and not os.environ.get("DISPLAY"), reason="needs a display: run it under xvfb-run"
@@ -321,21 +321,15 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
     assert menu_titles("napari/file/samples") == {"Synthetic brain with regions (LSFM)"}
 
 
-def test_field_of_the_active_layer_is_shown(viewer: napari.Viewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_field_of_the_active_layer_is_shown(viewer: napari.Viewer, tmp_path: Path) -> None:
     path = tmp_path / "phantom.h5"
     write_phantom_file(path)
     viewer.open(path, plugin="napari-lsfm")
-    offered: list[list[str]] = []
-
-    def choose(parent: Any, title: str, label: str, items: list[str], **options: Any) -> tuple[str, bool]:
-        # In napari's theme, which a window's dialogs take from it.
-        assert parent is viewer.window._qt_window
-        offered.append(items)
-        return "warp", True
-
-    monkeypatch.setattr("qtpy.QtWidgets.QInputDialog.getItem", choose)
+    offered: list[Any] = []
+    answer_dialog(offered, "warp")
     run_command("napari-lsfm.show_field")
-    assert offered == [["inverse warp", "warp"]]
+    # In napari's theme, which a window's dialogs take from it.
+    assert offered == [(["inverse warp", "warp"], "inverse warp", viewer.window._qt_window)]
     assert viewer.layers[-1].name == "warp"
 
 
