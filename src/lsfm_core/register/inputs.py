@@ -6,7 +6,7 @@ import importlib.util
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -250,7 +250,7 @@ def register_channel(
         assert volume is not None
         _write(volume, moving, request.memory_bytes)
         del volume
-        _run_ants(request, moving, prefix)
+        likeness = _run_ants(request, moving, prefix)
         wanted = ImportRegistrationRequest(
             path=request.path,
             registration=(Path(folder),),
@@ -267,7 +267,9 @@ def register_channel(
         )
         record.inputs.append(logged_files(request.to_image, [request.to_image]))
         with edit_lsfm(request.path) as editor:
-            return carried_out(editor, wanted, progress, cancel)
+            report = carried_out(editor, wanted, progress, cancel)
+    note = f"carried to {request.to_image.name} the channel is like it by r = {likeness:.2f}; --seed and --transform try anew"
+    return replace(report, notes=(*report.notes, note))
 
 
 def _resolution(request: RegisterRequest) -> float:
@@ -293,7 +295,8 @@ def _moving(request: RegisterRequest, resolution: float) -> ExportRequest:
     )
 
 
-def _run_ants(request: RegisterRequest, moving: Path, prefix: Path) -> None:
+def _run_ants(request: RegisterRequest, moving: Path, prefix: Path) -> float:
+    """Leave ANTs' files; returns how like the images have become, which no proof of what was imported tells (-1 to 1)."""
     import ants
 
     pair = [ants.image_read(str(path)) for path in (request.to_image, moving)]
@@ -304,3 +307,5 @@ def _run_ants(request: RegisterRequest, moving: Path, prefix: Path) -> None:
     if not np.isfinite(found["warpedmovout"].numpy()).all() or not any(prefix.parent.glob("reg_[0-9]*")):
         raise InputError(f"register: ANTs ({request.transform}) has left no transform: do the two images show the same?")
     ants.image_write(found["warpedmovout"], f"{prefix}Warped.nii.gz")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.corrcoef(pair[0].numpy().ravel(), found["warpedmovout"].numpy().ravel())[0, 1])
