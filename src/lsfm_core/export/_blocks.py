@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core.export._majority import cover_of, majority_of_covered, majority_of_samples
-from lsfm_core.export._region import RegionMask
 from lsfm_core.export.plan import CopyPlan, ExportPlan
 from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.progress import Progress
@@ -145,7 +144,7 @@ class _Voxels:
         elif plan.copy is None:
             image = resampled(_source(plan), plan.target)
         if plan.region is not None:
-            inside = resampled(_mask(plan.region), plan.target, chain=plan.region.chain, interpolation="nearest", fill=0)
+            inside = resampled(plan.region.source, plan.target, chain=plan.region.chain, interpolation="nearest", fill=0)
         return cls(plan, image, presence, inside)
 
     def fill(self, out: Array, starts: Shape3, stops: Shape3) -> Array:
@@ -188,11 +187,6 @@ class _Voxels:
 def _source(plan: ExportPlan) -> VoxelSource:
     """The plan's level, reduced as it says."""
     return VoxelSource.of(plan.level.data, plan.source, plan.reduction)
-
-
-def _mask(region: RegionMask) -> VoxelSource:
-    """1 where the labels belong to the region."""
-    return VoxelSource(region.space, np.dtype(np.uint8), (), region.read, region.voxel_bytes)
 
 
 def _presence(plan: ExportPlan) -> VoxelSource:

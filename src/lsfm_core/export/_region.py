@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,16 +12,20 @@ from lsfm_core.errors import InputError
 from lsfm_core.export._names import chains_around, native_space
 from lsfm_core.export.request import RegionSelection, TransformRequest
 from lsfm_core.export.volume import Volume
-from lsfm_core.geometry import Box, Space, voxel_count
-from lsfm_core.progress import CancelToken
+from lsfm_core.geometry import Box, Orientation, Space, Triple, voxel_count
+from lsfm_core.progress import CancelToken, Progress
 from lsfm_core.regions import Hemisphere, LabelSet, LabelTable, RegionVoxels, locate_region, midline_mm, surface_points
+from lsfm_core.resample import Resampled, VoxelSource
 from lsfm_core.store import Channel, Level, LsfmFile
-from lsfm_core.transforms import TransformChain
+from lsfm_core.transforms import DisplacementField, InverseField, TransformChain
 
 __all__ = ["RegionMask", "find_midline", "find_region", "label_level"]
 
 #: The midline is sought in the finest level that has no more voxels than this, else in the coarsest one.
 _MIDLINE_VOXELS = 2**21
+#: Voxels that are looked at together, and what may be held meanwhile of fields and labels.
+_LOOK_VOXELS = 2**18
+_LOOK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,11 @@ class RegionMask:
     chain: TransformChain
     box: Box
     text: str
+
+    @property
+    def source(self) -> VoxelSource:
+        """1 where the labels belong to the region."""
+        return VoxelSource(self.space, np.dtype(np.uint8), (), self.read, self.voxel_bytes)
 
     @property
     def voxel_bytes(self) -> int:
@@ -94,16 +103,31 @@ class RegionMask:
 
 
 def find_region(
-    file: LsfmFile, request: TransformRequest, selection: RegionSelection, *, cancel: CancelToken | None = None
+    file: LsfmFile,
+    request: TransformRequest,
+    selection: RegionSelection,
+    *,
+    grid: Callable[[], Space] | None = None,
+    cancel: CancelToken | None = None,
 ) -> RegionMask:
     """Look the region up and find where it lies.
 
-    Where transforms lead from the labels to the output, the region's outline is carried: all corners of its surface voxels.
+    Where affines, and fields whose partners are stored, lead from the labels to the output, the region's outline is carried: all
+    corners of its surface voxels. Through other fields the output's voxels are asked for their labels.
+
+    Parameters
+    ----------
+    file : LsfmFile
+    request : TransformRequest
+    selection : RegionSelection
+    grid : callable, optional
+        Gives the output's voxels, which go on outside of it. Default: of the labels' size.
+    cancel : CancelToken, optional
 
     Raises
     ------
     InputError
-        If there is no such region, or it has no voxels, or the chain cannot be inverted.
+        If there is no such region, or it has no voxels, or no place of the output comes to it.
     """
     channel = file[selection.labels_channel]
     level, space = label_level(file, channel, request)
@@ -123,13 +147,94 @@ def find_region(
     parts = f" and its parts ({len(ids)} ids)" if selection.include_descendants else ""
     text = f"{names}{parts}{f', {side}' if side is not None else ''}: {found.count} voxels of channel {channel.name!r}"
     chain = chains_around(file, request, selection.labels_in)[1]
-    if chain.transforms:
-        outward = chain.inverse()
-        corners = surface_points(level.data, ids, region=found, keep=side, cancel=cancel)
-        box = Box.around(Box.of(outward.map_points(space.to_world(points))) for points in corners)
-    else:
-        box = space.crop(found.starts, found.stops).bounds
-    return RegionMask(level, space, found, LabelSet(ids), side, chain, box, text)
+    box = space.crop(found.starts, found.stops).bounds
+    region = RegionMask(level, space, found, LabelSet(ids), side, chain, box, text)
+    if not chain.transforms:
+        return region
+    if any(isinstance(step, DisplacementField) and step.partner is None for step in chain.transforms):
+        whole = _whole(region)
+        voxels = grid() if grid is not None else Space.from_box(whole, space.voxel_size_mm, Orientation("RAS"))
+        return replace(region, box=_look_for(file, region, voxels.around(whole), cancel))
+    outward = chain.inverse()
+    corners = surface_points(level.data, ids, region=found, keep=side, cancel=cancel)
+    return replace(region, box=Box.around(Box.of(outward.map_points(space.to_world(points))) for points in corners))
+
+
+def _whole(region: RegionMask) -> Box:
+    """A box in the output outside of which no point comes to the region.
+
+    A point meets a field in its domain, or passes it unmoved: so all fields' domains, and the region's own box, are carried outward
+    past the fields that follow.
+    """
+    places = [region.space.crop(region.voxels.starts, region.voxels.stops).bounds.corners]
+    for step in region.chain.transforms:
+        if isinstance(step, DisplacementField):
+            places.append(step.space.bounds.corners)
+        elif isinstance(step, InverseField):
+            # What comes to a point of the domain does so from where the field brings it.
+            domain = step.field.space.bounds
+            places.append(domain.grown(_longest_mm(step.field)).corners)
+        else:
+            places = [step.inverse().map_points(points) for points in places]
+    return Box.of(np.concatenate(places))
+
+
+def _longest_mm(field: DisplacementField) -> float:
+    """Length of a field's longest displacement."""
+    last = np.subtract(field.space.shape, 1)
+    longest = 0.0
+    for plane in range(field.space.shape[0]):
+        vectors = field.read(field.box_around(np.array([[plane, 0, 0], [plane, *last[1:]]], float)))
+        longest = max(longest, float(np.linalg.norm(vectors, axis=-1).max()))
+    return longest
+
+
+def _look_for(file: LsfmFile, region: RegionMask, grid: Space, cancel: CancelToken | None) -> Box:
+    """The box around all that belongs to the region, of points on a grid at most half a voxel of the labels apart.
+
+    The voxels' centres are among the points. What cannot come to the region, and what lies in the box that was found so far, is
+    passed over: no other point is left out, so that nothing thin is missed.
+    """
+    steps = region.space.voxel_from_world[:3, :3] @ region.chain.linear @ grid.world_from_voxel[:3, :3]
+    parts = 2 * np.ceil(np.maximum(0, np.linalg.norm(steps, axis=0) - 0.5 - 1e-6)).astype(int) + 1
+    i, j, k = (size / n for size, n in zip(grid.voxel_size_mm, parts.tolist(), strict=True))
+    size: Triple = (i, j, k)
+    points = grid.with_resolution(size)
+    image = Resampled(region.source, points, region.chain, "nearest", max_bytes=_LOOK_BYTES, name="region", loops=False)
+    report = Progress("look", 0, None, cancel)
+    low, high = np.array(points.shape), np.zeros(3, int)
+    waiting = [(np.zeros(3, int), np.array(points.shape))]
+    while waiting:
+        start, stop = waiting.pop()
+        report.advance(0)
+        if ((start >= low) & (stop <= high)).all() or not _may_reach(region, points.crop(start, stop)):
+            continue
+        if voxel_count((stop - start).tolist()) > _LOOK_VOXELS:
+            across = np.arange(3) == np.argmax(stop - start)
+            middle = (start + stop) // 2
+            waiting += [(np.where(across, middle, start), stop), (start, np.where(across, middle, stop))]
+            continue
+        inside = np.argwhere(image.read_box(start.tolist(), stop.tolist()))
+        if len(inside):
+            low = np.minimum(low, inside.min(axis=0) + start)
+            high = np.maximum(high, inside.max(axis=0) + start + 1)
+    if (high <= low).any():
+        raise InputError(
+            f"{file.path}: {region.text}: no place of the result comes to it through the transforms: is one inverted that should "
+            "not be, or not inverted that should, or their order wrong?"
+        )
+    return points.crop(low, high).bounds
+
+
+def _may_reach(region: RegionMask, block: Space) -> bool:
+    """Whether some voxel of a block of the output can come to the box around the region; certain only where it cannot."""
+    carried = region.chain.on_block(block, max_bytes=_LOOK_BYTES)
+    if carried is None:
+        return True
+    index = region.space.to_voxel(carried.points)
+    # Nearest voxels are half a voxel away; rounding must not decide.
+    is_past = (index.max(axis=0) < np.subtract(region.voxels.starts, 1)).any()
+    return not (is_past or (index.min(axis=0) > region.voxels.stops).any())
 
 
 def find_midline(channel: Channel, space: Space) -> float:

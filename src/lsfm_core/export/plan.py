@@ -278,7 +278,14 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
     warnings = check_spaces(file, request)
     first = _given_level(file, channel, request)
     start = base.level(first.factors, first.shape[:3])
-    region = find_region(file, request, request.region, cancel=cancel) if request.region is not None else None
+    region = None
+    if request.region is not None:
+
+        def grid() -> Space:
+            resolution = three(request.resolution_mm) if request.resolution_mm is not None else None
+            return _whole_grid(file, request, base, start, chain, resolution, None)
+
+        region = find_region(file, request, request.region, grid=grid, cancel=cancel)
     target = _target(file, request, base, start, chain, region.box if region is not None else None)
     level, source = _choose_level(channel, base, chain, target, request, method)
     aligned = source.reorientation_to(target.orientation)
