@@ -794,16 +794,15 @@ def test_a_region_is_where_a_search_of_all_voxels_finds_it(
         assert (masked.array[inside == 0] == 7).all()
 
 
-@pytest.mark.parametrize("size", [0.09, 0.21])
-@pytest.mark.parametrize("select", ["CA1", "MOB", "rarest", "scattered"])
+@pytest.mark.parametrize(("select", "size"), [("CA1", 0.21), ("MOB", 0.21), ("scattered", 0.09)])
 def test_a_region_is_found_through_a_field_that_has_no_inverse(
     select: str, size: float, registered_file: Path, brain_data: Path, annotation: nibabel.Nifti1Image
 ) -> None:
     """Every voxel of the whole is asked by SimpleITK: none of the region's is left out, and the box reaches hardly further."""
     ids = np.asarray(annotation.dataobj)
     numbers, counts = np.unique(ids, return_counts=True)
-    few = numbers[np.argsort(counts, kind="stable")]
-    chosen = {"CA1": [382], "MOB": [507], "rarest": few[:1].tolist(), "scattered": few[:3].tolist()}[select]
+    few = numbers[np.argsort(counts, kind="stable")][:3]
+    chosen = {"CA1": [382], "MOB": [507], "scattered": few.tolist()}[select]
     parts = [sitk.ReadTransform(str(brain_data / AFFINE)), read_field(brain_data / WARP)]
     chain = (TO_TEMPLATE[0], str(brain_data / WARP))
     fields: dict[str, Any] = {"path": registered_file, "channel": "atlas", "resolution_mm": size, "interpolation": "nearest"}
@@ -819,17 +818,18 @@ def test_a_region_is_found_through_a_field_that_has_no_inverse(
             continue
         found = carried_mask(part, annotation.affine, beyond.world_from_voxel, beyond.shape, parts)
         region = {"labels_channel": "atlas", "select": chosen, "include_descendants": False, "side": side}
-        for margin in (0, 2):
-            volume = volume_of(**fields, transforms=chain, region=RegionSelection(**region, margin_vox=margin))
+        masked = volume_of(**fields, transforms=chain, region=RegionSelection(**region, mask=True), fill=0)
+        assert np.count_nonzero(masked.array) == np.count_nonzero(found) > 0
+        places = np.argwhere(found)
+        wide = volume_of(**fields, transforms=chain, region=RegionSelection(**region, margin_vox=2)) if side is None else None
+        for margin, volume in ((0, masked), (2, wide)):
+            if volume is None:
+                continue
             start = np.rint(beyond.to_voxel([volume.space.first_voxel_mm])[0]).astype(int)
             np.testing.assert_allclose(beyond.to_world([start])[0], volume.space.first_voxel_mm, atol=1e-6)
             stop = start + volume.array.shape
-            if found.any():
-                places = np.argwhere(found)
-                excess = np.stack([places.min(axis=0) - start, stop - 1 - places.max(axis=0)]) - margin
-                assert (excess >= 0).all() and (excess <= 1).all(), excess
-        masked = volume_of(**fields, transforms=chain, region=RegionSelection(**region, mask=True), fill=0)
-        assert np.count_nonzero(masked.array) == np.count_nonzero(found)
+            excess = np.stack([places.min(axis=0) - start, stop - 1 - places.max(axis=0)]) - margin
+            assert (excess >= 0).all() and (excess <= 1).all(), excess
         # The quicker way, along the outline through the stored inverse, comes to the same but for what that inverse is off.
         quick = volume_of(**fields, transforms=TO_TEMPLATE, region=RegionSelection(**region))
         for one, other in zip(quick.space.bounds.corners[[0, -1]], masked.space.bounds.corners[[0, -1]], strict=True):
