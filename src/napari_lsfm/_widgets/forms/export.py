@@ -27,7 +27,7 @@ from napari_lsfm._widgets.fields import (
 )
 from napari_lsfm._widgets.forms._export_box import DrawnBox
 from napari_lsfm._widgets.forms._export_work import Done, Outlook, by, export_and_look, look_ahead
-from napari_lsfm._widgets.forms._form import Form
+from napari_lsfm._widgets.forms._file_form import FileForm
 from napari_lsfm._workers import Job
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ _ABOUT_GRID = (
 )
 
 
-class ExportForm(Form):
+class ExportForm(FileForm):
     """Take a channel out of a file, or a piece of it, into whatever format and space.
 
     Parameters
@@ -82,14 +82,8 @@ class ExportForm(Form):
     }
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self._facts: FileFacts | None = None
-        self._failure = ""
-        self._pending: Callable[[], None] | None = None
         super().__init__(viewer)
         self._box = DrawnBox(viewer, self._on_box, self.native)
-        self.path.native.left.connect(self._on_left)
-        self.path.native.chosen.connect(self._on_facts)
-        self.path.native.failed.connect(self._on_failed)
         self.channel.changed.connect(self._on_channel)
         self.what.changed.connect(self._on_piece)
         self.transforms.changed.connect(self._on_chain)
@@ -172,26 +166,15 @@ class ExportForm(Form):
                 fill()
             self._on_chain()
 
-        if self._facts is not None and self._facts.path == path:
-            apply()
-        else:
-            self._pending = apply
-            self.path.value = path
+        self._once_known(path, apply)
 
     def _on_left(self) -> None:
-        self._facts, self._failure = None, ""
-        self._planner.forget()
+        super()._on_left()
         self._box.hide()
         self._enable_take()
-        self.outlook.say("…")
-        self._enable(ready=False)
-
-    def _on_failed(self, message: str) -> None:
-        self._failure = message
-        self._complain(message)
 
     def _on_facts(self, facts: FileFacts) -> None:
-        self._facts = facts
+        super()._on_facts(facts)
         self._enable_take()
         with self._filling():
             has_wish = self.channel.native.has_wish
@@ -277,10 +260,6 @@ class ExportForm(Form):
         if self._facts is not None and not self._is_filling:
             self._draw_box()
             super()._changed()
-
-    def _look_ahead(self) -> None:
-        if self._facts is not None:
-            super()._look_ahead()
 
     def _plan(self, request: ExportRequest, cancel: CancelToken) -> Outlook:
         return look_ahead(request, cancel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +25,7 @@ from napari_lsfm._points import channel_in_view, points_layer
 from napari_lsfm._viewing import attend
 from napari_lsfm._widgets._facts import FileFacts
 from napari_lsfm._widgets.fields import ChainField, Choice, ChoiceOrFile, FileField, Listed, PathField, Tick, make_field
-from napari_lsfm._widgets.forms._form import Form
+from napari_lsfm._widgets.forms._file_form import FileForm
 from napari_lsfm._workers import Job
 from napari_lsfm._writer import matrix_of
 
@@ -42,7 +42,7 @@ _NAMED = 5
 _MARKED = "point_type"
 
 
-class PointsForm(Form):
+class PointsForm(FileForm):
     """Carry points through a chain of transforms, and count them by region.
 
     Parameters
@@ -61,13 +61,7 @@ class PointsForm(Form):
     }
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        self._facts: FileFacts | None = None
-        self._failure = ""
-        self._pending: Callable[[], None] | None = None
         super().__init__(napari_viewer)
-        self.path.native.left.connect(self._on_left)
-        self.path.native.chosen.connect(self._on_facts)
-        self.path.native.failed.connect(self._on_failed)
         self.points.changed.connect(self._on_points)
         self.channel.changed.connect(self._on_channel)
         self.transforms.changed.connect(self._on_chain)
@@ -154,18 +148,8 @@ class PointsForm(Form):
                 found = next((layer for layer in same if np.allclose(layer.scale[-_AXES:], points.scale)), None)
             self.voxels_of.value = found
 
-    def _on_left(self) -> None:
-        self._facts, self._failure = None, ""
-        self._planner.forget()
-        self.outlook.say("…")
-        self._enable(ready=False)
-
-    def _on_failed(self, message: str) -> None:
-        self._failure = message
-        self._complain(message)
-
     def _on_facts(self, facts: FileFacts) -> None:
-        self._facts = facts
+        super()._on_facts(facts)
         with self._filling():
             self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
             shown = channel_in_view(self._viewer)
@@ -216,11 +200,7 @@ class PointsForm(Form):
             self._on_points()
             self._on_chain()
 
-        if self._facts is not None and self._facts.path == request.path:
-            fill()
-        else:
-            self._pending = fill
-            self.path.value = request.path
+        self._once_known(request.path, fill)
 
     # --- the request --------------------------------------------------------------------------------------------------------
 
@@ -271,14 +251,6 @@ class PointsForm(Form):
         if self._points() is None:
             return "Open cells or other points, choose their file with the … button, or add a points layer."
         return ""
-
-    def _changed(self, *_: object) -> None:
-        if self._facts is not None:
-            super()._changed()
-
-    def _look_ahead(self) -> None:
-        if self._facts is not None:
-            super()._look_ahead()
 
     def _plan(self, request: PointsRequest, cancel: CancelToken) -> str:
         with open_lsfm(request.path) as file:

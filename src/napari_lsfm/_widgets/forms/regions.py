@@ -15,7 +15,7 @@ from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
 from napari_lsfm._widgets.fields import Choice, FileField, RegionsField, Tick, beside, make_field
-from napari_lsfm._widgets.forms._form import Form
+from napari_lsfm._widgets.forms._file_form import FileForm
 from napari_lsfm._widgets.forms._region_work import Measured, label_at, measure, occurring
 from napari_lsfm._workers import Latest
 
@@ -37,7 +37,7 @@ _CHOOSE = "Choose a region: search for it, tick it in the tree, or click at it i
 _NO_LABELS = "The file has no channel with labels."
 
 
-class RegionsForm(Form):
+class RegionsForm(FileForm):
     """Choose regions of a labels channel, by name, in the tree of parts, or by clicking at them.
 
     Parameters
@@ -56,8 +56,6 @@ class RegionsForm(Form):
     }
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        self._facts: FileFacts | None = None
-        self._failure = ""
         self._selectors: dict[int, str | int] = {}
         self._layer: Any = None
         self._is_oblique = False
@@ -77,9 +75,6 @@ class RegionsForm(Form):
         edit.picked.connect(self._on_picked)
         edit.unknown.connect(lambda text: self.outlook.complain(f"No region has {text!r} in its id, acronym or name."))
         root.grow("regions")
-        self.path.native.left.connect(self._on_left)
-        self.path.native.chosen.connect(self._on_facts)
-        self.path.native.failed.connect(self._on_failed)
         self.labels_channel.changed.connect(self._on_labels)
         self.side.changed.connect(self._on_side)
         self.clear.clicked.connect(lambda: self.select(()))
@@ -119,19 +114,13 @@ class RegionsForm(Form):
     # --- files and the tree -------------------------------------------------------------------------------------------------
 
     def _on_left(self) -> None:
-        self._facts, self._failure = None, ""
+        super()._on_left()
         with self._filling():
             self.regions.native.show_table(LabelTable())
         self._forget_look()
-        self._enable(ready=False)
-        self.outlook.say("…")
-
-    def _on_failed(self, message: str) -> None:
-        self._failure = message
-        self._complain(message)
 
     def _on_facts(self, facts: FileFacts) -> None:
-        self._facts = facts
+        super()._on_facts(facts)
         with self._filling():
             self.labels_channel.offer((name, name) for name in facts.of_kind("labels"))
         self._on_labels()
@@ -254,10 +243,6 @@ class RegionsForm(Form):
             if self._hindrance():
                 self._forget_look()
             super()._changed()
-
-    def _look_ahead(self) -> None:
-        if self._facts is not None:
-            super()._look_ahead()
 
     def _plan(self, request: ExportRequest, cancel: CancelToken) -> Measured:
         return measure(request, cancel)
