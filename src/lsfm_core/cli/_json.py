@@ -6,14 +6,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from typing import Any
 
 from lsfm_core.plain import plain
 
-__all__ = ["add_json", "as_json", "nobody_listens", "print_json", "remark", "say", "tell"]
+__all__ = ["add_json", "as_json", "nobody_listens", "print_json", "remark", "say", "tell", "warn"]
 
 #: Shapes of arrays whose values are told: numbers, and affines.
 _TOLD = ((), (4, 4))
@@ -48,6 +48,12 @@ def nobody_listens() -> None:
 def remark(text: str) -> None:
     """Say something beside the results, on one line of stderr."""
     print(plain(text), file=sys.stderr)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Tell each warning, on a line of stderr."""
+    for warning in warnings:
+        remark(f"warning: {warning}")
 
 
 def print_json(value: object) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import tell
+from lsfm_core.cli._json import tell, warn
 from lsfm_core.cli._options import KINDS, Told, Waive, add_request, add_resources, add_transforms, add_verb, bar, by, numbers
 from lsfm_core.progress import size_text
 
@@ -291,8 +290,7 @@ def _export_slices(arguments: argparse.Namespace) -> None:
 
 
 def _warn(result: ExportResult | ChunksResult | SlicesResult) -> None:
-    for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    warn(result.warnings)
 
 
 def _words(plan: ExportPlan | SlicesPlan) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from lsfm_core.cli._json import warn
 from lsfm_core.cli._options import bar
 from lsfm_core.errors import InputError, LsfmError
 
@@ -97,8 +97,7 @@ def _result(request: ExportRequest, file: LsfmFile | None, progress: ProgressCal
     from lsfm_core.store import open_lsfm
 
     with nullcontext(file) if file is not None else open_lsfm(request.path) as opened:
-        for warning in check_spaces(opened, request):
-            print(f"warning: {warning}", file=sys.stderr)
+        warn(check_spaces(opened, request))
     if not isinstance(request, SlicesRequest) and request.grid is None:
         return export_channel(request, file=file, keep=True, progress=progress, cancel=cancel).volume
     in_memory = request.model_copy(update={"output": None})

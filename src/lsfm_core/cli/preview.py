@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import tell
+from lsfm_core.cli._json import tell, warn
 from lsfm_core.cli._options import add_placement, add_request, add_verb
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ def _preview(arguments: argparse.Namespace) -> None:
     from lsfm_core.preview import preview_file
 
     result = preview_file(_request(arguments))
-    for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    warn(result.warnings)
     what = "a page" if result.layout is None else f"{result.layout.width} x {result.layout.height} pixels"
     tell(arguments, result, lambda: f"{result.path}: {what} in {result.seconds:.1f} s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import remark, tell
+from lsfm_core.cli._json import tell, warn
 from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def _region_table(arguments: argparse.Namespace) -> None:
 
     with bar(arguments) as progress:
         result = region_table(_request(arguments), progress=progress, cancel=arguments.cancel)
-    for warning in result.warnings:
-        remark(f"warning: {warning}")
+    warn(result.warnings)
     tell(arguments, result, lambda: _words(result))
 
 

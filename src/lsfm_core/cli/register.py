@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import remark, tell
+from lsfm_core.cli._json import tell, warn
 from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ def _register(arguments: argparse.Namespace) -> None:
 
     with bar(arguments) as progress:
         report = register_channel(_register_request(arguments), progress=progress, cancel=arguments.cancel)
-    for warning in report.warnings:
-        remark(f"warning: {warning}")
+    warn(report.warnings)
     tell(arguments, report, report.describe)
 
 
@@ -208,8 +207,7 @@ def _atlas(arguments: argparse.Namespace) -> None:
     with bar(arguments) as progress:
         report = add_atlas(_atlas_request(arguments), progress=progress, cancel=arguments.cancel)
     for part in report.channels:
-        for warning in part.warnings:
-            remark(f"warning: {part.channel}: {warning}")
+        warn(f"{part.channel}: {warning}" for warning in part.warnings)
     tell(arguments, report, report.describe)
 
 
@@ -266,8 +264,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     with bar(arguments) as progress:
         result = export_transform(_export_request(arguments), progress=progress, cancel=arguments.cancel)
-    for warning in result.warnings:
-        remark(f"warning: {warning}")
+    warn(result.warnings)
     tell(arguments, result, lambda: f"{result.text} in {result.seconds:.1f} s")
 
 
@@ -276,6 +273,5 @@ def _import(arguments: argparse.Namespace) -> None:
 
     with bar(arguments) as progress:
         report = import_registration(_request(arguments), progress=progress, cancel=arguments.cancel)
-    for warning in report.warnings:
-        remark(f"warning: {warning}")
+    warn(report.warnings)
     tell(arguments, report, report.describe)

@@ -8,7 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from lsfm_core.cli._json import add_json, as_json, print_json, remark, say
+from lsfm_core.cli._json import add_json, as_json, print_json, say, warn
 from lsfm_core.cli._options import PrintSchema, add_verb, bar, outlook_json
 from lsfm_core.errors import LsfmError
 
@@ -52,8 +52,7 @@ def _run(arguments: argparse.Namespace) -> None:
                     result = work.run(step, progress=progress, cancel=arguments.cancel)
             except LsfmError as error:
                 raise type(error)(f"{recipe.path}: {step.place}: {error}") from error
-            for warning in getattr(result, "warnings", ()):
-                remark(f"warning: {step.place}: {warning}")
+            warn(f"{step.place}: {warning}" for warning in getattr(result, "warnings", ()))
             told.append({"step": step.place, "operation": step.name, "result": as_json(result)})
             if talks:
                 say(f"{named} in {time.perf_counter() - began:.1f} s")

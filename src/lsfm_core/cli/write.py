@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import remark, tell
+from lsfm_core.cli._json import remark, tell, warn
 from lsfm_core.cli._options import (
     KINDS,
     PrintSchema,
@@ -267,8 +267,7 @@ def _write(arguments: argparse.Namespace) -> None:
 
     with bar(arguments) as progress:
         report = ingest_channel(_request(arguments), progress=progress, cancel=arguments.cancel)
-    for warning in report.warnings:
-        remark(f"warning: {warning}")
+    warn(report.warnings)
     tell(arguments, report, lambda: _words(report, arguments.space is not None or arguments.from_space is not None))
 
 
