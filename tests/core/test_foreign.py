@@ -333,7 +333,7 @@ def test_what_was_given_to_a_lost_channel_is_in_no_ones_way(movie: Path, series:
         for time in (0, 2):
             del file[f"t{time:05d}/s01"]
     assert names_of(movie) == ["setup 0"]
-    with pytest.raises(ExistsError, match="what was given to a channel that has no voxels any more"):
+    with pytest.raises(InputError, match="what was given to a channel that has no voxels any more"):
         add_mine(movie, series, ingest_series, "setup 1")
 
 

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lsfm_core import BusyError, ExistsError, RepackRequest, UnfinishedError, open_lsfm, repack_file
+from lsfm_core import BusyError, InputError, RepackRequest, UnfinishedError, open_lsfm, repack_file
 from lsfm_core.cli import main
 from lsfm_core.durable import JournaledFile, journal_path, recover
 from lsfm_core.store import edit_lsfm, verify_file
@@ -360,7 +360,7 @@ def test_two_files_do_not_share_an_xml(path: Path, series: Path, ingest_series: 
         lambda: ingest_series(series, path=path.with_suffix(".hdf5")),
         lambda: repack_file(RepackRequest(path=path, output=path.with_suffix(".hdf5"), overwrite=True)),
     ):
-        with pytest.raises(ExistsError, match=r"brain.xml beside it is that of brain.h5"):
+        with pytest.raises(InputError, match=r"brain.xml beside it is that of brain.h5"):
             run()
         assert content(path.parent) == before
     ingest_series(series, path=path, channel="second")

@@ -47,7 +47,7 @@ def check_stem(path: Path) -> None:
 
     Raises
     ------
-    ExistsError
+    InputError
     """
     xml = path.with_suffix(".xml")
     if path.exists() and not xml.exists():
@@ -58,7 +58,7 @@ def check_stem(path: Path) -> None:
             with suppress(FormatError):
                 if xml.exists() and parse_xml(read_xml(xml), str(xml)).hdf5 == path.name:
                     continue
-            raise ExistsError(f"{path}: {xml.name} beside it is that of {other.name}, and cannot be both's: take another name")
+            raise InputError(f"{path}: {xml.name} beside it is that of {other.name}, and cannot be both's: take another name")
 
 
 def check_folder(path: Path) -> None:
@@ -85,6 +85,8 @@ def check_new_channel(file: LsfmFile, name: str, replace: bool | None = None) ->
     Raises
     ------
     ExistsError
+    InputError
+        If another name has to be taken.
     """
     if name in file and not replace:
         more = "" if replace is None else ", or replace it"
@@ -92,7 +94,7 @@ def check_new_channel(file: LsfmFile, name: str, replace: bool | None = None) ->
     with reading(file.path):
         is_taken = name not in file and _paths.channel(name) in file.h5
     if is_taken:
-        raise ExistsError(
+        raise InputError(
             f"{file.path}: {_paths.channel(name)} holds what was given to a channel that has no voxels any more: take another name"
         )
 
