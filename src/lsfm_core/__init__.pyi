@@ -8,6 +8,7 @@ from .cli import request_command as request_command
 from .confinement import allow_outside as allow_outside
 from .edits import AddMetadataRequest as AddMetadataRequest
 from .edits import AffineRequest as AffineRequest
+from .edits import LinkSpacesRequest as LinkSpacesRequest
 from .edits import RemoveChannelRequest as RemoveChannelRequest
 from .edits import RemoveMetadataRequest as RemoveMetadataRequest
 from .edits import RenameChannelRequest as RenameChannelRequest

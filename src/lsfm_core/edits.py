@@ -17,7 +17,15 @@ from pydantic import Field, JsonValue, model_validator
 from lsfm_core._request import Request
 from lsfm_core.errors import InputError
 from lsfm_core.provenance import logged_files, recorded
-from lsfm_core.spaces import UNKNOWN, StoredTransform, known_spaces, resolve_space, stored_transform
+from lsfm_core.spaces import (
+    UNKNOWN,
+    StoredTransform,
+    check_one_space,
+    known_spaces,
+    resolve_space,
+    stored_transform,
+    stored_transforms,
+)
 from lsfm_core.store import (
     LsfmEditor,
     LsfmFile,
@@ -39,6 +47,7 @@ __all__ = [
     "AffineRequest",
     "Edit",
     "EditReport",
+    "LinkSpacesRequest",
     "RemoveChannelRequest",
     "RemoveMetadataRequest",
     "RenameChannelRequest",
@@ -298,9 +307,51 @@ class RenameSpaceRequest(Edit):
         new = resolve_space(file, self.new_name)
         if new is None or new in known:
             raise InputError(
-                f"{file.path}: {self.new_name!r} is another space already: take another name; if the two are one, set-space "
-                "says so of each channel and transform"
+                f"{file.path}: {self.new_name!r} is another space already: take another name; if the two are one, "
+                "link-spaces says so"
             )
+        return old, new
+
+
+class LinkSpacesRequest(Edit):
+    """Two spaces that are one: the same position is the same point of the specimen in both.
+
+    Attributes
+    ----------
+    space : str
+        The one whose name goes, or a channel that lives there.
+    to_space : str
+        The one whose name stays, for all that lies in either and for all transforms that lead there.
+    """
+
+    operation = "link-spaces"
+
+    space: str
+    to_space: str
+
+    def describe(self, file: LsfmFile) -> str:
+        old, new = self._names(file)
+        channels = [channel.name for channel in file.channels.values() if channel.kind != "vectors" and channel.space_name == old]
+        transforms = [found.affine or found.channel for found in stored_transforms(file) if old in found.sides]
+        parts = [f"{what} {', '.join(names)}" for what, names in (("channels", channels), ("transforms", transforms)) if names]
+        return f"space {old!r} and space {new!r} are one, {new!r}\n  of the former: {'; '.join(parts)}"
+
+    def make(self, editor: LsfmEditor) -> None:
+        editor.rename_space(*self._names(editor))
+
+    def _names(self, file: LsfmFile) -> tuple[str, str]:
+        known = known_spaces(file)
+        old, new = (resolve_space(file, text) for text in (self.space, self.to_space))
+        for name, text in ((old, self.space), (new, self.to_space)):
+            if name is None or name not in known:
+                raise InputError(
+                    f"{file.path}: no space {text!r}; there are: {', '.join(sorted(known)) or 'none'}; what is not known of a "
+                    "channel or a transform, set-space records"
+                )
+        assert old is not None and new is not None
+        if old == new:
+            raise InputError(f"{file.path}: {self.space!r} and {self.to_space!r} are one space already, {new!r}")
+        check_one_space(file, old, new)
         return old, new
 
 

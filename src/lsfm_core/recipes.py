@@ -22,6 +22,7 @@ from lsfm_core.edits import (
     AddMetadataRequest,
     AffineRequest,
     Edit,
+    LinkSpacesRequest,
     RemoveChannelRequest,
     RemoveMetadataRequest,
     RenameChannelRequest,
@@ -178,6 +179,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "remove-metadata": _edit(RemoveMetadataRequest),
     "set-space": _edit(SetSpaceRequest),
     "rename-space": _edit(RenameSpaceRequest),
+    "link-spaces": _edit(LinkSpacesRequest),
     "import-registration": Operation(
         ImportRegistrationRequest,
         lambda request, _, progress, cancel: import_registration(request, progress=progress, cancel=cancel),

@@ -195,6 +195,7 @@ WRITES = {
     "write-affine": "write-affine D/brain.h5 --channel first --name more --affine W/affine.txt",
     "set-space": "set-space D/brain.h5 --channel first --space atlas",
     "rename-space": "rename-space D/brain.h5 --space there --to elsewhere",
+    "link-spaces": "link-spaces D/brain.h5 --space there --to first",
     "remove-channel": "remove-channel D/brain.h5 --channel first",
     "rename-channel": "rename-channel D/brain.h5 --channel first --to second",
     "add-metadata": "add-metadata D/brain.h5 key=value",

@@ -91,6 +91,7 @@ def brain(study: Path) -> Path:
     """The same with a file: a channel with an affine and metadata, chunks of it, and labels."""
     ingest_channel(of_planes())
     apply_edit(AffineRequest(path="brain.h5", channel="a", name="old", affine="shift.txt"))
+    apply_edit(AffineRequest(path="brain.h5", channel="a", name="aside", affine="shift.txt", from_space="left", to_space="right"))
     apply_edit(AddMetadataRequest(path="brain.h5", values={"specimen": "7"}))
     assert main(["export", "brain.h5", "--channel", "a", "--grid", "0,0,0", "--size", "0.5", "--output", "chunks", "--quiet"]) == 0
     ingest_channel(of_planes(channel="ids", image=VOXELS // 16384, kind="labels"))
@@ -123,6 +124,7 @@ LINES = {
     "set-space": "set-space brain.h5 --transform old --to atlas",
     "set-space of a channel": "set-space brain.h5 --channel a --space 'b c'",
     "rename-space": "rename-space brain.h5 --space a --to atlas",
+    "link-spaces": "link-spaces brain.h5 --space left --to a",
     "import-registration": "import-registration brain.h5 warp.nrrd --tool itk --channel a --atlas-space atlas",
     "register": "register brain.h5 --channel a --to-image template.nrrd --space atlas --transform Translation",
     "registration-inputs": "registration-inputs brain.h5 --channel a --resolution 0.1 --output reg",

@@ -590,3 +590,34 @@ def test_a_space_is_renamed_wherever_it_stands(brain: Path, capsys: pytest.Captu
     assert "Traceback" not in capsys.readouterr().err
     with open_lsfm(brain) as file:
         assert file.differences() == ()
+
+
+def test_two_spaces_that_are_one_are_linked(brain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("parcels", "--kind labels --space cfos")
+    run("write-affine brain.h5 --channel cfos --name moved --affine shift.txt --to atlas")
+    run("export brain.h5 --channel autofluo --to atlas --output out.nii", 3)
+    assert main(shlex.split("link-spaces brain.h5 --space cfos --to autofluo --dry-run")) == 0
+    assert "channels cfos, parcels; transforms moved" in capsys.readouterr().out
+    run("link-spaces brain.h5 --space cfos --to autofluo")
+    own = "native of autofluo"
+    assert {name: spaces(brain)[name] for name in ("autofluo", "cfos", "parcels")} == dict.fromkeys(
+        ("autofluo", "cfos", "parcels"), own
+    )
+    assert sides(brain, "cfos", "moved") == (own, "atlas")
+    run("export brain.h5 --channel autofluo --to atlas --output out.nii")
+    # The shift of the affine is the other channel's as well.
+    shift = np.loadtxt("shift.txt")[:3, 3]
+    run("export brain.h5 --channel autofluo --output own.nii")
+    moved = nib.load("out.nii").affine[:3, 3] - nib.load("own.nii").affine[:3, 3]
+    np.testing.assert_allclose(moved, -shift, atol=1e-6)
+    # A transform that moves points says that they are two; one that moves none does not.
+    np.savetxt("nothing.txt", np.eye(4))
+    run("write-affine brain.h5 --channel autofluo --name same --affine nothing.txt --to elsewhere")
+    for first, second in (("atlas", "autofluo"), ("autofluo", "atlas"), ("moon", "atlas"), ("atlas", "?"), ("cfos", "autofluo")):
+        assert main(["link-spaces", str(brain), "--space", first, "--to", second]) == 3, (first, second)
+    told = capsys.readouterr().err
+    assert "cfos/moved" in told or "moved" in told
+    assert "moves points" in told and "one space already" in told
+    run("link-spaces brain.h5 --space elsewhere --to autofluo")
+    with open_lsfm(brain) as file:
+        assert file.differences() == ()

@@ -75,6 +75,7 @@ _OPTIONS = {
         "counts": "--counts", "overwrite": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
     },
     "rename-space": {"space": "--space", "new_name": "--to"},
+    "link-spaces": {"space": "--space", "to_space": "--to"},
     "write-affine": {
         "channel": "--channel", "name": "--name", "affine": "--affine", "replace": "--overwrite", "from_space": "--from",
         "to_space": "--to",

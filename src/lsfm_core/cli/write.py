@@ -26,7 +26,14 @@ from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
-    from lsfm_core.edits import AffineRequest, RemoveChannelRequest, RenameChannelRequest, RenameSpaceRequest, SetSpaceRequest
+    from lsfm_core.edits import (
+        AffineRequest,
+        LinkSpacesRequest,
+        RemoveChannelRequest,
+        RenameChannelRequest,
+        RenameSpaceRequest,
+        SetSpaceRequest,
+    )
     from lsfm_core.ingest import IngestReport, IngestRequest
     from lsfm_core.metadata import ImageMetadata
 
@@ -139,6 +146,15 @@ def add_commands(verbs: Any) -> None:
     respace.add_argument("--space", required=True, metavar="SPACE", help="its present name, or a channel that lives there")
     respace.add_argument("--to", required=True, dest="new_name", metavar="NAME", help="its new name")
     add_request(respace, _respace_request)
+
+    join = add_verb(
+        verbs, "link-spaces", apply, "say that two spaces are one, as of channels that were imaged together",
+        "lsfm-core link-spaces brain.h5 --space cfos --to autofluo",
+    )  # fmt: skip
+    join.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    join.add_argument("--space", required=True, metavar="SPACE", help="the one whose name goes, or a channel that lives there")
+    join.add_argument("--to", required=True, dest="to_space", metavar="SPACE", help="the one whose name stays for both")
+    add_request(join, _link_request)
 
     remove = add_verb(
         verbs, "remove-channel", apply, "remove a channel",
@@ -364,6 +380,12 @@ def _respace_request(arguments: argparse.Namespace) -> RenameSpaceRequest:
     from lsfm_core.edits import RenameSpaceRequest
 
     return RenameSpaceRequest(path=arguments.file, space=arguments.space, new_name=arguments.new_name)
+
+
+def _link_request(arguments: argparse.Namespace) -> LinkSpacesRequest:
+    from lsfm_core.edits import LinkSpacesRequest
+
+    return LinkSpacesRequest(path=arguments.file, space=arguments.space, to_space=arguments.to_space)
 
 
 def _remove_request(arguments: argparse.Namespace) -> RemoveChannelRequest:
