@@ -111,6 +111,9 @@ from .register import import_registration as import_registration
 from .register import plan_registration as plan_registration
 from .register import register_channel as register_channel
 from .register import write_inputs as write_inputs
+from .space_map import SpaceMap as SpaceMap
+from .space_map import draw_spaces as draw_spaces
+from .space_map import lay_out_spaces as lay_out_spaces
 from .spaces import SpaceGraph as SpaceGraph
 from .spaces import describe_spaces as describe_spaces
 from .spaces import known_spaces as known_spaces

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._json import add_json, as_json, print_json, remark
 from lsfm_core.cli._options import PrintSchema, add_verb, add_voxel_size, bar
+from lsfm_core.errors import InputError
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
@@ -41,9 +43,11 @@ def add_commands(verbs: Any) -> None:
 
     spaces = add_verb(
         verbs, "spaces", _spaces, "show the spaces of a file, what lies in them, and the transforms between them",
-        "lsfm-core spaces brain.h5",
+        "lsfm-core spaces brain.h5 --output spaces.svg",
     )  # fmt: skip
     spaces.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
+    spaces.add_argument("--output", metavar="FILE.svg", help="also draw them, as a picture (SVG)")
+    spaces.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
     add_json(spaces)
 
 
@@ -66,11 +70,22 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _spaces(arguments: argparse.Namespace) -> None:
+    from lsfm_core.durable import check_new, new_file
+    from lsfm_core.space_map import draw_spaces
     from lsfm_core.spaces import describe_spaces
     from lsfm_core.store import open_lsfm
 
+    output = None if arguments.output is None else Path(arguments.output)
+    if output is not None:
+        if output.suffix.lower() != ".svg":
+            raise InputError(f"output {output}: the spaces are drawn as .svg")
+        check_new(output, arguments.overwrite)
     with open_lsfm(arguments.file) as file:
         graph = describe_spaces(file)
+    if output is not None:
+        with new_file(output, arguments.overwrite) as partial:
+            # Names in a file from elsewhere may be no text.
+            partial.write_text(draw_spaces(graph), "utf-8", "replace")
     if arguments.json:
         print_json(as_json(graph))
     else:

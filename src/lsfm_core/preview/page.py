@@ -21,6 +21,8 @@ from lsfm_core.progress import size_text
 from lsfm_core.provenance import LogRecord
 from lsfm_core.pyramid import Kind
 from lsfm_core.regions import LabelTable, rgb_of
+from lsfm_core.space_map import lay_out_spaces
+from lsfm_core.spaces import SpaceGraph, describe_spaces
 from lsfm_core.store import Channel, LsfmFile
 
 __all__ = ["render_page"]
@@ -50,6 +52,8 @@ _BINS = 96
 # A histogram looks at so many voxels at most, in planes spread over the level.
 _HISTOGRAM_VOXELS = 2**22
 _CHART = (480, 110)
+#: Of the page, where a picture of spaces is to the right.
+_MAP_WIDTH = 1060
 _LOG_TEXT = 20_000
 _NO_PICTURE = "No picture: the file does not record how this channel lies; name it together with its orientation to have one."
 
@@ -138,6 +142,9 @@ def _header(file: LsfmFile, channels: Sequence[Channel]) -> ET.Element:
 def _sections(file: LsfmFile, channels: Sequence[Channel], request: PreviewRequest) -> Iterator[ET.Element]:
     for channel in channels:
         yield _channel(file, channel, request)
+    graph = describe_spaces(file)
+    if graph.transforms or len(graph.spaces) > 1:
+        yield _spaces(graph)
     transforms = list(_transforms(file, channels))
     if transforms:
         yield _tag(
@@ -170,6 +177,21 @@ def _transforms(file: LsfmFile, channels: Sequence[Channel]) -> Iterator[Sequenc
             if channel.orientation is None:
                 what = "how its vectors are meant is not recorded"
             yield channel.name, "displacement field", inverse, what
+
+
+def _spaces(graph: SpaceGraph) -> ET.Element:
+    drawn = lay_out_spaces(graph)
+    if drawn.width > _MAP_WIDTH:
+        drawn = lay_out_spaces(graph, downward=True)
+    svg = drawn.element()
+    svg.set("class", "map")
+    return _tag(
+        "section",
+        _tag("h2", "Spaces"),
+        _tag("p", "Which channels lie in which space, and which transforms carry images where the arrows lead.", class_="muted"),
+        _tag("div", svg, class_="scroll"),
+        _tag("details", _tag("summary", "In words"), _tag("pre", graph.describe())),
+    )
 
 
 def _log_entry(record: LogRecord) -> ET.Element:
