@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,8 @@ from lsfm_core import (
 )
 from lsfm_core.cli import main
 from lsfm_core.errors import FormatError, MissingError
+
+from . import children
 
 #: Appended transforms act last, in units of the smallest edge of a voxel.
 MOVED = '<ViewTransform type="affine"><Name>moved</Name><affine>1 0 0 100 0 1 0 200 0 0 1 300</affine></ViewTransform>'
@@ -234,7 +235,7 @@ apply_edit(RenameChannelRequest(path="aligned.xml", channel="left side", new_nam
 def test_a_killed_writer_leaves_the_opened_xml_whole(moment: str, folder: Path) -> None:
     xml = Path("aligned.xml")
     before = xml.read_text()
-    assert subprocess.run([sys.executable, "-c", _KILLED, moment], check=False).returncode == 9
+    assert children.run([sys.executable, "-c", _KILLED, moment], check=False).returncode == 9
     assert xml.read_text() == before
     first_voxel("dataset.h5")
     # The change is committed: its XML takes its place; or it is undone.

@@ -24,6 +24,8 @@ from lsfm_core.cli._options import memory
 from lsfm_core.progress import size_text
 from lsfm_core.testing import write_series
 
+from . import children
+
 
 def test_the_main_job(
     brain_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], info_json: Callable[[Path], Any]
@@ -175,7 +177,7 @@ class Interrupt:
 sys.meta_path.insert(0, Interrupt())
 sys.exit(main(["info", "x.h5"]))
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    ended = children.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "lsfm-core: interrupted; nothing was changed\n")
 
 
@@ -331,12 +333,12 @@ def test_version_names_the_libraries(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_bar_is_shown_at_a_terminal_only(volume: np.ndarray, tmp_path: Path) -> None:
     series = write_series(tmp_path / "series", np.tile(volume, (8, 1, 4)))
     command = f"{sys.executable} -m lsfm_core.cli write brain.h5 --channel a --image {series} --voxel-size 1,1,1 --orientation AIR"
-    plain = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, text=True, check=True)
+    plain = children.run(command.split(), cwd=tmp_path, capture_output=True, text=True, check=True)
     assert plain.stderr == ""
     (tmp_path / "brain.h5").unlink()
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    with subprocess.Popen(command.split(), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs) as child:
+    with children.Popen(command.split(), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs) as child:
         os.close(theirs)
         shown = b""
         # Linux ends a terminal without users by an I/O error.

@@ -18,6 +18,7 @@ import pytest
 from lsfm_core.durable import recover
 from lsfm_core.store import verify_file
 
+from . import children
 from .test_faults import content, library, path, restore  # noqa: F401 (fixtures)
 
 #: So many crashes of each change.
@@ -130,7 +131,7 @@ def test_a_kill_at_any_moment(change: str, path: Path) -> None:  # noqa: F811
     dice = random.Random(change)
     for _ in range(KILLS):
         restore(folder, before)
-        with subprocess.Popen(
+        with children.Popen(
             [sys.executable, "-m", "lsfm_core.cli", *command_of(change, path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as child:
             # It takes long to begin, and is over soon then.
@@ -158,7 +159,7 @@ def test_a_crash_at_any_point(change: str, path: Path, library: Path, tmp_path: 
     files = {names[name]: data for name, data in before.items()}
     command = command_of(change, path)
     faults = {"LD_PRELOAD": str(library), "FAULT_FOLDER": str(folder), "FAULT_RECORD": str(tmp_path / "record")}
-    subprocess.run(
+    children.run(
         [sys.executable, "-m", "lsfm_core.cli", *command], env={**os.environ, **faults}, check=True, stdout=subprocess.DEVNULL
     )
     after = content(folder)

@@ -20,6 +20,8 @@ from lsfm_core.durable import Snapshot, _disk, journal_path, recover
 from lsfm_core.store import edit_lsfm
 from lsfm_core.testing import write_series
 
+from . import children
+
 Volume = np.ndarray[Any, np.dtype[np.uint16]]
 
 
@@ -109,7 +111,7 @@ with edit_lsfm(sys.argv[1]) as editor:
     raise RuntimeError
 """
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code, str(path), end], stdin=pipe, stdout=pipe, stderr=pipe) as child:
+    with children.Popen([sys.executable, "-c", code, str(path), end], stdin=pipe, stdout=pipe, stderr=pipe) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"flushed\n"
         np.testing.assert_array_equal(level, volume)
@@ -128,7 +130,7 @@ with edit_lsfm(sys.argv[1], resume=True) as editor:
     editor.checkpoint(b"note")
     os._exit(9)
 """
-    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    children.run([sys.executable, "-c", code, str(path)], check=False)
     with pytest.raises(BusyError, match="waits to be resumed"):
         open_lsfm(path)
     np.testing.assert_array_equal(open_level(path), volume)
@@ -200,7 +202,7 @@ for number in range(12):
             editor.remove_channel("other")
 """
     rng = np.random.default_rng(0)
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as child:
+    with children.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         reads = 0

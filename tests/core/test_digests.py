@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,8 @@ from lsfm_core import (
     verify_file,
 )
 from lsfm_core.cli import main
+
+from . import children
 
 #: Single flips, and from which number on they are drawn; a soak asks for more.
 FLIPS = int(os.environ.get("LSFM_FLIPS", "60"))
@@ -80,7 +81,7 @@ def test_every_flipped_bit_is_found_or_harmless(small_file: Path, tmp_path: Path
         names[-1].write_bytes(flipped)
         shutil.copy(small_file.with_suffix(".xml"), names[-1].parent)
     command = [sys.executable, "-c", _LOOK, str(small_file), *map(str, names)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1000)
+    done = children.run(command, capture_output=True, text=True, check=False, timeout=1000)
     assert done.returncode == 0, done.stderr[-3000:]
     (defects, truth), *results = map(json.loads, done.stdout.splitlines())
     assert defects == []

@@ -23,6 +23,8 @@ from lsfm_core.durable import journal_path, recover
 from lsfm_core.ingest import IngestRequest, ingest_channel
 from lsfm_core.store import verify_file
 
+from . import children
+
 #: How many of the calls of a change fail, one in each run.
 SAMPLE = int(os.environ.get("LSFM_FAULTS", "12"))
 
@@ -53,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 def run(*arguments: str | Path, library: Path, **faults: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LD_PRELOAD": str(library), **{f"FAULT_{k.upper()}": str(v) for k, v in faults.items()}}
     command = [sys.executable, "-m", "lsfm_core.cli", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return children.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -128,7 +130,7 @@ print(len(outcomes), outcomes[-1])
 def test_each_call_may_fail(change: str, path: Path, library: Path) -> None:
     """The old file or the new one, and one line that tells which; also if the disk does not recover."""
     command = [argument.format(path=path) for argument in CHANGES[change]]
-    child = subprocess.run(
+    child = children.run(
         [sys.executable, "-c", _TRIES, str(path.parent), str(SAMPLE), *command],
         env={**os.environ, "LD_PRELOAD": str(library)},
         capture_output=True,
@@ -176,7 +178,7 @@ def test_too_few_descriptors(path: Path) -> None:
     before = content(path.parent)
     seen = set()
     for limit in (4, 5, 6, 7, 30):
-        child = subprocess.run([sys.executable, "-c", _FEW, path, str(limit)], capture_output=True, text=True, check=False)
+        child = children.run([sys.executable, "-c", _FEW, path, str(limit)], capture_output=True, text=True, check=False)
         seen.add(child.returncode)
         if child.returncode:
             assert_told(child)
@@ -315,7 +317,7 @@ def test_every_command_where_nothing_can_be_changed(surroundings: Path, path: Pa
     for number, (what, line) in enumerate(WRITES.items()):
         chosen = cases if SAMPLE > 12 else [cases[number % 2], cases[2 + number // 2 % 2]]
         tries += [(what, words(line), case, False) for case in chosen]
-    child = subprocess.run(
+    child = children.run(
         [sys.executable, "-c", _COMMANDS, str(path.parent), json.dumps(tries)],
         env={**os.environ, "LD_PRELOAD": str(library)},
         capture_output=True,
@@ -350,7 +352,7 @@ def test_without_file_locks(end: str, error: int, path: Path, library: Path) -> 
     before = content(path.parent)
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAULT_FLOCK": str(error)}
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", _WRITER, path], env=environment, stdin=pipe, stdout=pipe, text=True) as writer:
+    with children.Popen([sys.executable, "-c", _WRITER, path], env=environment, stdin=pipe, stdout=pipe, text=True) as writer:
         assert writer.stdin is not None and writer.stdout is not None
         assert writer.stdout.readline() == "changing\n"
         during = content(path.parent)
@@ -387,7 +389,7 @@ def test_without_file_locks_another_machines_writer_is_not_given_up(path: Path, 
     """Its process cannot be seen, so it is the user who knows."""
     before = content(path.parent)
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAULT_FLOCK": str(errno.ENOSYS)}
-    with subprocess.Popen(
+    with children.Popen(
         [sys.executable, "-c", _WRITER, path], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
@@ -422,7 +424,7 @@ for line in sys.stdin:
 """
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAULT_FLOCK": str(errno.ENOTSUP)}
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", script, path], env=environment, stdin=pipe, stdout=pipe, text=True) as reader:
+    with children.Popen([sys.executable, "-c", script, path], env=environment, stdin=pipe, stdout=pipe, text=True) as reader:
         assert reader.stdin is not None and reader.stdout is not None
         assert reader.stdout.readline() == "open\n"
 
@@ -431,7 +433,7 @@ for line in sys.stdin:
             reader.stdin.flush()
             return reader.stdout.readline()
 
-        with subprocess.Popen([sys.executable, "-c", _WRITER, path], env=environment, stdin=pipe, stdout=pipe, text=True) as writer:
+        with children.Popen([sys.executable, "-c", _WRITER, path], env=environment, stdin=pipe, stdout=pipe, text=True) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "changing\n"
             assert look() == "same\n"

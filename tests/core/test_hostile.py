@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,8 @@ from lsfm_core import (
     open_source,
 )
 from lsfm_core.cli import main
+
+from . import children
 
 #: Files with bytes exchanged; a soak asks for more.
 DAMAGED = int(os.environ.get("LSFM_DAMAGED", "24"))
@@ -103,7 +104,7 @@ def test_files_with_bytes_exchanged_at_random_raise_errors_of_ours_only(small_fi
             mutant[dice.randrange(len(data))] = dice.randrange(256)
         mutants.append(tmp_path / f"{seed}.h5")
         mutants[-1].write_bytes(mutant)
-    done = subprocess.run(
+    done = children.run(
         [sys.executable, "-c", _USE, *map(str, mutants)], capture_output=True, text=True, check=False, timeout=60 + 10 * DAMAGED
     )
     assert (done.stdout, done.returncode) == ("", 0), done.stderr[-3000:]

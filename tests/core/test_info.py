@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ from lsfm_core.records import FileRecord
 from lsfm_core.store import edit_lsfm
 from lsfm_core.testing import write_series
 from lsfm_core.transforms import Affine
+
+from . import children
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -60,7 +61,7 @@ def everything(tmp_path: Path) -> Path:
 def run(*arguments: str | Path) -> str:
     """What a command line prints, in a process of its own."""
     command = [sys.executable, "-m", "lsfm_core.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return children.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def masked(facts: Any) -> Any:

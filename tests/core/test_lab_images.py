@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,6 +21,8 @@ from lsfm_core.cli import main
 from lsfm_core.errors import InputError, LsfmError, SourceError
 from lsfm_core.formats import Source, open_source
 from lsfm_core.store import open_lsfm
+
+from . import children
 
 Array = np.ndarray[Any, Any]
 PER_PLANE = (
@@ -683,7 +684,7 @@ def test_libraries_do_not_speak_on_stderr(tmp_path: Path) -> None:
     os.truncate(tmp_path / "b.tif", 200)
     for name in ("a.zarr", "b.tif"):
         command = [sys.executable, "-m", "lsfm_core.cli", "dump-metadata", name]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        result = children.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode != 0
         assert result.stderr.startswith(f"lsfm-core dump-metadata: {name}: ")
         assert result.stderr.count("\n") == 1

@@ -39,6 +39,8 @@ from lsfm_core.metadata import ImageMetadata, VoxelSize, describe_image, metadat
 from lsfm_core.records import FileRecord
 from lsfm_core.testing import write_series
 
+from . import children
+
 SHAPE = (5, 40, 30)
 #: All that must be there.
 BARE: dict[str, Any] = {"schema_version": 1, "shape": None, "dtype": None, "voxel_size": None, "orientation": None}
@@ -536,7 +538,7 @@ def test_the_schema_needs_no_image(capsys: pytest.CaptureFixture[str]) -> None:
 def converse(command: list[str], answers: str) -> tuple[str, str]:
     """Run a command with a person at its terminal: what it prints to stdout, and what the terminal shows."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True) as child:
+    with children.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True) as child:
         os.close(theirs)
         os.write(ours, answers.encode())
         printed = child.communicate(timeout=60)[0]

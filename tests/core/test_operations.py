@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from lsfm_core.recipes import OPERATIONS, read_recipe, recipe_entry, recipe_sche
 from lsfm_core.store import RepackRequest
 from lsfm_core.testing import write_series
 
+from . import children
+
 VOXELS = np.random.default_rng(4).integers(0, 65536, (19, 34, 27), dtype=np.uint16)
 FIELD = np.random.default_rng(5).normal(0, 0.01, (8, 9, 10, 3)).astype(np.float32)
 
@@ -71,31 +74,50 @@ def write_atlas(folder: Path) -> None:
     (folder / "atlas" / "structures.csv").write_text("id,acronym,name,structure_id_path\n1,A,first,/1/\n")
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that a study begins with, but no HDF5 file. Not to be changed: `study` is a copy."""
+    folder = tmp_path_factory.mktemp("begun")
+    write_series(folder / "planes", VOXELS)
+    write_series(folder / "signal", VOXELS[::-1])
+    write_field(folder / "warp.nrrd")
+    np.savetxt(folder / "shift.txt", np.array([[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    write_atlas(folder)
+    (folder / "cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
+    (folder / "more.json").write_text('{"weeks": 12, "deep": {"a": [1, null]}}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ingested(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a file: a channel with an affine and metadata, chunks of it, and labels."""
+    folder = Path(shutil.copytree(begun, tmp_path_factory.mktemp("ingested"), dirs_exist_ok=True))
+    with contextlib.chdir(folder):
+        ingest_channel(of_planes())
+        apply_edit(AffineRequest(path="brain.h5", channel="a", name="old", affine="shift.txt"))
+        apply_edit(
+            AffineRequest(path="brain.h5", channel="a", name="aside", affine="shift.txt", from_space="left", to_space="right")
+        )
+        apply_edit(AddMetadataRequest(path="brain.h5", values={"specimen": "7"}))
+        assert (
+            main(["export", "brain.h5", "--channel", "a", "--grid", "0,0,0", "--size", "0.5", "--output", "chunks", "--quiet"]) == 0
+        )
+        ingest_channel(of_planes(channel="ids", image=VOXELS // 16384, kind="labels"))
+    return folder
+
+
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def study(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with all that a study begins with, but no HDF5 file."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(lsfm_core.__file__).parents[1]))
-    monkeypatch.chdir(tmp_path)
-    write_series(tmp_path / "planes", VOXELS)
-    write_series(tmp_path / "signal", VOXELS[::-1])
-    write_field(tmp_path / "warp.nrrd")
-    np.savetxt(tmp_path / "shift.txt", np.array([[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
-    write_atlas(tmp_path)
-    (tmp_path / "cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
-    (tmp_path / "more.json").write_text('{"weeks": 12, "deep": {"a": [1, null]}}')
+    monkeypatch.chdir(shutil.copytree(begun, tmp_path, dirs_exist_ok=True))
     return tmp_path
 
 
 @pytest.fixture
-def brain(study: Path) -> Path:
+def brain(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with a file: a channel with an affine and metadata, chunks of it, and labels."""
-    ingest_channel(of_planes())
-    apply_edit(AffineRequest(path="brain.h5", channel="a", name="old", affine="shift.txt"))
-    apply_edit(AffineRequest(path="brain.h5", channel="a", name="aside", affine="shift.txt", from_space="left", to_space="right"))
-    apply_edit(AddMetadataRequest(path="brain.h5", values={"specimen": "7"}))
-    assert main(["export", "brain.h5", "--channel", "a", "--grid", "0,0,0", "--size", "0.5", "--output", "chunks", "--quiet"]) == 0
-    ingest_channel(of_planes(channel="ids", image=VOXELS // 16384, kind="labels"))
-    return study / "brain.h5"
+    monkeypatch.chdir(shutil.copytree(ingested, tmp_path, dirs_exist_ok=True))
+    return tmp_path / "brain.h5"
 
 
 def of_planes(**fields: Any) -> IngestRequest:
@@ -145,32 +167,42 @@ LINES = {
 }
 
 
+@pytest.fixture(scope="module")
+def schema() -> jsonschema.Validator:
+    """That of recipes, which is looked at once."""
+    kind = jsonschema.validators.validator_for(recipe_schema())
+    kind.check_schema(recipe_schema())
+    return kind(recipe_schema())
+
+
 def test_every_operation_is_tried_here() -> None:
     verbs = {name.split()[0] for name in LINES}
     assert OPERATIONS.keys() == verbs - {"write-field"}
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_a_dry_run_changes_nothing_and_its_entry_asks_for_the_same(name: str, brain: Path) -> None:
+def test_a_dry_run_changes_nothing_and_its_entry_asks_for_the_same(
+    name: str, brain: Path, schema: jsonschema.Validator, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = shlex.split(LINES[name])
     before = content(brain.parent)
-    command = [sys.executable, "-m", "lsfm_core.cli", *words]
-    child = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=False)
-    assert child.returncode == 0, child.stderr
+    assert main([*words, "--dry-run"]) == 0
     assert content(brain.parent) == before
-    plan, _, entry = child.stdout.partition("\n\n")
+    plan, _, entry = capsys.readouterr().out.partition("\n\n")
     assert plan.strip()
     arguments = build_parser().parse_args(words)
     request = arguments.request_of(arguments)
     Path("recipe.yaml").write_text(f"file: {getattr(request, 'path', 'brain.h5')}\nsteps:\n{entry}")
-    jsonschema.validate(yaml.safe_load(Path("recipe.yaml").read_text()), recipe_schema())
+    schema.validate(yaml.safe_load(Path("recipe.yaml").read_text()))
     (step,) = read_recipe(Path("recipe.yaml")).steps
     assert step.request == request
     Path("p").mkdir(exist_ok=True)
     assert main(["run", "recipe.yaml", "--quiet"]) == 0
     Path("recipe.yaml").unlink()
     assert content(brain.parent) != before
-    assert subprocess.run([*command, "--dry-run", "--quiet"], capture_output=True, text=True, check=False).stdout == ""
+    capsys.readouterr()
+    main([*words, "--dry-run", "--quiet"])
+    assert capsys.readouterr().out == ""
 
 
 REFUSED = {
@@ -432,14 +464,14 @@ def test_an_interrupt_tells_which_steps_are_done(again: bool, study: Path) -> No
     recipe = RECIPE.replace("image: signal,", "image: signal, resume: true,") if again else RECIPE
     Path("recipe.yaml").write_text(recipe)
     command = [sys.executable, "-c", _SLOW, "run", "recipe.yaml", "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with children.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline() == "reading\n"
         child.send_signal(signal.SIGINT)
         message = child.communicate(timeout=60)[1]
     assert child.returncode == 130
     resumed = ", which can be resumed" if again else ""
     assert message == f"lsfm-core run: interrupted in step 2 (write){resumed}; done before it, and kept: step 1 (write)\n"
-    with suppress(LsfmError):
+    with contextlib.suppress(LsfmError):
         main(["recover", "brain.h5", "--quiet"])
     with open_lsfm("brain.h5") as file:
         assert list(file) == ["a"]
@@ -449,7 +481,7 @@ def test_an_interrupt_of_the_first_step_changes_nothing(study: Path) -> None:
     Path("recipe.yaml").write_text(RECIPE.replace("image: planes", "image: signal"))
     before = content(study)
     command = [sys.executable, "-c", _SLOW, "run", "recipe.yaml", "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with children.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline() == "reading\n"
         child.send_signal(signal.SIGINT)
         message = child.communicate(timeout=60)[1]
@@ -462,7 +494,7 @@ def test_an_interrupt_of_the_first_step_changes_nothing(study: Path) -> None:
 
 def test_an_ingest_is_replayed_bit_for_bit(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write = "write brain.h5 --channel a --image planes --voxel-size 0.05,0.04,0.04 --orientation AIR"
-    subprocess.run([sys.executable, "-m", "lsfm_core.cli", *write.split()], check=True, capture_output=True)
+    children.run([sys.executable, "-m", "lsfm_core.cli", *write.split()], check=True, capture_output=True)
     assert main(["replay", "brain.h5", "1", "--output", "other.h5"]) == 0
     assert "other.h5: identical to what record 1 made: chunks:" in capsys.readouterr().out
     with open_lsfm("brain.h5") as file, open_lsfm("other.h5") as other:

@@ -21,6 +21,8 @@ from lsfm_core.durable._lock import ourselves
 from lsfm_core.errors import BusyError, ExistsError, StorageError, UnfinishedError
 from lsfm_core.formats import open_source
 
+from . import children
+
 # Does an operation again and again, in children of which each is killed one step of the file system later; after each, what is seen
 # in the folder, then what is left when it was cleared, are compared with what was there before and with what was to come.
 _KILLER = """
@@ -148,8 +150,8 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(
         assert main([*words, "--channel", "old"]) == 0
     (tmp_path / "points.csv").write_text("z,y,x\n4,5,6\n7,8,9\n")
     new = [*words, "--channel", "new"]
-    child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _KILLER, str(tmp_path), json.dumps(new), json.dumps(new)],
+    child = children.run(
+        [sys.executable, "-c", _KILLER, str(tmp_path), json.dumps(new), json.dumps(new)],
         capture_output=True,
         text=True,
         check=False,
@@ -182,7 +184,7 @@ with new_files([Path("a.txt"), Path("b.txt")], False) as partials:
 @pytest.fixture(params=["", "commit"])
 def maker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A living process that makes a.txt and b.txt, or is just putting them in place."""
-    child = subprocess.Popen([sys.executable, "-c", _MAKER, request.param], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    child = children.Popen([sys.executable, "-c", _MAKER, request.param], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "go\n"
     yield child
     child.kill()
@@ -302,7 +304,7 @@ def test_a_set_that_waits_is_completed_before_it_is_read(brain: Path, tmp_path: 
     path = tmp_path / "x.npy"
     words = ["export", str(brain), "--output", str(path), "--quiet", "--channel"]
     assert main([*words, "old"]) == 0
-    child = subprocess.run(
+    child = children.run(
         [sys.executable, "-c", _KILL_BEFORE_JSON, *words, "new", "--overwrite"], capture_output=True, text=True, check=False
     )
     assert child.returncode == -9, child.stderr
@@ -327,7 +329,7 @@ def _old(path: Path, hours: float) -> None:
 
 def test_what_names_no_owner_is_litter_when_it_is_old(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Outputs of earlier versions, small files and records on their way, and locks: none of it of somebody who may be at work."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+    with children.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
     (tmp_path / "brain.h5").write_bytes(b"")
     (tmp_path / "brain.h5-log").mkdir()
@@ -407,7 +409,7 @@ def test_the_next_one_removes_the_lock_file_of_a_dead_writer(
     path = _copied(small_file, tmp_path)
     lock = path.with_name("brain.h5-lock")
     script = "import json; from lsfm_core.durable._lock import ourselves; print(json.dumps(ourselves()))"
-    dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    dead = children.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     words = [command[0], str(path), *command[1:]]
     for text in (dead.replace('"host": "', '"host": "node-'), json.dumps(ourselves())):
         lock.write_text(text)

@@ -51,6 +51,8 @@ from lsfm_core.provenance import recorded, side_folder
 from lsfm_core.store import LsfmFile
 from lsfm_core.testing import write_series
 
+from . import children
+
 VOXELS = np.random.default_rng(11).integers(0, 65536, (19, 34, 27), dtype=np.uint16)
 
 
@@ -289,7 +291,7 @@ with edit.edit_lsfm(sys.argv[1]) as editor:
 def test_a_writer_that_dies_after_its_commit_doubles_nothing(brain: Path) -> None:
     for number in range(2):
         export_channel(ExportRequest(path=brain, channel="signal", output=f"{number}.nii"))
-    assert subprocess.run([sys.executable, "-c", _DIES, brain], check=False).returncode == 9
+    assert children.run([sys.executable, "-c", _DIES, brain], check=False).returncode == 9
     assert len(waiting(brain)) == 2
     assert len(stored(brain)) == 4
     names = [record.name for record in log(brain)]
@@ -313,16 +315,16 @@ def test_twenty_exports_at_once_are_all_recorded(brain: Path) -> None:
     command = [sys.executable, "-c", _EXPORTS_WHEN_TOLD, str(brain)]
     # A reader's lock, too, is no reason to wait.
     with open_lsfm(brain), ExitStack() as stack:
-        children = [
-            stack.enter_context(subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        running = [
+            stack.enter_context(children.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
             for number in range(20)
         ]
-        for child in children:
+        for child in running:
             assert child.stdout is not None and child.stdout.readline() == b"ready\n"
-        for child in children:
+        for child in running:
             assert child.stdin is not None
             child.stdin.close()
-        assert [child.wait(timeout=120) for child in children] == [0] * 20
+        assert [child.wait(timeout=120) for child in running] == [0] * 20
     assert len(waiting(brain)) == 20
     assert len(stored(brain)) == 1
     with edit_lsfm(brain) as editor:

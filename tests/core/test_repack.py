@@ -53,6 +53,8 @@ from lsfm_core.durable import JournaledFile, _change, _disk, partial_path
 from lsfm_core.store import edit_lsfm, repack
 from lsfm_core.testing import write_series
 
+from . import children
+
 Ingester = Callable[..., Any]
 OURS = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]
 
@@ -482,7 +484,7 @@ def test_a_killed_repack_leaves_the_old_file_or_the_new_one(tmp_path: Path, inge
     for kill in range(10 * kills):
         if kill >= kills and left:
             break  # on a busy machine the first ones may all come before the work begins
-        with subprocess.Popen([sys.executable, "-c", _FOREVER, str(path)], stdout=subprocess.PIPE) as child:
+        with children.Popen([sys.executable, "-c", _FOREVER, str(path)], stdout=subprocess.PIPE) as child:
             assert child.stdout is not None and child.stdout.readline() == b"go\n"
             time.sleep(dice.uniform(0, 0.6))
             child.send_signal(signal.SIGKILL)
@@ -614,7 +616,7 @@ def test_cancel_and_ctrl_c(tmp_path: Path, ingest_series: Ingester, volume: Any)
             assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
     command = [sys.executable, "-m", "lsfm_core.cli", "repack", str(path), "--rechunk", "2,4,4"]
     for delay, code in [(0, signal.SIGTERM), (0.3, signal.SIGINT)]:
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        with children.Popen(command, stderr=subprocess.PIPE, text=True) as child:
             while not partial_path(path).exists():
                 time.sleep(0.01)
             time.sleep(delay)

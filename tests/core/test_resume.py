@@ -34,6 +34,7 @@ from lsfm_core.formats.tiff import TiffSeries
 from lsfm_core.records import FileRecord
 from lsfm_core.testing import write_series
 
+from . import children
 from .test_ingest import assert_levels
 
 
@@ -149,7 +150,7 @@ def test_kill_9_and_go_on(existing: bool, request_of: Callable[..., IngestReques
     script = f"from lsfm_core import *; ingest_channel(IngestRequest.model_validate_json({request.model_dump_json()!r}))"
     dice = random.Random(existing)
     for _ in range(20):
-        child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+        child = children.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
         time.sleep(dice.uniform(0.2, 0.6))
         child.send_signal(signal.SIGKILL)
         message = child.communicate()[1]

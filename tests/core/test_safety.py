@@ -20,6 +20,8 @@ from lsfm_core.durable import JournaledFile, journal_path, recover
 from lsfm_core.store import edit_lsfm, verify_file
 from lsfm_core.testing import write_series
 
+from . import children
+
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -101,7 +103,7 @@ def test_a_killed_writer_loses_nothing(what: str, tmp_path: Path, volume: np.nda
         if kill >= kills and rolled_back:
             break  # on a busy machine the first ones may all come before the write begins
         command = [sys.executable, "-c", _PREAMBLE + _CHANGES[what], str(path), str(series)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        with children.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"go\n"
             time.sleep(dice.uniform(0, 0.4))
@@ -149,7 +151,7 @@ with edit_lsfm(sys.argv[1]) as editor:
         really(*names) if str(names[0]).endswith(".new") else os._exit(9)
     edit.{step} = die
 """
-    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
+    assert children.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
     assert (tmp_path / "brain.xml.partial").exists()
     assert (tmp_path / "brain.xml").read_bytes() == before["brain.xml"]
     with open_lsfm(path) as file:
@@ -243,7 +245,7 @@ def _refuse(path: object) -> None:
 def test_ctrl_c_undoes_and_says_so(tmp_path: Path, volume: np.ndarray) -> None:
     series = write_series(tmp_path / "series", np.tile(volume, (30, 1, 3)))
     for code in (signal.SIGINT, signal.SIGTERM):
-        child = subprocess.Popen(write_command(tmp_path / "brain.h5", series, "x"), stderr=subprocess.PIPE, text=True)
+        child = children.Popen(write_command(tmp_path / "brain.h5", series, "x"), stderr=subprocess.PIPE, text=True)
         while not list(tmp_path.glob("brain.h5*")):
             time.sleep(0.02)
         child.send_signal(code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,8 @@ from lsfm_core.cli import main
 from lsfm_core.durable import JournaledFile, journal_path, recover
 from lsfm_core.store import edit_lsfm, verify_file
 from lsfm_core.testing import write_series
+
+from . import children
 
 Ingester = Callable[..., Any]
 
@@ -48,7 +49,7 @@ def path(series: Path, tmp_path: Path, ingest_series: Ingester) -> Path:
 
 def die_in_a_change(path: Path, *options: str) -> None:
     """Removes the only channel and overwrites its chunks, then dies."""
-    assert subprocess.run([sys.executable, "-c", _DIES, str(path), *options], check=False).returncode == 9
+    assert children.run([sys.executable, "-c", _DIES, str(path), *options], check=False).returncode == 9
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -170,7 +171,7 @@ def test_a_new_file_that_was_never_finished_says_so(
     path: Path, series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = path.with_name("new.h5")
-    subprocess.run([sys.executable, "-c", _DIES.replace('editor.remove_channel("signal")', ""), str(new)], check=False)
+    children.run([sys.executable, "-c", _DIES.replace('editor.remove_channel("signal")', ""), str(new)], check=False)
     path.with_name("new.h5.partial").rename(new)
     refused(new, "in the middle of a change, and its journal", capsys)
 
@@ -245,7 +246,7 @@ def test_a_checkpoint_that_leads_nowhere_goes_with_a_word(
     new = path.with_name("new.h5")
     script = _DIES.replace('editor.remove_channel("signal")', "")
     for attempt in ("recover", "write"):
-        subprocess.run([sys.executable, "-c", script, str(new), "resume"], check=False)
+        children.run([sys.executable, "-c", script, str(new), "resume"], check=False)
         new.with_name("new.h5.partial").unlink()
         assert new.with_name("new.h5-checkpoint").exists()
         if attempt == "recover":
@@ -299,7 +300,7 @@ with edit_lsfm(sys.argv[1]) as editor:
     for number in range(40):
         for name, data in before.items():
             (path.parent / name).write_bytes(data)
-        code = subprocess.run([sys.executable, "-c", script, str(path), str(number)], check=False).returncode
+        code = children.run([sys.executable, "-c", script, str(path), str(number)], check=False).returncode
         with open_lsfm(path) as file:
             names = list(file)
         seen.add(names[0])
@@ -344,7 +345,7 @@ def test_a_killed_change_of_a_file_with_a_user_block(tmp_path: Path, volume: np.
         file.write(b"a block of others")
     before = path.read_bytes()
     script = _DIES.replace('"signal"', '"setup 0"')
-    assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
+    assert children.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
     assert not h5py.is_hdf5(path)
     journal_path(path).rename(tmp_path / "saved")
     with pytest.raises(UnfinishedError):

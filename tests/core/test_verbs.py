@@ -38,6 +38,8 @@ from lsfm_core.cli._lsfmpy import _OPTIONS, _PATTERN, _REFUSED, _SWITCHES, in_ou
 from lsfm_core.cli._options import memory
 from lsfm_core.cli.completion import candidates
 
+from . import children
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -338,7 +340,7 @@ def test_metadata_at_the_command_line(
     assert run("add-metadata", path, "specimen=other", "--overwrite")[0] == 0
     assert run("remove-metadata", path, "deep", "--quiet") == (0, "")
     for verb, expected in (("get-metadata", "list: [1, null]\nspecimen: other\n"),):
-        child = subprocess.run(
+        child = children.run(
             [sys.executable, "-m", "lsfm_core.cli", verb, path], capture_output=True, text=True, check=True, timeout=60
         )
         assert child.stdout == expected
@@ -434,6 +436,6 @@ def test_an_affine_by_lsfmpys_command_line(
     monkeypatch.chdir(tmp_path)
     np.savetxt(tmp_path / "affine.txt", np.eye(4))
     line = "write-affine --hdf-path brain.h5 --channel-name autofluo --affine-name t --affine-path affine.txt"
-    subprocess.run([sys.executable, "-m", "lsfm_core.cli", *line.split()], check=True, capture_output=True)
+    children.run([sys.executable, "-m", "lsfm_core.cli", *line.split()], check=True, capture_output=True)
     with h5py.File("brain.h5") as file:
         np.testing.assert_array_equal(file["LSFM/autofluo/AFFINES/t"], np.eye(4))
