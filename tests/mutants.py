@@ -38,7 +38,7 @@ ROOMS = {
     "arrays": ("arrays", "lazy ahead"),
     "confinement": ("confinement.py", "hostile surroundings"),
     "durable": ("durable", "safety surroundings detached resume outputs"),
-    "export": ("export/_blocks.py export/plan.py", "export export_errors export_words slices labels_exact"),
+    "export": ("export/_blocks.py export/plan.py export/view.py", "export export_errors export_words slices labels_exact views"),
     "fields": ("formats/_field.py", "fields"),
     "geometry": ("geometry.py", "geometry export transforms"),
     "info": ("info.py", "info"),

@@ -34,6 +34,7 @@ from .errors import StorageError as StorageError
 from .errors import UnfinishedError as UnfinishedError
 from .errors import UnknownChannelError as UnknownChannelError
 from .errors import UnknownRegionError as UnknownRegionError
+from .export import ChannelView as ChannelView
 from .export import ExportPlan as ExportPlan
 from .export import ExportRequest as ExportRequest
 from .export import ExportResult as ExportResult
@@ -52,6 +53,7 @@ from .export import TransformExportRequest as TransformExportRequest
 from .export import TransformExportResult as TransformExportResult
 from .export import TransformRequest as TransformRequest
 from .export import TransformStep as TransformStep
+from .export import ViewLevel as ViewLevel
 from .export import Volume as Volume
 from .export import check_spaces as check_spaces
 from .export import describe_points as describe_points
@@ -71,6 +73,7 @@ from .export import plan_region_table as plan_region_table
 from .export import read_points as read_points
 from .export import region_table as region_table
 from .export import transform_points as transform_points
+from .export import view_channel as view_channel
 from .export import write_points as write_points
 from .formats import PlaneFunction as PlaneFunction
 from .formats import Source as Source
@@ -130,5 +133,8 @@ from .store import plan_repack as plan_repack
 from .store import repack_file as repack_file
 from .store import verify_file as verify_file
 from .store import write_xml as write_xml
+from .transforms import Affine as Affine
+from .transforms import DisplacementField as DisplacementField
+from .transforms import TransformChain as TransformChain
 
 def load_ipython_extension(shell: object) -> None: ...

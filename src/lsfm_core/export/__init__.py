@@ -3,7 +3,7 @@
 Inside: `request` what can be asked for; `_names` what its names and paths stand for, `_spaces` whether these fit; `_region` the
 part of the brain that labels tell; `plan` every decision; `_blocks` the voxels, block by block; `channel`, `chunks` and `slices`
 the forms in which they come; `merge` the way back from chunks; `measures` what a channel is like in each region; `volume` an image
-in memory.
+in memory; `view` a channel on the grid of an export, of which nothing is computed but what is read.
 """
 
 from lsfm_core.export._names import native_space
@@ -26,9 +26,11 @@ from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, de
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.transform import TransformExportRequest, TransformExportResult, describe_transform, export_transform
+from lsfm_core.export.view import ChannelView, ViewLevel, view_channel
 from lsfm_core.export.volume import Volume
 
 __all__ = [
+    "ChannelView",
     "ChunksResult",
     "ExportPlan",
     "ExportRequest",
@@ -53,6 +55,7 @@ __all__ = [
     "TransformExportResult",
     "TransformRequest",
     "TransformStep",
+    "ViewLevel",
     "Volume",
     "check_spaces",
     "describe_points",
@@ -78,5 +81,6 @@ __all__ = [
     "read_volume",
     "region_table",
     "transform_points",
+    "view_channel",
     "write_points",
 ]

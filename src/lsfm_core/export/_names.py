@@ -271,6 +271,17 @@ class _Spill:
         large = self._row_bytes * shape[0] * shape[1] > _IN_MEMORY_BYTES
         self._file = tempfile.TemporaryFile(buffering=0) if large else None  # noqa: SIM115 (it goes with the last reference to it)
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self._file is not None:
+            raise InputError(
+                "a displacement field that is a file of its own, and larger than 64 MiB, goes to no other process: put it into the "
+                "file of the image first (write-field), and name it"
+            )
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def append(self, plane: Array) -> None:
         if self._file is None:
             self._planes.append(plane.copy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ from lsfm_core.export.request import ExportRequest, Method, three
 from lsfm_core.formats import OutputImage, check_output, output_memory, output_notes
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
 from lsfm_core.progress import CancelToken, size_text
-from lsfm_core.pyramid import Kind
+from lsfm_core.pyramid import Kind, LevelPlan, plan_levels
 from lsfm_core.resample import Interpolation, is_worth_loops, itk_bytes_per_voxel
 from lsfm_core.store import Channel, Level, LsfmFile
 from lsfm_core.threads import default_threads
 from lsfm_core.transforms import DisplacementField, InverseField, Transform, TransformChain
 
-__all__ = ["CopyPlan", "ExportPlan", "chunk_voxels", "lattice", "plan_export", "plan_pieces"]
+__all__ = ["CopyPlan", "ExportPlan", "chunk_voxels", "lattice", "plan_export", "plan_pieces", "plan_view"]
 
 #: The interpreter, numpy, HDF5, SimpleITK and the decoders, before any image data.
 BASE_BYTES = 160 * 2**20
@@ -38,6 +39,8 @@ _COUNTED = ("planes", "rows", "columns")
 _LEAST_BLOCK_BYTES = 4 * 2**20
 # Points along each axis at which a chain is tried before it runs.
 _PROBES = 9
+#: Of what is only looked at: what viewers and arrays can count.
+_MOST_PLANES = 2**31
 
 
 @dataclass(frozen=True)
@@ -264,34 +267,87 @@ def plan_pieces(file: LsfmFile, request: ExportRequest, axis: int) -> ExportPlan
     return _with_memory(plan, sink_bytes=sink)
 
 
-def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None = None) -> ExportPlan:
-    """All but how the work is divided."""
+def plan_view(
+    file: LsfmFile, request: ExportRequest, *, chain: TransformChain | None = None, grid: Space | None = None
+) -> list[tuple[LevelPlan, ExportPlan]]:
+    """Plans of a request's voxels, and of coarser grids over the same extent, by the rule of a stored pyramid.
+
+    Nothing of the result is kept, so its size does not count. Each reads the coarsest level that is at least as fine as itself.
+
+    Parameters
+    ----------
+    file : LsfmFile
+    request : ExportRequest
+    chain : TransformChain, optional
+        Instead of the request's transforms.
+    grid : Space, optional
+        Instead of the request's reference.
+
+    Raises
+    ------
+    LsfmError
+        As `plan_export`, but for memory.
+    """
     request = with_way(file, request)
+    finest = _decide(file, request, chain=chain, grid=grid)
+    target = finest.target
+    if max(target.shape) > _MOST_PLANES:
+        raise InputError(
+            f"{finest.name}: the grid would have {_by(target.shape)} voxels, and along no axis it may have more than 2^31: give a "
+            "coarser resolution, or a smaller piece"
+        )
+    channel = _channel_at(file, request)[0]
+    base = native_space(file, channel, request)
+    levels = plan_levels(target.shape, target.voxel_size_mm, finest.dtype.itemsize)
+    plans = [(levels[0], finest)]
+    for level in levels[1:]:
+        grid = target.level(level.factors, level.shape)
+        source, space = _choose_level(channel, base, finest.chain, grid, request, finest.method)
+        reduction = _means(space, finest.chain, grid, request, finest.method)
+        plans.append((level, replace(finest, level=source, source=space, reduction=reduction, target=grid, copy=None)))
+    return plans
+
+
+def _channel_at(file: LsfmFile, request: ExportRequest) -> tuple[Channel, int]:
+    """The channel of a request with the levels of the timepoint that is meant, and that."""
     channel = file[request.channel]
     timepoint = channel.timepoints[0] if request.timepoint is None else request.timepoint
-    channel = replace(channel, levels=file.levels_at(channel.name, timepoint))
+    return replace(channel, levels=file.levels_at(channel.name, timepoint)), timepoint
+
+
+def _decide(
+    file: LsfmFile,
+    request: ExportRequest,
+    cancel: CancelToken | None = None,
+    *,
+    chain: TransformChain | None = None,
+    grid: Space | None = None,
+) -> ExportPlan:
+    """All but how the work is divided; `chain` and `grid` stand in the place of the request's transforms and its reference."""
+    request = with_way(file, request)
+    channel, timepoint = _channel_at(file, request)
     name = f"{file.path}: channel {channel.name!r}"
     method = _method(name, channel, request)
     _check_fill(name, channel, request.fill)
     base = native_space(file, channel, request)
-    chain = open_chain(file, request)
-    warnings = check_spaces(file, request)
+    warnings: tuple[str, ...] = ()
+    # Of a chain that is no part of the file, nothing is recorded that could be checked.
+    if chain is None:
+        chain = open_chain(file, request)
+        warnings = check_spaces(file, request)
+    if grid is None and request.reference is not None:
+        grid = reference_space(file, request.reference)
     first = _given_level(file, channel, request)
     start = base.level(first.factors, first.shape[:3])
     region = None
     if request.region is not None:
-
-        def grid() -> Space:
-            resolution = three(request.resolution_mm) if request.resolution_mm is not None else None
-            return _whole_grid(file, request, base, start, chain, resolution, None)
-
-        region = find_region(file, request, request.region, grid=grid, cancel=cancel)
-    target = _target(file, request, base, start, chain, region.box if region is not None else None)
+        whole = partial(_whole_grid, request, base, start, chain, grid, None)
+        region = find_region(file, request, request.region, grid=whole, cancel=cancel)
+    target = _target(file, request, base, start, chain, grid, region.box if region is not None else None)
     level, source = _choose_level(channel, base, chain, target, request, method)
     aligned = source.reorientation_to(target.orientation)
     copy = None
-    reduction: Shape3 = (1, 1, 1)
-    offset = target.offset_in(source.reoriented(aligned)) if not request.transforms else None
+    offset = target.offset_in(source.reoriented(aligned)) if not chain.transforms else None
     if offset is not None:
         copy = CopyPlan(aligned, offset)
     elif request.snap:
@@ -299,8 +355,6 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
             f"{name}: lies oblique, so that no cuboid along R, A and S can be copied from it: leave out --snap to interpolate, or "
             "copy all of it with --output-orientation native"
         )
-    elif request.antialias and method not in ("nearest", "mode"):
-        reduction = _reduction(_ratio(source, chain, target))
     _check_meeting(name, chain, base, target)
     return ExportPlan(
         path=file.path,
@@ -310,7 +364,7 @@ def _decide(file: LsfmFile, request: ExportRequest, cancel: CancelToken | None =
         level=level,
         timepoint=timepoint if len(channel.timepoints) > 1 else None,
         source=source,
-        reduction=reduction,
+        reduction=(1, 1, 1) if copy is not None else _means(source, chain, target, request, method),
         chain=chain,
         target=target,
         copy=copy,
@@ -386,7 +440,15 @@ def _given_level(file: LsfmFile, channel: Channel, request: ExportRequest) -> Le
     return channel.levels[request.level]
 
 
-def _target(file: LsfmFile, request: ExportRequest, base: Space, source: Space, chain: TransformChain, region: Box | None) -> Space:
+def _target(
+    file: LsfmFile,
+    request: ExportRequest,
+    base: Space,
+    source: Space,
+    chain: TransformChain,
+    reference: Space | None,
+    region: Box | None,
+) -> Space:
     """Grid of the result; `source` is the level whose voxel size holds where none is given."""
     resolution = three(request.resolution_mm) if request.resolution_mm is not None else None
     box = region
@@ -394,10 +456,10 @@ def _target(file: LsfmFile, request: ExportRequest, base: Space, source: Space, 
         box = region.grown(request.region.margin_mm)
     if request.corner_mm is not None and request.size_mm is not None:
         box = Box(request.corner_mm, _add(request.corner_mm, three(request.size_mm)))
-    whole = _whole_grid(file, request, base, source, chain, resolution, box)
+    whole = _whole_grid(request, base, source, chain, reference, box)
     if box is None:
         return whole
-    if request.reference is not None:
+    if reference is not None:
         grid = whole.around(box)
     elif not whole.is_axis_aligned:
         raise InputError(
@@ -424,23 +486,17 @@ def _target(file: LsfmFile, request: ExportRequest, base: Space, source: Space, 
 
 
 def _whole_grid(
-    file: LsfmFile,
-    request: ExportRequest,
-    base: Space,
-    source: Space,
-    chain: TransformChain,
-    resolution: Triple | None,
-    box: Box | None,
+    request: ExportRequest, base: Space, source: Space, chain: TransformChain, reference: Space | None, box: Box | None
 ) -> Space:
     """Grid of everything: the reference's, the outermost displacement field's, or one around the image.
 
     Where nothing else tells, behind transforms, it is a grid in `box`.
     """
+    resolution = three(request.resolution_mm) if request.resolution_mm is not None else None
     wanted = request.output_orientation
     orientation = Orientation("RAS" if wanted in (None, "native") else wanted)
-    given = None
-    if request.reference is not None:
-        given = reference_space(file, request.reference)
+    given = reference
+    if given is not None:
         if wanted in (None, "native"):
             orientation = given.orientation
     elif chain.domain is not None and request.corner_mm is None and (box is None or chain.domain.is_axis_aligned):
@@ -538,8 +594,11 @@ def _ratio(source: Space, chain: TransformChain, target: Space) -> Triple:
     return float(a), float(b), float(c)
 
 
-def _reduction(ratio: Triple) -> Shape3:
-    a, b, c = (int(r + 1e-6) if r > 2 + 1e-6 else 1 for r in ratio)
+def _means(source: Space, chain: TransformChain, target: Space, request: ExportRequest, method: Method) -> Shape3:
+    """How many voxels of the source, along each axis, become one before they are interpolated."""
+    if not request.antialias or method in ("nearest", "mode"):
+        return 1, 1, 1
+    a, b, c = (int(r + 1e-6) if r > 2 + 1e-6 else 1 for r in _ratio(source, chain, target))
     return a, b, c
 
 
