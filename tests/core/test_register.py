@@ -356,9 +356,10 @@ def test_splines_of_elastix_are_those_of_itk(order: int, how: str, study: Path, 
         f"(GridOrigin {' '.join(map(str, origin))})", f"(GridDirection {' '.join(map(repr, turned.T.ravel().tolist()))})",
         f"(BSplineTransformSplineOrder {order})", initial="/somewhere/else/TransformParameters.0.txt", how=how,
     )  # fmt: skip
-    report = import_registration(asked(registration="el", name="el"))
-    (note,) = (line for line in report.describe().splitlines() if "not proven" in line)
-    assert "left no result" in note
+    # A tenth of a voxel of the fixed image, which has the smallest edge of 0.11 mm; one of them as exact as it comes.
+    error = 0.01 if (order, how) == (3, "Compose") else 0.1
+    report = import_registration(asked(registration="el", name="el", field_error_vox=error))
+    assert "not proven: elastix has left no result" in report.describe()
     spline = sitk.BSplineTransform(3, order)
     spline.SetFixedParameters([*map(float, size), *origin, *spacing, *turned.ravel().tolist()])
     spline.SetParameters(values.tolist())
@@ -368,8 +369,7 @@ def test_splines_of_elastix_are_those_of_itk(order: int, how: str, study: Path, 
     for point in points.tolist():
         moved = first.TransformPoint(point)
         expected.append(spline.TransformPoint(moved) if how == "Compose" else np.add(moved, spline.TransformPoint(point)) - point)
-    # A tenth of a voxel of the fixed image, which has the smallest edge of 0.11 mm.
-    assert np.linalg.norm(inward(points) - expected, axis=1).max() < 0.1 * 0.11
+    assert np.linalg.norm(inward(points) - expected, axis=1).max() < error * 0.11
     with open_lsfm("brain.h5") as file:
         assert file.affine_sides("autofluo", "el_affine") == Sides("native of autofluo", "el_affine")
         assert file.field_sides("el_warp") == Sides("el_affine", "atlas") and file["el_warp"].partner is None

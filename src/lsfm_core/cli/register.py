@@ -55,6 +55,13 @@ def add_commands(verbs: Any) -> None:
     )
     take.add_argument("--landmark-unit", choices=("um", "mm"), help="for BigWarp: the unit of the landmarks")
     take.add_argument(
+        "--field-error",
+        type=float,
+        default=0.01,
+        metavar="VOX",
+        help="how far a field may be off that stands for a spline, while it is small (default 0.01 voxel; 0.1 at most)",
+    )
+    take.add_argument(
         "--result", metavar="IMAGE", help="the image that the program made with its transforms (default: the one beside its files)"
     )
     take.add_argument("--moved", metavar="IMAGE", help="the image that the program was given to move (default: the channel)")
@@ -224,6 +231,7 @@ def _request(arguments: argparse.Namespace) -> ImportRegistrationRequest:
         fixed=arguments.fixed,
         atlas_image=arguments.atlas_image,
         landmark_unit=arguments.landmark_unit,
+        field_error_vox=arguments.field_error,
         result=arguments.result,
         moved=arguments.moved,
         prove=arguments.prove,

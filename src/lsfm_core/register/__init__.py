@@ -1,8 +1,8 @@
 """Registrations: what other programs have left becomes transforms between named spaces, and is compared with their own results.
 
 Inside: `request` what can be asked for, `_found` what a registration is made of, `_itk`, `_brainglobe` and `_others` the programs
-whose files are understood, `_images` and `_proof` whether they were understood rightly, `run` the change of the file, `inputs` what
-programs want of a channel and ANTs called with it, `atlas` an atlas as BrainGlobe keeps it.
+whose files are understood, `plan` what would be stored, `run` the change of the file, `_images` and `_proof` whether they
+were understood rightly, `inputs` what programs want of a channel and ANTs called with it, `atlas` an atlas as BrainGlobe keeps it.
 """
 
 from lsfm_core.register._proof import Proof
@@ -16,8 +16,9 @@ from lsfm_core.register.inputs import (
     register_channel,
     write_inputs,
 )
+from lsfm_core.register.plan import RegistrationPlan, plan_registration
 from lsfm_core.register.request import TOOLS, ImportRegistrationRequest, Tool
-from lsfm_core.register.run import ImportReport, RegistrationPlan, import_registration, plan_registration
+from lsfm_core.register.run import ImportReport, import_registration
 
 __all__ = [
     "TOOLS",

@@ -88,13 +88,15 @@ def find_brainreg(files: Sequence[Path], native: Space, atlas: Space | None) -> 
     )
 
 
-def find_brainglobe_registration(files: Sequence[Path], native: Space, atlas: Space | None) -> Found | None:
+def find_brainglobe_registration(files: Sequence[Path], native: Space, atlas: Space | None, error_vox: float) -> Found | None:
     """A folder of brainglobe-registration: elastix' parameter files, both ways, in voxels.
 
     Parameters
     ----------
     native, atlas
         As `find_brainreg` takes them.
+    error_vox : float
+        How far a field may be off that stands for splines.
 
     Raises
     ------
@@ -129,10 +131,12 @@ def find_brainglobe_registration(files: Sequence[Path], native: Space, atlas: Sp
     )
     back = [Stage(to_atlas.GetInverse()), *chains["Inverse"].transform.stages, Stage(to_sample)]
     linear = there.linear_part
-    affine, field = flattened(there, linear, sample, there.name)
+    affine, field = flattened(there, linear, sample, there.name, error_vox)
     first = Stage(_itk_affine(linear))
     name_back = chains["Inverse"].files[-1].name
-    _, inverse = flattened(StagedTransform([first, *back], name=name_back), Affine(np.eye(4), name=name_back), sample, name_back)
+    _, inverse = flattened(
+        StagedTransform([first, *back], name=name_back), Affine(np.eye(4), name=name_back), sample, name_back, error_vox
+    )
     registered = folder / "registered_atlas.tiff"
     used = (
         known,

@@ -15,7 +15,7 @@ from lsfm_core.errors import SourceError
 from lsfm_core.formats import FieldConvention, Source
 from lsfm_core.formats._source import WrappedSource
 from lsfm_core.formats.arrays import ArraySource
-from lsfm_core.geometry import Shape3, Space
+from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.transforms import Affine, DisplacementField, Transform
 from lsfm_core.transforms.staged import StagedTransform
 
@@ -27,8 +27,12 @@ Side = Literal["atlas", "channel"]
 #: Largest error that a field may have that stands for something smoother, in voxels of the fixed image.
 MOST_ERROR_VOX = 0.1
 _HALVINGS = 3
+#: Voxels of a field that may be divided further although its error is small enough already.
+_SMALL = 2**24
 #: A halving quarters the error of what is smooth; what leaves more of it, at less than this share of the places, is a jump.
 _CONVERGING, _JUMPING = 0.6, 0.1
+#: What leaves more than this share of it is not worth more voxels, if it is small enough.
+_SMOOTH = 0.4
 #: Voxels of a field that are made at once.
 _PIECE = 2**18
 #: Cells in which the error of a field is measured.
@@ -144,8 +148,8 @@ class PlacedSource(WrappedSource):
 
 
 def placed(field: DisplacementField) -> Source:
-    """A field that is in memory, as a source."""
-    return PlacedSource(ArraySource(np.asarray(field.vectors[:]), name=field.name, kind="vectors"), field.space)
+    """A field as a source."""
+    return PlacedSource(ArraySource(field.vectors, name=field.name, kind="vectors"), field.space)
 
 
 def one_affine(affines: Sequence[Affine], name: str) -> Affine:
@@ -156,11 +160,13 @@ def one_affine(affines: Sequence[Affine], name: str) -> Affine:
     return Affine(matrix, affines[0].centre if len(affines) == 1 else np.zeros(3), name)
 
 
-def flattened(transform: Transform, linear: Affine, grid: Space, name: str) -> tuple[AffineStep, FieldStep]:
+def flattened(
+    transform: Transform, linear: Affine, grid: Space, name: str, wanted_vox: float = MOST_ERROR_VOX
+) -> tuple[AffineStep, FieldStep]:
     """Any transform as an affine, nearest to the image, and a displacement field on a grid of the outer space.
 
-    Outside of the grid only the affine is left. Where linear interpolation between the grid's voxels would be off by more than a
-    tenth of a voxel, the field gets more of them.
+    Outside of the grid only the affine is left. Where linear interpolation between the grid's voxels would be off by more than
+    `wanted_vox` voxels of it, the field gets more of them; by a tenth of a voxel it may be off where it would become large.
 
     Where the transform itself jumps, as B-splines do at the edge of their domain, no grid helps: then that is told.
 
@@ -169,30 +175,42 @@ def flattened(transform: Transform, linear: Affine, grid: Space, name: str) -> t
     SourceError
         If neither is so.
     """
-    limit, space, last, first = MOST_ERROR_VOX * min(grid.voxel_size_mm), grid, np.inf, None
+    size, space, last = min(grid.voxel_size_mm), grid, np.inf
+    first: tuple[Space, Array] | None = None
+    good: tuple[Space, Array] | None = None
     for _ in range(_HALVINGS + 1):
         off = _Evaluated(transform, linear, space, name).errors_mm()
-        most, share = float(off.max()), float((off > limit).mean())
-        first = first or (most, share)
-        jumps = first[1] < _JUMPING and most > last * _CONVERGING
-        if most <= limit or jumps:
-            if jumps:
-                space, (most, share) = grid, first
-            what = f", and at {share:.1%} of them by more than {MOST_ERROR_VOX:g} voxel: it jumps there" if jumps else ""
-            size = min(grid.voxel_size_mm)
-            note = (
-                f"made on {' x '.join(map(str, space.shape))} voxels, and off by at most {most / size:.2g} voxel "
-                f"({most:.2g} mm) between "
-                f"them, as measured in {len(off)} places{what}"
-            )
-            return AffineStep(linear), FieldStep(partial(_Evaluated, transform, linear, space, name), name, note=note)
+        first, most = first or (space, off), float(off.max())
+        converges = most <= last * _CONVERGING
+        if good is not None and most > last * _SMOOTH:
+            break
+        if most <= MOST_ERROR_VOX * size:
+            good = space, off
+        elif not converges and _share(first[1], size) < _JUMPING:
+            good = first
+            break
         last, tried = most, space
         space = space.divided([2 if n > 1 else 1 for n in space.shape])
-    raise SourceError(
-        f"{name}: bends so much that a displacement field of {' x '.join(map(str, tried.shape))} voxels is still off by "
-        f"{last:.2g} mm "
-        f"between them, more than {MOST_ERROR_VOX:g} voxel: it cannot be kept as a field"
+        if good is not None and (most <= wanted_vox * size or voxel_count(space.shape) > _SMALL):
+            break
+    if good is None:
+        raise SourceError(
+            f"{name}: bends so much that a displacement field of {' x '.join(map(str, tried.shape))} voxels is still off by "
+            f"{last:.2g} mm between them, more than {MOST_ERROR_VOX:g} voxel: it cannot be kept as a field"
+        )
+    space, off = good
+    most, share = float(off.max()), _share(off, size)
+    what = f", and at {share:.1%} of them by more than {MOST_ERROR_VOX:g} voxel: it jumps there" if share else ""
+    note = (
+        f"made on {' x '.join(map(str, space.shape))} voxels, and off by at most {most / size:.2g} voxel ({most:.2g} mm) between "
+        f"them, as measured in {len(off)} places{what}"
     )
+    return AffineStep(linear), FieldStep(partial(_Evaluated, transform, linear, space, name), name, note=note)
+
+
+def _share(off: Array, size: float) -> float:
+    """How many of some errors are too large."""
+    return float((off > MOST_ERROR_VOX * size).mean())
 
 
 class _Evaluated(Source):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,41 @@ import numpy as np
 from lsfm_core.errors import InputError, MissingError, SourceError
 from lsfm_core.geometry import Space
 from lsfm_core.register._found import AffineStep, FieldStep, Found, Result, flattened, one_affine, placed
-from lsfm_core.transforms import Affine, DisplacementField, Transform, read_transforms
+from lsfm_core.transforms import Affine, DisplacementField, read_transforms
 from lsfm_core.transforms.elastix import read_elastix_stages
+from lsfm_core.transforms.files import transform_kinds
 from lsfm_core.transforms.staged import Stage, StagedTransform
 
 __all__ = ["find_ants", "find_elastix", "find_transforms"]
 
 _ANTS = re.compile(
-    r"(?P<prefix>.*)(?P<number>\d)(?P<what>GenericAffine|DerivedInitial\w+|Rigid|Similarity|Affine|Translation|Warp|InverseWarp)"
+    r"(?P<prefix>.*)(?P<number>\d)(?P<what>GenericAffine|DerivedInitial\w+|Rigid|Similarity|Affine|Translation|BSpline|Warp|InverseWarp)"
     r"\.(mat|txt|nii\.gz|nii)"
 )
 _COMPOSITE = re.compile(r"(?P<prefix>.*?)(?P<inverse>Inverse)?Composite\.h5")
 _ELASTIX = re.compile(r"TransformParameters\.(\d+)\.txt")
 _IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".tif", ".tiff")
+#: Files of ITK's that may hold B-splines.
+_ITK = (".tfm", ".h5", ".txt", ".mat")
+#: What an affine times its inverse may differ from one that moves nothing.
+_APART = 1e-3
 _TRANSFORMS = (".tfm", ".h5", ".mat", ".txt", ".xfm")
 _FIELDS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _MODELLING = re.compile(rb"displacement field type\s*:?=\s*modell?ing", re.IGNORECASE)
 _HEADER = 2**16
 
 
-def find_ants(files: Sequence[Path], one_way: bool) -> Found | None:
+def find_ants(files: Sequence[Path], one_way: bool, fallback: Space, error_vox: float) -> Found | None:
     """What ``antsRegistration`` has written under a prefix: an affine, a warp and its inverse; or both ways as composites.
+
+    Parameters
+    ----------
+    one_way : bool
+        Whether a field without its inverse will do.
+    fallback : Space
+        A grid for B-splines whose own cannot be known.
+    error_vox : float
+        How far fields may be off that stand for B-splines.
 
     Raises
     ------
@@ -56,7 +71,8 @@ def find_ants(files: Sequence[Path], one_way: bool) -> Found | None:
     ((folder, prefix),) = runs
     result = next((Result(folder / f"{prefix}Warped{end}") for end in _IMAGES if (folder / f"{prefix}Warped{end}").is_file()), None)
     if not single:
-        return _ants_composite(folder / prefix, [file for _, file in composite], result, one_way)
+        read = partial(_read, fallback=fallback, error_vox=error_vox)
+        return _ants_composite(folder / prefix, [file for _, file in composite], result, one_way, read)
     by_number = {
         int(number): {match["what"]: file for match, file in group}
         for number, group in groupby(
@@ -83,7 +99,8 @@ def find_ants(files: Sequence[Path], one_way: bool) -> Found | None:
         if len(parts) + (warp is not None) > 1:
             names = ", ".join(file.name for file in (*parts.values(), *([warp] if warp is not None else [])))
             raise InputError(f"{folder}: {names} have the same number: name the files of one run")
-        steps += [AffineStep(Affine.read(file)) for file in parts.values()]
+        for file in parts.values():
+            steps += _read(file, fallback, error_vox)
         if warp is not None:
             back = FieldStep(inverse, inverse.name) if inverse is not None else None
             steps.append(FieldStep(warp, warp.name, inverse=back))
@@ -91,46 +108,44 @@ def find_ants(files: Sequence[Path], one_way: bool) -> Found | None:
     return Found("ANTs", _folded(steps), used, result=result)
 
 
-def _ants_composite(prefix: Path, files: Sequence[Path], result: Result | None, one_way: bool) -> Found:
+def _ants_composite(
+    prefix: Path, files: Sequence[Path], result: Result | None, one_way: bool, read: Callable[[Path], list[AffineStep | FieldStep]]
+) -> Found:
     there = next((file for file in files if "Inverse" not in file.name), None)
     back = next((file for file in files if "Inverse" in file.name), None)
     if there is None:
         raise MissingError(f"{back}: its partner {prefix.name}Composite.h5 is not there: put it beside")
-    parts = read_transforms(there)
-    fields = [part for part in parts if isinstance(part, DisplacementField)]
-    if fields and back is None and not one_way:
+    steps = read(there)
+    # What stands for a spline has no inverse in ANTs either.
+    has_inverse = any(isinstance(step, FieldStep) and not step.note for step in steps)
+    if has_inverse and back is None and not one_way:
         raise MissingError(
             f"{there}: its partner {prefix.name}InverseComposite.h5 is not there: put it beside, or say that the way back "
-            "is not needed "
-            "(--one-way)"
+            "is not needed (--one-way)"
         )
-    inverses: list[Transform] = list(reversed(read_transforms(back))) if back is not None else []
-    if back is not None and [type(part) for part in inverses] != [type(part) for part in parts]:
+    inverses = list(reversed(read(back))) if back is not None else []
+    if back is not None and [type(step) for step in inverses] != [type(step) for step in steps]:
         raise SourceError(f"{back}: holds other transforms than {there.name}: the files are of two runs")
-    steps: list[AffineStep | FieldStep] = []
-    for index, part in enumerate(parts):
-        if isinstance(part, DisplacementField):
-            other = inverses[index] if inverses else None
-            inverse = FieldStep(partial(placed, other), other.name) if isinstance(other, DisplacementField) else None
-            steps.append(FieldStep(partial(placed, part), part.name, inverse=inverse))
-        elif isinstance(part, Affine):
-            steps.append(AffineStep(part))
-            other = inverses[index] if inverses else part.inverse()
-            if isinstance(other, Affine) and abs(other.matrix @ part.matrix - _IDENTITY).max() > 1e-3:
-                raise SourceError(f"{back}: its affine is not the inverse of that of {there.name}: the files are of two runs")
-    return Found("ANTs", _folded(steps), tuple(file for file in (there, back) if file is not None), result=result)
+    paired: list[AffineStep | FieldStep] = []
+    for step, other in zip_longest(steps, inverses):
+        if isinstance(step, FieldStep):
+            paired.append(replace(step, inverse=other) if isinstance(other, FieldStep) else step)
+            continue
+        paired.append(step)
+        if isinstance(other, AffineStep) and abs(other.affine.matrix @ step.affine.matrix - np.eye(4)).max() > _APART:
+            raise SourceError(f"{back}: its affine is not the inverse of that of {there.name}: the files are of two runs")
+    return Found("ANTs", _folded(paired), tuple(file for file in (there, back) if file is not None), result=result)
 
 
-_IDENTITY = Affine.from_itk([1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0]).matrix
-
-
-def find_elastix(files: Sequence[Path], fallback: Space) -> Found | None:
+def find_elastix(files: Sequence[Path], fallback: Space, error_vox: float) -> Found | None:
     """What elastix has written: a chain of parameter files, of affine kinds and B-splines; the last one names those before it.
 
     Parameters
     ----------
     fallback : Space
         A grid for files that do not tell that of the fixed image.
+    error_vox : float
+        How far fields may be off that stand for B-splines.
 
     Raises
     ------
@@ -158,10 +173,10 @@ def find_elastix(files: Sequence[Path], fallback: Space) -> Found | None:
     )
     if result is None:
         result = next((Result(folder / f"result{end}") for end in _IMAGES if (folder / f"result{end}").is_file()), None)
-    return Found("elastix", _staged(chain.transform, chain.grid or fallback, last.name), chain.files, result=result)
+    return Found("elastix", _staged(chain.transform, chain.grid or fallback, last.name, error_vox), chain.files, result=result)
 
 
-def find_transforms(files: Sequence[Path], fallback: Space) -> Found | None:
+def find_transforms(files: Sequence[Path], fallback: Space, error_vox: float) -> Found | None:
     """ITK's transform files and displacement fields, as 3D Slicer and others write them, in the order in which they are named.
 
     A field of transformix, ``deformationField``, is one of them.
@@ -182,7 +197,7 @@ def find_transforms(files: Sequence[Path], fallback: Space) -> Found | None:
             # Of modelling fields the reader refuses what it takes for the wrong way.
             steps.append(FieldStep(file, file.name, "lps-displacement" if modelling[0] else None))
         else:
-            steps += _read(file, fallback)
+            steps += _read(file, fallback, error_vox)
     notes = (
         (f"{named[0].name}: is of type modelling: it maps points of the image that was moved to the one that stayed",)
         if modelling[0]
@@ -198,27 +213,23 @@ def _is_modelling(path: Path) -> bool:
         return _MODELLING.search(file.read(_HEADER).partition(b"\n\n")[0]) is not None
 
 
-def _read(path: Path, fallback: Space) -> list[AffineStep | FieldStep]:
+def _read(path: Path, fallback: Space, error_vox: float) -> list[AffineStep | FieldStep]:
     """The parts of one file; what holds a B-spline as an affine and a field."""
     import SimpleITK as sitk
 
-    splines = (sitk.sitkBSplineTransform,)
-    itk = None
-    if path.suffix.lower() in (".tfm", ".h5", ".txt"):
+    if path.suffix.lower() in _ITK and any(kind.startswith("BSplineTransform") for kind in transform_kinds(path)):
         try:
-            itk = sitk.ReadTransform(str(path))
-        except (RuntimeError, KeyError, TypeError):
-            itk = None  # what is wrong, or whether it is no file of ITK's, the reader of all kinds tells
-    parts = _parts(itk) if itk is not None else []
-    if any(part.GetTransformEnum() in splines for part in parts):
+            parts = _parts(sitk.ReadTransform(str(path)))
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise SourceError(f"{path}: not readable as an ITK transform: {str(error).strip().splitlines()[-1]}") from error
         if any(part.GetDimension() != 3 for part in parts):
             raise SourceError(f"{path}: holds a {parts[0].GetDimension()}-D transform, expected a 3-D one")
         # The last part of a composite applies first.
         staged = StagedTransform([Stage(part) for part in reversed(parts)], name=path.name)
-        return list(_staged(staged, _domain(parts) or fallback, path.name))
+        return list(_staged(staged, _domain(parts) or fallback, path.name, error_vox))
     return [
         AffineStep(part) if isinstance(part, Affine) else FieldStep(partial(placed, part), part.name)
-        for part in read_transforms(path)
+        for part in read_transforms(path, in_pieces=True)
         if isinstance(part, (Affine, DisplacementField))
     ]
 
@@ -248,10 +259,10 @@ def _domain(parts: Sequence[Any]) -> Space | None:
     return None
 
 
-def _staged(transform: StagedTransform, grid: Space, name: str) -> tuple[AffineStep | FieldStep, ...]:
+def _staged(transform: StagedTransform, grid: Space, name: str, error_vox: float) -> tuple[AffineStep | FieldStep, ...]:
     if transform.is_linear:
         return (AffineStep(transform.linear_part),)
-    return flattened(transform, transform.linear_part, grid, name)
+    return flattened(transform, transform.linear_part, grid, name, error_vox)
 
 
 def _folded(steps: Sequence[AffineStep | FieldStep]) -> tuple[AffineStep | FieldStep, ...]:

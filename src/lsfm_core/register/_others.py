@@ -39,7 +39,7 @@ _TABLE = 2**22
 _SIGNS = np.array((-1.0, -1.0, 1.0))
 
 
-def find_niftyreg(files: Sequence[Path], fallback: Space) -> Found | None:
+def find_niftyreg(files: Sequence[Path], fallback: Space, error_vox: float) -> Found | None:
     """What reg_aladin, reg_f3d and reg_transform have written: an affine as text, a control-point grid, or a field.
 
     A control-point grid and a field have the affine in them; it then only says what is left outside of the grid.
@@ -78,7 +78,9 @@ def find_niftyreg(files: Sequence[Path], fallback: Space) -> Found | None:
         )
     spline = StagedTransform([Stage(_spline(file))], name=file.name)
     linear = affines[0] if affines else Affine(np.eye(4), name=f"{file.name} without its affine")
-    return Found("NiftyReg", flattened(spline, linear, _result_space(result) or fallback, file.name), used, result=result)
+    return Found(
+        "NiftyReg", flattened(spline, linear, _result_space(result) or fallback, file.name, error_vox), used, result=result
+    )
 
 
 def find_spm(files: Sequence[Path]) -> Found | None:
@@ -94,7 +96,9 @@ def find_spm(files: Sequence[Path]) -> Found | None:
     return Found("SPM", (FieldStep(there[0], there[0].name, "ras-position", inverse=inverse),), (*there, *back))
 
 
-def find_bigwarp(files: Sequence[Path], native: Space, atlas: Space | None, unit_mm: float | None) -> Found | None:
+def find_bigwarp(
+    files: Sequence[Path], native: Space, atlas: Space | None, unit_mm: float | None, error_vox: float
+) -> Found | None:
     """BigWarp's landmarks, as CSV or JSON: pairs of points in the moving and the fixed image, along x, y, z from the first voxel.
 
     Parameters
@@ -105,6 +109,8 @@ def find_bigwarp(files: Sequence[Path], native: Space, atlas: Space | None, unit
         Of the image that stayed, in its own order.
     unit_mm : float, optional
         Unit of the landmarks.
+    error_vox : float
+        How far the field may be off that stands for the spline.
 
     Raises
     ------
@@ -134,7 +140,7 @@ def find_bigwarp(files: Sequence[Path], native: Space, atlas: Space | None, unit
         f"{file.name}: {int(active.sum())} landmarks count",
         *([f"{inactive} are switched off, and left out"] if inactive else []),
     )
-    return Found("BigWarp", flattened(spline, spline.linear_part, atlas, file.name), (file,), notes=("; ".join(notes),))
+    return Found("BigWarp", flattened(spline, spline.linear_part, atlas, file.name, error_vox), (file,), notes=("; ".join(notes),))
 
 
 def _from_first_voxel(points: FloatArray, space: Space) -> FloatArray:

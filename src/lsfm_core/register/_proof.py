@@ -64,6 +64,10 @@ class Proof:
     within_percent: float
     voxels: int
 
+    def short(self) -> str:
+        """What is kept with the transforms."""
+        return f"proven against {self.result}: r = {self.correlation:.4f}"
+
     def describe(self) -> str:
         return (
             f"proven against {self.result}: r = {self.correlation:.4f}, mean absolute difference "

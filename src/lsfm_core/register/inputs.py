@@ -20,6 +20,7 @@ from lsfm_core.formats import OutputImage, open_sink, open_source
 from lsfm_core.geometry import Orientation, check_voxel_size
 from lsfm_core.progress import CancelToken, ProgressCallback
 from lsfm_core.provenance import LoggedFile, logged_files, recorded
+from lsfm_core.register.plan import plan_of
 from lsfm_core.register.request import ImportRegistrationRequest
 from lsfm_core.register.run import ImportReport, carried_out
 from lsfm_core.store import LsfmFile, check_channel_name, edit_lsfm, open_lsfm
@@ -267,7 +268,7 @@ def register_channel(
         )
         record.inputs.append(logged_files(request.to_image, [request.to_image]))
         with edit_lsfm(request.path) as editor:
-            report = carried_out(editor, wanted, progress, cancel)
+            report = carried_out(editor, wanted, plan_of(editor, wanted), progress, cancel)
     note = f"carried to {request.to_image.name} the channel is like it by r = {likeness:.2f}; --seed and --transform try anew"
     return replace(report, notes=(*report.notes, note))
 

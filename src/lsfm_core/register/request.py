@@ -42,6 +42,9 @@ class ImportRegistrationRequest(Request):
         An image, or a channel, on the atlas' grid, where the program tells nothing of it (brainreg, BigWarp).
     landmark_unit : {"um", "mm"}, optional
         The unit of BigWarp's landmarks.
+    field_error_vox : float
+        B-splines and thin-plate splines become fields that are off by this at most between their voxels, in voxels of the fixed
+        image, as long as such a field has 16 million voxels or fewer; by a tenth of a voxel in any case.
     result : Path, optional
         The image that the program has made with its transforms, to compare with. Default: the one beside its files.
     moved : Path, optional
@@ -76,6 +79,7 @@ class ImportRegistrationRequest(Request):
     fixed: Literal["atlas", "channel"] | None = None
     atlas_image: str | None = None
     landmark_unit: Literal["um", "mm"] | None = None
+    field_error_vox: float = Field(default=0.01, gt=0, le=0.1)
     result: Path | None = None
     moved: Path | None = None
     prove: bool = True

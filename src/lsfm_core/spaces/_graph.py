@@ -69,6 +69,8 @@ class TransformLink:
         How many points were tried.
     mirrors : bool
         Whether an affine turns space into its mirror image.
+    proof : str
+        Of one that was imported: whether its program's own result was made anew with it.
     """
 
     name: str
@@ -79,9 +81,13 @@ class TransformLink:
     residual_mm: tuple[float, float] | None = None
     sampled: int = 0
     mirrors: bool = False
+    proof: str = ""
 
     def describe(self) -> str:
         """In words, on one line."""
+        return f"{self._words()}; {self.proof}" if self.proof else self._words()
+
+    def _words(self) -> str:
         sides = " -> ".join(UNKNOWN if side is None else repr(side) for side in (self.inner, self.outer))
         if self.kind == "affine":
             return f"{sides}: {self.name}, an affine, which can be inverted{'; it mirrors space' if self.mirrors else ''}"
@@ -136,17 +142,19 @@ def describe_spaces(file: LsfmFile) -> SpaceGraph:
 
 def _link(file: LsfmFile, transform: StoredTransform) -> TransformLink:
     name, (inner, outer) = short_name(file, transform, None), transform.sides
+    proof = file.proof(transform.channel, transform.affine)
     if transform.affine is not None:
         matrix = file.affine(transform.channel, transform.affine).matrix
-        return TransformLink(name, "affine", inner, outer, f"{name}{INVERT}", mirrors=bool(np.linalg.det(matrix[:3, :3]) < 0))
+        mirrors = bool(np.linalg.det(matrix[:3, :3]) < 0)
+        return TransformLink(name, "affine", inner, outer, f"{name}{INVERT}", mirrors=mirrors, proof=proof)
     # What another program wrote does not tell how its vectors are meant.
     if file[transform.channel].orientation is None:
         return TransformLink(name, "field", inner, outer, None)
     field = stored_field(file, transform.channel)
     if field.partner is None:
-        return TransformLink(name, "field", inner, outer, None)
+        return TransformLink(name, "field", inner, outer, None, proof=proof)
     residual, sampled = round_trip(field, field.partner)
-    return TransformLink(name, "field", inner, outer, field.partner.name, residual, sampled)
+    return TransformLink(name, "field", inner, outer, field.partner.name, residual, sampled, proof=proof)
 
 
 def round_trip(field: DisplacementField, back: Transform) -> tuple[tuple[float, float], int]:

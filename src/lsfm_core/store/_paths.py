@@ -48,6 +48,8 @@ PARTNER = "inverse"
 SPACE = "space"
 INNER = "from"
 OUTER = "to"
+# Of transforms that were imported: whether their program's own result was made anew with them.
+PROOF = "proof"
 WRITER = "written_by"
 UUID = "uuid"
 # Attributes of /LSFM/<channel>/IMAGE/<L>

@@ -355,6 +355,18 @@ class LsfmEditor(LsfmFile):
         _record(attributes, {_paths.INNER: sides.inner, _paths.OUTER: sides.outer})
 
     @changes_structure
+    def set_proof(self, channel: str, text: str, affine: str | None = None) -> None:
+        """Record what tells whether a transform is right: of an affine of a channel, or of a displacement field.
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        self._note("set-proof", transform=channel if affine is None else f"{channel}/{affine}", text=text)
+        node = self._group_of(channel) if affine is None else self.h5[_paths.affine(self[channel].name, affine)]
+        node.attrs[_paths.PROOF] = text
+
+    @changes_structure
     def rename_space(self, old: str, new: str) -> None:
         """Give a space another name, wherever it is recorded; what lives in it without a record gets one."""
         self._note("rename-space", space=old, new_name=new)

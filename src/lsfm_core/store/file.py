@@ -263,6 +263,18 @@ class LsfmFile:
         return Sides(field.inner_space or partner.space_name, field.space_name or partner.inner_space)
 
     @reads_structure
+    def proof(self, channel: str, affine: str | None = None) -> str:
+        """Whether a transform is right, as far as it is recorded, of an affine of a channel or of a displacement field; else "".
+
+        Raises
+        ------
+        UnknownChannelError
+        """
+        name = self[channel].name
+        node = self.h5.get(_paths.channel(name) if affine is None else _paths.affine(name, affine))
+        return "" if node is None else str(node.attrs.get(_paths.PROOF, ""))
+
+    @reads_structure
     def log(self) -> tuple[LogRecord, ...]:
         """What was done with the file, exports included, by time; see docs/provenance.md."""
         self.check_digests([_paths.LOG])

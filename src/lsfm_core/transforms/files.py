@@ -14,8 +14,9 @@ from lsfm_core.transforms.affine import Affine
 from lsfm_core.transforms.base import FloatArray, Transform
 from lsfm_core.transforms.elastix import read_elastix
 from lsfm_core.transforms.field import DisplacementField
+from lsfm_core.transforms.hdf5 import read_parts, stored_kinds
 
-__all__ = ["read_transforms"]
+__all__ = ["read_transforms", "transform_kinds"]
 
 _HDF5_SUFFIXES = {".h5", ".hdf5"}
 _ITK_SUFFIXES = {".txt", ".tfm", ".mat", ".xfm"} | _HDF5_SUFFIXES
@@ -29,12 +30,14 @@ _FLIRT_LINES = re.compile(r"(?:[-+\d.e]+  [-+\d.e]+  [-+\d.e]+  [-+\d.e]+  \n){4
 _ITK_KIND = re.compile(rb"([A-Za-z0-9]+)_(?:double|float)_\d+_\d+")
 
 
-def read_transforms(path: Path) -> list[Transform]:
+def read_transforms(path: Path, *, in_pieces: bool = False) -> list[Transform]:
     """Read an ITK file (.txt, .tfm, .mat, .xfm, .h5), an affine of elastix (.txt), or a plain 4 x 4 text matrix (RAS mm).
 
     Parameters
     ----------
     path : Path
+    in_pieces : bool
+        Whether displacement fields of an HDF5 file are read when they are asked for, which is slow for what jumps to and fro.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def read_transforms(path: Path) -> list[Transform]:
         elastix = read_elastix(path) if path.suffix.lower() == ".txt" else None
         if elastix is not None:
             return [elastix]
-        parts = _read_itk(path)
+        parts = _read_itk(path, in_pieces)
         names = [path.name] if len(parts) == 1 else [f"{path.name} part {i}" for i in range(1, len(parts) + 1)]
         return [_from_itk(path, part, name) for part, name in zip(parts, names, strict=True)]
     except InputError as error:
@@ -85,7 +88,7 @@ def _read_matrix(path: Path) -> FloatArray | None:
     return np.array(rows)
 
 
-def _read_itk(path: Path) -> list[Any]:
+def _read_itk(path: Path, in_pieces: bool) -> list[Any]:
     suffix = path.suffix.lower()
     if suffix == ".xfm" and _ITK_XFM not in path.read_bytes()[:_XFM_HEAD]:
         raise SourceError(
@@ -99,7 +102,7 @@ def _read_itk(path: Path) -> list[Any]:
         )
     import SimpleITK as sitk
 
-    kinds = _kinds(path)
+    kinds = transform_kinds(path)
     if len(kinds) > 1 and not kinds[0].startswith("CompositeTransform"):
         # Their order is nowhere defined, and SimpleITK takes the first.
         raise SourceError(
@@ -107,30 +110,24 @@ def _read_itk(path: Path) -> list[Any]:
             "their own"
         )
     try:
-        parts = _parts(sitk.ReadTransform(str(path)))
+        in_pieces = in_pieces and suffix in _HDF5_SUFFIXES
+        parts = read_parts(path) if in_pieces else _parts(sitk.ReadTransform(str(path)))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise SourceError(f"{path}: not readable as an ITK transform: {reason}") from error
     except (KeyError, TypeError) as error:  # SimpleITK has no class for some that ITK reads
         raise SourceError(f"{path}: holds {', '.join(kinds)}; {_USABLE}") from error
     for part in parts:
-        if part.GetDimension() != 3:
+        if not isinstance(part, DisplacementField) and part.GetDimension() != 3:
             raise SourceError(f"{path}: holds a {part.GetDimension()}-D {part.GetName()}, expected a 3-D transform")
     return parts
 
 
-def _kinds(path: Path) -> list[str]:
-    """The kinds of the transforms in a file, in ITK's spelling; of MINC's files, none."""
-    if path.suffix.lower() not in _HDF5_SUFFIXES:
-        return [match[1].decode() for match in _ITK_KIND.finditer(path.read_bytes())]
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            group = file["TransformGroup"]
-            return [group[index]["TransformType"].asstr()[0] for index in sorted(group, key=int)]
-    except (OSError, KeyError, ValueError) as error:
-        raise SourceError(f"{path}: not readable as an ITK transform: {error}") from error
+def transform_kinds(path: Path) -> list[str]:
+    """The kinds of the transforms in a file, in ITK's spelling; of MINC's files and others that are not ITK's, none."""
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        return stored_kinds(path)
+    return [match[1].decode() for match in _ITK_KIND.finditer(path.read_bytes())]
 
 
 def _parts(transform: Any) -> list[Any]:
@@ -146,6 +143,9 @@ def _parts(transform: Any) -> list[Any]:
 def _from_itk(path: Path, transform: Any, name: str) -> Transform:
     import SimpleITK as sitk
 
+    if isinstance(transform, DisplacementField):
+        transform.name = name
+        return transform
     if transform.GetTransformEnum() == sitk.sitkDisplacementField:
         image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
         vectors = sitk.GetArrayFromImage(image) * (-1, -1, 1)
