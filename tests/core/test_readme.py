@@ -1,4 +1,4 @@
-"""The examples of the README and the docs, run as they stand, from top to bottom, in the folder that the README makes."""
+"""The examples of the README and of the site's pages, run as they stand, in the folder that the README makes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import lsfm_core
 from lsfm_core import ExistsError, open_lsfm
 from lsfm_core.cli import main
 from lsfm_core.sample import write_sample
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
+DOCS = ROOT / "docs"
+#: Pages whose examples go on from what the README's have made.
+PAGES = [
+    "exports.md",
+    *(f"howto/{path.name}" for path in sorted(DOCS.glob("howto/*.md"))),
+    "concepts/orientation.md",
+    "concepts/spaces.md",
+]
 # What differs from run to run.
 _TIMES = re.compile(r"[\d.]+ s( \([\d.]+ [kM]B/s\))?|at most \d+ MB")
-#: A console block with what it prints, a line to paste, or an example in Python.
+#: A console block with what it prints, a line to paste, or an example in Python. What is fenced otherwise (``sh``) is not run.
 _EXAMPLE = re.compile(
     r"```console\n\$ lsfm-core (?P<shown>.*?)\n(?P<printed>.*?)```"
     r"|^    lsfm-core (?P<line>[^#\n]*)"
@@ -28,32 +35,42 @@ _EXAMPLE = re.compile(
 )
 
 
-def test_the_readme_can_be_pasted_line_by_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = 0
-    for example in _EXAMPLE.finditer(README):
+def run_examples(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run what a page shows from top to bottom, and give what each has printed; it must be what the page says that it is."""
+    printed = []
+    for example in _EXAMPLE.finditer(page.read_text("utf-8")):
+        # Of the manual, only what is Python goes on from the README.
+        if not example["code"] and page.parent == DOCS:
+            continue
         words = shlex.split(example["shown"] or example["line"] or "")
-        if words[:1] in (["--help"], ["COMMAND"]):
+        if words[:1] in (["--help"], ["--version"], ["COMMAND"]):
             continue
         capsys.readouterr()
         if words:
-            assert main(words) == 0, (words, capsys.readouterr().err)
+            assert main(words) == 0, (page.name, words, capsys.readouterr().err)
         else:
-            exec(compile(example["code"], "README.md", "exec"), {})
+            exec(compile(example["code"], page.name, "exec"), {})
         said = capsys.readouterr().out
         if example["shown"]:
             assert _TIMES.sub("#", said).strip() == _TIMES.sub("#", example["printed"]).strip()
         if words[:1] == ["sample"]:
-            monkeypatch.chdir(tmp_path / words[1])
-        if example["code"]:
-            assert "AIR (0.05, 0.04, 0.04)" in said and "(108, 135, 77)" in said
-        done += 1
-    assert done > 20
-    # The file that the README has made is the one of the page on exports.
-    (code,) = re.findall(r"```python\n(.*?)```", EXPORTS, re.DOTALL)
-    exec(compile(code, "exports.md", "exec"), {})
+            monkeypatch.chdir(words[1])
+        printed.append(said)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_the_readme_can_be_pasted_line_by_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    printed = run_examples(ROOT / "README.md", capsys, monkeypatch)
+    assert len(printed) > 20
+    assert "AIR (0.05, 0.04, 0.04)" in "".join(printed) and "(108, 135, 77)" in "".join(printed)
     # What the transforms of the sample say is true: the signal lies on the template, and its cells in its regions.
     template, carried = (np.asarray(nib.load(name).dataobj, float) for name in ("template_100um.nii.gz", "cfos_in_template.nii.gz"))
     assert np.corrcoef(template.ravel(), carried.ravel())[0, 1] > 0.97
@@ -61,6 +78,23 @@ def test_the_readme_can_be_pasted_line_by_line(
     assert len(rows) == 6000 and sum(row.endswith(",0,") for row in rows) < 60
     with open_lsfm("brain.h5") as file:
         assert set(file) >= {"autofluo", "cfos", "atlas", "warp", "inverse_warp"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_goes_on_from_there(
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = folder / "specimen"
+    if not (made / "brain.h5").is_file():
+        pytest.skip("goes on from what the README's test has made: run it as well")
+    monkeypatch.chdir(made)
+    assert run_examples(DOCS / page, capsys, monkeypatch) or page.endswith(("index.md", "cluster.md", "network.md", "report.md"))
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    pages = "".join(page.read_text("utf-8") for page in DOCS.glob("reference/*.md"))
+    shown = re.findall(r"^::: lsfm_core\.(\w+)$", pages, re.MULTILINE)
+    assert sorted(shown) == sorted(lsfm_core.__all__), "a public name belongs to one page of docs/reference/, as ::: lsfm_core.NAME"
 
 
 def test_a_sample_overwrites_nothing(tmp_path: Path) -> None:
