@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.kernels._compiled import FACE_SLACK, compiled
+from lsfm_core.kernels._compiled import FACE_SLACK, compiled, prefetch
 
 __all__ = ["linear_values", "nearest_values", "reach"]
 
@@ -37,27 +37,26 @@ Array = npt.NDArray[Any]
 
 #: Rounding must not give a neighbour weight that has none, since NaN times next to nothing is NaN. Voxels.
 _DUST = 1e-8
+#: Of so many voxels along a row, one asks for what it is made of ahead: its neighbours lie beside that.
+_PREFETCH_EVERY = 2
 
 
 @compiled
 def reach(starts: Array, stops: Array, linear: Array, pushes: Array, vectors: Array, boxes: Array, aligned: bool) -> Array:
     """Smallest and largest index to which a way leads from the voxels of a box, (2, 3), but for rounding."""
     voxels = np.arange(starts[2], stops[2]).astype(np.float64)
-    total, places, parts, line = _prepared(linear, boxes, voxels, aligned)
+    planes, lines = np.arange(starts[0], stops[0]), np.arange(starts[1], stops[1])
     if aligned and len(boxes) == 1:
-        # Between voxel centres of the field a row goes straight on, so that only the ends of such pieces matter.
-        ends = parts == 0
-        ends[0] = ends[-1] = True
-        for k in range(1, len(voxels) - 1):
-            for beside in (k - 1, k + 1):
-                ends[k] |= places[k] != places[beside] or parts[beside] == 0
-        voxels, places, parts = voxels[ends], places[ends], parts[ends]
+        # Between voxel centres of the field it is linear along each axis, so that only the ends of such pieces matter.
+        planes, lines = planes[_ends(linear[0], boxes[0], 0, planes)], lines[_ends(linear[0], boxes[0], 1, lines)]
+        voxels = voxels[_ends(linear[0], boxes[0], 2, voxels)]
+    total, places, parts, line = _prepared(linear, boxes, voxels, aligned)
     rows, cell = np.empty((3, len(voxels))), np.empty((8, 3))
     found = np.empty((2, 3))
     found[0] = np.inf
     found[1] = -np.inf
-    for i in range(starts[0], stops[0]):
-        for j in range(starts[1], stops[1]):
+    for i in planes:
+        for j in lines:
             _carry(rows, i, j, voxels, linear, pushes, vectors, boxes, aligned, total, places, parts, line, cell)
             for axis in range(3):
                 low, high = found[0, axis], found[1, axis]
@@ -65,6 +64,18 @@ def reach(starts: Array, stops: Array, linear: Array, pushes: Array, vectors: Ar
                     low, high = min(low, rows[axis, k]), max(high, rows[axis, k])
                 found[0, axis], found[1, axis] = low, high
     return found
+
+
+@compiled
+def _ends(matrix: Array, box: Array, column: int, voxels: Array) -> Array:
+    """Which of some successive voxels along an axis of the result (n,) are the first or last ones in a cell of the first field."""
+    places, parts = _places(matrix, box, column, voxels)
+    ends: Array = parts == 0
+    ends[0] = ends[-1] = True
+    for k in range(1, len(voxels) - 1):
+        for beside in (k - 1, k + 1):
+            ends[k] |= places[k] != places[beside] or parts[beside] == 0
+    return ends
 
 
 @compiled
@@ -81,115 +92,153 @@ def linear_values(
     size: Array,
     fill: float,
     finite: bool,
+    whole: bool,
 ) -> None:
     """Linear interpolation, as ITK's: a neighbour without weight is not looked at.
 
     Parameters
     ----------
-    out : array (a, b, c), float32 or float64
-        Gets the values of the voxels from `starts` on: float32 from uint16 and float32, float64 from float64.
+    out : array (a, b, c), C-contiguous; uint16, float32 or float64
+        Gets the values of the voxels from `starts` on.
     starts : array (3,)
     linear, pushes, vectors, boxes, aligned
         The way.
-    image : array (d, e, f), C-contiguous, uint16, float32 or float64
+    image : array (d, e, f), C-contiguous; uint16, float32 or float64
         All voxels that the box depends on.
     low, size : array (3,)
         First voxel of `image` in the whole image, and the shape of that.
     fill : float
     finite : bool
-        Whether `image` holds neither infinity nor NaN, which spread from neighbours without weight.
+        Whether `image` holds neither infinity nor NaN, which spread from neighbours without weight. If not, that is heeded, which
+        takes longer.
+    whole : bool
+        Whether values are rounded to the nearest whole numbers; before that to float32, which heals halves that rounding has moved.
     """
-    voxels = np.arange(starts[2], starts[2] + out.shape[2]).astype(np.float64)
+    count = out.shape[2]
+    voxels = np.arange(starts[2], starts[2] + count).astype(np.float64)
     total, places, parts, line = _prepared(linear, boxes, voxels, aligned)
-    rows, cell, offsets = np.empty((3, len(voxels))), np.empty((8, 3)), np.empty(len(voxels))
+    # While a row is made, the voxels that the next one is made of are on their way from memory.
+    two_rows, two_offsets, cell = np.empty((2, 3, count)), np.zeros((2, count), np.int64), np.empty((8, 3))
+    two_runs = np.zeros((2, 2), np.int64)
+    values = np.empty(count)
     flat = image.reshape(-1)
     along1 = image.shape[2]
     along0 = image.shape[1] * along1
     first = low[0] * along0 + low[1] * along1 + low[2]
-    last0, last1, last2 = size[0] - 1, size[1] - 1, size[2] - 1
-    one, next1, next0 = np.uint64(1), np.uint64(along1), np.uint64(along0)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            _carry(
-                rows,
-                starts[0] + i,
-                starts[1] + j,
-                voxels,
-                linear,
-                pushes,
-                vectors,
-                boxes,
-                aligned,
-                total,
-                places,
-                parts,
-                line,
-                cell,
-            )
-            low0 = low1 = low2 = np.inf
-            high0 = high1 = high2 = -np.inf
-            for k in range(len(voxels)):
-                x, y, z = rows[0, k], rows[1, k], rows[2, k]
-                low0, low1, low2 = min(low0, x), min(low1, y), min(low2, z)
-                high0, high1, high2 = max(high0, x), max(high1, y), max(high2, z)
-            if finite and low0 >= 0 and low1 >= 0 and low2 >= 0 and high0 < last0 and high1 < last1 and high2 < last2:
-                # All of the row lies between voxel centres: no face matters, and vector registers do half of the work.
-                for k in range(len(voxels)):
-                    x, y, z = rows[0, k], rows[1, k], rows[2, k]
-                    a, b, c = np.floor(x), np.floor(y), np.floor(z)
-                    offsets[k] = a * along0 + b * along1 + c - first
-                    rows[0, k], rows[1, k], rows[2, k] = x - a, y - b, z - c
-                for k in range(len(voxels)):
-                    x, y, z = rows[0, k], rows[1, k], rows[2, k]
-                    n00 = np.uint64(np.int64(offsets[k]))
-                    n01 = n00 + next1
-                    n10 = n00 + next0
-                    n11 = n01 + next0
-                    v00, v01, v10, v11 = np.float64(flat[n00]), np.float64(flat[n01]), np.float64(flat[n10]), np.float64(flat[n11])
-                    v00 += (flat[n00 + one] - v00) * z
-                    v01 += (flat[n01 + one] - v01) * z
-                    v10 += (flat[n10 + one] - v10) * z
-                    v11 += (flat[n11 + one] - v11) * z
-                    v00 += (v01 - v00) * y
-                    v10 += (v11 - v10) * y
-                    out[i, j, k] = v00 + (v10 - v00) * x
-                continue
-            for k in range(len(voxels)):
-                x, y, z = rows[0, k], rows[1, k], rows[2, k]
-                value = fill
-                if x >= -0.5 and y >= -0.5 and z >= -0.5 and x < last0 + 0.5 and y < last1 + 0.5 and z < last2 + 0.5:
-                    x, y, z = min(max(x, 0.0), last0), min(max(y, 0.0), last1), min(max(z, 0.0), last2)
-                    x, y, z = _without_dust(x), _without_dust(y), _without_dust(z)
-                    p, q, r = int(x), int(y), int(z)
-                    x, y, z = x - p, y - q, z - r
-                    at = p * along0 + q * along1 + r - first
-                    value = np.float64(flat[at])
-                    if z > 0:
-                        value += (flat[at + 1] - value) * z
-                    if y > 0:
-                        beside = np.float64(flat[at + along1])
-                        if z > 0:
-                            beside += (flat[at + along1 + 1] - beside) * z
-                        value += (beside - value) * y
-                    if x > 0:
-                        at += along0
-                        behind = np.float64(flat[at])
-                        if z > 0:
-                            behind += (flat[at + 1] - behind) * z
-                        if y > 0:
-                            beside = np.float64(flat[at + along1])
-                            if z > 0:
-                                beside += (flat[at + along1 + 1] - beside) * z
-                            behind += (beside - behind) * y
-                        value += (behind - value) * x
-                out[i, j, k] = value
+    for n in range(out.shape[0] * out.shape[1] + 1):
+        if n < out.shape[0] * out.shape[1]:
+            rows, offsets = two_rows[n & 1], two_offsets[n & 1]
+            i, j = starts[0] + n // out.shape[1], starts[1] + n % out.shape[1]
+            _carry(rows, i, j, voxels, linear, pushes, vectors, boxes, aligned, total, places, parts, line, cell)
+            begin, end = _run_between(rows, size) if finite else (0, 0)
+            two_runs[n & 1, 0], two_runs[n & 1, 1] = begin, end
+            _split(rows, offsets, begin, end, along0, along1, first)
+            for k in range(begin, end, _PREFETCH_EVERY):
+                at = offsets[k]
+                prefetch(flat, at)
+                prefetch(flat, at + along1)
+                prefetch(flat, at + along0)
+                prefetch(flat, at + along0 + along1)
+        if n == 0:
+            continue
+        rows, offsets = two_rows[(n - 1) & 1], two_offsets[(n - 1) & 1]
+        begin, end = two_runs[(n - 1) & 1, 0], two_runs[(n - 1) & 1, 1]
+        _mix(values, flat, rows, offsets, begin, end, along0, along1)
+        for k in range(begin):
+            values[k] = _value(flat, rows[0, k], rows[1, k], rows[2, k], along0, along1, first, size, fill)
+        for k in range(end, count):
+            values[k] = _value(flat, rows[0, k], rows[1, k], rows[2, k], along0, along1, first, size, fill)
+        row = out[(n - 1) // out.shape[1], (n - 1) % out.shape[1]]
+        if whole:
+            for k in range(count):
+                row[k] = np.rint(np.float32(values[k]))
+        else:
+            for k in range(count):
+                row[k] = values[k]
 
 
 @compiled
-def _without_dust(x: float) -> float:
-    """A whole number, if it is one but for rounding."""
-    whole = np.floor(x + 0.5)
-    return whole if abs(x - whole) < _DUST else x
+def _split(rows: Array, offsets: Array, begin: int, end: int, along0: int, along1: int, first: int) -> None:
+    """Of positions between voxels: where the lower ones lie in memory, and how far beyond these they are."""
+    for k in range(begin, end):
+        x, y, z = rows[0, k], rows[1, k], rows[2, k]
+        a, b, c = np.floor(x + _DUST), np.floor(y + _DUST), np.floor(z + _DUST)
+        offsets[k] = np.int64(a * along0 + b * along1 + c - first)
+        x, y, z = x - a, y - b, z - c
+        rows[0, k], rows[1, k], rows[2, k] = x if x > _DUST else 0.0, y if y > _DUST else 0.0, z if z > _DUST else 0.0
+
+
+@compiled
+def _mix(values: Array, flat: Array, rows: Array, offsets: Array, begin: int, end: int, along0: int, along1: int) -> None:
+    """Values at positions that are split."""
+    one, next1, next0 = np.uint64(1), np.uint64(along1), np.uint64(along0)
+    for k in range(begin, end):
+        x, y, z = rows[0, k], rows[1, k], rows[2, k]
+        n00 = np.uint64(offsets[k])
+        n01 = n00 + next1
+        n10 = n00 + next0
+        n11 = n01 + next0
+        v00, v01, v10, v11 = np.float64(flat[n00]), np.float64(flat[n01]), np.float64(flat[n10]), np.float64(flat[n11])
+        v00 += (flat[n00 + one] - v00) * z
+        v01 += (flat[n01 + one] - v01) * z
+        v10 += (flat[n10 + one] - v10) * z
+        v11 += (flat[n11 + one] - v11) * z
+        v00 += (v01 - v00) * y
+        v10 += (v11 - v10) * y
+        values[k] = v00 + (v10 - v00) * x
+
+
+@compiled
+def _run_between(rows: Array, size: Array) -> tuple[int, int]:
+    """Begin and end of those of a row of positions (3, n) that lie between voxels on each side; none, if they do not adjoin."""
+    count = rows.shape[1]
+    top0, top1, top2 = size[0] - 1 - 2 * _DUST, size[1] - 1 - 2 * _DUST, size[2] - 1 - 2 * _DUST
+    # Counted, which vector registers can do.
+    found = 0
+    for k in range(count):
+        x, y, z = rows[0, k], rows[1, k], rows[2, k]
+        found += (x >= 0) & (y >= 0) & (z >= 0) & (x < top0) & (y < top1) & (z < top2)
+    if found == count:
+        return 0, count
+    begin, end = 0, 0
+    for k in range(count):
+        x, y, z = rows[0, k], rows[1, k], rows[2, k]
+        if x >= 0 and y >= 0 and z >= 0 and x < top0 and y < top1 and z < top2:
+            begin = begin if end else k
+            end = k + 1
+    return (begin, end) if found == end - begin else (0, 0)
+
+
+@compiled
+def _value(flat: Array, x: float, y: float, z: float, along0: int, along1: int, first: int, size: Array, fill: float) -> float:
+    """Value at any position. Where all voxels around it are finite, it is what the quicker way gives, to the last bit."""
+    last0, last1, last2 = size[0] - 1, size[1] - 1, size[2] - 1
+    if not (x >= -0.5 and y >= -0.5 and z >= -0.5 and x < last0 + 0.5 and y < last1 + 0.5 and z < last2 + 0.5):
+        return fill
+    x, y, z = min(max(x, 0.0), last0), min(max(y, 0.0), last1), min(max(z, 0.0), last2)
+    a, b, c = np.floor(x + _DUST), np.floor(y + _DUST), np.floor(z + _DUST)
+    x, y, z = x - a, y - b, z - c
+    at = np.int64(a) * along0 + np.int64(b) * along1 + np.int64(c) - first
+    value = np.float64(flat[at])
+    if z > _DUST:
+        value += (flat[at + 1] - value) * z
+    if y > _DUST:
+        beside = np.float64(flat[at + along1])
+        if z > _DUST:
+            beside += (flat[at + along1 + 1] - beside) * z
+        value += (beside - value) * y
+    if x > _DUST:
+        at += along0
+        behind = np.float64(flat[at])
+        if z > _DUST:
+            behind += (flat[at + 1] - behind) * z
+        if y > _DUST:
+            beside = np.float64(flat[at + along1])
+            if z > _DUST:
+                beside += (flat[at + along1 + 1] - beside) * z
+            behind += (beside - behind) * y
+        value += (behind - value) * x
+    return value
 
 
 @compiled
@@ -210,35 +259,33 @@ def nearest_values(
 
     As `linear_values`, but `out`, `image` and `fill`, which is an array (1,), are of one type, whichever it is.
     """
-    voxels = np.arange(starts[2], starts[2] + out.shape[2]).astype(np.float64)
+    count = out.shape[2]
+    voxels = np.arange(starts[2], starts[2] + count).astype(np.float64)
     total, places, parts, line = _prepared(linear, boxes, voxels, aligned)
-    rows, cell = np.empty((3, len(voxels))), np.empty((8, 3))
+    rows, two_offsets, cell = np.empty((3, count)), np.zeros((2, count), np.int64), np.empty((8, 3))
+    flat = image.reshape(-1)
+    along1 = image.shape[2]
+    along0 = image.shape[1] * along1
+    first = low[0] * along0 + low[1] * along1 + low[2]
     last0, last1, last2 = size[0] - 1, size[1] - 1, size[2] - 1
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            _carry(
-                rows,
-                starts[0] + i,
-                starts[1] + j,
-                voxels,
-                linear,
-                pushes,
-                vectors,
-                boxes,
-                aligned,
-                total,
-                places,
-                parts,
-                line,
-                cell,
-            )
-            for k in range(len(voxels)):
+    for n in range(out.shape[0] * out.shape[1] + 1):
+        if n < out.shape[0] * out.shape[1]:
+            offsets = two_offsets[n & 1]
+            i, j = starts[0] + n // out.shape[1], starts[1] + n % out.shape[1]
+            _carry(rows, i, j, voxels, linear, pushes, vectors, boxes, aligned, total, places, parts, line, cell)
+            for k in range(count):
                 x, y, z = rows[0, k], rows[1, k], rows[2, k]
-                value = fill[0]
+                at = -1
                 if x >= -0.5 and y >= -0.5 and z >= -0.5 and x < last0 + 0.5 and y < last1 + 0.5 and z < last2 + 0.5:
                     a, b, c = min(int(x + 0.5), last0), min(int(y + 0.5), last1), min(int(z + 0.5), last2)
-                    value = image[a - low[0], b - low[1], c - low[2]]
-                out[i, j, k] = value
+                    at = a * along0 + b * along1 + c - first
+                offsets[k] = at
+            for k in range(0, count, _PREFETCH_EVERY):
+                prefetch(flat, offsets[k])
+        if n > 0:
+            row, offsets = out[(n - 1) // out.shape[1], (n - 1) % out.shape[1]], two_offsets[(n - 1) & 1]
+            for k in range(count):
+                row[k] = flat[offsets[k]] if offsets[k] >= 0 else fill[0]
 
 
 @compiled
@@ -256,29 +303,36 @@ def _prepared(linear: Array, boxes: Array, voxels: Array, aligned: bool) -> tupl
         Room for the displacements along a row.
     """
     total = np.zeros((3, 4))
-    places, parts = np.full(len(voxels), -1), np.zeros(len(voxels))
     if not aligned:
-        return total, places, parts, np.empty((3, 0))
+        return total, np.empty(0, np.int64), np.empty(0), np.empty((3, 0))
     for row in range(3):
         for column in range(4):
             for k in range(3):
                 total[row, column] += linear[1, row, k] * linear[0, k, column]
         total[row, 3] += linear[1, row, 3]
-    axis = _axis(linear[0])
-    first, last = boxes[0, 1 + axis], boxes[0, 7 + axis] - 1
+    places, parts = _places(linear[0], boxes[0], 2, voxels)
+    return total, places, parts, np.empty((3, boxes[0, 4 + _axis(linear[0], 2)] + 1))
+
+
+@compiled
+def _places(matrix: Array, box: Array, column: int, voxels: Array) -> tuple[Array, Array]:
+    """Where voxels along an axis of the result lie in the field with which it is aligned: `places` and `parts` of `_prepared`."""
+    places, parts = np.full(len(voxels), -1), np.zeros(len(voxels))
+    axis = _axis(matrix, column)
+    first, last = box[1 + axis], box[7 + axis] - 1
     for k in range(len(voxels)):
-        x = linear[0, axis, 3] + linear[0, axis, 2] * voxels[k]
+        x = matrix[axis, 3] + matrix[axis, column] * voxels[k]
         if x >= -0.5 - FACE_SLACK and x < last + 0.5 - FACE_SLACK:
             x = min(max(x, 0.0), last)
             place = int(x)
             places[k], parts[k] = place - first, x - place
-    return total, places, parts, np.empty((3, boxes[0, 4 + axis] + 1))
+    return places, parts
 
 
 @compiled
-def _axis(matrix: Array) -> int:
-    """The axis along which rows run."""
-    return 0 if matrix[0, 2] != 0 else 1 if matrix[1, 2] != 0 else 2
+def _axis(matrix: Array, column: int) -> int:
+    """The axis of a field along which one of the result runs."""
+    return 0 if matrix[0, column] != 0 else 1 if matrix[1, column] != 0 else 2
 
 
 @compiled
@@ -325,7 +379,7 @@ def _along(
     line: Array,
 ) -> None:
     """Add the displacements of a field along one of whose axes a row of voxels runs."""
-    axis = _axis(matrix)
+    axis = _axis(matrix, 2)
     b, c = (1 if axis == 0 else 0), (1 if axis == 2 else 2)
     y = matrix[b, 0] * i + matrix[b, 1] * j + matrix[b, 3]
     z = matrix[c, 0] * i + matrix[c, 1] * j + matrix[c, 3]

@@ -251,23 +251,26 @@ class Resampled(LazyArray):
         bits = np.dtype(f"u{self.dtype.itemsize}")
         is_nearest = self._interpolation == "nearest"
         kind = bits if is_nearest else exact_float(self.dtype)
+        is_short = not is_nearest and kind == np.float32 and self.dtype.kind in "ub"
+        is_whole = is_short and self.dtype.kind == "u"
         if is_nearest:
             voxels, fill = voxels.view(bits), np.array([self._outside]).astype(self.dtype).view(bits)
         else:
-            voxels = voxels.astype(np.uint16 if self.dtype.kind in "ub" and kind == np.float32 else kind, copy=False)
+            voxels = voxels.astype(np.uint16 if is_short else kind, copy=False)
+            fill = rounded(np.array([self._outside], kind), self.dtype)
         voxels = np.require(voxels, requirements=["C", "W"])
-        is_finite = self.dtype.kind in "uib"
+        is_finite = self.dtype.kind in "uib" or (not is_nearest and _is_finite(voxels))
         for i in range(0, out.shape[0], planes):
             for j in range(0, out.shape[1], rows):
                 part = out[i : i + planes, j : j + rows]
-                tile = np.empty(part.shape, kind)
+                tile = np.empty(part.shape, np.uint16 if is_whole else kind)
                 at = start + np.array([i, j, 0])
                 if is_nearest:
                     nearest_values(tile, at, *way.arguments, voxels, first, size, fill)
                     part[...] = tile.view(self.dtype)
                 else:
-                    linear_values(tile, at, *way.arguments, voxels, first, size, float(self._outside), is_finite)
-                    part[...] = rounded(tile, self.dtype)
+                    linear_values(tile, at, *way.arguments, voxels, first, size, float(fill[0]), is_finite, is_whole)
+                    part[...] = tile if is_whole else rounded(tile, self.dtype)
 
     def _read_bytes(self, low: Sequence[int], high: Sequence[int]) -> int:
         return voxel_count([b - a for a, b in zip(low, high, strict=True)]) * self._source.voxel_bytes
@@ -282,6 +285,12 @@ def halves(out: Array, start: Sequence[int], stop: Sequence[int]) -> Iterator[tu
     ends[axis] = starts[axis] = start[axis] + middle
     yield out[(*cut, slice(middle))], list(start), ends
     yield out[(*cut, slice(middle, None))], starts, list(stop)
+
+
+def _is_finite(values: Array) -> bool:
+    """Whether floats are neither infinite nor NaN; large ones, whose sum is infinite, may be taken for such."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum()))
 
 
 def _outward(space: Space, interpolation: Interpolation) -> Space:
