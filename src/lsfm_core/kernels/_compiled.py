@@ -26,7 +26,7 @@ def compiled(function: Function) -> Function:
 
 
 def _prefetch(_: Any, array: Any, index: Any) -> Any:
-    """Has the processor fetch an element of a contiguous array with one axis, which is read soon; one that is not there does no harm."""
+    """Fetch an element of a contiguous array with one axis, which is read soon; one that is not there does no harm."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
