@@ -3,6 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
+# Tests start hundreds of programs: none is to compile all of its modules again.
+export PYTHONDONTWRITEBYTECODE =
 
 # The first that is new enough; `make PYTHON=… …` names another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from qtpy.QtCore import QAbstractItemModel, QModelIndex, QObject, Qt, Signal
+from qtpy.QtCore import QAbstractItemModel, QModelIndex, QObject, Qt, QTimer, Signal
 from qtpy.QtGui import QColor, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTreeView
 
@@ -231,11 +231,14 @@ class RegionView(QTreeView):
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         # To look at every row takes longer than to show them.
         header.setResizeContentsPrecision(0)
-        self.expanded.connect(self.fit_names)
-        self.collapsed.connect(self.fit_names)
+        # Once for all that open together: a search opens a thousand.
+        self._soon = QTimer(self, singleShot=True, interval=0)
+        self._soon.timeout.connect(self.fit_names)
+        self.expanded.connect(lambda _: self._soon.start())
+        self.collapsed.connect(lambda _: self._soon.start())
         self.verticalScrollBar().valueChanged.connect(self._on_scrolled)
 
-    def fit_names(self, *_: object) -> None:
+    def fit_names(self) -> None:
         """Make the names' column as wide as those in sight need, and at least as there is room for."""
         others = sum(self.columnWidth(column) for column in range(1, len(_HEADERS)))
         self.resizeColumnToContents(0)
