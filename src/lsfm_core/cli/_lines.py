@@ -73,6 +73,7 @@ _OPTIONS = {
         "via": "--via", "numeric_inverse": "--numeric-inverse", "field_convention": "--field-convention", "source": "--from",
         "target": "--to", "columns": "--columns", "marker_type": "--marker-type", "level": "--level", "reference": "--reference",
         "labels_channel": "--labels-channel", "labels_in": "--labels-in", "midline_mm": "--midline", "output": "--output",
+        "layout": "--layout",
         "counts": "--counts", "overwrite": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
     },
     "rename-space": {"space": "--space", "new_name": "--to"},

@@ -69,6 +69,13 @@ def add_commands(verbs: Any) -> None:
     points.add_argument(
         "--output", required=True, metavar="CSV", help="the input's columns, the new positions, the regions; or .xml for cellfinder"
     )
+    points.add_argument(
+        "--layout",
+        choices=("own", "brainglobe"),
+        default="own",
+        help="brainglobe: the tables have the columns of brainmapper's all_points.csv and summary.csv (with --labels-channel; the "
+        "atlas is --reference, or the labels)",
+    )
     points.add_argument("--counts", metavar="CSV", help="points, volume and density of each region, by itself and with its parts")
     points.add_argument(
         "--midline", type=float, metavar="MM", help="R between left and right in the counts (default: from the labels)"
@@ -107,6 +114,7 @@ def _request(arguments: argparse.Namespace) -> PointsRequest:
         labels_channel=arguments.labels_channel,
         labels_in=arguments.labels_in,
         output=arguments.output,
+        layout=arguments.layout,
         midline_mm=arguments.midline,
         counts=arguments.counts,
         overwrite=arguments.overwrite,

@@ -22,6 +22,7 @@ from pydantic import field_serializer, field_validator, model_validator
 from lsfm_core._request import told
 from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
+from lsfm_core.export._brainglobe import write_all_points, write_summary
 from lsfm_core.export._csv import text_cell, write_rows
 from lsfm_core.export._markers import write_markers
 from lsfm_core.export._names import chains_around, native_space, numeric_remarks, open_chain, reference_space, with_way
@@ -116,6 +117,9 @@ class PointsRequest(TransformRequest):
     output : Path, optional
         A CSV file with the columns of the input, the positions in the target, and the regions; or, of voxels of the channel, the
         XML that cellfinder reads.
+    layout : {"own", "brainglobe"}
+        ``brainglobe``: `output` and `counts` have the columns of brainmapper's ``all_points.csv`` and ``summary.csv`` instead.
+        Positions are voxels of the channel and of the atlas as they are stored; the atlas is `reference`, or else `labels_channel`.
     overwrite : bool
         Whether `output` and `counts` may be replaced.
 
@@ -156,6 +160,12 @@ class PointsRequest(TransformRequest):
         "The points' table with the new positions and the regions (CSV); of voxels of the channel also cellfinder's XML",
         empty="none: into the viewer only",
     )
+    layout: Literal["own", "brainglobe"] = told(
+        "own",
+        "Columns are",
+        "Whether the tables have the columns of brainmapper's all_points.csv and summary.csv",
+        words={"own": "the input's, and ours", "brainglobe": "BrainGlobe's"},
+    )
     overwrite: bool = told(False, "Existing files", "Whether files of these names may be replaced", words="may be replaced")
 
     @field_validator("points")
@@ -189,7 +199,8 @@ class PointsRequest(TransformRequest):
             raise InputError("columns: only a CSV file has them; an array has its columns in the order of its space")
         if self.reference is None and "output-voxel" in ends:
             raise InputError("output-voxel: needs a reference, the channel or image whose voxels are meant")
-        if self.reference is not None and "output-voxel" not in ends:
+        self._check_layout()
+        if self.reference is not None and "output-voxel" not in ends and self.layout == "own":
             raise InputError("reference: its voxels only matter from or to output-voxel")
         if self.level is not None and "native-voxel" not in ends:
             raise InputError("level: only matters from or to native-voxel")
@@ -212,6 +223,18 @@ class PointsRequest(TransformRequest):
         if isinstance(self.counts, Path) and self.counts.resolve() in tables:
             raise InputError(f"counts: {self.counts} is the table of the points as well: choose another name")
         return self
+
+    def _check_layout(self) -> None:
+        if self.layout == "own":
+            return
+        if self.labels_channel is None:
+            raise InputError("layout: BrainGlobe's tables tell regions: give the channel of the labels (labels_channel)")
+        if not isinstance(self.output, Path) and not isinstance(self.counts, Path):
+            raise InputError("layout: tells of files: name the table of the points (output), or the counts")
+        if is_markers(self.output):
+            raise InputError(f"output {self.output}: BrainGlobe's table of points is CSV: choose such a name")
+        if self.target.startswith("native"):
+            raise InputError(f"target {self.target}: BrainGlobe's tables tell of the atlas: leave the target out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,11 +398,19 @@ def _carry(
                 )
             if request.counts is not None:
                 counts = labels.count(ids, in_labels, request.midline_mm, progress, cancel)
+        in_voxels: tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]] | None = None
+        if request.layout == "brainglobe" and labels is not None and ids is not None and request.output is not None:
+            atlas = _stored_grid(file, request).to_voxel(at_mm["output"])
+            in_voxels = way.native.to_voxel(at_mm["native"]), atlas, labels.on_left(in_labels, request.midline_mm)
+            if nowhere := int((ids == 0).sum()):
+                warnings.append(f"{nowhere} of {len(ids)} points are in no region, and left out, as BrainGlobe does")
 
     with new_files(paths, request.overwrite) as partials:
         partial = dict(zip(paths, partials, strict=True))
         if is_markers(request.output):
             write_markers(partial[request.output], points)
+        elif in_voxels is not None and ids is not None and labels is not None and request.output is not None:
+            write_all_points(partial[request.output], *in_voxels[:2], ids, in_voxels[2], labels.full_names)
         elif request.output is not None:
             names = _added(request.target, labels is not None)
             separator, decimal = (",", ".") if table is None else (table.separator, table.decimal)
@@ -389,7 +420,7 @@ def _carry(
             else:
                 write_rows(partial[request.output], [",".join(names)], rows)
         if counts_path is not None and counts is not None:
-            _write_counts(partial[counts_path], counts)
+            (_write_counts if request.layout == "own" else write_summary)(partial[counts_path], counts)
     seconds = time.perf_counter() - began
     return PointsResult(points, ids, counts, outside, request.output, counts_path, tuple(warnings), seconds, None)
 
@@ -515,6 +546,7 @@ class _Labels:
     channel : Channel
     names : dict of int to str
         Acronym, or else name, of every id that has one.
+    full_names : dict of int to str
     """
 
     def __init__(self, file: LsfmFile, request: PointsRequest, name: str) -> None:
@@ -524,6 +556,7 @@ class _Labels:
         self._has_tree = any(label.parent is not None for label in self._table.values())
         self._threads = request.threads or default_threads()
         self.names = {key: label.acronym or label.name for key, label in self._table.items() if key != 0}
+        self.full_names = {key: label.name for key, label in self._table.items() if key != 0}
 
     def under(
         self, points_mm: FloatArray, max_bytes: int, progress: ProgressCallback | None, cancel: CancelToken | None
@@ -553,6 +586,20 @@ class _Labels:
         ids[inside] = found
         return ids
 
+    def on_left(self, points_mm: FloatArray, midline: float | None) -> npt.NDArray[np.bool_]:
+        """Which points (n, 3) are on the left."""
+        left: npt.NDArray[np.bool_] = points_mm[:, 0] < self._midline(midline)[0] - _FACE_SLACK
+        return left
+
+    def _midline(self, asked: float | None) -> tuple[float, bool]:
+        """R of the plane between the sides, and whether there are sides."""
+        if asked is not None:
+            return asked, True
+        try:
+            return find_midline(self.channel, self._space), True
+        except InputError:  # there is no label at all, and so no side
+            return 0.0, False
+
     def count(
         self,
         ids: npt.NDArray[Any],
@@ -565,16 +612,11 @@ class _Labels:
 
         A point is on the left if its R is below the midline, and a voxel if that of its centre is.
         """
-        has_labels = midline is not None
-        if midline is None:
-            try:
-                midline, has_labels = find_midline(self.channel, self._space), True
-            except InputError:  # there is no label at all, and so no side
-                midline = 0.0
+        midline, has_labels = self._midline(midline)
         voxels, left_voxels = count_sides(
             self._level.data, Hemisphere("left", midline, self._space), progress=progress, cancel=cancel
         )
-        is_left = points_mm[:, 0] < midline - _FACE_SLACK
+        is_left = self.on_left(points_mm, midline)
         points, left_points = _numbers(ids), _numbers(ids[is_left])
         sides: list[tuple[dict[int, int], dict[int, int]]] = [(points, voxels)]
         if has_labels:
@@ -602,6 +644,20 @@ class _Labels:
         )
 
 
+def _stored_grid(file: LsfmFile, request: PointsRequest) -> Space:
+    """The atlas' voxels, in the order in which they are stored."""
+    name = request.reference
+    if name is None and request.labels_channel is not None:
+        last = request.transforms[-1].name if request.transforms else request.labels_in
+        if request.labels_in not in ("output", last):
+            raise InputError(
+                "reference: the labels do not live in the atlas, so that its voxels are not known: name a channel or an image there"
+            )
+        name = request.labels_channel
+    assert name is not None
+    return file[name].space if name in file else reference_space(file, name)
+
+
 def _numbers(ids: npt.NDArray[Any]) -> dict[int, int]:
     """How often each id is there."""
     return dict(zip(*(values.tolist() for values in np.unique(ids, return_counts=True)), strict=True))
@@ -619,7 +675,7 @@ def _read(request: PointsRequest, with_regions: bool) -> tuple[PointListTable | 
     if not isinstance(request.points, Path):
         return None, request.points
     table = open_table(request.points, request.marker_type)
-    if request.output is not None and not is_markers(request.output):
+    if request.output is not None and not is_markers(request.output) and request.layout == "own":
         present = {name.strip().casefold() for name in table.header}
         taken = [name for name in _added(request.target, with_regions) if name.casefold() in present]
         if taken:

@@ -19,7 +19,7 @@ from lsfm_core.geometry import Shape3, Space, voxel_count
 from lsfm_core.transforms import Affine, DisplacementField, Transform
 from lsfm_core.transforms.staged import StagedTransform
 
-__all__ = ["AffineStep", "FieldStep", "Found", "PlacedSource", "Result", "flattened", "one_affine", "placed"]
+__all__ = ["AffineStep", "FieldStep", "Found", "PlacedSource", "Result", "flattened", "one_affine", "placed", "spline_domain"]
 
 Array = npt.NDArray[Any]
 Side = Literal["atlas", "channel"]
@@ -158,6 +158,19 @@ def one_affine(affines: Sequence[Affine], name: str) -> Affine:
     for affine in affines:
         matrix = matrix @ affine.matrix
     return Affine(matrix, affines[0].centre if len(affines) == 1 else np.zeros(3), name)
+
+
+def spline_domain(transform: Any) -> Space:
+    """A grid that fills the domain of a B-spline of SimpleITK's, with ten voxels from node to node."""
+    import SimpleITK as sitk
+
+    spline = sitk.BSplineTransform(transform)
+    size = [10 * n for n in spline.GetTransformDomainMeshSize()]
+    spacing = np.array(spline.GetTransformDomainPhysicalDimensions()) / size
+    direction = spline.GetTransformDomainDirection()
+    # Its faces are those of the domain.
+    origin = np.array(spline.GetTransformDomainOrigin()) + np.reshape(direction, (3, 3)) @ spacing / 2
+    return Space.from_itk(size[::-1], origin.tolist(), spacing.tolist(), direction)
 
 
 def flattened(

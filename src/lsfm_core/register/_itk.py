@@ -14,7 +14,7 @@ import numpy as np
 
 from lsfm_core.errors import InputError, MissingError, SourceError
 from lsfm_core.geometry import Space
-from lsfm_core.register._found import AffineStep, FieldStep, Found, Result, flattened, one_affine, placed
+from lsfm_core.register._found import AffineStep, FieldStep, Found, Result, flattened, one_affine, placed, spline_domain
 from lsfm_core.transforms import Affine, DisplacementField, read_transforms
 from lsfm_core.transforms.elastix import read_elastix_stages
 from lsfm_core.transforms.files import transform_kinds
@@ -244,19 +244,11 @@ def _parts(transform: Any) -> list[Any]:
 
 
 def _domain(parts: Sequence[Any]) -> Space | None:
-    """A grid that fills the domain of the first B-spline, with ten voxels from node to node."""
+    """A grid that fills the domain of the first B-spline."""
     import SimpleITK as sitk
 
-    for part in parts:
-        if part.GetTransformEnum() == sitk.sitkBSplineTransform:
-            spline = sitk.BSplineTransform(part)
-            size = [10 * n for n in spline.GetTransformDomainMeshSize()]
-            spacing = np.array(spline.GetTransformDomainPhysicalDimensions()) / size
-            direction = spline.GetTransformDomainDirection()
-            # Its faces are those of the domain.
-            origin = np.array(spline.GetTransformDomainOrigin()) + np.reshape(direction, (3, 3)) @ spacing / 2
-            return Space.from_itk(size[::-1], origin.tolist(), spacing.tolist(), direction)
-    return None
+    splines = (part for part in parts if part.GetTransformEnum() == sitk.sitkBSplineTransform)
+    return next((spline_domain(spline) for spline in splines), None)
 
 
 def _staged(transform: StagedTransform, grid: Space, name: str, error_vox: float) -> tuple[AffineStep | FieldStep, ...]:

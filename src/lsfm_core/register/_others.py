@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.geometry import Space
-from lsfm_core.register._found import AffineStep, FieldStep, Found, Result, flattened
+from lsfm_core.register._found import AffineStep, FieldStep, Found, Result, flattened, spline_domain
 from lsfm_core.transforms import Affine, read_transforms
 from lsfm_core.transforms.spline import ThinPlateSpline
 from lsfm_core.transforms.staged import Stage, StagedTransform
@@ -39,10 +39,17 @@ _TABLE = 2**22
 _SIGNS = np.array((-1.0, -1.0, 1.0))
 
 
-def find_niftyreg(files: Sequence[Path], fallback: Space, error_vox: float) -> Found | None:
+def find_niftyreg(files: Sequence[Path], fixed: Space | None, error_vox: float) -> Found | None:
     """What reg_aladin, reg_f3d and reg_transform have written: an affine as text, a control-point grid, or a field.
 
     A control-point grid and a field have the affine in them; it then only says what is left outside of the grid.
+
+    Parameters
+    ----------
+    fixed : Space, optional
+        The grid of the image that stayed. Default: that of the result, else one that fills the domain of the control points.
+    error_vox : float
+        How far a field may be off that stands for control points.
 
     Raises
     ------
@@ -76,10 +83,14 @@ def find_niftyreg(files: Sequence[Path], fallback: Space, error_vox: float) -> F
             "it (reg_transform "
             "-ref … -def …), and import that"
         )
-    spline = StagedTransform([Stage(_spline(file))], name=file.name)
+    itk = _spline(file)
+    spline = StagedTransform([Stage(itk)], name=file.name)
     linear = affines[0] if affines else Affine(np.eye(4), name=f"{file.name} without its affine")
     return Found(
-        "NiftyReg", flattened(spline, linear, _result_space(result) or fallback, file.name, error_vox), used, result=result
+        "NiftyReg",
+        flattened(spline, linear, fixed or _result_space(result) or spline_domain(itk), file.name, error_vox),
+        used,
+        result=result,
     )
 
 

@@ -162,7 +162,7 @@ def _find(request: ImportRegistrationRequest, native: Space, atlas: Space | None
         "ants": lambda: find_ants(files, request.one_way, fallback, error),
         # Its parameter files are in voxels where brainglobe-registration has made them.
         "elastix": lambda: None if in_voxels else find_elastix(files, fallback, error),
-        "niftyreg": lambda: find_niftyreg(files, fallback, error),
+        "niftyreg": lambda: find_niftyreg(files, _grid_of(request.result) or atlas, error),
         "spm": lambda: find_spm(files),
         "bigwarp": lambda: find_bigwarp(files, native, atlas, unit, error),
     }
@@ -195,6 +195,15 @@ def _find(request: ImportRegistrationRequest, native: Space, atlas: Space | None
             "(y_….nii), BigWarp (landmarks), or ITK's and 3D Slicer's (.tfm, .h5, .nrrd)"
         )
     return found
+
+
+def _grid_of(image: Path | None) -> Space | None:
+    """Where the voxels of an image are, if it tells."""
+    if image is None or not image.exists():
+        return None
+    source = open_source(image)
+    source.close()
+    return source.space
 
 
 def _files(given: Sequence[Path]) -> list[Path]:
