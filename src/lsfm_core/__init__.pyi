@@ -55,6 +55,7 @@ from .export import TransformRequest as TransformRequest
 from .export import TransformStep as TransformStep
 from .export import ViewLevel as ViewLevel
 from .export import Volume as Volume
+from .export import chain_to as chain_to
 from .export import check_spaces as check_spaces
 from .export import describe_points as describe_points
 from .export import export_blocks as export_blocks

@@ -19,9 +19,18 @@ from napari_lsfm._labels import label_looks
 from napari_lsfm._views import OverTime, Recoded, Shaded
 
 if TYPE_CHECKING:
-    from lsfm_core import Channel, Level, LsfmFile, Volume
+    from lsfm_core import Channel, ChannelView, Level, LsfmFile, ViewLevel, Volume
 
-__all__ = ["LayerData", "affine_in_space", "field_layer", "layer_tuple", "layer_tuples", "native_frame", "volume_layer"]
+__all__ = [
+    "LayerData",
+    "affine_in_space",
+    "field_layer",
+    "layer_tuple",
+    "layer_tuples",
+    "native_frame",
+    "view_tuples",
+    "volume_layer",
+]
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -117,25 +126,84 @@ def layer_tuple(
         "axis_labels": ("z", "y", "x"),
         "metadata": {"lsfm": about},
     }
-    if channel.kind == "components" and component is None:
-        keywords |= {"rgb": True, "blending": "translucent_no_depth"}
-        levels = [_in_8_bits(level, _contrast_limits(channel)) for level in levels]
-    elif channel.kind != "labels":
-        keywords |= {
-            "contrast_limits": _contrast_limits(channel),
-            "colormap": channel.colormap or colormap,
-            "blending": "additive",
-        }
-    else:
-        ids, looks = label_looks(LabelTable.from_json(file.label_table(channel.name)), channel.dtype)
-        keywords |= looks
-        if ids is not None:
-            about["ids"] = ids
-            levels = [Recoded(level, ids) for level in levels]
+    levels, looks = _dressed(file, channel, levels, about, colormap, component)
+    keywords |= looks
     if len(times) > 1:
         levels = _over_time(file, channel, native, times, levels)
         keywords |= _with_time(keywords, times)
     return levels if len(levels) > 1 else levels[0], keywords, "labels" if channel.kind == "labels" else "image"
+
+
+def view_tuples(
+    file: LsfmFile, view: ChannelView, native: Orientation, *, through: Sequence[str] = (), space: str | None = None
+) -> list[LayerData]:
+    """Layer tuples of a channel that is seen through transforms, which `layer_tuple` gives of one as it is stored.
+
+    Parameters
+    ----------
+    file : LsfmFile
+        Open; the layer reads from it.
+    view : ChannelView
+    native : Orientation
+        Of the axes along which it is shown.
+    through : sequence of str
+        The transforms, as `TransformStep` spells them.
+    space : str, optional
+        What the space is called where the view lies.
+
+    Returns
+    -------
+    list of LayerData
+        One, or one for each of components that are no colours. ``metadata["lsfm"]`` has ``kind``, ``axcodes``, ``box``, and of
+        labels ``ids`` and their ``table``, as in `layer_tuple`; it has no ``channel``, since the voxels are not that channel's;
+        what is seen tells ``view``: its ``path``, ``channel``, ``through`` and ``space``.
+    """
+    channel = file[view.channel]
+    components: Sequence[int | None] = (None,)
+    if channel.kind in ("components", "vectors") and not _are_colours(view.levels[0]):
+        components = range(view.shape[3])
+    shown, space_of_first, box = _levels_along(view.levels, native)
+    tuples: list[LayerData] = []
+    for component in components:
+        levels = shown if component is None else [level[..., component] for level in shown]
+        about: dict[str, Any] = {
+            "kind": channel.kind if component is None else "image",
+            "axcodes": native.axcodes,
+            "box": box,
+            "view": {"path": str(file.opened_as), "channel": channel.name, "through": list(through), "space": space},
+        }
+        if channel.kind == "labels":
+            about["table"] = LabelTable.from_json(file.label_table(channel.name))
+        suffix = "" if component is None else f" [{component}]"
+        keywords = {
+            "name": f"{channel.name}{suffix} in {space}" if space else f"{channel.name}{suffix}, carried",
+            "multiscale": len(levels) > 1,
+            **_placement(space_of_first, native),
+            "units": ("mm",) * 3,
+            "axis_labels": ("z", "y", "x"),
+            "metadata": {"lsfm": about},
+        }
+        levels, looks = _dressed(file, channel, levels, about, "gray", component)
+        tuples.append(
+            (levels if len(levels) > 1 else levels[0], keywords | looks, "labels" if channel.kind == "labels" else "image")
+        )
+    return tuples
+
+
+def _dressed(
+    file: LsfmFile, channel: Channel, levels: list[Any], about: dict[str, Any], colormap: str | None, component: int | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """Levels as napari shows them, and how they look; `about` gets the ids of labels that are shown under other numbers."""
+    if channel.kind == "components" and component is None:
+        return [_in_8_bits(level, _contrast_limits(channel)) for level in levels], {"rgb": True, "blending": "translucent_no_depth"}
+    if channel.kind != "labels":
+        colours = channel.colormap or colormap
+        return levels, {"contrast_limits": _contrast_limits(channel), "colormap": colours, "blending": "additive"}
+    ids, looks = label_looks(LabelTable.from_json(file.label_table(channel.name)), channel.dtype)
+    if ids is not None:
+        about["ids"] = ids
+        levels = [Recoded(level, ids) for level in levels]
+    return levels, looks
 
 
 def _in_8_bits(colours: Any, limits: tuple[float, float]) -> Any:
@@ -223,7 +291,7 @@ def volume_layer(
     return data, keywords, "labels" if volume.kind == "labels" else "image"
 
 
-def _levels_along(own: Sequence[Level], native: Orientation) -> tuple[list[Any], Space, list[list[int]]]:
+def _levels_along(own: Sequence[Level | ViewLevel], native: Orientation) -> tuple[list[Any], Space, list[list[int]]]:
     """Levels with their axes along those of `native`, the space of the first, and the box of what is stored of it.
 
     napari takes the ratio of two levels' shapes for their scale. So all are padded to where that is the factor exactly.

@@ -26,7 +26,7 @@ _SIGNATURES = (b"\x89HDF\r\n\x1a\n", b"\x89LS")
 #: An XML declaration and some comments may precede BigDataViewer's root element.
 _HEAD_BYTES = 4096
 #: More than any plane or coarsest level takes: who asks for more in one piece did not mean to.
-_MAX_READ_BYTES = 2 * 2**30
+MAX_READ_BYTES = 2 * 2**30
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
@@ -85,7 +85,7 @@ def _opened(path: Path) -> tuple[lsfm_core.LsfmFile, list[LayerData]]:
     attend_current()
     cache = chunk_cache()
     cache.max_bytes = current_settings().cache_mib * 2**20
-    file = lsfm_core.open_lsfm(path, cache=cache, max_read_bytes=_MAX_READ_BYTES, detached=True)
+    file = lsfm_core.open_lsfm(path, cache=cache, max_read_bytes=MAX_READ_BYTES, detached=True)
     refused = _too_large(file)
     layers = layer_tuples(file, leave_out=refused)
     if refused and not layers:

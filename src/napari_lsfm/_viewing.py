@@ -13,7 +13,9 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core import InputError, Orientation
+from lsfm_core import InputError, LsfmError, Orientation
+from napari_lsfm._failures import failure_of, mind_failures
+from napari_lsfm._positions import anchor_of, anchor_shown, describe, note_pose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-__all__ = ["attend", "attend_current", "axcodes_of", "edge_letters", "place_text", "shown_axcodes"]
+__all__ = ["attend", "attend_current", "attended", "axcodes_of", "edge_letters", "place_text", "shown_axcodes"]
 
 _ENDINGS = (".h5", ".hdf5")
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
@@ -51,6 +53,11 @@ def attend_current() -> None:
     viewer = napari.current_viewer()
     if viewer is not None:
         attend(viewer)
+
+
+def attended() -> list[ViewerModel]:
+    """The viewers that are attended to."""
+    return list(_attendants)
 
 
 def axcodes_of(layer: Layer | None) -> str | None:
@@ -147,6 +154,8 @@ class _Attendant:
         _tell_places(layer, self._viewer)
         if "lsfm" not in layer.metadata:
             return
+        mind_failures(layer)
+        note_pose(layer)
         finest = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
         from napari.layers import Labels
 
@@ -206,11 +215,32 @@ def _tell_places(layer: Layer, viewer_of: Callable[[], ViewerModel | None]) -> N
         axcodes = axcodes_of(layer) or (None if viewer is None else shown_axcodes(viewer))
         if position is not None and world and axcodes is not None:
             status["coords"] = f"R,A,S {place_text(position, axcodes)} mm"
-            status["coordinates"] = f"{status['coords']}: {status['value']}"
+            status["coordinates"] = f"{status['coords']}: {status['value']}{_more(layer, viewer, position)}"
         return status
 
     # An instance's own: napari asks layers, and has no place for other words than its own.
     layer.get_status = get_status
+
+
+def _more(layer: Layer, viewer: ViewerModel | None, position: npt.ArrayLike) -> str:
+    """What else the status bar tells of a place: the voxel, where it is in the atlas, the region; or why nothing is shown."""
+    failure = failure_of(layer)
+    if failure:
+        return f"; cannot be shown here: {failure}"
+    anchor = anchor_of(layer) or (None if viewer is None else anchor_shown(viewer))
+    if anchor is None:
+        return ""
+    try:
+        words = describe(anchor, position)
+    except LsfmError:
+        # A file that went away is told where something of it is to be shown.
+        return ""
+    parts = [f"voxel {words['voxel']} of {anchor.channel}"]
+    if words["there"]:
+        parts.append(f"{words['space']} {words['there']} mm")
+    if anchor.through:
+        parts[-1:] = [f"its own {words['native']} mm"]
+    return "; ".join(["", *parts, *([words["region"]] if words["region"] else [])])
 
 
 def _let_endings_decide(viewer: ViewerModel) -> None:

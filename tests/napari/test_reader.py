@@ -333,7 +333,7 @@ def test_a_tile_reads_only_its_chunks(specimen_file: Path, cache: ChunkCache) ->
 
 
 def test_too_large_a_read_is_refused(specimen_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_lsfm._reader._MAX_READ_BYTES", 10**6)
+    monkeypatch.setattr("napari_lsfm._reader.MAX_READ_BYTES", 10**6)
     levels, _, _ = read_layer(specimen_file)
     with pytest.raises(MemoryBudgetError, match="coarser level"):
         np.asarray(levels[0])

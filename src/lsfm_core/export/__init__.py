@@ -26,7 +26,7 @@ from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, de
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
 from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.transform import TransformExportRequest, TransformExportResult, describe_transform, export_transform
-from lsfm_core.export.view import ChannelView, ViewLevel, view_channel
+from lsfm_core.export.view import ChannelView, ViewLevel, chain_to, view_channel
 from lsfm_core.export.volume import Volume
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "TransformStep",
     "ViewLevel",
     "Volume",
+    "chain_to",
     "check_spaces",
     "describe_points",
     "describe_transform",

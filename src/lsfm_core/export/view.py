@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from lsfm_core.arrays import Box, LazyArray
 from lsfm_core.errors import InputError
+from lsfm_core.export._names import open_chain, with_way
 from lsfm_core.export.plan import ExportPlan, plan_view
-from lsfm_core.export.request import ExportRequest, TransformStep
+from lsfm_core.export.request import ExportRequest, TransformRequest, TransformStep
 from lsfm_core.export.volume import Volume
 from lsfm_core.geometry import Space, Triple
 from lsfm_core.pyramid import Kind
@@ -23,7 +24,7 @@ from lsfm_core.store import LsfmFile
 from lsfm_core.threads import default_threads, share_out
 from lsfm_core.transforms import Transform, TransformChain
 
-__all__ = ["ChannelView", "ViewLevel", "view_channel"]
+__all__ = ["ChannelView", "ViewLevel", "chain_to", "view_channel"]
 
 Array = npt.NDArray[Any]
 
@@ -88,6 +89,8 @@ class ChannelView:
         Finest first.
     chain : TransformChain
         From the image outward.
+    through : tuple of str
+        Its transforms, as `TransformStep` spells them; none of those that a program has made.
     warnings : tuple of str
         What the user should look at.
     """
@@ -97,6 +100,7 @@ class ChannelView:
     kind: Kind
     levels: tuple[ViewLevel, ...]
     chain: TransformChain
+    through: tuple[str, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -198,13 +202,55 @@ def view_channel(
     space = grid if isinstance(grid, Space) else None
     reference = None if grid is None or space is not None else str(grid)
     request = ExportRequest(path=file.opened_as, channel=channel, to_space=to, via=tuple(via), reference=reference, **fields)
+    request = with_way(file, request)
     plans = plan_view(file, request, chain=chain, grid=space)
     finest = plans[0][1]
     levels = tuple(
         ViewLevel(_Tiled(_resampled(plan)), (float(a), float(b), float(c)), plan.target, plan.level.index)
         for (a, b, c), plan in ((level.factors, plan) for level, plan in plans)
     )
-    return ChannelView(file.opened_as, channel, finest.kind, levels, finest.chain, finest.warnings)
+    steps = tuple(map(str, request.transforms))
+    return ChannelView(file.opened_as, channel, finest.kind, levels, finest.chain, steps, finest.warnings)
+
+
+def chain_to(
+    file: LsfmFile,
+    channel: str,
+    *,
+    through: str | TransformStep | Sequence[str | TransformStep] = (),
+    to: str | None = None,
+    via: Sequence[str] = (),
+    numeric_inverse: Sequence[str] = (),
+) -> TransformChain:
+    """The transforms between a channel's world and another space, ready to carry points.
+
+    Parameters
+    ----------
+    file : LsfmFile
+        Stays open as long as points are carried through displacement fields.
+    channel, through, to, via, numeric_inverse
+        As `view_channel` takes them.
+
+    Returns
+    -------
+    TransformChain
+        ``map_points`` takes points of that space to the channel's world, RAS mm; ``inverse().map_points`` takes them there.
+
+    Raises
+    ------
+    LsfmError
+        As `view_channel`; its ``inverse()`` if that is not known.
+    """
+    steps = (through,) if isinstance(through, str | TransformStep) else tuple(through)
+    request = TransformRequest(
+        path=file.opened_as,
+        channel=channel,
+        transforms=steps,  # type: ignore[arg-type]
+        to_space=to,
+        via=tuple(via),
+        numeric_inverse=tuple(numeric_inverse),
+    )
+    return open_chain(file, with_way(file, request))
 
 
 def _resampled(plan: ExportPlan) -> Resampled:

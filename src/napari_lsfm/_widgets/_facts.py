@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core import Channel, LabelTable, Orientation, Space, open_lsfm
+from lsfm_core import Channel, LabelTable, Orientation, Space, known_spaces, open_lsfm
 
 __all__ = ["FileFacts", "Frame", "StoredTransform", "layers_of", "lsfm_paths", "origin_of"]
 
@@ -82,11 +82,14 @@ class FileFacts:
         Their voxels cannot be read any more.
     tables : mapping of str to LabelTable
         Of the labels channels.
+    spaces : tuple of str
+        The names of all that occur.
     """
 
     path: Path
     channels: Mapping[str, Channel]
     tables: Mapping[str, LabelTable]
+    spaces: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> FileFacts:
@@ -94,7 +97,7 @@ class FileFacts:
         with open_lsfm(path) as file:
             labels = [name for name, channel in file.channels.items() if channel.kind == "labels"]
             tables = {name: LabelTable.from_json(file.label_table(name)) for name in labels}
-            return cls(path, dict(file.channels), tables)
+            return cls(path, dict(file.channels), tables, tuple(sorted(known_spaces(file))))
 
     def of_kind(self, *kinds: str) -> list[str]:
         """Names of the channels that are of one of some kinds."""

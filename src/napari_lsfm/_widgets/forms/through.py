@@ -1,0 +1,207 @@
+"""The form that shows a channel through transforms, without exporting it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lsfm_core import CancelToken, ExportRequest, InputError
+from napari_lsfm._linked import link
+from napari_lsfm._through import add_view, open_view, space_of, windows
+from napari_lsfm._widgets._facts import FileFacts, origin_of
+from napari_lsfm._widgets.fields import ChainField, Choice, ChoiceOrFile, FileField, Listed, make_field
+from napari_lsfm._widgets.forms._export_work import by
+from napari_lsfm._widgets.forms._file_form import FileForm
+from napari_lsfm._workers import Job
+
+if TYPE_CHECKING:
+    import napari
+    from magicgui.widgets import Widget
+
+__all__ = ["ThroughForm"]
+
+_REFERENCES = "Images (*.nii *.nii.gz *.nrrd *.mha);;All files (*)"
+
+
+class ThroughForm(FileForm):
+    """Show a channel in another space: a layer that computes what is looked at.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    request_type = ExportRequest
+    operation = "export"
+    action = "Show"
+    sections: ClassVar = {
+        "Image": ("path", "channel"),
+        "In another space": ("way", "to_space", "via", "transforms", "reference", "resolution_mm"),
+        "Where": ("window",),
+    }
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__(napari_viewer)
+        # What is looked at is no command: an export of the same is one.
+        self.copy.hide()
+        self.channel.changed.connect(self._on_channel)
+        self.way.changed.connect(self._on_way)
+        layers = napari_viewer.layers.events
+        self._listen(self._on_layers, layers.inserted, layers.removed)
+        self._on_way()
+        self._on_layers()
+        self.path.native.start(napari_viewer)
+
+    def _make(self, name: str) -> Widget:
+        match name:
+            case "path":
+                return make_field(ExportRequest, name, FileField)
+            case "channel":
+                return make_field(ExportRequest, name, Choice)
+            case "way":
+                choices = [("the name of the space", "space"), ("transforms", "chain")]
+                return Choice("space", name=name, label="By", tooltip="What tells the way to the other space", choices=choices)
+            case "to_space":
+                tip = "The space to go to; the way is found by the names of spaces that the file records"
+                return make_field(ExportRequest, name, Choice, tooltip=tip)
+            case "via":
+                return make_field(ExportRequest, name, Listed, kind=str, value=None, empty="only where there are several ways")
+            case "transforms":
+                return make_field(ExportRequest, name, ChainField)
+            case "reference":
+                return make_field(ExportRequest, name, ChoiceOrFile, choices=[("none", None)], pattern=_REFERENCES)
+            case "window":
+                tip = "In a linked window the same place of the brain is shown as in this one, whichever of them is moved"
+                return Choice("linked", name=name, label="Window", tooltip=tip, choices=windows(self._viewer))
+        return make_field(ExportRequest, name)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
+        return self.path.native.is_busy or super().is_busy
+
+    def __call__(self, request: ExportRequest) -> None:
+        """Show the way and the grid of a request, as soon as its file was looked into."""
+
+        def fill() -> None:
+            with self._filling():
+                self.channel.value = request.channel
+                self._on_channel()
+                self.way.value = "chain" if request.transforms else "space"
+                self.transforms.native.allow_numeric(bool(request.numeric_inverse))
+                if request.to_space is not None:
+                    self.to_space.value = request.to_space
+                self.via.value = request.via or None
+                for name in ("transforms", "reference", "resolution_mm"):
+                    self[name].value = getattr(request, name)
+            self._on_way()
+
+        self._once_known(request.path, fill)
+
+    # --- what can be chosen -------------------------------------------------------------------------------------------------
+
+    def _on_layers(self, event: Any = None) -> None:
+        self.window.offer(windows(self._viewer))
+
+    def _on_facts(self, facts: FileFacts) -> None:
+        super()._on_facts(facts)
+        with self._filling():
+            has_wish = self.channel.native.has_wish
+            self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
+            origin = origin_of(self._viewer.layers.selection.active)
+            if origin is not None and origin["path"] == str(facts.path) and not has_wish:
+                self.channel.value = origin["channel"]
+            self.reference.offer([("none", None), *((name, name) for name in facts.channels)])
+        pending, self._pending = self._pending or self._on_channel, None
+        pending()
+
+    def _on_channel(self, _: Any = None) -> None:
+        if self._facts is None or self.channel.native.currentData() is None:
+            return
+        channels, spaces = self._facts.channels.values(), self._facts.spaces
+        own = self._facts.channels[self.channel.value].space_name
+        with self._filling():
+            self.transforms.native.set_facts(self._facts, self.channel.value)
+            there = {space: [c.name for c in channels if c.space_name == space and c.kind != "vectors"] for space in spaces}
+            # Where nothing lies, a way only passes through.
+            ordered = sorted((space for space in spaces if space != own), key=lambda space: not there[space])
+            self.to_space.offer((f"{space} ({', '.join(there[space])})" if there[space] else space, space) for space in ordered)
+        self._changed()
+
+    def _on_way(self, _: Any = None) -> None:
+        by_name = self.way.value == "space"
+        self._show_rows(by_name, "to_space", "via")
+        self._show_rows(not by_name, "transforms")
+        self._changed()
+
+    # --- the request --------------------------------------------------------------------------------------------------------
+
+    def request(self) -> ExportRequest:
+        """What the form says.
+
+        Raises
+        ------
+        InputError
+            If a field cannot be read, or there is nowhere to go.
+        """
+        if self._facts is None:
+            if self._failure or self.path.value is None:
+                raise InputError(self._failure or "no file is chosen")
+            self.path.native.look_now()
+        request: ExportRequest = super().request()
+        return request
+
+    def _given(self) -> dict[str, Any]:
+        given = super()._given()
+        given["via"] = given.get("via") or ()
+        if self.way.value == "chain":
+            return given | {"numeric_inverse": self.transforms.native.numeric_inverse}
+        if given["to_space"] is None:
+            raise InputError("to space: the file knows of no other one: choose transforms")
+        return given
+
+    def _plan(self, request: ExportRequest, cancel: CancelToken) -> Any:
+        return open_view(request)[1]
+
+    def _say_plan(self, view: Any) -> None:
+        size = by(view.space.voxel_size_mm)
+        levels = f"{len(view.levels)} resolution{'s' if len(view.levels) > 1 else ''}"
+        way = ", ".join(view.through) or "no transform"
+        voxels = f"{by(view.shape)} voxels of {size} mm, in {levels}"
+        self.outlook.say("\n".join((voxels, f"through {way}", "planes are computed when they are looked at")))
+        self._warn(view.warnings)
+        self.transforms.native.say(view.chain.describe() if view.chain.transforms else "")
+
+    def _begin(self, request: ExportRequest) -> Job:
+        target = self.window.value
+
+        return self.panel.run(
+            lambda **_: open_view(request), f"Show {request.channel}", lambda found: self._on_opened(request, target, *found)
+        )
+
+    def _on_opened(self, request: ExportRequest, target: Any, file: Any, view: Any) -> str:
+        """Add the layers."""
+        space = request.to_space or space_of(file, view)
+        viewer = target
+        if target in ("new", "linked"):
+            import napari
+
+            viewer = napari.Viewer(title=f"{request.channel} in {space or 'its own space'}")
+        layers = add_view(viewer, file, view, space)
+        said = f"shown as layer {layers[0].name!r}"
+        if target == "linked":
+            said += f"; {link(self._viewer, viewer)}"
+        return said
+
+    def _let_go(self) -> None:
+        self.path.native.let_go()
+        super()._let_go()
+
+
+def show_through(viewer: napari.viewer.Viewer, request: ExportRequest) -> ThroughForm:
+    """Open the form with the way and the grid of a request, as other forms offer it."""
+    dock, form = viewer.window.add_plugin_dock_widget("napari-lsfm", "Show in another space", tabify=True)
+    dock.show()
+    dock.raise_()
+    form(request)
+    opened: ThroughForm = form
+    return opened
