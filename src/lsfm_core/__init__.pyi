@@ -137,5 +137,10 @@ from .store import write_xml as write_xml
 from .transforms import Affine as Affine
 from .transforms import DisplacementField as DisplacementField
 from .transforms import TransformChain as TransformChain
+from .upgrade import ChannelUpgrade as ChannelUpgrade
+from .upgrade import UpgradeReport as UpgradeReport
+from .upgrade import UpgradeRequest as UpgradeRequest
+from .upgrade import plan_upgrade as plan_upgrade
+from .upgrade import upgrade_file as upgrade_file
 
 def load_ipython_extension(shell: object) -> None: ...

@@ -78,6 +78,7 @@ from lsfm_core.register import (
     write_inputs,
 )
 from lsfm_core.store import RepackRequest, open_lsfm, plan_repack, repack_file, write_xml
+from lsfm_core.upgrade import UpgradeRequest, plan_upgrade, upgrade_file
 
 __all__ = [
     "OPERATIONS",
@@ -202,6 +203,12 @@ OPERATIONS: Mapping[str, Operation] = {
         RegistrationInputsRequest,
         lambda request, file, progress, cancel: write_inputs(request, file=file, progress=progress, cancel=cancel),
         lambda request, file: describe_inputs(file, request),
+    ),
+    "upgrade": Operation(
+        UpgradeRequest,
+        lambda request, _, progress, cancel: upgrade_file(request, progress=progress, cancel=cancel),
+        lambda request, _: plan_upgrade(request),
+        changes=True,
     ),
     "seal": _edit(SealRequest),
     "repack": Operation(

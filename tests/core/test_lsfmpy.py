@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -134,3 +135,103 @@ def test_its_metadata_must_fit_the_image(folder: Path, capsys: pytest.CaptureFix
     line = ROWS["`write --metadata-path FILE`"].replace("theirs.json", "other.json")
     assert main(line.split()) == 3
     assert "13" in capsys.readouterr().err and not Path("new.h5").exists()
+
+
+# --- upgraded ---------------------------------------------------------------------------------------------------------------
+
+PLACES = ["--orientation", "AIR", "--orientation", "segmentation=RAS", "--orientation", "inverse_warp=RAS"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def means(volume: np.ndarray) -> np.ndarray:
+    """Of blocks of 2 x 2 x 2, the last ones of what there is; ties to even."""
+    kernel = [np.add.reduceat(volume.astype(float), range(0, volume.shape[0], 2), 0)]
+    for axis in (1, 2):
+        kernel.append(np.add.reduceat(kernel[-1], range(0, volume.shape[axis], 2), axis))
+    counts = np.ones(volume.shape)
+    for axis in range(3):
+        counts = np.add.reduceat(counts, range(0, counts.shape[axis], 2), axis)
+    return np.rint(kernel[-1] / counts).astype(volume.dtype)
+
+
+def test_an_upgrade_has_all_that_the_old_file_had(legacy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, new = files(legacy_file.parent), tmp_path / "new.h5"
+    assert main(["upgrade", str(legacy_file), str(new), *PLACES, "--quiet"]) == 0
+    assert files(legacy_file.parent) == before
+    capsys.readouterr()
+    assert main(["verify", str(new), "--levels"]) == 0
+    with h5py.File(legacy_file) as old, open_lsfm(new) as file:
+        image, labels, field = (old[f"LSFM/{name}/IMAGE/0/cells"][:] for name in ("autofluo", "segmentation", "inverse_warp"))
+        assert file["autofluo"].dtype == np.uint16 and str(file["autofluo"].orientation) == "AIR"
+        np.testing.assert_array_equal(np.asarray(file["autofluo"].levels[0]), image[:128])
+        np.testing.assert_array_equal(np.asarray(file["autofluo"].levels[1]), means(image[:128].astype(np.uint16)))
+        np.testing.assert_allclose(file["autofluo"].space.world_from_voxel @ (127, 192, 0, 1), (0, 6.35, 0, 1), atol=1e-9)
+        np.testing.assert_array_equal(np.asarray(file["segmentation"].levels[0]), labels)
+        # lsfmpy kept the numbers of ITK's file, which are along L, P, S.
+        np.testing.assert_array_equal(np.asarray(file["inverse_warp"].levels[0]), field * np.float32([-1, -1, 1]))
+        np.testing.assert_allclose(file["inverse_warp"].space.world_from_voxel, np.diag([0.4, 0.4, 0.4, 1]))
+        affine = old["LSFM/autofluo/AFFINES/structural_to_template"][()]
+        np.testing.assert_allclose(file.affine("autofluo", "structural_to_template").matrix, affine, atol=1e-12)
+        assert dict(file.metadata()) == {"specimen": "mouse-42"}
+        *carried, last = file.log()
+        assert {record.name: record.text.encode() for record in carried} == {name: old["log"][name][()] for name in old["log"]}
+        assert last.operation == "upgrade" and last.inputs[0].path == str(legacy_file)
+    size = re.findall(r"<size>(\S+ \S+ \S+)</size>", new.with_suffix(".xml").read_text())
+    assert size[:2] == ["271 193 128", "0.04 0.04 0.05"]
+
+
+def test_what_is_lost_or_unclear_is_said(legacy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = shutil.copy(legacy_file, tmp_path / "old.h5"), tmp_path / "new.h5"
+    with h5py.File(old, "r+") as h5:
+        cells = h5["LSFM/autofluo/IMAGE/0/cells"]
+        cells[3, 5:12, 8] = 32767
+        cells[130, 2, 2] = 1
+    # The XML is not there: the log tells how many planes there were.
+    assert main(["upgrade", str(old), str(new), *PLACES, "--origin", "segmentation=1,2,3"]) == 0
+    said = capsys.readouterr().err
+    assert f"7 of {133 * 193 * 271} voxels are 32767" in said
+    assert "'autofluo': has 5 planes more than is told of it, which are not empty: they are kept" in said
+    assert "'inverse_warp': lsfmpy did not keep where" in said and "'segmentation': lsfmpy did not" not in said
+    assert "'inverse_warp': its vectors are taken for lps-displacement" in said
+    with open_lsfm(new) as file:
+        assert file["autofluo"].space.shape[0] == 133
+        np.testing.assert_allclose(file["segmentation"].space.world_from_voxel[:3, 3], (1, 2, 3))
+    with h5py.File(old, "r+") as h5:
+        h5["LSFM/autofluo/IMAGE/0/cells"][130, 2, 2] = 0
+    assert main(["upgrade", str(old), str(tmp_path / "newer.h5"), *PLACES, "--dry-run"]) == 0
+    assert "5 planes of padding left out" in capsys.readouterr().out
+    # Neither half a file nor a guess.
+    assert main(["upgrade", str(old), str(tmp_path / "newer.h5"), "--orientation", "AIR"]) == 3
+    assert "--orientation 'inverse_warp=CODE' (it came from a NIfTI file" in capsys.readouterr().err
+    assert main(["upgrade", str(old), str(new), *PLACES]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.h5", "new.settings.xml", "new.xml", "old.h5"]
+
+
+def test_what_was_added_to_an_old_file_comes_along(legacy_file: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.h5", tmp_path / "new.h5"
+    for suffix in (".h5", ".xml"):
+        shutil.copy(legacy_file.with_suffix(suffix), old.with_suffix(suffix))
+    table = tmp_path / "labels.csv"
+    table.write_text("id,name\n7,seven\n")
+    labels = np.zeros((5, 6, 8), np.uint16)
+    labels[2, 3, 4] = 7
+    np.save(tmp_path / "labels.npy", labels)
+    place = "--voxel-size 0.3,0.2,0.1 --orientation PIR --origin 5,6,7 --space autofluo"
+    for line in (
+        f"write {old} --channel ours --kind labels --image {tmp_path / 'labels.npy'} --labels {table} {place}",
+        f"add-metadata {old} --channel ours weeks=12",
+        f"set-space {old} --transform inverse_warp --from template --to autofluo",
+    ):
+        assert main([*line.split(), "--quiet"]) == 0
+    assert main(["upgrade", str(old), str(new), *PLACES, "--quiet"]) == 0
+    with open_lsfm(old) as before, open_lsfm(new) as file:
+        ours = file["ours"]
+        np.testing.assert_array_equal(np.asarray(ours.levels[0]), labels)
+        np.testing.assert_array_equal(ours.space.world_from_voxel, before["ours"].space.world_from_voxel)
+        assert ours.space_name == "native of autofluo" and file.metadata("ours")["weeks"] == "12"
+        assert json.loads(file.label_table("ours") or "")[0]["name"] == "seven"
+        assert file.field_sides("inverse_warp") == ("template", "native of autofluo")
+        assert [record.operation for record in file.log()][-4:] == ["write", "add-metadata", "set-space", "upgrade"]

@@ -74,6 +74,14 @@ def write_atlas(folder: Path) -> None:
     (folder / "atlas" / "structures.csv").write_text("id,acronym,name,structure_id_path\n1,A,first,/1/\n")
 
 
+def write_legacy(path: Path) -> None:
+    """A file as lsfmpy wrote it, of one channel."""
+    with h5py.File(path, "w") as h5:
+        image = h5.create_group("LSFM/old/IMAGE")
+        image.attrs.update({"spacing": [[0.05, 0.04, 0.04]], "is_segmentation": False, "is_multichannel": False, "pixel_type": 3})
+        image.create_dataset("0/cells", data=VOXELS.astype(np.int16), chunks=(8, 8, 8))
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that a study begins with, but no HDF5 file. Not to be changed: `study` is a copy."""
@@ -83,6 +91,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_field(folder / "warp.nrrd")
     np.savetxt(folder / "shift.txt", np.array([[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
     write_atlas(folder)
+    write_legacy(folder / "legacy.h5")
     (folder / "cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
     (folder / "more.json").write_text('{"weeks": 12, "deep": {"a": [1, null]}}')
     return folder
@@ -152,6 +161,7 @@ LINES = {
     "registration-inputs": "registration-inputs brain.h5 --channel a --resolution 0.1 --output reg",
     "add-atlas": "add-atlas brain.h5 --atlas atlas",
     "seal": "seal brain.h5",
+    "upgrade": "upgrade legacy.h5 upgraded.h5 --orientation old=AIR --origin old=1,2,3",
     "add-metadata": "add-metadata brain.h5 specimen=8 'a b=c=d' --overwrite",
     "add-metadata json": "add-metadata brain.h5 --from-json more.json --channel a",
     "remove-metadata": "remove-metadata brain.h5 specimen",
@@ -230,6 +240,10 @@ REFUSED = {
     "export brain.h5 --channel a --resolution 1e-300 --output x.nii": 3,
     "export brain.h5 --channel a --origin=-1,1,1 --size 1e300,1,1 --output x.nii": 3,
     "repack brain.h5 --output chunks/none/x.h5": 1,
+    "upgrade legacy.h5 brain.h5 --orientation AIR": 1,
+    "upgrade legacy.h5 new.h5": 3,
+    "upgrade legacy.h5 new.h5 --orientation AIR --orientation b=AIR": 3,
+    "upgrade brain.h5 new.h5 --orientation AIR": 3,
     "transform-points cells.csv --file brain.h5 --channel a --output cells.csv": 1,
     "transform-points cells.csv --file brain.h5 --channel a --columns p,q,r --output x.csv": 3,
     "merge planes --output whole.npy": 3,

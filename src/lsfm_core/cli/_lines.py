@@ -101,6 +101,10 @@ _OPTIONS = {
         "to_space": "--to-space", "via": "--via", "numeric_inverse": "--numeric-inverse", "field_convention": "--field-convention",
         "memory_bytes": "--memory", "threads": "--threads",
     },
+    "upgrade": {
+        "orientation": "--orientation", "field_convention": "--field-convention", "compression": "--compression-level",
+        "memory_bytes": "--memory", "threads": "--threads",
+    },
     "xml": {"overwrite": "--overwrite"},
 }  # fmt: skip
 _OPTIONS["export-slices"] = _OPTIONS["export"]
@@ -179,6 +183,8 @@ def _words(operation: str, request: Any) -> list[str] | None:
         return None
     fields = request.model_dump(mode="json", exclude_defaults=True)
     about = [str(request.points), f"--file={request.path}"] if operation == "transform-points" else [str(request.path)]
+    if operation == "upgrade":
+        about.insert(0, str(request.old))
     words = [operation, *about, *_arguments(operation, fields)]
     return words if _parsed(words) == _as_typed(request) else None
 
@@ -221,6 +227,8 @@ def _arguments(operation: str, fields: Mapping[str, Any]) -> Iterator[str]:
         long = [f"{key}={'yes' if value is True else value}" for key, value in step.items()]
         is_long = {"type", "order"} & step.keys() or step["name"].endswith(":invert")
         yield f"--transform={','.join(long) if is_long else plain}"
+    yield from (f"--orientation={name}={code}" for name, code in fields.get("orientations", {}).items())
+    yield from (f"--origin={name}={','.join(map(str, place))}" for name, place in fields.get("origins_mm", {}).items())
     if fields.get("antialias") is False:
         yield "--no-antialias"
     if {"start", "stop", "step"} & fields.keys():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core.cli._json import tell
+from lsfm_core.cli._json import tell, warn
 from lsfm_core.cli._options import add_request, add_resources, add_verb, apply, bar
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
     from lsfm_core.edits import SealRequest, XmlRequest
     from lsfm_core.store import RepackRequest
+    from lsfm_core.upgrade import UpgradeRequest
 
 __all__ = ["add_commands"]
 
@@ -35,6 +37,39 @@ def add_commands(verbs: Any) -> None:
     repack.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_request(repack, _repack_request)
     add_resources(repack)
+
+    upgrade = add_verb(
+        verbs, "upgrade", _upgrade, "make a file of lsfmpy anew as one of ours, with all that it holds",
+        "lsfm-core upgrade mouse42.h5 brain.h5 --orientation AIR --orientation segmentation=RAS",
+    )  # fmt: skip
+    upgrade.add_argument("old", metavar="OLD", help="the file of lsfmpy, or its XML; it is only read")
+    upgrade.add_argument("file", metavar="NEW", help="the HDF5 file to make")
+    upgrade.add_argument(
+        "--orientation",
+        action="append",
+        default=[],
+        metavar="CODE|NAME=CODE",
+        help="of all channels that were made from planes, or of one that is named: for planes, rows and columns the side toward "
+        "which the index grows, as AIR; channels from NIfTI files need that file's axis codes; repeat it",
+    )
+    upgrade.add_argument(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="NAME=R,A,S",
+        help="where a channel's voxel lies that is first in R, A and S (mm; default: at 0, 0, 0); repeat it",
+    )
+    upgrade.add_argument(
+        "--field-convention",
+        choices=("lps-displacement", "ras-displacement", "lps-position", "ras-position"),
+        default="lps-displacement",
+        help="what the vectors of displacement fields are (default lps-displacement, as of ITK and ANTs)",
+    )
+    upgrade.add_argument(
+        "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast to 3"
+    )
+    add_request(upgrade, _upgrade_request)
+    add_resources(upgrade)
 
     seal = add_verb(
         verbs, "seal", apply, "record what the structure of a file and its chunks are now, for verify to compare with",
@@ -84,6 +119,43 @@ def _repack(arguments: argparse.Namespace) -> None:
     chunks = f"{report.copied_chunks} chunks copied, {report.recoded_chunks} encoded anew"
     sizes = f"{size_text(report.old_bytes)} -> {size_text(report.new_bytes)} in {report.seconds:.1f} s"
     tell(arguments, report, lambda: f"{report.path}: {sizes}; {chunks}; read back and compared")
+
+
+def _upgrade_request(arguments: argparse.Namespace) -> UpgradeRequest:
+    from lsfm_core.errors import InputError
+    from lsfm_core.upgrade import UpgradeRequest
+
+    codes = [text.rpartition("=") for text in arguments.orientation]
+    plain = [code for name, _, code in codes if not name]
+    if len(plain) > 1:
+        raise InputError(f"orientation: {' and '.join(plain)} are given for all channels: name the channel, as NAME=CODE")
+    origins = {}
+    for text in arguments.origin:
+        name, _, numbers = text.rpartition("=")
+        if not name:
+            raise InputError(f"origin: expected NAME=R,A,S, found {text!r}")
+        origins[name] = tuple(numbers.split(","))
+    return UpgradeRequest(
+        path=arguments.file,
+        old=arguments.old,
+        orientation=plain[0] if plain else None,
+        orientations={name: code for name, _, code in codes if name},
+        origins_mm=origins,
+        field_convention=arguments.field_convention,
+        compression=arguments.compression,
+        memory_bytes=arguments.memory,
+        threads=arguments.threads,
+    )
+
+
+def _upgrade(arguments: argparse.Namespace) -> None:
+    from lsfm_core.upgrade import upgrade_file
+
+    with bar(arguments) as progress:
+        report = upgrade_file(_upgrade_request(arguments), progress=progress, cancel=arguments.cancel)
+    warn(report.warnings)
+    sizes = f"{size_text(report.old_bytes)} -> {size_text(report.new_bytes)} in {report.seconds:.1f} s"
+    tell(arguments, report, lambda: f"{replace(report, warnings=()).describe()}\n  {sizes}")
 
 
 def _seal_request(arguments: argparse.Namespace) -> SealRequest:

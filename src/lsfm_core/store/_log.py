@@ -15,7 +15,7 @@ from lsfm_core.hdf5_links import inside
 from lsfm_core.provenance import LogRecord, clear_partials, side_folder, side_records
 from lsfm_core.store import _paths
 
-__all__ = ["drop_merged", "merge_log", "read_log"]
+__all__ = ["add_records", "drop_merged", "merge_log", "read_log"]
 
 # HDF5 keeps at most 64 KiB in an object's header.
 _COMPACT_BYTES = 60_000
@@ -46,6 +46,14 @@ def merge_log(h5: h5py.File, path: Path, record: LogRecord) -> list[Path]:
         if name not in group:
             _put(group, name, text)
     return list(waiting)
+
+
+def add_records(h5: h5py.File, records: Sequence[LogRecord]) -> None:
+    """Put another file's records into an open file; lsfmpy's stay what it wrote."""
+    group = h5.require_group(_paths.LOG)
+    for record in records:
+        if record.name not in group:
+            _put(group, record.name, record.text or record.model_dump_json())
 
 
 def drop_merged(path: Path, files: Sequence[Path]) -> None:

@@ -16,9 +16,9 @@ from lsfm_core.arrays import ChunkCache
 from lsfm_core.errors import InputError
 from lsfm_core.geometry import Space
 from lsfm_core.hdf5_damage import changes_structure
-from lsfm_core.provenance import Draft
+from lsfm_core.provenance import Draft, LogRecord
 from lsfm_core.pyramid import Kind, LevelPlan
-from lsfm_core.store import _digest, _metadata, _paths
+from lsfm_core.store import _digest, _log, _metadata, _paths
 from lsfm_core.store._checks import check_channel_name, check_key, check_new_affine, check_new_channel, check_new_key, is_setup
 from lsfm_core.store._writer import ChannelWriter, begin_channel, stored_table
 from lsfm_core.store.channel import Channel, Sides, own_space
@@ -384,6 +384,11 @@ class LsfmEditor(LsfmFile):
                     if node.attrs.get(key) == old:
                         node.attrs[key] = new
         self._forget()
+
+    @changes_structure
+    def carry_log(self, records: Sequence[LogRecord]) -> None:
+        """Take in the records of another file, as they are."""
+        _log.add_records(self.h5, records)
 
     @changes_structure
     def seal(self) -> None:
