@@ -104,6 +104,7 @@ from .regions import LabelTable as LabelTable
 from .regions import count_labels as count_labels
 from .register import AddAtlasRequest as AddAtlasRequest
 from .register import AtlasReport as AtlasReport
+from .register import Comparison as Comparison
 from .register import ImportRegistrationRequest as ImportRegistrationRequest
 from .register import ImportReport as ImportReport
 from .register import Proof as Proof
@@ -111,15 +112,19 @@ from .register import RegisterRequest as RegisterRequest
 from .register import RegistrationInputsRequest as RegistrationInputsRequest
 from .register import RegistrationPlan as RegistrationPlan
 from .register import add_atlas as add_atlas
+from .register import compare_registration as compare_registration
 from .register import import_registration as import_registration
 from .register import plan_registration as plan_registration
+from .register import planned_spaces as planned_spaces
 from .register import register_channel as register_channel
 from .register import write_inputs as write_inputs
 from .space_map import SpaceMap as SpaceMap
 from .space_map import draw_spaces as draw_spaces
 from .space_map import lay_out_spaces as lay_out_spaces
 from .spaces import SpaceGraph as SpaceGraph
+from .spaces import Way as Way
 from .spaces import describe_spaces as describe_spaces
+from .spaces import find_way as find_way
 from .spaces import known_spaces as known_spaces
 from .spaces import linear_way as linear_way
 from .store import Channel as Channel

@@ -27,11 +27,15 @@ from lsfm_core import (
     InputError,
     PointsRequest,
     SourceError,
+    compare_registration,
+    describe_spaces,
     export_channel,
     import_registration,
     ingest_channel,
     open_lsfm,
     open_source,
+    plan_registration,
+    planned_spaces,
     transform_points,
 )
 from lsfm_core.cli import main
@@ -156,6 +160,12 @@ def test_what_ants_has_left_gives_its_own_voxels_and_points(study: Path, capsys:
     )
     there = mapped(points)
     assert np.linalg.norm(there - back[list("xyz")].to_numpy() * LPS, axis=1).max() < 0.01 * 0.1
+    # What a window shows beside each other is ANTs' image, and the one that comes out here.
+    looked = compare_registration(asked(registration="ants", name="reg"))
+    assert looked is not None and (looked.result_name, looked.made_name) == ("reg_Warped.nii.gz", "autofluo")
+    np.testing.assert_allclose(looked.result.array, nib.load("ants/reg_Warped.nii.gz").get_fdata().T, atol=1e-3)
+    inside = looked.made.array > 0
+    assert inside.mean() > 0.5 and np.abs(looked.made.array - own.T)[inside].mean() < 1
     # The request can be said again, and done again.
     assert main(["log", "brain.h5", "--command"]) == 0
     assert "import-registration brain.h5" in capsys.readouterr().out
@@ -297,14 +307,26 @@ def test_a_dry_run_tells_all_and_changes_nothing(study: Path, capsys: pytest.Cap
     told = capsys.readouterr().out
     assert "autofluo_to_atlas_warp: 'autofluo_to_atlas_affine' -> 'atlas'" in told
     assert "compared with reg_Warped.nii.gz" in told and "import-registration:" in told
+    with open_lsfm("brain.h5") as file:
+        before = describe_spaces(file)
+    graph = planned_spaces(plan_registration(asked(registration="ants")), before)
     assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == files
+    take("ants --atlas-space atlas --no-proof")
+    with open_lsfm("brain.h5") as file:
+        after = describe_spaces(file)
+    # But for how good the inverses are, it is what comes.
+    assert {node.name: node.channels for node in graph.spaces} == {node.name: node.channels for node in after.spaces}
+    shown = {link.name: (link.kind, link.inner, link.outer, link.inverse) for link in graph.transforms}
+    assert shown == {link.name: (link.kind, link.inner, link.outer, link.inverse) for link in after.transforms}
+    again = planned_spaces(plan_registration(asked(registration="ants", replace=True)), after)
+    assert len(again.transforms) == 3 and len(again.spaces) == 3
     # A prefix that ends with a digit, and what else lies about.
     for file in Path("ants").iterdir():
         file.rename(file.with_name(file.name.replace("reg_", "run4")))
     Path("ants/cells.csv").write_bytes("z,y,x,né\n1,2,3,4\n".encode("latin-1"))
     Path("ants/broken.nii.gz").write_bytes(b"\x1f\x8b")
     Path("ants/notes.json").write_text("{")
-    assert main(shlex.split("import-registration brain.h5 ants --channel autofluo --atlas-space atlas --dry-run")) == 0
+    assert main(shlex.split("import-registration brain.h5 ants --channel autofluo --atlas-space other --dry-run")) == 0
     assert "run40GenericAffine.mat" in capsys.readouterr().out
 
 
@@ -487,6 +509,9 @@ def test_a_folder_of_brainreg_brings_field_labels_and_space(sample: Array, capsy
     )
     told = capsys.readouterr().out
     assert "proven against downsampled_standard.tiff: r = 0.99" in told
+    looked = compare_registration(ImportRegistrationRequest(path="brain.h5", registration="reg", channel="autofluo"))
+    assert looked is not None and looked.made.space.same_grid(looked.result.space)
+    assert np.corrcoef(looked.made.array.ravel(), looked.result.array.ravel())[0, 1] > 0.99
     with open_lsfm("brain.h5") as file:
         name = "autofluo_to_test_mouse_100um_warp"
         assert file.field_sides(name) == Sides("test_mouse_100um", "native of autofluo")

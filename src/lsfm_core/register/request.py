@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, field_validator
 
-from lsfm_core._request import Request
+from lsfm_core._request import Request, told
 from lsfm_core.store import check_channel_name
 
 __all__ = ["TOOLS", "ImportRegistrationRequest", "Tool"]
@@ -67,29 +67,62 @@ class ImportRegistrationRequest(Request):
         Default: the cores this process may use.
     """
 
-    path: Path
+    path: Path = told(..., "File", "The HDF5 file that gets the registration")
     registration: Annotated[
         tuple[Path, ...],
         BeforeValidator(lambda value: (value,) if isinstance(value, (str, Path)) else value, json_schema_input_type=_Paths),
-    ] = Field(min_length=1)
-    channel: str
-    atlas_space: str | None = None
-    name: str | None = None
-    tool: Tool | None = None
-    fixed: Literal["atlas", "channel"] | None = None
-    atlas_image: str | None = None
-    landmark_unit: Literal["um", "mm"] | None = None
-    field_error_vox: float = Field(default=0.01, gt=0, le=0.1)
-    result: Path | None = None
-    moved: Path | None = None
-    prove: bool = True
-    one_way: bool = False
-    mirrored: bool = False
-    labels: Path | None = None
-    labels_channel: str | None = None
-    replace: bool = False
-    memory_bytes: int = Field(default=2 * 10**9, gt=0)
-    threads: int | None = Field(default=None, gt=0)
+    ] = told(
+        ...,
+        "Registration",
+        "The folder that the program has written, or the files of one run; of plain transforms from the image outward",
+        min_length=1,
+    )
+    channel: str = told(..., "Channel", "The channel that was registered")
+    atlas_space: str | None = told(
+        None,
+        "Atlas space",
+        "The name of the space that it was registered to, or a channel that lives there",
+        empty="such as allen_mouse_25um",
+    )
+    name: str | None = told(None, "Name", "With which the names of the transforms begin", empty="CHANNEL_to_SPACE")
+    tool: Tool | None = told(None, "Program", "Whose files are meant, where a folder has those of several", empty="as found")
+    fixed: Literal["atlas", "channel"] | None = told(
+        None,
+        "Stayed (fixed)",
+        "The image that stayed while the other one was moved",
+        empty="as the program does",
+        words={"atlas": "the atlas", "channel": "the channel"},
+    )
+    atlas_image: str | None = told(
+        None,
+        "Atlas image",
+        "A channel or an image on the atlas' grid, where the program tells nothing of it (brainreg, BigWarp)",
+        empty="a channel in that space",
+    )
+    landmark_unit: Literal["um", "mm"] | None = told(None, "Landmarks are in", "The unit of BigWarp's landmarks", empty="not told")
+    field_error_vox: float = told(
+        0.01, "Field error (voxels)", "What fields that stand for splines may be off by between their voxels", gt=0, le=0.1
+    )
+    result: Path | None = told(
+        None, "Result", "The image that the program has made with its transforms, to compare with", empty="the one beside its files"
+    )
+    moved: Path | None = told(None, "Moved image", "The image that the program was given to move", empty="the channel")
+    prove: bool = told(
+        True, "Proof", "Otherwise the program's result may even contradict", words="compare with the program's own result"
+    )
+    one_way: bool = told(
+        False, "One way", "Also where the program writes an inverse as well", words="a field without its inverse will do"
+    )
+    mirrored: bool = told(
+        False, "Mirrored", "Otherwise transforms that mirror space are refused", words="the spaces mirror each other"
+    )
+    labels: Path | None = told(
+        None, "Label table", "What the ids of the program's annotation mean", empty="the atlas' own, if it was downloaded"
+    )
+    labels_channel: str | None = told(None, "Labels channel", "The channel that gets the annotation", empty="NAME_labels")
+    replace: bool = told(False, "Replace", "What has the same names gives way", words="transforms and channels of these names")
+    memory_bytes: int = told(2 * 10**9, "Memory (GB)", "Memory to use at most", unit="GB", gt=0)
+    threads: int | None = told(None, "Threads", "How many cores to use", empty="all cores", gt=0)
 
     @field_validator("name", "labels_channel")
     @classmethod

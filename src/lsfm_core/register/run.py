@@ -15,7 +15,7 @@ from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.ingest import IngestRequest, ingest_channel
 from lsfm_core.progress import CancelToken, ProgressCallback
 from lsfm_core.provenance import logged_files, recorded
-from lsfm_core.register._found import AffineStep
+from lsfm_core.register._found import AffineStep, Result
 from lsfm_core.register._images import Sampled, of_channel, of_file
 from lsfm_core.register._proof import LEAST, Proof, likeliest_cause, prove
 from lsfm_core.register.plan import RegistrationPlan, plan_of, result_of
@@ -31,7 +31,7 @@ from lsfm_core.store import (
 )
 from lsfm_core.transforms import Affine, DisplacementField, Transform, TransformChain
 
-__all__ = ["ImportReport", "carried_out", "import_registration"]
+__all__ = ["ImportReport", "carried_out", "chain_of", "images_of", "import_registration", "is_compared"]
 
 #: What is kept with transforms of which there is no proof.
 NOT_PROVEN = "not proven"
@@ -119,7 +119,7 @@ def carried_out(
     """The same as part of a change; the log tells of that as a whole."""
     began = time.perf_counter()
     warnings = _store(editor, request, plan, progress, cancel)
-    chain, coarse = _chain(editor, plan), _coarse(editor, plan)
+    chain, coarse = chain_of(editor, plan), _coarse(editor, plan)
     warnings += _check_inverses(plan, chain)
     _check_mirrored(request, plan, coarse, editor[request.channel].space)
     proof, reason = _proof(editor, request, plan, (chain, coarse), progress, cancel)
@@ -208,7 +208,7 @@ def _spelled(file: LsfmFile, space: str) -> str:
     return next(name for name, channel in file.channels.items() if channel.space_name == space)
 
 
-def _chain(file: LsfmFile, plan: RegistrationPlan) -> TransformChain:
+def chain_of(file: LsfmFile, plan: RegistrationPlan) -> TransformChain:
     """What was stored, as it will be used."""
     transforms: list[Transform] = [
         file.affine(plan.channel, name) if isinstance(step, AffineStep) else stored_field(file, name)
@@ -288,6 +288,24 @@ def _check_mirrored(request: ImportRegistrationRequest, plan: RegistrationPlan, 
         )
 
 
+def is_compared(request: ImportRegistrationRequest, plan: RegistrationPlan) -> bool:
+    """Whether there is something to compare with, and that is asked for."""
+    return request.prove and not plan.evidence.startswith("none")
+
+
+def images_of(
+    file: LsfmFile, request: ImportRegistrationRequest, plan: RegistrationPlan, result: Result, chain: TransformChain
+) -> tuple[Sampled, Sampled, Space]:
+    """What is compared: the image of the outer side, that of the inner one, and the voxels at which they are."""
+    image, channel = of_file(result.path, result.space, request.memory_bytes), file[plan.channel]
+    grid = (chain.domain or channel.space) if result.inner else image.space
+    voxel = float(np.prod(grid.voxel_size_mm) ** (1 / 3))
+    if result.inner:
+        return of_channel(channel, voxel), image, grid
+    moved = of_file(request.moved, None, request.memory_bytes) if request.moved is not None else of_channel(channel, voxel)
+    return image, moved, grid
+
+
 def _proof(
     file: LsfmFile,
     request: ImportRegistrationRequest,
@@ -302,20 +320,11 @@ def _proof(
     ------
     ContradictionError
     """
-    result, channel = result_of(request, plan), file[plan.channel]
-    if not request.prove or result is None or plan.evidence.startswith("none"):
+    result = result_of(request, plan)
+    if result is None or not is_compared(request, plan):
         return None, plan.evidence.removeprefix("none: ")
-    image = of_file(result.path, result.space, request.memory_bytes)
     chain, coarse = chains
-    outer: Sampled
-    inner: Sampled
-    if result.inner:
-        grid = chain.domain or channel.space
-        outer, inner = of_channel(channel, float(np.prod(grid.voxel_size_mm) ** (1 / 3))), image
-    else:
-        grid, outer = image.space, image
-        voxel = float(np.prod(grid.voxel_size_mm) ** (1 / 3))
-        inner = of_file(request.moved, None, request.memory_bytes) if request.moved is not None else of_channel(channel, voxel)
+    outer, inner, grid = images_of(file, request, plan, result, chain)
     proof = prove(outer, inner, chain, grid, result.path.name, progress=progress, cancel=cancel)
     cause = likeliest_cause(outer.held(_HELD), inner.held(_HELD), coarse.transforms, grid)
     if proof.correlation >= LEAST and cause is None:
