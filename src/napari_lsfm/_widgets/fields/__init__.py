@@ -10,6 +10,7 @@ from napari_lsfm._widgets.fields._orientation import OrientationEdit, Orientatio
 from napari_lsfm._widgets.fields._picture import Grey, Picture, as_grey
 from napari_lsfm._widgets.fields._regions import RegionsEdit, RegionsField
 from napari_lsfm._widgets.fields._rows import Rows, Scrolled, Section, Words, align, beside, small_button
+from napari_lsfm._widgets.fields._spaces import SpaceField, SpacePicture
 from napari_lsfm._widgets.fields._text import Listed, PathField, Text, Texts
 from napari_lsfm._widgets.fields._tick import Tick
 
@@ -36,6 +37,8 @@ __all__ = [
     "Rows",
     "Scrolled",
     "Section",
+    "SpaceField",
+    "SpacePicture",
     "Text",
     "Texts",
     "Tick",

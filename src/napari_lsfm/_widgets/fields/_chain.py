@@ -33,6 +33,7 @@ class ChainEdit(QWidget):
         self._stored: dict[str, StoredTransform] = {}
         self._channel = ""
         self._steps: list[TransformStep] = []
+        self._asked = False
         self._list = QListWidget()
         self._list.setAccessibleName("transforms")
         self._list.setToolTip("From the image outward: the first is nearest to the image, the last to the output")
@@ -107,6 +108,21 @@ class ChainEdit(QWidget):
         self._show()
         self.edited.emit()
 
+    @property
+    def fields_without_inverse(self) -> tuple[str, ...]:
+        """Names of the file's fields whose inverse is not stored."""
+        return tuple(stored.name for stored in self._stored.values() if not stored.has_inverse)
+
+    @property
+    def is_numeric_allowed(self) -> bool:
+        """Whether such fields may be inverted."""
+        return self._numeric.isChecked()
+
+    def ask_numeric(self, asked: bool = True) -> None:
+        """Let it be asked for, also where no transform that is listed needs it."""
+        self._asked = asked
+        self._enable()
+
     def allow_numeric(self, allowed: bool = True) -> None:
         """Let fields be inverted whose inverse is not stored."""
         self._numeric.setChecked(allowed)
@@ -165,8 +181,8 @@ class ChainEdit(QWidget):
         if not allowed and self.numeric_inverse:
             self._steps = [step if self._has_inverse(step) else TransformStep(name=step.name) for step in self._steps]
             self._show(self._list.currentRow())
-            self.edited.emit()
         self._enable()
+        self.edited.emit()
 
     def _show(self, row: int = -1) -> None:
         self._list.clear()
@@ -193,7 +209,7 @@ class ChainEdit(QWidget):
         self._invert.setEnabled(chosen and (self._has_inverse(self._steps[row]) or self._numeric.isChecked()))
         self._invert.setChecked(chosen and self._steps[row].invert)
         needs = any(not self._has_inverse(step) for step in self._steps)
-        self._numeric.setVisible(needs)
+        self._numeric.setVisible(needs or self._asked)
 
 
 class ChainField(Field, editor=ChainEdit):

@@ -112,7 +112,7 @@ def export_and_look(request: ExportRequest, show: bool) -> Callable[..., Done]:
 
 def _read_reference(request: ExportRequest, cancel: CancelToken) -> Volume | None:
     """The image whose space a result was carried into, to be shown beneath it; None if there is none, or it is not to be seen."""
-    if request.reference is None or not request.transforms:
+    if request.reference is None or not (request.transforms or request.to_space):
         return None
     with open_lsfm(request.path) as file:
         if request.reference in file:

@@ -18,7 +18,7 @@ from napari_lsfm._workers import JobPanel
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["Sections"]
+__all__ = ["Sections", "peek"]
 
 
 class Sections(Container[Widget]):
@@ -65,7 +65,7 @@ class Sections(Container[Widget]):
 
     def asdict(self) -> dict[str, Any]:
         """Values of all fields by their names; None where what stands there cannot be read."""
-        return {field.name: _peek(field) for field in self}
+        return {field.name: peek(field) for field in self}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.asdict()}>"
@@ -117,7 +117,8 @@ class Sections(Container[Widget]):
         self.native.deleteLater()
 
 
-def _peek(field: Any) -> Any:
+def peek(field: Any) -> Any:
+    """The value of a field, or None where what stands there cannot be read."""
     try:
         return field.value
     except LsfmError:

@@ -14,7 +14,6 @@ from napari_lsfm._layers import volume_layer
 from napari_lsfm._viewing import attend
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of, origin_of
 from napari_lsfm._widgets.fields import (
-    ChainField,
     Choice,
     ChoiceOrFile,
     FileField,
@@ -27,7 +26,7 @@ from napari_lsfm._widgets.fields import (
 )
 from napari_lsfm._widgets.forms._export_box import DrawnBox
 from napari_lsfm._widgets.forms._export_work import Done, Outlook, by, export_and_look, look_ahead
-from napari_lsfm._widgets.forms._file_form import FileForm
+from napari_lsfm._widgets.forms._transform_form import TransformForm
 from napari_lsfm._workers import Job
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ _ABOUT_GRID = (
 )
 
 
-class ExportForm(FileForm):
+class ExportForm(TransformForm):
     """Take a channel out of a file, or a piece of it, into whatever format and space.
 
     Parameters
@@ -76,7 +75,7 @@ class ExportForm(FileForm):
     sections: ClassVar = {
         "Image": ("path", "channel", "orientation", "timepoint", "level", "resolution_mm"),
         "Piece": ("what", *(name for names in _PIECES.values() for name in names)),
-        "Into another space": ("transforms", "reference"),
+        "Into another space": ("to_space", "via", "transforms", "reference"),
         "Voxels": ("output_orientation", "interpolation", "antialias", "fill"),
         "Output": ("output", "overwrite", "memory_bytes", "threads", "show_result"),
     }
@@ -86,7 +85,6 @@ class ExportForm(FileForm):
         self._box = DrawnBox(viewer, self._on_box, self.native)
         self.channel.changed.connect(self._on_channel)
         self.what.changed.connect(self._on_piece)
-        self.transforms.changed.connect(self._on_chain)
         self.from_view.clicked.connect(lambda _: self._take(self._box.from_view))
         self.from_shape.clicked.connect(lambda _: self._take(self._box.from_shape))
         # Until a channel is known to need them.
@@ -124,8 +122,6 @@ class ExportForm(FileForm):
             case "first":
                 tip = "R, A, S of the first block's corner, where the number of blocks is given"
                 return make_field(ExportRequest, "origin_mm", name=name, label="First corner (mm)", tooltip=tip)
-            case "transforms":
-                return make_field(ExportRequest, name, ChainField)
             case "reference":
                 return make_field(ExportRequest, name, ChoiceOrFile, choices=[("none", None)], pattern=_REFERENCES)
             case "output_orientation":
@@ -136,18 +132,13 @@ class ExportForm(FileForm):
             case "show_result":
                 tip = "Add the result to the viewer if it is below 1 GB; what was carried into another space gets its own window"
                 return Tick(True, name=name, label="Show", text="as a layer", tooltip=tip)
-        return make_field(ExportRequest, name)
+        return super()._make(name)
 
     def _build_take(self) -> QWidget:
         tip = "Make the box what is seen on the screen; across the screen it keeps its thickness"
         self.from_view = small_button("Current view", tip)
         self.from_shape = small_button("Selected shape", "Make the box go around the selected shapes of a shapes layer")
         return beside(self.from_view, self.from_shape)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
-        return self.path.native.is_busy or super().is_busy
 
     # --- files and channels -------------------------------------------------------------------------------------------------
 
@@ -165,6 +156,7 @@ class ExportForm(FileForm):
                 self.channel.value = channel
                 fill()
             self._on_chain()
+            self._look_for_way()
 
         self._once_known(path, apply)
 
@@ -188,7 +180,6 @@ class ExportForm(FileForm):
         pending()
 
     def _show_request(self, request: ExportRequest) -> None:
-        self.transforms.native.allow_numeric(bool(request.numeric_inverse))
         super().__call__(request)
         self.what.value = "whole"
         if request.grid is not None:
@@ -221,6 +212,7 @@ class ExportForm(FileForm):
                 self.timepoint.value = round(self._viewer.dims.point[-_AXES - 1])
             self._show_rows(len(channel.timepoints) > 1, "timepoint")
         self._on_chain()
+        self._look_for_way()
 
     def _on_chain(self) -> None:
         names = [step.name for step in self.transforms.value]
@@ -249,7 +241,7 @@ class ExportForm(FileForm):
     def _given(self) -> dict[str, Any]:
         if self.what.value == "region" and self.labels_channel.value is None:
             raise InputError("labels: the file has no channel of that kind")
-        given = super()._given() | {"numeric_inverse": self.transforms.native.numeric_inverse}
+        given = super()._given()
         if self.what.value == "grid":
             given["size_mm"] = self.block.value
             if given["grid"] != (0, 0, 0):
@@ -282,12 +274,12 @@ class ExportForm(FileForm):
     @property
     def _can_draw(self) -> bool:
         """Whether the piece is a box in the world that the viewer shows: that behind transforms is another."""
-        return self.what.value == "box" and not self.transforms.value
+        return self.what.value == "box" and not self._leaves
 
     def _on_piece(self) -> None:
         for piece, names in _PIECES.items():
             self._show_rows(piece == self.what.value, *names)
-        if not self.transforms.value:
+        if not self._leaves:
             self._show_rows(False, "region.labels_in")
         self._show_rows(self._can_draw, "take")
         # A folder for blocks, else a file.
@@ -337,7 +329,7 @@ class ExportForm(FileForm):
         show = self.show_result.value or request.output is None
         self._place_box()
         # What transforms lead to is turned as the image is; where an unrecorded orientation puts that, does not matter there.
-        frame = self._facts.frame(request.channel) if request.transforms else self._box.frame
+        frame = self._facts.frame(request.channel) if self._leaves else self._box.frame
         looks = self._facts.channels[request.channel].display_range, self._facts.tables.get(request.channel)
         work = export_and_look(request, show)
         return self.panel.run(work, f"Export {request.channel}", lambda done: self._on_done(request, done, frame, looks))
@@ -349,8 +341,9 @@ class ExportForm(FileForm):
         name = request.channel if request.output is None else request.output.name
         placed = Volume(done.volume.array, frame.place(done.volume.space), done.volume.kind)
         data, keywords, kind = volume_layer(placed, name, *looks, frame.axcodes)
-        if request.transforms:
-            why = f"it lies in the space of {request.transforms[-1]}"
+        if done.plan.chain.transforms:
+            where = f"space {request.to_space}" if request.to_space else f"the space of {request.transforms[-1]}"
+            why = f"it lies in {where}"
         elif self._viewer.layers and not layers_of(self._viewer, request.path):
             why = "this one shows something else"
         else:

@@ -24,8 +24,8 @@ from lsfm_core import (
 from napari_lsfm._points import channel_in_view, points_layer
 from napari_lsfm._viewing import attend
 from napari_lsfm._widgets._facts import FileFacts
-from napari_lsfm._widgets.fields import ChainField, Choice, ChoiceOrFile, FileField, Listed, PathField, Tick, make_field
-from napari_lsfm._widgets.forms._file_form import FileForm
+from napari_lsfm._widgets.fields import Choice, ChoiceOrFile, FileField, Listed, PathField, Tick, make_field
+from napari_lsfm._widgets.forms._transform_form import TransformForm
 from napari_lsfm._workers import Job
 from napari_lsfm._writer import matrix_of
 
@@ -42,7 +42,7 @@ _NAMED = 5
 _MARKED = "point_type"
 
 
-class PointsForm(FileForm):
+class PointsForm(TransformForm):
     """Carry points through a chain of transforms, and count them by region.
 
     Parameters
@@ -55,7 +55,7 @@ class PointsForm(FileForm):
     action = "Carry"
     sections: ClassVar = {
         "Points": ("points", "voxels_of", "source", "columns", "marker_type", "path", "channel", "orientation"),
-        "Into another space": ("transforms", "target", "reference"),
+        "Into another space": ("to_space", "via", "transforms", "target", "reference"),
         "Regions": ("labels_channel", "labels_in", "midline_mm", "counts"),
         "Output": ("output", "overwrite", "memory_bytes", "threads", "show_result"),
     }
@@ -64,7 +64,6 @@ class PointsForm(FileForm):
         super().__init__(napari_viewer)
         self.points.changed.connect(self._on_points)
         self.channel.changed.connect(self._on_channel)
-        self.transforms.changed.connect(self._on_chain)
         self.labels_channel.changed.connect(self._on_labels)
         self.target.changed.connect(self._on_chain)
         layers = napari_viewer.layers.events
@@ -96,8 +95,6 @@ class PointsForm(FileForm):
                 return make_field(PointsRequest, name, Choice)
             case "labels_channel":
                 return make_field(PointsRequest, name, Choice, choices=[("none", None)])
-            case "transforms":
-                return make_field(PointsRequest, name, ChainField)
             case "reference":
                 return make_field(PointsRequest, name, ChoiceOrFile, choices=[("none", None)])
             case "counts" | "output":
@@ -105,7 +102,7 @@ class PointsForm(FileForm):
             case "show_result":
                 tip = "Add the points to the viewer, with their regions; those in another space get a window of their own"
                 return Tick(True, name=name, label="Show", text="as a layer", tooltip=tip)
-        return make_field(PointsRequest, name)
+        return super()._make(name)
 
     # --- what can be chosen -------------------------------------------------------------------------------------------------
 
@@ -173,6 +170,7 @@ class PointsForm(FileForm):
                 field.native.start = str(self._facts.path.with_name(f"{self._facts.path.stem}_{what}.csv"))
         self._show_rows(channel.orientation is None, "orientation")
         self._on_chain()
+        self._look_for_way()
 
     def _on_chain(self) -> None:
         names = [step.name for step in self.transforms.value]
@@ -184,14 +182,13 @@ class PointsForm(FileForm):
     def _on_labels(self) -> None:
         has_labels = self.labels_channel.value is not None
         self._show_rows(has_labels, "counts", "midline_mm")
-        self._show_rows(has_labels and bool(self.transforms.value), "labels_in")
+        self._show_rows(has_labels and self._leaves, "labels_in")
         self._changed()
 
     def __call__(self, request: PointsRequest) -> None:
         """Show a request, as soon as its file was looked into; of positions that Python held, all but these."""
 
         def fill() -> None:
-            self.transforms.native.allow_numeric(bool(request.numeric_inverse))
             points = str(request.points) if isinstance(request.points, Path) else self.points.value
             with self._filling():
                 self.channel.value = request.channel
@@ -199,6 +196,7 @@ class PointsForm(FileForm):
                 super(PointsForm, self).__call__(request.model_copy(update={"points": points}))
             self._on_points()
             self._on_chain()
+            self._look_for_way()
 
         self._once_known(request.path, fill)
 
@@ -218,7 +216,7 @@ class PointsForm(FileForm):
         return request
 
     def _given(self) -> dict[str, Any]:
-        given = super()._given() | {"numeric_inverse": self.transforms.native.numeric_inverse}
+        given = super()._given()
         if given.get("counts") is None:
             given.pop("midline_mm", None)
         points = self._points()
@@ -305,7 +303,7 @@ class PointsForm(FileForm):
         return self.panel.run(work, f"Carry {name}", done)
 
     def _show(self, request: PointsRequest, result: PointsResult, columns: dict[str, list[Any]], name: str, frame: Any) -> str:
-        if not request.transforms or request.target.startswith("native"):
+        if not (request.transforms or request.to_space) or request.target.startswith("native"):
             place = "native-voxel" if request.target == "native-voxel" else "native-mm"
             found = PointList(result.points, place, columns)
             data, keywords, _ = points_layer(found, name, str(request.path), request.channel)
@@ -313,6 +311,7 @@ class PointsForm(FileForm):
             return f"\nshown as layer {added.name!r}"
         import napari
 
+        where = f"space {request.to_space}" if request.to_space else f"the space of {request.transforms[-1]}"
         other = napari.Viewer(title=f"{name} of {request.path.name}")
         attend(other)
         native = (result.points - frame[:_AXES, -1]) @ np.linalg.inv(frame[:_AXES, :_AXES]).T
@@ -329,7 +328,7 @@ class PointsForm(FileForm):
         }
         keywords.pop("affine", None)
         other.add_points(native, **keywords)
-        return f"\nshown in a window of its own, since they lie in the space of {request.transforms[-1]}"
+        return f"\nshown in a window of its own, since they lie in {where}"
 
     def _let_go(self) -> None:
         self.path.native.let_go()
