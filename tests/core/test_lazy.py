@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lsfm_core import (
@@ -143,6 +143,7 @@ def test_indices_compose(first: Any, second: Any, datasets: dict[str, h5py.Datas
     np.testing.assert_array_equal(np.asarray(level[first][second]), expected)
 
 
+@example(index=(slice(None), np.arange(34) % 9 == 0, Ellipsis, np.arange(45) % 12 == 0), before=())
 @given(index=gathering(), before=st.sampled_from([(), (slice(None, None, -1),), (Ellipsis, slice(40, 3, -2))]))
 @settings(max_examples=200, deadline=None)
 def test_arrays_as_indices_give_what_numpy_gives(

@@ -249,7 +249,10 @@ class LazyArray(ABC):
             )
 
     def _spread(self, index: Any) -> tuple[list[Any], bool]:
-        """One item for each axis of this view, and None for each new one; and whether there are arrays among them."""
+        """One item for each axis of this view, and None for each new one; and whether there are arrays among them.
+
+        Among arrays an ellipsis for no axis stays: it parts those on its sides.
+        """
         items = list(index) if isinstance(index, tuple) else [index]
         place, given, gathers = None, 0, False
         for number, item in enumerate(items):
@@ -265,16 +268,22 @@ class LazyArray(ABC):
                 given += plain.ndim if isinstance(plain, np.ndarray) and plain.dtype == bool else 1
         if given > self.ndim:
             raise IndexError(f"too many indices: the view has {self.ndim} axes, {given} were indexed")
-        place = len(items) if place is None else place
-        items[place : place + 1] = [slice(None)] * (self.ndim - given)
+        whole = [slice(None)] * (self.ndim - given)
+        if place is None:
+            items += whole
+        elif whole or not gathers:
+            items[place : place + 1] = whole
         return items, gathers
 
     def _gather(self, items: list[Any]) -> Array:
         """What numpy gives for an index with arrays: those are taken together, element by element."""
         basic: list[Any] = []
         arrays: dict[int, Array] = {}
+        before = 0
         for item in items:
-            if item is None or isinstance(item, slice):
+            if item is Ellipsis:
+                before = len(arrays)
+            elif item is None or isinstance(item, slice):
                 basic.append(item)
             elif isinstance(item, np.ndarray) and item.dtype == bool:
                 shape = self.shape[(done := sum(part is not None for part in basic)) : done + item.ndim]
@@ -295,6 +304,10 @@ class LazyArray(ABC):
             together = np.broadcast_arrays(*arrays.values())
         except ValueError as error:
             raise IndexError("the arrays of an index cannot be broadcast together") from error
+        for axis, part in arrays.items():
+            if not part.ndim:
+                # Of nothing no array can be out of bounds, but an integer can: as in numpy.
+                _in_bounds(part, view.shape[axis])
         places = [_in_bounds(part.reshape(-1), view.shape[axis]) for part, axis in zip(together, where, strict=True)]
         rest = [axis for axis in range(view.ndim) if axis not in arrays]
         view = view.transpose(*where, *rest)
@@ -304,7 +317,8 @@ class LazyArray(ABC):
         view._collect(places, np.arange(places[0].size), found)
         found = found.reshape((*shape, *found.shape[1:]))
         # As numpy: where the arrays stand, if they stand together.
-        first = where[0] if where[-1] - where[0] == len(where) - 1 else 0
+        is_one = where[-1] - where[0] == len(where) - 1 and before in (0, len(where))
+        first = where[0] if is_one else 0
         return np.moveaxis(found, range(len(shape)), range(first, first + len(shape)))
 
     def _collect(self, places: list[Array], wanted: Array, out: Array) -> None:
