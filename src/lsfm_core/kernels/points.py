@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core.kernels._compiled import FACE_SLACK, compiled
+from lsfm_core.kernels._compiled import FACE_SLACK, compiled, prefetch
 
 __all__ = ["extent", "inside", "invert", "move"]
 
@@ -19,6 +19,12 @@ Array = npt.NDArray[Any]
 
 #: Voxels, over which derivatives are taken.
 _STEP = 1e-4
+#: How many points ahead vectors are fetched.
+_AHEAD = 8
+#: Steps after which there is another way to go on.
+_STEPS_NEARBY = 8
+#: Where a voxel is squeezed to less than this, steps lead astray.
+_LEAST_VOLUME = 0.05
 
 
 @compiled
@@ -49,11 +55,13 @@ def extent(rows: Array, which: Array) -> Array:
 @compiled
 def move(points: Array, index: Array, which: Array, vectors: Array, start: Array) -> None:
     """Add to those of some points (n, 3) that `which` (m,) numbers the vectors at their positions, interpolated linearly."""
-    u = np.empty(3)
-    for n in which:
-        _at(u, vectors, index[n, 0] - start[0], index[n, 1] - start[1], index[n, 2] - start[2])
-        for axis in range(3):
-            points[n, axis] += u[axis]
+    flat, size = vectors.reshape(-1), vectors.shape[:3]
+    for m, n in enumerate(which):
+        _expect(flat, size, index, which, m + _AHEAD, start)
+        u, v, w = _at(flat, size, index[n, 0] - start[0], index[n, 1] - start[1], index[n, 2] - start[2])
+        points[n, 0] += u
+        points[n, 1] += v
+        points[n, 2] += w
 
 
 @compiled
@@ -88,39 +96,167 @@ def invert(
     tolerance : float
         By how much y + u(y) may miss its target along an axis. Voxels.
     steps, newton_steps : int
-        How many are tried by y <- target - u(y), and then by Newton's method with steps that are halved where they lead astray.
+        How many are tried by y <- target - u(y), and then by Newton's method with steps that are halved where they lead astray,
+        where the latter's full steps did not lead there.
     """
-    u, slopes, miss, step = np.empty(3), np.empty((3, 3)), np.empty(3), np.empty(3)
-    for n in which:
+    slopes, miss, step = np.empty((3, 3)), np.empty(3), np.empty(3)
+    # Numbers and one flat array are handed on, since views are counted, for which threads would wait for each other.
+    flat, shape, matrix, back = vectors.reshape(-1), vectors.shape[:3], _numbers(voxel_from_world), _numbers(world_from_voxel)
+    for m, n in enumerate(which):
+        _expect(flat, shape, targets, which, m + _AHEAD, start)
         a, b, c = targets[n, 0] - start[0], targets[n, 1] - start[1], targets[n, 2] - start[2]
-        x, y, z = a, b, c
-        _step(u, vectors, voxel_from_world, x, y, z)
-        for _ in range(steps):
-            x, y, z = a - u[0], b - u[1], c - u[2]
-            _step(u, vectors, voxel_from_world, x, y, z)
-            if _norm(x + u[0] - a, y + u[1] - b, z + u[2] - c) <= tolerance:
-                break
-        miss[0], miss[1], miss[2] = x + u[0] - a, y + u[1] - b, z + u[2] - c
-        damping = 1.0
-        for _ in range(newton_steps):
-            if _norm(miss[0], miss[1], miss[2]) <= tolerance:
-                break
-            _slopes(slopes, vectors, voxel_from_world, x, y, z)
-            _solve(step, slopes, miss)
-            p, q, r = x - damping * step[0], y - damping * step[1], z - damping * step[2]
-            _step(u, vectors, voxel_from_world, p, q, r)
-            d, e, f = p + u[0] - a, q + u[1] - b, r + u[2] - c
-            if d * d + e * e + f * f < miss[0] ** 2 + miss[1] ** 2 + miss[2] ** 2:
-                x, y, z = p, q, r
-                miss[0], miss[1], miss[2] = d, e, f
-                damping = min(1.0, 2 * damping)
-            else:
-                damping /= 2
+        x, y, z, is_found = _nearby(flat, shape, matrix, a, b, c, tolerance)
+        if not is_found:
+            x, y, z = _patiently(flat, shape, matrix, a, b, c, tolerance, steps, newton_steps, slopes, miss, step)
+        # Nothing moves where the field moves nothing.
         i, j, k = x + start[0], y + start[1], z + start[2]
         if _is_inside(i, j, k, size) or _is_inside(targets[n, 0], targets[n, 1], targets[n, 2], size):
-            for axis in range(3):
-                along = world_from_voxel[axis]
-                points[n, axis] += along[0] * (x - a) + along[1] * (y - b) + along[2] * (z - c)
+            u, v, w = _turned(back, x - a, y - b, z - c)
+            points[n, 0] += u
+            points[n, 1] += v
+            points[n, 2] += w
+
+
+@compiled
+def _patiently(
+    flat: Array,
+    shape: tuple[int, int, int],
+    matrix: Any,
+    a: float,
+    b: float,
+    c: float,
+    tolerance: float,
+    steps: int,
+    newton_steps: int,
+    slopes: Array,
+    miss: Array,
+    step: Array,
+) -> tuple[float, float, float]:
+    """The position in the crop from which the field leads to (a, b, c), or as near as it does where it is wild."""
+    x, y, z = a, b, c
+    u, v, w = _step(flat, shape, matrix, x, y, z)
+    for _ in range(steps):
+        x, y, z = a - u, b - v, c - w
+        u, v, w = _step(flat, shape, matrix, x, y, z)
+        if _norm(x + u - a, y + v - b, z + w - c) <= tolerance:
+            break
+    miss[0], miss[1], miss[2] = x + u - a, y + v - b, z + w - c
+    damping = 1.0
+    for _ in range(newton_steps):
+        if _norm(miss[0], miss[1], miss[2]) <= tolerance:
+            break
+        _slopes(slopes, flat, shape, matrix, x, y, z)
+        _solve(step, slopes, miss)
+        p, q, r = x - damping * step[0], y - damping * step[1], z - damping * step[2]
+        u, v, w = _step(flat, shape, matrix, p, q, r)
+        d, e, f = p + u - a, q + v - b, r + w - c
+        if d * d + e * e + f * f < miss[0] ** 2 + miss[1] ** 2 + miss[2] ** 2:
+            x, y, z = p, q, r
+            miss[0], miss[1], miss[2] = d, e, f
+            damping = min(1.0, 2 * damping)
+        else:
+            damping /= 2
+    return x, y, z
+
+
+@compiled
+def _numbers(matrix: Array) -> Any:
+    """Of a matrix (3, 3), row by row."""
+    a, b, c = matrix[0], matrix[1], matrix[2]
+    return a[0], a[1], a[2], b[0], b[1], b[2], c[0], c[1], c[2]
+
+
+@compiled
+def _turned(m: Any, u: float, v: float, w: float) -> tuple[float, float, float]:
+    return m[0] * u + m[1] * v + m[2] * w, m[3] * u + m[4] * v + m[5] * w, m[6] * u + m[7] * v + m[8] * w
+
+
+@compiled
+def _expect(flat: Array, shape: tuple[int, int, int], index: Array, which: Array, m: int, start: Array) -> None:
+    """Have the vectors around the position of a later point fetched: points lie anywhere, and memory is slow."""
+    if m >= len(which):
+        return
+    n = which[m]
+    last0, last1, last2 = shape[0] - 1, shape[1] - 1, shape[2] - 1
+    a, b, c = index[n, 0] - start[0], index[n, 1] - start[1], index[n, 2] - start[2]
+    a, b, c = min(max(a, 0.0), last0), min(max(b, 0.0), last1), min(max(c, 0.0), last2)
+    along1 = shape[2] * 3
+    along0 = shape[1] * along1
+    at = int(a) * along0 + int(b) * along1 + int(c) * 3
+    for corner in (at, at + along1, at + along0, at + along0 + along1):
+        prefetch(flat, corner)
+        prefetch(flat, corner + 5)
+
+
+@compiled
+def _nearby(
+    flat: Array, shape: tuple[int, int, int], matrix: Any, a: float, b: float, c: float, tolerance: float
+) -> tuple[float, float, float, bool]:
+    """The position in the crop from which the field leads to (a, b, c), by Newton's method from there; and whether it was found.
+
+    Where the field is smooth, three steps or four do. The slopes cost little, since the same eight voxels tell them.
+    """
+    x, y, z = a, b, c
+    before = np.inf
+    for _ in range(_STEPS_NEARBY):
+        (u, v, w), (ux, vx, wx), (uy, vy, wy), (uz, vz, wz) = _with_slopes(flat, shape, matrix, x, y, z)
+        p, q, r = x + u - a, y + v - b, z + w - c
+        miss = _norm(p, q, r)
+        if miss <= tolerance:
+            return x, y, z, True
+        if not miss < before:
+            break
+        before = miss
+        ux, vy, wz = 1 + ux, 1 + vy, 1 + wz
+        # Of a matrix of three rows: its inverse by cofactors.
+        f, g, h = vy * wz - vz * wy, vz * wx - vx * wz, vx * wy - vy * wx
+        det = ux * f + uy * g + uz * h
+        if not det > _LEAST_VOLUME:
+            break
+        x -= (f * p + (uz * wy - uy * wz) * q + (uy * vz - uz * vy) * r) / det
+        y -= (g * p + (ux * wz - uz * wx) * q + (uz * vx - ux * vz) * r) / det
+        z -= (h * p + (uy * wx - ux * wy) * q + (ux * vy - uy * vx) * r) / det
+    return x, y, z, False
+
+
+@compiled
+def _with_slopes(flat: Array, shape: tuple[int, int, int], matrix: Any, x: float, y: float, z: float) -> Any:
+    """As `_step`, and the derivatives of each component; beyond the outermost voxels nothing changes."""
+    last0, last1, last2 = shape[0] - 1, shape[1] - 1, shape[2] - 1
+    i, j, k = min(max(x, 0.0), last0), min(max(y, 0.0), last1), min(max(z, 0.0), last2)
+    in0, in1, in2 = 1.0 if i == x else 0.0, 1.0 if j == y else 0.0, 1.0 if k == z else 0.0
+    a, b, c = int(i), int(j), int(k)
+    along1 = shape[2] * 3
+    along0 = shape[1] * along1
+    at = a * along0 + b * along1 + c * 3
+    # Behind the last voxel there is none, and no weight.
+    next0, next1, next2 = along0 if a < last0 else 0, along1 if b < last1 else 0, 3 if c < last2 else 0
+    x, y, z = i - a, j - b, k - c
+    u, ux, uy, uz = _component(flat, at, next0, next1, next2, x, y, z)
+    v, vx, vy, vz = _component(flat, at + 1, next0, next1, next2, x, y, z)
+    w, wx, wy, wz = _component(flat, at + 2, next0, next1, next2, x, y, z)
+    along_x = _turned(matrix, in0 * ux, in0 * vx, in0 * wx)
+    along_y = _turned(matrix, in1 * uy, in1 * vy, in1 * wy)
+    along_z = _turned(matrix, in2 * uz, in2 * vz, in2 * wz)
+    return _turned(matrix, u, v, w), along_x, along_y, along_z
+
+
+@compiled
+def _component(
+    flat: Array, at: int, next0: int, next1: int, next2: int, x: float, y: float, z: float
+) -> tuple[float, float, float, float]:
+    """One component of a vector in a cell, and its derivatives along x, y and z."""
+    n00 = np.uint64(at)
+    step2 = np.uint64(next2)
+    n01, n10 = n00 + np.uint64(next1), n00 + np.uint64(next0)
+    n11 = n10 + np.uint64(next1)
+    v00, v01, v10, v11 = np.float64(flat[n00]), np.float64(flat[n01]), np.float64(flat[n10]), np.float64(flat[n11])
+    d00, d01, d10, d11 = flat[n00 + step2] - v00, flat[n01 + step2] - v01, flat[n10 + step2] - v10, flat[n11 + step2] - v11
+    v00, v01, v10, v11 = v00 + z * d00, v01 + z * d01, v10 + z * d10, v11 + z * d11
+    along_y, behind_y = v01 - v00, v11 - v10
+    v00, v10 = v00 + y * along_y, v10 + y * behind_y
+    d00, d10 = d00 + y * (d01 - d00), d10 + y * (d11 - d10)
+    return v00 + x * (v10 - v00), v10 - v00, along_y + x * (behind_y - along_y), d00 + x * (d10 - d00)
 
 
 @compiled
@@ -130,12 +266,10 @@ def _is_inside(x: float, y: float, z: float, size: Array) -> bool:
 
 
 @compiled
-def _step(out: Array, vectors: Array, matrix: Array, x: float, y: float, z: float) -> None:
+def _step(flat: Array, shape: tuple[int, int, int], matrix: Any, x: float, y: float, z: float) -> tuple[float, float, float]:
     """As `_at`, in steps along the array axes."""
-    _at(out, vectors, x, y, z)
-    u, v, w = out[0], out[1], out[2]
-    for axis in range(3):
-        out[axis] = matrix[axis, 0] * u + matrix[axis, 1] * v + matrix[axis, 2] * w
+    u, v, w = _at(flat, shape, x, y, z)
+    return _turned(matrix, u, v, w)
 
 
 @compiled
@@ -144,40 +278,31 @@ def _norm(x: float, y: float, z: float) -> float:
 
 
 @compiled
-def _at(out: Array, vectors: Array, x: float, y: float, z: float) -> None:
-    """Put the vector at a position in the crop into `out` (3,)."""
-    flat = vectors.reshape(-1)
-    last0, last1, last2 = vectors.shape[0] - 1, vectors.shape[1] - 1, vectors.shape[2] - 1
+def _at(flat: Array, shape: tuple[int, int, int], x: float, y: float, z: float) -> tuple[float, float, float]:
+    """The vector at a position in a crop of that shape, of which `flat` holds all numbers."""
+    last0, last1, last2 = shape[0] - 1, shape[1] - 1, shape[2] - 1
     x, y, z = min(max(x, 0.0), last0), min(max(y, 0.0), last1), min(max(z, 0.0), last2)
     a, b, c = int(x), int(y), int(z)
-    along1 = vectors.shape[2] * 3
-    along0 = vectors.shape[1] * along1
-    n00 = np.uint64(a * along0 + b * along1 + c * 3)
+    along1 = shape[2] * 3
+    along0 = shape[1] * along1
+    at = a * along0 + b * along1 + c * 3
     # Behind the last voxel there is none, and no weight.
-    step2 = np.uint64(3 if c < last2 else 0)
-    n01 = n00 + np.uint64(along1 if b < last1 else 0)
-    n10 = n00 + np.uint64(along0 if a < last0 else 0)
-    n11 = n10 + (n01 - n00)
+    next0, next1, next2 = along0 if a < last0 else 0, along1 if b < last1 else 0, 3 if c < last2 else 0
     x, y, z = x - a, y - b, z - c
-    u, v, w = 1 - x, 1 - y, 1 - z
-    for k in range(3):
-        axis = np.uint64(k)
-        near = v * (w * flat[n00 + axis] + z * flat[n00 + step2 + axis]) + y * (w * flat[n01 + axis] + z * flat[n01 + step2 + axis])
-        far = v * (w * flat[n10 + axis] + z * flat[n10 + step2 + axis]) + y * (w * flat[n11 + axis] + z * flat[n11 + step2 + axis])
-        out[k] = u * near + x * far
+    u = _component(flat, at, next0, next1, next2, x, y, z)[0]
+    v = _component(flat, at + 1, next0, next1, next2, x, y, z)[0]
+    w = _component(flat, at + 2, next0, next1, next2, x, y, z)[0]
+    return u, v, w
 
 
 @compiled
-def _slopes(out: Array, vectors: Array, matrix: Array, x: float, y: float, z: float) -> None:
+def _slopes(out: Array, flat: Array, shape: tuple[int, int, int], matrix: Any, x: float, y: float, z: float) -> None:
     """Put the derivatives of `_step` at a position in the crop into `out` (3, 3), a row for each component."""
-    here, there = np.empty(3), np.empty(3)
-    _step(here, vectors, matrix, x, y, z)
+    u, v, w = _step(flat, shape, matrix, x, y, z)
     # Within a cell the vectors are linear along each axis, so that a small step tells.
     for axis in range(3):
-        i, j, k = x + (axis == 0) * _STEP, y + (axis == 1) * _STEP, z + (axis == 2) * _STEP
-        _step(there, vectors, matrix, i, j, k)
-        for row in range(3):
-            out[row, axis] = (there[row] - here[row]) / _STEP
+        p, q, r = _step(flat, shape, matrix, x + (axis == 0) * _STEP, y + (axis == 1) * _STEP, z + (axis == 2) * _STEP)
+        out[0, axis], out[1, axis], out[2, axis] = (p - u) / _STEP, (q - v) / _STEP, (r - w) / _STEP
 
 
 @compiled

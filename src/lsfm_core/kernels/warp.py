@@ -452,15 +452,16 @@ def _through(rows: Array, matrix: Array, push: Array, vectors: Array, box: Array
                 steps = (along0 if a + 1 < box[4] else 0, along1 if b + 1 < box[5] else 0, 3 if c + 1 < box[6] else 0)
                 _cell(cell, push, vectors, corner, steps)
             xy, xz, yz = x * y, x * z, y * z
-            p += _polynomial(cell[:, 0], x, y, z, xy, xz, yz)
-            q += _polynomial(cell[:, 1], x, y, z, xy, xz, yz)
-            r += _polynomial(cell[:, 2], x, y, z, xy, xz, yz)
+            p += _polynomial(cell, 0, x, y, z, xy, xz, yz)
+            q += _polynomial(cell, 1, x, y, z, xy, xz, yz)
+            r += _polynomial(cell, 2, x, y, z, xy, xz, yz)
         rows[0, k], rows[1, k], rows[2, k] = p, q, r
 
 
 @compiled
-def _polynomial(c: Array, x: float, y: float, z: float, xy: float, xz: float, yz: float) -> Any:
-    return ((c[0] + c[1] * x) + (c[2] * y + c[3] * z)) + ((c[4] * xy + c[5] * xz) + (c[6] * yz + c[7] * (xy * z)))
+def _polynomial(c: Array, row: int, x: float, y: float, z: float, xy: float, xz: float, yz: float) -> Any:
+    near = (c[0, row] + c[1, row] * x) + (c[2, row] * y + c[3, row] * z)
+    return near + ((c[4, row] * xy + c[5, row] * xz) + (c[6, row] * yz + c[7, row] * (xy * z)))
 
 
 @compiled
