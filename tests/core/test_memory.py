@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -381,3 +383,31 @@ def test_a_plane_need_not_fit_where_its_rows_stand_together(tmp_path: Path, peak
     assert main(["verify", str(path), "--levels", "--quiet"]) == 0
     path.unlink()
     (tmp_path / "x.npy").unlink()
+
+
+_MANY_VOXELS = """
+import sys
+from lsfm_core import ExportRequest, export_channel
+from lsfm_core.resample import _resampled
+_resampled._FEW_VOXELS = _resampled._FEW_VOXELS_STRAIGHT = 0
+wanted = dict(zip(("path", "memory_bytes", "output"), sys.argv[1:]))
+report = export_channel(ExportRequest(channel="x", resolution_mm=0.03, **wanted))
+status = open("/proc/self/status").read()
+print(int(report.plan.loops), report.plan.peak_bytes, int(status.split("VmHWM:")[1].split()[0]) * 1024)
+"""
+
+
+def test_compiled_loops_count_as_memory_and_give_way_where_there_is_little(tmp_path: Path) -> None:
+    """As if some hundred thousand voxels were many: what loops take does not depend on how many there are."""
+    path = tmp_path / "brain.h5"
+    image = _noise(60, 70, 80)
+    ingest_channel(IngestRequest(path=path, channel="x", image=image, voxel_size_mm=(0.02, 0.02, 0.02), orientation="RAS"))
+    images = []
+    for budget, uses_loops in ((BUDGET, False), (2 * BUDGET, True)):
+        output = tmp_path / f"{budget}.nii"
+        child = subprocess.run([sys.executable, "-c", _MANY_VOXELS, path, str(budget), output], capture_output=True, check=True)
+        loops, planned, peak = map(int, child.stdout.split())
+        assert (bool(loops), planned <= budget) == (uses_loops, True)
+        assert peak < budget
+        images.append(np.asarray(nibabel.load(output).dataobj))
+    np.testing.assert_array_equal(*images)

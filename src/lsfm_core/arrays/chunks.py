@@ -303,9 +303,9 @@ def _shuffle(block: Array) -> Array:
         return block
     out = np.empty((size, *block.shape), np.uint8)
     if size == 2:
-        # Masks and shifts run in vector registers: three times faster than strided copies.
+        # Casts and shifts run in vector registers: three times faster than strided copies.
         words = block.view(np.uint16)
-        np.bitwise_and(words, 0xFF, out=out[0], casting="unsafe")
+        np.copyto(out[0], words, casting="unsafe")
         np.right_shift(words, 8, out=out[1], casting="unsafe")
         return out
     if block.strides[-1] != size:

@@ -35,7 +35,7 @@ from lsfm_core.geometry import Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Hemisphere, Label, LabelTable, sweep_blocks
-from lsfm_core.resample import Resampled, VoxelSource, is_worth_loops
+from lsfm_core.resample import LOOPS_BYTES, Resampled, VoxelSource, is_worth_loops
 from lsfm_core.store import Level, LsfmFile
 from lsfm_core.threads import default_threads
 from lsfm_core.transforms import TransformChain
@@ -49,8 +49,6 @@ _OPERATION = "region-table"
 _SEPARATORS = {".csv": ",", ".txt": ",", ".tsv": "\t"}
 #: What counting takes, whatever the block.
 _COUNTING_BYTES = 16 * 2**20
-#: What the compiled loops take, once they are loaded.
-_LOOPS_BYTES = 176 * 2**20
 #: Part of the memory for the histograms.
 _HISTOGRAMS_PART = 0.5
 
@@ -349,8 +347,8 @@ def plan_region_table(file: LsfmFile, request: RegionTableRequest) -> RegionTabl
     each = block * (level.dtype.itemsize + 4) + _COUNTING_BYTES
     lookup = max(block * 16, 16 * 2**20)
     available = request.memory_bytes - BASE_BYTES - level.data.decode_bytes - labels_level.data.decode_bytes
-    loops = not copies and is_worth_loops(space, chain, "nearest") and available >= 2 * _LOOPS_BYTES
-    available -= _LOOPS_BYTES if loops else 0
+    loops = not copies and is_worth_loops(space, chain, "nearest") and available >= 2 * LOOPS_BYTES
+    available -= LOOPS_BYTES if loops else 0
     histograms = int(available * _HISTOGRAMS_PART)
     most = (available - histograms) // (each + lookup)
     if most < 1:

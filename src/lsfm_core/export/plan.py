@@ -23,7 +23,7 @@ from lsfm_core.formats import OutputImage, check_output, output_memory, output_n
 from lsfm_core.geometry import Box, Orientation, Reorientation, Shape3, Space, Triple, voxel_count
 from lsfm_core.progress import CancelToken, size_text
 from lsfm_core.pyramid import Kind, LevelPlan, plan_levels
-from lsfm_core.resample import Interpolation, is_worth_loops, itk_bytes_per_voxel
+from lsfm_core.resample import LOOPS_BYTES, Interpolation, is_worth_loops, itk_bytes_per_voxel
 from lsfm_core.store import Channel, Level, LsfmFile
 from lsfm_core.threads import default_threads
 from lsfm_core.transforms import DisplacementField, InverseField, Transform, TransformChain
@@ -642,6 +642,13 @@ def _with_memory(plan: ExportPlan, *, result_bytes: int = 0, sink_bytes: int = 0
     # Whatever the blocks: a large chunk is decoded as a whole, one at a time; and what the format takes.
     fixed = plan.level.data.decode_bytes + sink_bytes
     available = budget - BASE_BYTES - result_bytes - fixed
+    if plan.loops and plan.copy is not None and plan.region is None:
+        plan = replace(plan, loops=False)
+    if plan.loops:
+        # Where they leave too little for the voxels, ITK does the same in less memory.
+        plan = replace(plan, loops=available >= 2 * LOOPS_BYTES)
+        fixed += LOOPS_BYTES if plan.loops else 0
+        available = budget - BASE_BYTES - result_bytes - fixed
     chunks = plan.level.data.chunks[:3]
     if plan.copy is not None and plan.region is None:
         threads, block_bytes = 1, 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -325,6 +326,7 @@ def _glob(text: str, literal: bool) -> str:
 # --- numbers --------------------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(2**14)
 def _stem(name: str) -> str:
     """Without its endings, as .ome.tif: numbers in these count nothing."""
     stem = name

@@ -7,6 +7,15 @@ Inside: `_resampled` the lazy image, `_way` a chain as the loops take it, `_itk`
 """
 
 from lsfm_core.resample._itk import Interpolation, itk_bytes_per_voxel, resample
-from lsfm_core.resample._resampled import Resampled, VoxelSource, halves, is_worth_loops
+from lsfm_core.resample._resampled import LOOPS_BYTES, Resampled, VoxelSource, halves, is_worth_loops
 
-__all__ = ["Interpolation", "Resampled", "VoxelSource", "halves", "is_worth_loops", "itk_bytes_per_voxel", "resample"]
+__all__ = [
+    "LOOPS_BYTES",
+    "Interpolation",
+    "Resampled",
+    "VoxelSource",
+    "halves",
+    "is_worth_loops",
+    "itk_bytes_per_voxel",
+    "resample",
+]

@@ -18,7 +18,7 @@ from lsfm_core.resample._itk import Interpolation, exact_float, itk_bytes_per_vo
 from lsfm_core.resample._way import BoxWay, Way
 from lsfm_core.transforms import Affine, TransformChain
 
-__all__ = ["Resampled", "VoxelSource", "halves", "is_worth_loops"]
+__all__ = ["LOOPS_BYTES", "Resampled", "VoxelSource", "halves", "is_worth_loops"]
 
 Array = npt.NDArray[Any]
 
@@ -35,6 +35,8 @@ _TILE_ROWS = 32
 #: To load the loops takes as long as ITK takes for so many voxels through fields, or through affines alone, for which it is quick.
 _FEW_VOXELS = 2**23
 _FEW_VOXELS_STRAIGHT = 2**25
+#: What the loops take once they are loaded, and while they are compiled for a type of voxels: LLVM, for the most part.
+LOOPS_BYTES = 176 * 2**20
 #: Voxels along each axis that are best read together.
 _CHUNK = 128
 

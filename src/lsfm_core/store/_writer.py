@@ -102,6 +102,8 @@ class ChannelWriter:
         self._appear = appear
         image = group[_paths.IMAGE]
         self._cells = [image[str(index)][_paths.CELLS] for index in range(len(image))]
+        # To ask the file takes longer than to write a chunk into its memory.
+        self._chunks: list[tuple[int, ...]] = [cells.chunks for cells in self._cells]
         self._codecs = [codec for codec in map(ChunkCodec.of, self._cells) if codec is not None]
         # What each chunk is known by; 0 for those that were written before an interrupt, and for which the file is asked.
         self._tables = [np.zeros(Grid(cells.shape, cells.chunks).counts, np.uint32) for cells in self._cells]
@@ -113,11 +115,11 @@ class ChannelWriter:
     @changes_structure
     def write_chunk(self, level: int, start: Shape3, data: bytes) -> None:
         """Store an encoded chunk whose first voxel is `start`; only from the thread that opened the file."""
-        dataset = self._cells[level]
-        place = start + (0,) * (dataset.ndim - 3)
-        dataset.id.write_direct_chunk(place, data)
+        chunks = self._chunks[level]
+        place = start + (0,) * (len(chunks) - 3)
+        self._cells[level].id.write_direct_chunk(place, data)
         self._check()
-        self._tables[level][tuple(a // c for a, c in zip(place, dataset.chunks, strict=True))] = checksum_of(data)
+        self._tables[level][tuple(a // c for a, c in zip(place, chunks, strict=True))] = checksum_of(data)
 
     @changes_structure
     def level(self, index: int) -> LazyLevel:
