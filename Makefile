@@ -23,7 +23,15 @@ demo: .venv/ready ## write, inspect and export a brain, and draw a picture of it
 	@.venv/bin/python examples/demo.py
 
 .PHONY: test
-test: lint docs test-core test-napari test-pyside ## everything that must pass before a change lands
+test: ## everything that must pass before a change lands, and the seconds that each part of it took
+	@for part in lint docs test-core test-napari test-pyside; do \
+		since=$$SECONDS; $(MAKE) --no-print-directory $$part; \
+		took+="$$part $$((SECONDS - since)) s"$$'\n'; printf '\n== so far\n%s' "$$took"; \
+	done
+
+.PHONY: test-quick
+test-quick: .venv/ready ## the quick tests of ROOMS (those that were touched since the branch left main), within a minute
+	@.venv/bin/python tests/rooms.py $(ROOMS)
 
 .PHONY: lint
 lint: .venv/ready ## style, types, and the walls between the rooms

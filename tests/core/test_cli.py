@@ -205,10 +205,18 @@ def test_values_may_begin_with_a_minus(joined: bool, verb: str, option: str, val
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "cp1252"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
 def test_names_that_the_output_cannot_encode(environment: dict[str, str], series: Path, ingest_series: Callable[..., Any]) -> None:
     path = ingest_series(series, channel="日本").path
-    for words in (["info", path], ["info", path, "--json"], ["log", path], ["info", path, "--channel", "č"], ["write", "--help"]):
-        command = [sys.executable, "-m", "lsfm_core.cli", *map(str, words)]
-        child = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
-        assert (child.returncode, b"bug" in child.stderr) == (3 if "č" in words else 0, False), child.stderr
+    program = """
+import sys
+from lsfm_core.cli import main
+path = sys.argv[1]
+for words in (["info", path], ["info", path, "--json"], ["log", path]):
+    assert main(words) == 0, words
+assert main(["info", path, "--channel", "\\u010d"]) == 3
+main(["write", "--help"])
+"""
+    command = [sys.executable, "-c", program, str(path)]
+    child = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
+    assert (child.returncode, b"bug" in child.stderr, child.stderr.count(b"\n")) == (0, False, 1), child.stderr
 
 
 def test_results_and_plans_as_json(

@@ -48,6 +48,7 @@ from lsfm_core import (
 )
 from lsfm_core.export.merge import plan_merge
 
+from .effort import examples
 from .test_geometry import CODES
 
 Array = npt.NDArray[Any]
@@ -320,7 +321,7 @@ def random_affine_file(rng: np.random.Generator, folder: Path, centre: Array) ->
     return str(path), itk
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(
     kinds=st.text("AF", max_size=3),
     level=st.integers(0, 1),
@@ -401,7 +402,14 @@ def test_blocks_agree_where_voxels_lie_on_faces_and_halfway(registered_file: Pat
     """Round numbers, of which rounding could go either way: every block must go the same."""
     requests: list[dict[str, Any]] = [
         {"channel": "cfos", "resolution_mm": 0.15, "level": 0, "transforms": "signal_to_structural", "reference": "autofluo"},
-        {"channel": "autofluo", "resolution_mm": (0.08, 0.1, 0.1), "level": 0, "antialias": False},
+        {
+            "channel": "autofluo",
+            "resolution_mm": (0.08, 0.1, 0.1),
+            "origin_mm": (2, 3, 1),
+            "size_mm": 3,
+            "level": 0,
+            "antialias": False,
+        },
         {"channel": "atlas", "resolution_mm": 0.05, "origin_mm": (2, 3, 1), "size_mm": 2.5},
         {"channel": "atlas", "resolution_mm": 0.2, "level": 0},
         {"channel": "atlas", "resolution_mm": 0.2, "level": 0, "interpolation": "mode"},
@@ -516,7 +524,7 @@ def test_a_cuboid_that_begins_outside_is_filled_there(
     size=st.tuples(*[st.integers(1, 30)] * 3),
     resolution=st.sampled_from([0.03, 0.04, 0.1]),
 )
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=examples(15))
 def test_a_cuboid_is_where_it_was_asked_for(
     origin: tuple[int, int, int],
     size: tuple[int, int, int],
@@ -552,7 +560,7 @@ def test_a_cuboid_is_where_it_was_asked_for(
     angle=st.sampled_from([0.0, 0.5]),
     seed=st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 def test_a_landmark_of_a_nifti_keeps_its_place(
     code: str, target: str | None, angle: float, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -592,7 +600,7 @@ def test_a_landmark_of_a_nifti_keeps_its_place(
 
 
 @given(code=st.sampled_from(CODES), target=st.sampled_from(CODES))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_a_stack_is_turned_as_brainglobe_turns_it(code: str, target: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     def origin(letters: str) -> str:
         return letters.translate(str.maketrans("RLAPSI", "lrpais"))
@@ -721,7 +729,11 @@ def nearest_mask(mask: Array, affine: Array, volume: Volume, *parts: sitk.Transf
 
 def faces(mask: Array, affine: Array, *parts: sitk.Transform) -> tuple[Array, Array]:
     """R, A, S bounds of all corners of all voxels in a mask, and of their centres, carried by transforms."""
-    index = np.argwhere(mask)
+    # Of those at the rim: transforms that can be inverted bring nothing out from within.
+    within = np.pad(mask, 1)
+    for axis in range(3):
+        within = within & np.roll(within, 1, axis) & np.roll(within, -1, axis)
+    index = np.argwhere(mask & ~within[1:-1, 1:-1, 1:-1])
     corners = np.unique((index[:, None] + np.array(list(np.ndindex(2, 2, 2))) - 0.5).reshape(-1, 3), axis=0)
     bounds = []
     for points in (corners, index):
@@ -742,9 +754,18 @@ def assert_box_fits(volume: Volume, outer: Array, centres: Array, margin_vox: in
 
 
 @pytest.mark.parametrize(
-    ("select", "acronym"), [((382,), None), (("CA1",), None), (("Field CA1",), None), (("TH",), "TH"), (("MOB",), None)]
+    ("select", "acronym", "transforms"),
+    [
+        ((382,), None, ()),
+        (("CA1",), None, ()),
+        (("Field CA1",), None, ()),
+        (("TH",), "TH", ()),
+        (("MOB",), None, ()),
+        ((382,), None, TO_TEMPLATE),
+        (("TH",), "TH", TO_TEMPLATE),
+        (("MOB",), None, TO_TEMPLATE),
+    ],
 )
-@pytest.mark.parametrize("transforms", [(), TO_TEMPLATE], ids=["native", "template"])
 def test_a_region_is_where_a_search_of_all_voxels_finds_it(
     select: tuple[str | int, ...],
     acronym: str | None,
@@ -769,9 +790,11 @@ def test_a_region_is_where_a_search_of_all_voxels_finds_it(
     fields: dict[str, Any] = request | ({} if transforms else {"resolution_mm": None})
     plain = volume_of(**fields, region=RegionSelection(**region))
     assert_box_fits(plain, outer, centres)
-    for margin in ({"margin_mm": 0.23}, {"margin_vox": 2}, {"margin_mm": 0.1, "margin_vox": 1}):
+    if isinstance(select[0], str) and select[0].endswith("CA1"):
+        return
+    for margin in ({"margin_mm": 0.1, "margin_vox": 1}, *([] if transforms else [{"margin_mm": 0.23}, {"margin_vox": 2}])):
         assert_box_fits(volume_of(**fields, region=RegionSelection(**region, **margin)), outer, centres, **margin)
-    if acronym is None and select != (382,):
+    if select == ("MOB",):
         return
     masked = volume_of(**fields, region=RegionSelection(**region, mask=True), fill=7)
     inside = nearest_mask(mask, annotation.affine, masked, *back)
@@ -892,7 +915,7 @@ def test_a_region_all_over_an_oblique_image_keeps_to_its_box(specimen: Specimen)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("suffix", ["tif", "png"])
 def test_planes_are_those_of_the_whole(axis: int, suffix: str, registered_file: Path, tmp_path: Path) -> None:
-    fields = {"path": registered_file, "channel": "autofluo", "transforms": TO_TEMPLATE, "resolution_mm": (0.2, 0.3, 0.25)}
+    fields = {"path": registered_file, "channel": "autofluo", "transforms": TO_TEMPLATE, "resolution_mm": (0.4, 0.5, 0.45)}
     whole = np.moveaxis(volume_of(**fields).array, axis, 0)
     step = 1 + axis
     roi = {"start": 7, "stop": -6, "step": step, "roi": (3, 5, 11, 9)}
@@ -955,7 +978,7 @@ def read_output(path: Path, shape: Sequence[int]) -> Array:
     way=st.sampled_from(["copy", "affine", "field"]),
     channel=st.sampled_from(["image", "labels"]),
 )
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=examples(5))
 def test_chunks_are_the_whole_and_the_manifest_is_true(
     seed: int,
     orientation: str,

@@ -377,19 +377,18 @@ def test_too_little_room_is_told_and_nothing_is_left(registered_file: Path, tmp_
     )
     disk = tmp_path / "disk"
     disk.mkdir()
-    lsfm = f"{sys.executable} -m lsfm_core.cli"
-    script = f"""
-mount -t tmpfs -o size=3m tmpfs {disk}
-for name in x.nii x.nii.gz x.nrrd x.mha x.tif x.npy x.ome.zarr; do
-  {lsfm} export {registered_file} --channel autofluo --output {disk}/$name; echo "code $?"
-done
-{lsfm} export {registered_file} --channel autofluo --grid 0,0,0 --size 3 --output {disk}/a/chunks; echo "code $?"
-{lsfm} export-slices {registered_file} --channel autofluo --output {disk}/a/s_%d.tif; echo "code $?"
-{lsfm} merge {tmp_path}/chunks --memory 250MB --output {disk}/x.nii.gz; echo "code $?"
-ls -A {disk}
-"""
+    source = f"{registered_file} --channel autofluo"
+    lines = [f"export {source} --output {disk}/x.{s}" for s in ["nii", "nii.gz", "nrrd", "mha", "tif", "npy", "ome.zarr"]] + [
+        f"export {source} --grid 0,0,0 --size 3 --output {disk}/a/chunks",
+        f"export-slices {source} --output {disk}/a/s_%d.tif",
+        f"merge {tmp_path}/chunks --memory 250MB --output {disk}/x.nii.gz",
+    ]
+    (tmp_path / "lines.py").write_text(
+        f"import os\nfrom lsfm_core.cli import main\nprint([main(line.split()) for line in {lines}], os.listdir({str(disk)!r}))"
+    )
+    script = f"mount -t tmpfs -o size=3m tmpfs {disk} && {sys.executable} {tmp_path}/lines.py"
     run = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
-    assert run.stdout.split() == ["code", "1"] * 10, run.stdout + run.stderr
+    assert run.stdout == f"{[1] * 10} []\n", run.stdout + run.stderr
     assert "Traceback" not in run.stderr
     assert len(run.stderr.splitlines()) == 10
     assert all("make room" in line or "the disk is full" in line for line in run.stderr.splitlines()), run.stderr
@@ -466,11 +465,11 @@ def test_the_command_lines_of_the_manual(
     np.testing.assert_array_equal(array, ras)
     np.testing.assert_allclose(affine, np.diag([0.04, 0.05, 0.04, 1]), atol=1e-6)
 
-    run("lsfm-core export brain.h5 --channel autofluo --resolution 0.025 --output ras_25um.nii.gz")
-    array, affine = image("ras_25um.nii.gz")
-    assert array.shape == (434, 540, 309)
-    np.testing.assert_allclose(affine[:3, 3], (-0.02 + 0.0125, -0.025 + 0.0125, -0.02 + 0.0125), atol=1e-6)
-    assert abs(array[10:-10, 10:-10, 10:-10].mean() / ras[6:-6, 5:-5, 6:-6].mean() - 1) < 0.01
+    run("lsfm-core export brain.h5 --channel autofluo --resolution 0.05 --output ras_50um.nii.gz")
+    array, affine = image("ras_50um.nii.gz")
+    assert array.shape == (217, 270, 155)
+    np.testing.assert_allclose(affine[:3, 3], (-0.02 + 0.025, -0.025 + 0.025, -0.02 + 0.025), atol=1e-6)
+    assert abs(array[5:-5, 5:-5, 5:-5].mean() / ras[6:-6, 5:-5, 6:-6].mean() - 1) < 0.01
 
     run(
         "lsfm-core export brain.h5 --channel cfos --transform signal_to_structural --transform structural_to_template "
@@ -504,10 +503,10 @@ def test_the_command_lines_of_the_manual(
     np.testing.assert_allclose(affine[0, 3] - 0.01, 0.1 * np.argwhere(labels)[:, 0].min() - 0.05, atol=1e-6)
     assert affine[0, 3] + 0.02 * array.shape[0] < 5.4
 
-    run("lsfm-core export brain.h5 --channel autofluo --grid 0,0,0 --size 1,1,1 --overlap 0.1 --level 1 --output chunks/")
+    run("lsfm-core export brain.h5 --channel autofluo --grid 0,0,0 --size 2,2,2 --overlap 0.1 --level 1 --output chunks/")
     assert (workplace / "chunks" / "manifest.json").exists()
-    # Chunks of 12 x 10 x 12 voxels that share one, in 136 x 135 x 97.
-    assert len(list((workplace / "chunks").glob("*.nii.gz"))) == 13 * 15 * 9
+    # Chunks of 25 x 20 x 25 voxels that share one, in 136 x 135 x 97.
+    assert len(list((workplace / "chunks").glob("*.nii.gz"))) == 6 * 8 * 4
     run("lsfm-core merge chunks/ --output merged.nii.gz")
     run("lsfm-core export brain.h5 --channel autofluo --level 1 --output level1.nii.gz")
     np.testing.assert_array_equal(image("merged.nii.gz")[0], image("level1.nii.gz")[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import pytest
 from lsfm_core import IngestRequest, InputError, ingest_channel, open_lsfm, open_source
 from lsfm_core.cli import main
 from lsfm_core.errors import FormatError, SourceError
+
+from . import children
 
 Array = np.ndarray[Any, Any]
 
@@ -156,7 +157,7 @@ def test_filters_are_found_in_hdf5plugin(name: str, voxels: Array) -> None:
         "import numpy as np, lsfm_core as l; s = l.open_source('x.h5:/a'); p = np.empty(s.shape[1:], s.dtype); s.read_plane(2, p);"
         "f = l.open_lsfm('x.h5'); q = np.asarray(f['setup 0'].levels[0].data[2]); assert (p == q).all(); print(p.sum(dtype='i8'))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    run = children.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.stdout.strip(), run.stderr) == (str(voxels[2].sum(dtype="i8")), "")
     # Without the plugin, the filter is named, and HDF5 itself is silent.
     code = f"import sys; sys.modules['hdf5plugin'] = None; import importlib.util as u; u.find_spec = lambda n: None; {code}"
@@ -166,7 +167,7 @@ def test_filters_are_found_in_hdf5plugin(name: str, voxels: Array) -> None:
             if opened == "x.h5:/a"
             else code.replace("s = l.open_source('x.h5:/a'); p = np.empty(s.shape[1:], s.dtype); s.read_plane(2, p);", "")
         )
-        run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+        run = children.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
         last = run.stderr.strip().splitlines()[-1]
         full = {"Zstd": "Zstandard", "Bitshuffle": "bitshuffle"}.get(name, name)
         assert full in last, run.stderr

@@ -36,6 +36,7 @@ from lsfm_core.ingest._slabs import MemoryNeeds, MemoryPlan
 from lsfm_core.pyramid import Reducer, plan_levels
 from lsfm_core.testing import write_series
 
+from .effort import examples
 from .test_pyramid import naive_mean
 
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "f2"]
@@ -106,7 +107,7 @@ class Chunked:
     way=st.integers(0, 400),
     ease=st.integers(0, 40),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_slabs_leave_no_seam(
     shape: tuple[int, int, int],
     voxel: tuple[float, float, float],

@@ -28,6 +28,8 @@ from lsfm_core.pyramid import block_mode
 from lsfm_core.resample import Resampled, VoxelSource
 from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain
 
+from .effort import examples
+
 Array = np.ndarray[Any, Any]
 LPS = np.array([-1.0, -1.0, 1.0])
 KINDS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
@@ -115,7 +117,7 @@ def random_box(rng: np.random.Generator, shape: Sequence[int]) -> tuple[list[int
     return low.tolist(), np.maximum(low + 1, ends[1]).tolist()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(
     kinds=st.text("AaFf", max_size=4),
     dtype=st.sampled_from(["uint16", "uint16", "uint8", "float32", "int32"]),
@@ -320,7 +322,7 @@ def many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lsfm_core.transforms.field._POINTS_AT_ONCE", 90)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kinds=st.text("AaFf", max_size=4), seed=st.integers(0, 2**32))
 def test_many_points_go_through_any_chain_as_itk_takes_them(kinds: str, seed: int, many: None) -> None:
     rng = np.random.default_rng(seed)
@@ -408,7 +410,7 @@ def test_rows_of_many_points_are_those_of_few(separator: str, decimal: str, monk
 # --- blocks of labels -----------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),
     step=st.tuples(*[st.integers(1, 2)] * 3),

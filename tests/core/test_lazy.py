@@ -32,6 +32,8 @@ from lsfm_core.arrays import chunks
 from lsfm_core.arrays.chunks import ChunkCodec
 from lsfm_core.threads import default_threads, share_out
 
+from .effort import examples
+
 SHAPE = (23, 34, 45)
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "u8", "i8", "f8", "f2"]
 FILTERS: dict[str, dict[str, Any]] = {
@@ -118,7 +120,7 @@ def gathering(draw: st.DrawFn) -> Any:
 
 @pytest.mark.parametrize("name", [*FILTERS, "contiguous", "big-endian", "sparse"])
 @given(index=indices())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_every_index_reads_what_numpy_would(name: str, index: Any, datasets: dict[str, h5py.Dataset]) -> None:
     dataset = datasets[name]
     level = LazyLevel.of(dataset, cache=ChunkCache(2**16), dtype=dataset.dtype)
@@ -131,7 +133,7 @@ def test_every_index_reads_what_numpy_would(name: str, index: Any, datasets: dic
 
 
 @given(first=indices(), second=indices())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_indices_compose(first: Any, second: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
     level = LazyLevel.of(datasets["ours"], cache=ChunkCache())
     try:
@@ -145,7 +147,7 @@ def test_indices_compose(first: Any, second: Any, datasets: dict[str, h5py.Datas
 
 @example(index=(slice(None), np.arange(34) % 9 == 0, Ellipsis, np.arange(45) % 12 == 0), before=())
 @given(index=gathering(), before=st.sampled_from([(), (slice(None, None, -1),), (Ellipsis, slice(40, 3, -2))]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_arrays_as_indices_give_what_numpy_gives(
     index: Any, before: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray
 ) -> None:
@@ -174,7 +176,7 @@ def test_scattered_elements_are_read_without_all_that_lies_between(tmp_path: Pat
 
 
 @given(order=st.permutations(range(3)), first=indices(), second=indices())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_axes_in_another_order(order: Any, first: Any, second: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
     view, expected = LazyLevel.of(datasets["ours"], cache=ChunkCache()).transpose(order), data.transpose(order)
     try:
@@ -191,7 +193,7 @@ def test_axes_in_another_order(order: Any, first: Any, second: Any, datasets: di
 
 
 @given(cut=indices(), index=indices())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_part_that_is_padded_is_zero_where_the_part_ends(
     cut: Any, index: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray
 ) -> None:
@@ -236,7 +238,7 @@ def test_another_process_opens_the_file_itself(tmp_path: Path, data: np.ndarray)
 
 
 @given(index=indices())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_padded_level_is_zero_beyond_what_is_stored(index: Any, datasets: dict[str, h5py.Dataset], data: np.ndarray) -> None:
     padded = LazyLevel.of(datasets["ours"], cache=ChunkCache()).padded((30, 34, 64))
     expected = np.zeros((30, 34, 64), np.uint16)

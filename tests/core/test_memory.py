@@ -1,4 +1,4 @@
-"""Peak resident size of whole commands, at two and a half times the budget's size of data."""
+"""Peak resident size of whole commands, of more data than is allowed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from isal import igzip_threaded
 from lsfm_core import IngestRequest, PlaneFunction, ingest_channel
 from lsfm_core.cli import main
 
-BUDGET = 300_000_000
+from .effort import exhaustive
+
+BUDGET = 200_000_000
 #: Below the least budget, what libraries take besides weighs most.
 ALLOWED = BUDGET + 100_000_000
 
@@ -45,7 +47,7 @@ def _series(folder: Path, planes: int, *size: int) -> Path:
 def _stack(folder: Path) -> Path:
     planes = _noise(4, 1024, 1024)
     with tifffile.TiffWriter(folder / "stack.tif", bigtiff=True) as tiff:
-        for index in range(400):
+        for index in range(168):
             tiff.write(planes[index % 4], contiguous=False, compression="zlib" if index % 50 == 0 else None)
     return folder / "stack.tif"
 
@@ -67,33 +69,33 @@ def _nifti(folder: Path, shape: tuple[int, ...], dtype: type, intent: int, step:
 
 
 def _nrrd(folder: Path) -> Path:
-    header = "NRRD0004\ntype: uint16\ndimension: 3\nsizes: 1024 1024 400\nencoding: gzip\nendian: little\n\n"
+    header = "NRRD0004\ntype: uint16\ndimension: 3\nsizes: 1024 1024 168\nencoding: gzip\nendian: little\n\n"
     with (folder / "image.nrrd").open("wb") as file:
         file.write(header.encode())
     plane = _noise(1, 1024, 1024).tobytes()
     with (folder / "image.nrrd").open("ab") as file, igzip_threaded.open(file, "wb", compresslevel=0, threads=2) as stream:
-        for _ in range(400):
+        for _ in range(168):
             stream.write(plane)
     return folder / "image.nrrd"
 
 
 def _zarr(folder: Path) -> Path:
-    array = zarr.create_array(folder / "image.zarr", shape=(384, 1024, 1024), chunks=(16, 256, 256), dtype=np.uint16)
-    layer = _noise(64, 1024, 1024)
-    for start in range(0, 384, 64):
-        array[start : start + 64] = layer
+    array = zarr.create_array(folder / "image.zarr", shape=(160, 1024, 1024), chunks=(16, 256, 256), dtype=np.uint16)
+    layer = _noise(32, 64, 64).repeat(16, axis=1).repeat(16, axis=2)
+    for start in range(0, 160, 32):
+        array[start : start + 32] = layer
     return folder / "image.zarr"
 
 
 INPUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "many planes": (lambda folder: _series(folder, 400, 1024, 1024), "image"),
-    "large planes": (lambda folder: _series(folder, 50, 3500, 3500), "image"),
-    "colours": (lambda folder: _series(folder, 130, 1024, 1024, 3), "image"),
+    "many planes": (lambda folder: _series(folder, 168, 1024, 1024), "image"),
+    "large planes": (lambda folder: _series(folder, 14, 3500, 3500), "image"),
+    "colours": (lambda folder: _series(folder, 56, 1024, 1024, 3), "image"),
     "one stack": (_stack, "image"),
     "NRRD, gzip": (_nrrd, "image"),
     "Zarr": (_zarr, "image"),
-    "labels, .nii.gz": (lambda folder: _nifti(folder, (1024, 1024, 190), np.uint32, 0), "labels"),
-    "vectors, .nii.gz": (lambda folder: _nifti(folder, (512, 512, 240, 1, 3), np.float32, 1007), "vectors"),
+    "labels, .nii.gz": (lambda folder: _nifti(folder, (1024, 1024, 84), np.uint32, 0), "labels"),
+    "vectors, .nii.gz": (lambda folder: _nifti(folder, (512, 512, 90, 1, 3), np.float32, 1007), "vectors"),
 }
 
 
@@ -104,12 +106,14 @@ def test_ingest_keeps_its_budget(name: str, tmp_path: Path, peak_memory: Callabl
     folder.mkdir()
     geometry = [] if "nii" in name else ["--voxel-size", "0.004,0.004,0.004", "--orientation", "AIR"]
     arguments = ["write", path, "--channel", "x", "--image", make(folder), "--kind", kind, *geometry, "--memory", BUDGET]
-    assert peak_memory(*arguments) < ALLOWED
+    # To deflate them is the same for all.
+    packing = [] if kind == "labels" else ["--compression-level", "0"]
+    assert peak_memory(*arguments, *packing) < ALLOWED
     if name == "many planes":
         output = tmp_path / "x.nii"
         export = ["export", path, "--channel", "x", "--output", output, "--memory", BUDGET, "--overwrite"]
         assert peak_memory(*export) < ALLOWED
-        assert output.stat().st_size > 2.5 * BUDGET
+        assert output.stat().st_size > 1.7 * BUDGET
         assert peak_memory(*export, "--resolution", "0.01", "--level", "0") < ALLOWED
     # Half of a run's temporary folders would stay on the disk otherwise.
     shutil.rmtree(folder)
@@ -128,23 +132,24 @@ def _affine(path: Path) -> Path:
 
 
 def test_an_export_through_an_affine_and_a_field_keeps_its_budget(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
-    """840 MB of voxels; a field of 630 MB of vectors, stored, and as a file that is compressed."""
+    """840 MB of voxels; a field of 350 MB of vectors, stored, and as a file that is compressed."""
     path, folder = tmp_path / "brain.h5", tmp_path / "image"
     folder.mkdir()
-    write = ["write", path, "--voxel-size", "0.004,0.004,0.004", "--orientation", "SAR", "--quiet"]
+    write = ["write", path, "--voxel-size", "0.004,0.004,0.004", "--orientation", "SAR", "--quiet", "--compression-level", "0"]
     peak_memory(*write, "--channel", "x", "--image", _series(folder, 400, 1024, 1024))
-    field = _nifti(tmp_path, (512, 512, 200, 1, 3), np.float32, 1007, step=0.002)
+    field = _nifti(tmp_path, (512, 512, 110, 1, 3), np.float32, 1007, step=0.002)
     with nibabel.openers.Opener(field) as file:
-        assert int(np.prod(nibabel.Nifti1Header.from_fileobj(file).get_data_shape())) * 4 > 2 * BUDGET
-    peak_memory("write-field", path, "--channel", "field", "--image", field, "--quiet")
+        assert int(np.prod(nibabel.Nifti1Header.from_fileobj(file).get_data_shape())) * 4 > 300e6
+    peak_memory("write-field", path, "--channel", "field", "--image", field, "--quiet", "--compression-level", "0")
     shutil.rmtree(folder)
-    box = ["--origin", "0.3,0.3,0.3", "--size", "3.2,3.2,1.2", "--resolution", "0.012", "--level", "0", "--no-antialias"]
-    export = ["export", path, "--channel", "x", *box, "--memory", BUDGET, "--quiet", "--transform", _affine(tmp_path / "turn.txt")]
+    box = ["--origin", "0.3,0.3,0.3", "--size", "3.2,3.2,1.2", "--resolution", "0.024", "--level", "0", "--no-antialias"]
+    turn = _affine(tmp_path / "turn.txt")
+    export = ["export", path, "--channel", "x", *box, "--memory", 250_000_000, "--quiet", "--transform", turn]
     for name in ("field", field):
         output = tmp_path / "x.nii"
         peak = peak_memory(*export, "--transform", name, "--output", output, "--overwrite")
-        assert peak < ALLOWED + 100_000_000
-        assert np.asarray(nibabel.load(output).dataobj[130, 130]).min() >= 200
+        assert peak < 400_000_000
+        assert np.asarray(nibabel.load(output).dataobj[65, 65]).min() >= 200
     for file in (path, field, output):
         file.unlink()
 
@@ -225,7 +230,7 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An image and labels, each larger than the budget, of noise: the worst for whoever counts ids."""
     folder = tmp_path_factory.mktemp("large")
     path = folder / "brain.h5"
-    for name, dtype, count in (("image", np.uint16, 160), ("labels", np.uint32, 80)):
+    for name, dtype, count in (("image", np.uint16, 110), ("labels", np.uint32, 56)):
         planes = np.random.default_rng(1).integers(1, 2000, (4, 1024, 1024)).astype(dtype)
         image = PlaneFunction((count, 1024, 1024), planes.dtype, (planes[index % 4] for index in range(count)), name=name)
         ingest_channel(
@@ -239,7 +244,7 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     ("channel", "ending"),
-    [("image", "ome.zarr"), ("labels", "ome.zarr"), ("image", "nii.gz"), ("image", "nrrd"), ("image", "tif")],
+    [exhaustive("image", "ome.zarr"), ("labels", "ome.zarr"), ("image", "nii.gz"), ("image", "nrrd"), ("image", "tif")],
 )
 def test_each_output_keeps_its_budget(
     channel: str, ending: str, large_file: Path, tmp_path: Path, peak_memory: Callable[..., int]
@@ -340,12 +345,12 @@ def _wide(path: Path, planes: int, rows: int, columns: int, layout: str) -> Path
 
 @pytest.mark.parametrize(
     ("layout", "planes", "rows", "columns", "memory"),
-    [("tiles", 1, 30000, 30000, BUDGET), ("one strip", 2, 16000, 6000, 200_000_000)],
+    [("tiles", 1, 22000, 22000, 300_000_000), ("one strip", 2, 16000, 6000, 200_000_000)],
 )
 def test_planes_may_be_larger_than_memory(
     layout: str, planes: int, rows: int, columns: int, memory: int, tmp_path: Path, peak_memory: Callable[..., int]
 ) -> None:
-    """A plane of 1.8 GB within 300 MB; planes of 192 MB, which only a stream unpacks, within 200."""
+    """A plane of 970 MB within 300 MB; planes of 192 MB, which only a stream unpacks, within 200."""
     image = _wide(tmp_path / "x.tif", planes, rows, columns, layout)
     path = tmp_path / "x.h5"
     place = ["--voxel-size", "0.004,0.004,0.004", "--orientation", "AIR", "--quiet"]
@@ -368,18 +373,18 @@ def test_planes_may_be_larger_than_memory(
 
 
 def test_a_plane_need_not_fit_where_its_rows_stand_together(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
-    """Planes of 162 MB, within 300."""
-    voxels = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint16, (3, 27000, 3000))
-    for plane in range(3):
+    """Planes of 162 MB, within 200."""
+    voxels = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint16, (2, 27000, 3000))
+    for plane in range(2):
         voxels[plane] = _noise(2700, 3000).repeat(10, axis=0) + plane
     voxels.flush()
     path = tmp_path / "x.h5"
-    place = ["--voxel-size", "0.004,0.004,0.004", "--orientation", "AIR"]
+    place = ["--voxel-size", "0.004,0.004,0.004", "--orientation", "AIR", "--compression-level", "0"]
     assert peak_memory("write", path, "--channel", "x", "--image", tmp_path / "x.npy", *place, "--memory", BUDGET) < ALLOWED
     with h5py.File(path) as file:
         cells = file["t00000/s00/0/cells"]
-        np.testing.assert_array_equal(cells[2, 26900:].view(np.uint16), voxels[2, 26900:])
-        np.testing.assert_array_equal(cells[1, :50].view(np.uint16), voxels[1, :50])
+        np.testing.assert_array_equal(cells[1, 26900:].view(np.uint16), voxels[1, 26900:])
+        np.testing.assert_array_equal(cells[0, :50].view(np.uint16), voxels[0, :50])
     assert main(["verify", str(path), "--levels", "--quiet"]) == 0
     path.unlink()
     (tmp_path / "x.npy").unlink()

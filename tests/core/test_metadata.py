@@ -40,6 +40,7 @@ from lsfm_core.records import FileRecord
 from lsfm_core.testing import write_series
 
 from . import children
+from .effort import examples
 
 SHAPE = (5, 40, 30)
 #: All that must be there.
@@ -314,13 +315,13 @@ def check_fuzzed(path: Path, data: bytes) -> None:
 
 
 @given(data=(JSON | LIKELY).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=200))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_anything_is_read_or_refused(data: bytes, tmp_path: Path) -> None:
     check_fuzzed(tmp_path / "fuzz.json", data)
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_files_are_read_or_refused(data: st.DataObject, tmp_path: Path) -> None:
     whole = bytearray(describe_image(Told(space=OBLIQUE)).to_json().encode())
     for _ in range(data.draw(st.integers(1, 4))):

@@ -45,6 +45,7 @@ from lsfm_core.store import RepackRequest
 from lsfm_core.testing import write_series
 
 from . import children
+from .effort import examples
 
 VOXELS = np.random.default_rng(4).integers(0, 65536, (19, 34, 27), dtype=np.uint16)
 FIELD = np.random.default_rng(5).normal(0, 0.01, (8, 9, 10, 3)).astype(np.float32)
@@ -326,7 +327,9 @@ MADE = st.one_of(
 
 
 @given(request=MADE)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_what_is_printed_for_a_recipe_is_read_as_the_same_request(request: Any, tmp_path: Path) -> None:
     name = "write" if isinstance(request, IngestRequest) else request.operation
     (tmp_path / "recipe.yaml").write_text(f"file: x.h5\nsteps:\n{recipe_entry(name, request)}", "utf-8")

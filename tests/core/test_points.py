@@ -38,6 +38,8 @@ from lsfm_core import (
 from lsfm_core.arrays import stored
 from lsfm_core.cli import main
 
+from .effort import examples
+
 Points = npt.NDArray[np.float64]
 CHAIN = ("signal_to_structural", "structural_to_template", "warp")
 #: The regions of what lies in the signal channel, whose labels lie behind the first of them.
@@ -47,42 +49,9 @@ SIGNAL_MM, SIGNAL_ROWS = np.array([0.06, 0.05, 0.05]), 154
 
 
 @pytest.fixture(scope="module")
-def brain(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def brain(registered_file: Path) -> Path:
     """The specimen with its two channels, its labels, and the transforms between them."""
-    file = tmp_path_factory.mktemp("points") / "brain.h5"
-
-    def run(verb: str, *arguments: str | Path) -> None:
-        assert main([verb, str(file), "--quiet", *map(str, arguments)]) == 0
-
-    transforms = brain_data / "transforms"
-    structural = ("--image", brain_data / "structural_tiff", "--voxel-size", "0.05,0.04,0.04")
-    run("write", "--channel", "autofluo", *structural, "--orientation", "AIR")
-    run("write", "--channel", "cfos", "--image", brain_data / "signal_stack.tif", "--orientation", "AIR")
-    run(
-        "write", "--channel", "atlas", "--kind", "labels", "--image", brain_data / "annotation_in_structural_100um.nii.gz",
-        "--labels", brain_data / "allen_labels_itksnap.txt", "--ontology", brain_data / "allen_structure_tree.csv",
-        "--space", "autofluo",
-    )  # fmt: skip
-    fields = ("template_to_structural_1InverseWarp.nii.gz", "template_to_structural_1Warp.nii.gz")
-    run("write-field", "--channel", "inverse_warp", "--image", transforms / fields[0])
-    run(
-        "write-field",
-        "--channel",
-        "warp",
-        "--image",
-        transforms / fields[1],
-        "--inverse-of",
-        "inverse_warp",
-        "--from",
-        "aligned",
-        "--to",
-        "template",
-    )
-    affine = transforms / "template_to_structural_0GenericAffine.mat"
-    run("write-affine", "--channel", "autofluo", "--name", CHAIN[1], "--affine", affine, "--to", "aligned")
-    signal = transforms / "structural_to_signal_affine.txt"
-    run("write-affine", "--channel", "cfos", "--name", CHAIN[0], "--affine", signal, "--to", "autofluo")
-    return file
+    return registered_file
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +159,7 @@ LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I
 CODES = ["".join(code) for code in permutations("RLAPSI", 3) if len({LETTERS[letter][0] for letter in code}) == 3]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     code=st.sampled_from(CODES),
     index=hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.just(3)), elements=st.floats(-50, 50)),
@@ -219,7 +188,7 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(index=hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.just(3)), elements=st.floats(-50, 50)))
 def test_voxel_i_of_a_level_lies_at_f_i_plus_half_of_f_minus_1(pyramid: Path, index: Points) -> None:
     with open_lsfm(pyramid) as file:

@@ -55,6 +55,8 @@ from lsfm_core.regions import (
 )
 from lsfm_core.testing import write_series
 
+from .effort import examples
+
 # 5 has been remapped to 15001 in the voxels, 7 belongs to nothing, and 2 and 9 have no voxels of their own.
 LABELS = """id,name,acronym,r,g,b
 0,Clear Label,,0,0,0
@@ -350,7 +352,7 @@ def test_an_ontology_is_for_labels_only(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_membership_is_exact_for_every_integer_type(data: st.DataObject) -> None:
     dtype = np.dtype(data.draw(st.sampled_from(["u1", "i1", "u2", "i2", ">u2", ">i4", "u4", "i4", "u8", "i8"])))
     limits = np.iinfo(dtype)
@@ -381,7 +383,7 @@ def test_floats_are_no_labels() -> None:
 @pytest.mark.usefixtures("small_blocks")
 def test_regions_of_random_volumes() -> None:
     @given(array=label_volumes, chunks=chunk_shapes, ids=st.sets(st.integers(1, 9), min_size=1, max_size=3))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     def check(array: np.ndarray, chunks: tuple[int, ...], ids: set[int]) -> None:
         labels = Chunked(array, chunks)
         mask = np.isin(array, list(ids))
@@ -407,7 +409,7 @@ def test_regions_of_random_volumes() -> None:
 @pytest.mark.usefixtures("small_blocks")
 def test_sides_of_oblique_random_volumes() -> None:
     @given(array=label_volumes, chunks=chunk_shapes, seed=st.integers(0, 2**32 - 1), side=st.sampled_from(["left", "right"]))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     def check(array: np.ndarray, chunks: tuple[int, ...], seed: int, side: str) -> None:
         random = np.random.default_rng(seed)
         affine = np.eye(4)

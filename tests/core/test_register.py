@@ -402,6 +402,7 @@ def test_splines_of_elastix_are_those_of_itk(order: int, how: str, study: Path, 
 #: In a process of its own: two builds of ITK do not get on in one.
 ELASTIX = """
 import itk
+itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)
 fixed, moving = (itk.imread(name, itk.F) for name in ("oblique.nii.gz", "mov.nii.gz"))
 settings = itk.ParameterObject.New()
 for kind in ("affine", "bspline"):
@@ -561,12 +562,13 @@ def test_a_brain_that_lies_otherwise_than_was_said_is_found_out(sample: Array, c
 #: As brainglobe-registration calls elastix: arrays without a place, the sample is the image that stays.
 IN_VOXELS = """
 import itk, json, numpy as np, tifffile
+itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)
 sample, atlas = np.load("sample.npy"), np.load("atlas.npy")
 def run(fixed, moving, kinds, initial=None):
     settings = itk.ParameterObject.New()
     for kind in kinds:
         own = settings.GetDefaultParameterMap(kind, 1, 6.0)
-        own["MaximumNumberOfIterations"], own["AutomaticTransformInitialization"] = ["150"], ["false"]
+        own["MaximumNumberOfIterations"], own["AutomaticTransformInitialization"] = ["40"], ["false"]
         settings.AddParameterMap(own)
     elastix = itk.ElastixRegistrationMethod.New(itk.GetImageViewFromArray(fixed), itk.GetImageViewFromArray(moving))
     if initial is not None:

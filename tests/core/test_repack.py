@@ -54,6 +54,7 @@ from lsfm_core.store import edit_lsfm, repack
 from lsfm_core.testing import write_series
 
 from . import children
+from .effort import examples
 
 Ingester = Callable[..., Any]
 OURS = [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]
@@ -318,7 +319,7 @@ def plant(file: h5py.File, steps: list[tuple[Any, ...]]) -> None:
             nodes.append(node)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     trees(),
     st.one_of(st.none(), st.integers(0, 3)),
@@ -740,9 +741,9 @@ def test_requests_that_cannot_be(tmp_path: Path, ingest_series: Ingester, volume
 def test_memory_is_bounded(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
     path = tmp_path / "big.h5"
     with h5py.File(path, "w") as file:
-        cells = file.create_dataset("t00000/s00/0/cells", (256, 1024, 1024), "u2", chunks=(1, 256, 1024))
+        cells = file.create_dataset("t00000/s00/0/cells", (192, 512, 1024), "u2", chunks=(1, 256, 1024))
         file["s00/resolutions"], file["s00/subdivisions"] = np.ones((1, 3)), np.full((1, 3), 16, "i4")
-        for plane in range(256):
+        for plane in range(192):
             cells[plane] = plane
     for change in (["--compression-level", "1"], ["--rechunk", "64,64,64"]):
         assert peak_memory("repack", path, *change, "--memory", "100MB") < 110e6

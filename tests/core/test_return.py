@@ -29,6 +29,8 @@ from lsfm_core import (
 )
 from lsfm_core.formats import open_source
 
+from .effort import examples
+
 Array = np.ndarray[Any, Any]
 
 FORMATS = (".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".ome.tif", ".ome.zarr", ".npy")
@@ -70,7 +72,7 @@ def read(path: Path, channel: str) -> tuple[Array, Space]:
     return voxels, Space(voxels.shape[:3], affine)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     suffix=st.sampled_from(FORMATS),
     shape=st.tuples(*[st.integers(1, 6)] * 3),

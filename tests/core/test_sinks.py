@@ -39,6 +39,8 @@ from lsfm_core.formats import (
 )
 from lsfm_core.geometry import Space
 
+from .effort import examples
+
 Array = np.ndarray[Any, Any]
 WORLD = (".nii", ".nii.gz", ".nrrd", ".mha")
 DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
@@ -150,7 +152,7 @@ def test_big_endian_voxels_become_little_endian(suffix: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),
     components=st.sampled_from([1, 1, 2, 3, 4]),

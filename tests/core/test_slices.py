@@ -17,6 +17,8 @@ from PIL import Image
 from lsfm_core import IngestRequest, InputError, SlicesRequest, edit_lsfm, export_slices, ingest_channel, iter_slices, open_lsfm
 from lsfm_core.cli import main
 
+from .effort import examples
+
 Array = npt.NDArray[Any]
 #: World axis of each letter, and whether the index grows along it.
 LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -41,7 +43,7 @@ def ingest(path: Path, image: Array, code: str = "RAS", **fields: Any) -> Path:
     return path
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(stored=st.sampled_from(CODES), wanted=st.sampled_from([*CODES, "native"]), axis=st.integers(0, 2))
 def test_every_plane_is_held_as_an_anatomist_holds_it(
     tmp_path_factory: pytest.TempPathFactory, stored: str, wanted: str, axis: int

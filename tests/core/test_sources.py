@@ -31,6 +31,8 @@ from lsfm_core.geometry import Space
 from lsfm_core.records import FileRecord
 from lsfm_core.testing import write_series
 
+from .effort import examples
+
 Array = np.ndarray[Any, Any]
 
 # For an hour of fuzzing instead of a moment: LSFM_FUZZ_SECONDS=3600.
@@ -1303,7 +1305,7 @@ def survive(path: Path, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("name", FUZZ_FILES)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_files_raise_our_errors_only(name: str, data: st.DataObject, fuzz_seeds: list[tuple[Path, str]]) -> None:
     path, kind = next(seed for seed in fuzz_seeds if seed[0].name == name)

@@ -17,6 +17,8 @@ from lsfm_core import CancelledError, CancelToken, InputError, MissingError, Sou
 from lsfm_core.progress import Progress
 from lsfm_core.transforms import Affine, DisplacementField, InverseField, Transform, TransformChain, read_transforms
 
+from .effort import examples
+
 LPS = np.array([-1.0, -1.0, 1.0])  # of RAS, and the other way
 WARP = "template_to_structural_1Warp.nii.gz"
 INVERSE_WARP = "template_to_structural_1InverseWarp.nii.gz"
@@ -194,7 +196,7 @@ def test_a_numeric_inverse_knows_where_the_field_moves_nothing() -> None:
     assert inverse.map_points(np.empty((0, 3))).shape == (0, 3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(amplitude=st.floats(-0.25, 0.25), seed=st.integers(0, 2**32))
 def test_a_numeric_inverse_brings_back_what_any_smooth_field_moves(amplitude: float, seed: int) -> None:
     field = smooth_field(amplitude)
@@ -205,7 +207,7 @@ def test_a_numeric_inverse_brings_back_what_any_smooth_field_moves(amplitude: fl
     assert np.abs(field.map_points(inverse.map_points(points)) - points).max() < 1e-3 * 0.1
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(seed=st.integers(0, 2**32))
 def test_a_numeric_inverse_brings_back_what_stretches_and_squeezes_at_random(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -277,7 +279,7 @@ def assert_held(points: np.ndarray, inside: np.ndarray, rng: np.random.Generator
         assert (held.max(axis=0) >= seen.max(axis=0) - 1e-9).all()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(kinds=st.text("AF", max_size=5), seed=st.integers(0, 2**32), margin=st.sampled_from([0, 0.5, 2]))
 def test_a_block_is_carried_as_the_whole_chain_carries_it(kinds: str, seed: int, margin: float) -> None:
     rng = np.random.default_rng(seed)
