@@ -24,7 +24,7 @@ demo: .venv/ready ## write, inspect and export a brain, and draw a picture of it
 
 .PHONY: test
 test: ## everything that must pass before a change lands, and the seconds that each part of it took
-	@for part in lint docs test-core test-napari test-pyside; do \
+	@took=; for part in lint docs test-core test-napari test-pyside; do \
 		since=$$SECONDS; $(MAKE) --no-print-directory $$part; \
 		took+="$$part $$((SECONDS - since)) s"$$'\n'; printf '\n== so far\n%s' "$$took"; \
 	done
@@ -67,15 +67,15 @@ test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the o
 	@QT_API=pyside6 QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -m bindings -n auto --dist worksteal
 
 # How often, each to be named: make soak LSFM_KILLS=2 LSFM_CRASHES=10 …
+soak: export LSFM_EXHAUSTIVE ?= 1
 soak: export LSFM_KILLS ?= 40
 soak: export LSFM_CRASHES ?= 400
 soak: export LSFM_FAULTS ?= 60
 soak: export LSFM_FLIPS ?= 1000
 soak: export LSFM_DAMAGED ?= 200
 .PHONY: soak
-soak: .venv/ready ## kill writers, cut the power, let calls fail, flip bits, many times each, and look at what they leave; then mutants
-	@.venv/bin/pytest tests/core/test_safety.py tests/core/test_crashes.py tests/core/test_faults.py tests/core/test_outputs.py \
-		tests/core/test_digests.py tests/core/test_hostile.py -k 'kill or crash or each_call or flipped or bytes_exchanged'
+soak: .venv/ready ## all of the core's tests, with every case: many kills, power cuts, failing calls, flipped bits; then mutants
+	@.venv/bin/pytest tests/core -n auto --dist worksteal
 	@$(MAKE) --no-print-directory mutants
 
 .PHONY: mutants

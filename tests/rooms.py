@@ -80,7 +80,7 @@ def touched() -> list[str]:
 
 
 def tests_of(rooms: list[str], files: list[str]) -> dict[str, list[Path]]:
-    """Of each kind the files of tests that are meant for rooms, and for files of the project; files of tests stand for themselves."""
+    """The files of tests that are meant for rooms, and for files of the project; those of tests stand for themselves."""
     found: dict[str, list[Path]] = {}
     for kind, package, table in _KINDS:
         names: list[str] = []

@@ -30,9 +30,10 @@ from . import children
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.fixture
-def everything(tmp_path: Path) -> Path:
-    """A file with something of each kind."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a file with something of each kind. Not to be changed: `everything` is a copy."""
+    tmp_path = tmp_path_factory.mktemp("made")
     path = tmp_path / "brain.h5"
     volume = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
     series = write_series(tmp_path / "series", volume)
@@ -55,7 +56,13 @@ def everything(tmp_path: Path) -> Path:
         editor.set_metadata("specimen", "mouse-42")
         editor.set_metadata("antibodies", ["c-Fos", {"dilution": 0.002}], channel="autofluo")
         editor.set_acquisition("autofluo", json.dumps({"objective": "4x"}))
-    return path
+    return tmp_path
+
+
+@pytest.fixture
+def everything(made: Path, tmp_path: Path) -> Path:
+    """A file with something of each kind."""
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True)) / "brain.h5"
 
 
 def run(*arguments: str | Path) -> str:

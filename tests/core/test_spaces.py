@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +39,39 @@ from lsfm_core.testing import write_series
 VOXELS = np.random.default_rng(8).integers(1, 9, (12, 16, 14), dtype=np.uint16)
 
 
-@pytest.fixture
-def brain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory's file: two images of one specimen, with all else beside it."""
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two images of one specimen in a file, and all else beside it. Not to be changed."""
     import SimpleITK as sitk
 
-    monkeypatch.chdir(tmp_path)
-    write_series(tmp_path / "planes", VOXELS)
-    np.savetxt("shift.txt", np.array([[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6, 7, 3), np.float32), isVector=True), "warp.nrrd")
-    write("autofluo", "")
-    write("cfos", "")
+    folder = tmp_path_factory.mktemp("images")
+    with contextlib.chdir(folder):
+        write_series(folder / "planes", VOXELS)
+        np.savetxt("shift.txt", np.array([[1, 0, 0, 0.1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6, 7, 3), np.float32), isVector=True), "warp.nrrd")
+        write("autofluo", "")
+        write("cfos", "")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def joined(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same: the second image is shifted, and there are labels of the first; with all names recorded."""
+    folder = Path(shutil.copytree(images, tmp_path_factory.mktemp("joined"), dirs_exist_ok=True))
+    with contextlib.chdir(folder):
+        write("atlas", "--kind labels --space autofluo")
+        run("write-affine brain.h5 --channel cfos --name to_structural --affine shift.txt --to autofluo")
+        run("write-affine brain.h5 --channel autofluo --name to_template --affine shift.txt --to aligned")
+        run("write-field brain.h5 --channel inverse_warp --image warp.nrrd")
+        run("write-field brain.h5 --channel warp --image warp.nrrd --from aligned --to template --inverse-of inverse_warp")
+        Path("cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
+    return folder
+
+
+@pytest.fixture
+def brain(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory's file: two images of one specimen, with all else beside it."""
+    monkeypatch.chdir(shutil.copytree(images, tmp_path, dirs_exist_ok=True))
     return tmp_path / "brain.h5"
 
 
@@ -211,15 +235,10 @@ def warned(capsys: pytest.CaptureFixture[str], line: str) -> list[str]:
 
 
 @pytest.fixture
-def study(brain: Path) -> Path:
-    """Two images, of which the second is shifted, and labels of the first; with all names recorded."""
-    write("atlas", "--kind labels --space autofluo")
-    run("write-affine brain.h5 --channel cfos --name to_structural --affine shift.txt --to autofluo")
-    run("write-affine brain.h5 --channel autofluo --name to_template --affine shift.txt --to aligned")
-    run("write-field brain.h5 --channel inverse_warp --image warp.nrrd")
-    run("write-field brain.h5 --channel warp --image warp.nrrd --from aligned --to template --inverse-of inverse_warp")
-    Path("cells.csv").write_text("z,y,x\n1,2,3\n4,5,6\n")
-    return brain
+def study(joined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory's file with all that `joined` has."""
+    monkeypatch.chdir(shutil.copytree(joined, tmp_path, dirs_exist_ok=True))
+    return tmp_path / "brain.h5"
 
 
 EXPORT = "export brain.h5 --channel cfos --output x.npy"
