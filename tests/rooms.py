@@ -38,8 +38,9 @@ CORE = {
     "ingest": Room("ingest", "plan_ingest ingest resume components memory"),
     "kernels": Room("kernels threads.py", "kernels pyramid"),
     "lines": Room("xml_text.py plain.py tables.py records.py", "xml_text label_tables points metadata"),
-    "menu": Room("__init__.py __init__.pyi errors.py progress.py _request.py", "public cli"),
+    "menu": Room("__init__.py __init__.pyi errors.py progress.py _request.py", "public rooms"),
     "metadata": Room("metadata.py", "metadata"),
+    "parallel": Room("parallel", "parallel"),
     "points": Room("export/points.py export/point_files.py", "points point_files"),
     "preview": Room("preview", "preview"),
     "provenance": Room("provenance.py", "provenance cli"),
@@ -53,16 +54,18 @@ CORE = {
     "spaces": Room("spaces", "spaces"),
     "store": Room("store", "digests store bdv_xml bdv_settings edit foreign repack oracles"),
     "transforms": Room("transforms", "transforms elastix fields"),
+    "upgrade": Room("upgrade.py", "lsfmpy"),
 }
 PLUGIN = {
-    "forms": Room("_widgets", "forms export_widget info_widget ingest_widget region_widget points_form tree"),
+    "forms": Room("_widgets _words.py", "forms export_widget info_widget ingest_widget region_widget points_form tree"),
     "layers": Room("_layers.py _labels.py _sample.py _preference.py", "layers spaces"),
     "plain": Room("_plain.py _commands.py", "plain"),
     "points of layers": Room("_points.py", "points_layers"),
     "reader": Room("_reader.py", "reader"),
+    "through": Room("_through.py _positions.py _linked.py", "through"),
     "viewing": Room("_viewing.py _settings.py", "viewing stepping"),
     "views": Room("_views.py", "views"),
-    "window": Room("__init__.py napari.yaml _workers.py", "window"),
+    "window": Room("__init__.py napari.yaml _workers.py _failures.py", "window"),
     "writer": Room("_writer.py", "writer"),
 }
 _KINDS = (("core", "lsfm_core", CORE), ("napari", "napari_lsfm", PLUGIN))

@@ -136,6 +136,7 @@ with edit_lsfm(sys.argv[1], resume=True) as editor:
     np.testing.assert_array_equal(open_level(path), volume)
 
 
+@pytest.mark.slow
 def test_many_threads_read_beside_a_writer(path: Path, volume: Volume) -> None:
     levels = [open_level(path)] * 2 + [open_level(path)]
     with edit_lsfm(path) as editor, ThreadPoolExecutor(6) as pool:
@@ -184,6 +185,7 @@ def test_damage_is_still_found(path: Path) -> None:
         np.asarray(open_level(path))
 
 
+@pytest.mark.slow
 def test_random_planes_under_a_busy_writer(path: Path, volume: Volume, tmp_path: Path) -> None:
     level = open_level(path)
     code = """

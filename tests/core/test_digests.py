@@ -68,6 +68,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found_or_harmless(small_file: Path, tmp_path: Path) -> None:
     data = small_file.read_bytes()
     names = []

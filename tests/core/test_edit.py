@@ -304,6 +304,7 @@ def test_what_is_no_affine_is_refused(tmp_path: Path, brain_data: Path) -> None:
 # --- verify ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_verify_finds_every_flipped_bit_and_says_where(
     series: Path, tmp_path: Path, volume: np.ndarray, ingest_series: Ingester
 ) -> None:

@@ -159,6 +159,7 @@ def annotation(brain_data: Path) -> nibabel.Nifti1Image:
 # --- through the transforms of a registration -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channel", ["autofluo", "cfos"])
 def test_a_channel_in_the_template_is_what_ants_makes_of_it(
     channel: str, registered_file: Path, brain_data: Path, template: nibabel.Nifti1Image, request: pytest.FixtureRequest
@@ -321,6 +322,7 @@ def random_affine_file(rng: np.random.Generator, folder: Path, centre: Array) ->
     return str(path), itk
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=examples(25))
 @given(
     kinds=st.text("AF", max_size=3),
@@ -753,6 +755,7 @@ def assert_box_fits(volume: Volume, outer: Array, centres: Array, margin_vox: in
     assert (centres[0] > lower).all() and (centres[1] < upper).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("select", "acronym", "transforms"),
     [
@@ -817,6 +820,7 @@ def test_a_region_is_where_a_search_of_all_voxels_finds_it(
         assert (masked.array[inside == 0] == 7).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("select", "size"), [("CA1", 0.21), ("MOB", 0.21), ("scattered", 0.09)])
 def test_a_region_is_found_through_a_field_that_has_no_inverse(
     select: str, size: float, registered_file: Path, brain_data: Path, annotation: nibabel.Nifti1Image
@@ -971,6 +975,7 @@ def read_output(path: Path, shape: Sequence[int]) -> Array:
     return np.load(path)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32),
     orientation=st.sampled_from(["RAS", "LPS", "AIR", "IPL", "native"]),
@@ -1057,6 +1062,7 @@ def test_a_grid_of_given_chunks_begins_at_its_origin(registered_file: Path) -> N
         np.testing.assert_array_equal(chunk.volume.array, whole[8 * i : 8 * i + 10, :, 4 * k : 4 * k + 5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_merge_of_vectors_is_the_field(in_memory: bool, registered_file: Path, tmp_path: Path) -> None:
     fields = {"path": registered_file, "channel": "warp"}

@@ -104,6 +104,7 @@ def whole_image_by_itk(array: np.ndarray, affine: np.ndarray, target: nibabel.Ni
     return sitk.GetArrayFromImage(result).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("resolution", "level", "memory"),
     [

@@ -368,6 +368,7 @@ def test_a_file_in_the_place_of_the_folder(
     assert (tmp_path / "file").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_too_little_room_is_told_and_nothing_is_left(registered_file: Path, tmp_path: Path) -> None:
     """On a file system of 3 MB, in a mount namespace of its own."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
@@ -383,9 +384,8 @@ def test_too_little_room_is_told_and_nothing_is_left(registered_file: Path, tmp_
         f"export-slices {source} --output {disk}/a/s_%d.tif",
         f"merge {tmp_path}/chunks --memory 250MB --output {disk}/x.nii.gz",
     ]
-    (tmp_path / "lines.py").write_text(
-        f"import os\nfrom lsfm_core.cli import main\nprint([int(main(line.split())) for line in {lines}], os.listdir({str(disk)!r}))"
-    )
+    called = f"print([int(main(line.split())) for line in {lines}], os.listdir({str(disk)!r}))"
+    (tmp_path / "lines.py").write_text(f"import os\nfrom lsfm_core.cli import main\n{called}")
     script = f"mount -t tmpfs -o size=3m tmpfs {disk} && {sys.executable} {tmp_path}/lines.py"
     run = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     assert run.stdout == f"{[1] * 10} []\n", run.stdout + run.stderr
@@ -434,6 +434,7 @@ def workplace(registered_file: Path, brain_data: Path, tmp_path_factory: pytest.
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_lines_of_the_manual(
     workplace: Path, brain_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,6 +126,7 @@ print(len(outcomes), outcomes[-1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_each_call_may_fail(change: str, path: Path, library: Path) -> None:
     """The old file or the new one, and one line that tells which; also if the disk does not recover."""
@@ -305,6 +306,7 @@ def surroundings(path: Path, tmp_path: Path) -> Path:
     return work
 
 
+@pytest.mark.slow
 def test_every_command_where_nothing_can_be_changed(surroundings: Path, path: Path, library: Path) -> None:
     """A folder that is not ours, a file system that is read only, limits of the system: what reads works, all else is one line."""
 

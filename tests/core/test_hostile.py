@@ -94,6 +94,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_files_with_bytes_exchanged_at_random_raise_errors_of_ours_only(small_file: Path, tmp_path: Path) -> None:
     data = small_file.read_bytes()
     mutants = []

@@ -217,6 +217,7 @@ def vast_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_vast_file_is_described_without_its_voxels(vast_file: Path) -> None:
     calls = []
     sys.setprofile(lambda frame, event, argument: calls.append(event))

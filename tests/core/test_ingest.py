@@ -158,6 +158,7 @@ def _stored(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["series", "tiles", "nii.gz"])
 def test_a_small_budget_gives_the_same_file(form: str, tmp_path: Path, ingest_series: Callable[..., Any]) -> None:
     volume = np.random.default_rng(3).integers(0, 4000, (70, 600, 700), dtype=np.uint16)

@@ -117,6 +117,7 @@ def random_box(rng: np.random.Generator, shape: Sequence[int]) -> tuple[list[int
     return low.tolist(), np.maximum(low + 1, ends[1]).tolist()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=examples(100))
 @given(
     kinds=st.text("AaFf", max_size=4),
@@ -410,6 +411,7 @@ def test_rows_of_many_points_are_those_of_few(separator: str, decimal: str, monk
 # --- blocks of labels -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3),

@@ -676,6 +676,7 @@ def test_zarr_arrays_whose_axes_are_named(version: Any, truth: Array, tmp_path: 
         open_source(tmp_path / "a.zarr")
 
 
+@pytest.mark.slow
 def test_libraries_do_not_speak_on_stderr(tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     group.create_array("0", shape=(4, 5, 6), dtype="uint16")

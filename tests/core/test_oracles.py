@@ -124,6 +124,7 @@ def test_npy2bdv_reads_voxels_and_sizes(dtype: str, tmp_path: Path, ingest_serie
 
 
 # Bio-Formats goes by the size of an element alone: it takes signed 16 bits for unsigned, and cannot read 32 bits.
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "shown"), [("uint8", "uint8"), ("uint16", "uint16"), ("int16", "uint16")])
 def test_bioformats_reads_voxels_and_sizes(
     dtype: str, shown: str, tmp_path: Path, ingest_series: Ingester, bioformats: Callable[..., str]

@@ -119,6 +119,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 # --- spaces -----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cells_arrive_where_simpleitk_brings_them(brain_data: Path, carry: Carry, cells: Points, oracle: Oracle) -> None:
     result = carry(brain_data / "signal_cells_voxel_zyx.csv", transforms=CHAIN)
     expected = oracle.run(oracle.to_output, signal_mm(cells))
@@ -210,6 +211,7 @@ def test_a_channel_as_reference_counts_the_voxels_of_its_ras_exports(carry: Carr
     np.testing.assert_allclose(result.points, [[10, 20, 30]], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_only_those_who_go_outward_need_an_inverse(brain_data: Path, carry: Carry) -> None:
     warp = str(brain_data / "transforms" / "template_to_structural_1Warp.nii.gz")
     points = np.array([[5.0, 6.0, 4.0]])

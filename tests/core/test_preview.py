@@ -505,6 +505,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
         window.quit()
 
 
+@pytest.mark.slow
 def test_the_page_in_a_browser(rich: Path, tmp_path: Path, browser: Any) -> None:
     page = tmp_path / "page.html"
     look(rich, output=page, labels_channel="atlas")

@@ -221,6 +221,7 @@ def compare_brain(table: RegionTable, carried: np.ndarray[Any, Any], signal: np.
         compare(table, (key, "both", "own"), signal[carried == key], 0.05 * 0.05 * 0.06)
 
 
+@pytest.mark.slow
 def test_labels_of_another_channel_are_found_by_their_space(
     registered_file: Path,
     brain_data: Path,
@@ -242,6 +243,7 @@ def test_labels_of_another_channel_are_found_by_their_space(
     assert sum(row.voxels for row in table.rows if row.extent == "own") == signal.size
 
 
+@pytest.mark.slow
 def test_labels_behind_a_field(registered_file: Path, brain_data: Path, signal: np.ndarray[Any, Any]) -> None:
     warps = brain_data / "transforms"
     field = sitk.ReadImage(str(warps / "template_to_structural_1InverseWarp.nii.gz"), sitk.sitkVectorFloat64)
@@ -354,6 +356,7 @@ def test_vectors_have_no_values_to_measure(registered_file: Path) -> None:
         region_table(RegionTableRequest(path=registered_file, channel="warp", labels_channel="atlas"))
 
 
+@pytest.mark.slow
 def test_the_memory_is_kept_to_whatever_the_size(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
     rng = np.random.default_rng(8)
     image = np.tile(rng.poisson(500, (32, 256, 256)).astype(np.uint16), (1, 4, 4))

@@ -128,6 +128,7 @@ def nothing_stored(before: bytes) -> bool:
 # --- ANTs -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_ants_has_left_gives_its_own_voxels_and_points(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import ants
 
@@ -171,6 +172,7 @@ def test_what_ants_has_left_gives_its_own_voxels_and_points(study: Path, capsys:
     assert "import-registration brain.h5" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_composite_is_the_same_as_its_parts(study: Path) -> None:
     warp, back = (
         sitk.DisplacementFieldTransform(sitk.ReadImage(f"ants/reg_1{name}Warp.nii.gz", sitk.sitkVectorFloat64))
@@ -221,6 +223,7 @@ def exchanged() -> None:
     Path("ants/x.nii.gz").rename("ants/reg_1InverseWarp.nii.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "cause"),
     [
@@ -256,6 +259,7 @@ def test_a_mirrored_result_is_not_taken_for_proof(study: Path, capsys: pytest.Ca
     assert "right and left are exchanged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_a_result_it_is_said_that_nothing_is_proven(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("ants/reg_Warped.nii.gz").unlink()
     report = import_registration(asked(registration="ants"))
@@ -364,6 +368,7 @@ def inward(points: Array, space: str = "atlas") -> Array:
     return np.asarray(transform_points(request).points) * LPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("how", ["Compose", "Add"])
 def test_splines_of_elastix_are_those_of_itk(order: int, how: str, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,6 +422,7 @@ itk.imwrite(itk.transformix_deformation_field(moving, found), "tx/deformationFie
 """
 
 
+@pytest.mark.slow
 def test_what_elastix_has_registered_is_what_transformix_makes(study: Path) -> None:
     if importlib.util.find_spec("itk") is None:
         pytest.skip("elastix (itk-elastix) is not installed")
@@ -595,6 +601,7 @@ np.save("atlas_in_sample.npy", image(atlas, there))
 """
 
 
+@pytest.mark.slow
 def test_a_folder_of_brainglobe_registration_leads_both_ways(sample: Array, capsys: pytest.CaptureFixture[str]) -> None:
     if importlib.util.find_spec("itk") is None:
         pytest.skip("elastix (itk-elastix) is not installed")
@@ -796,6 +803,7 @@ def test_a_spline_of_itk_becomes_a_field(study: Path) -> None:
 # --- out again --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_transforms_that_are_taken_out_give_ants_and_itk_the_same_voxels(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import ants
 

@@ -443,6 +443,7 @@ def newest(path: Path, volume: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_bioformats_reads_a_repacked_file(tmp_path: Path, volume: Any, bioformats: Callable[..., str]) -> None:
     path = newest(tmp_path / "new.h5", volume)
     out = tmp_path / "plane.tif"
@@ -477,6 +478,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_repack_leaves_the_old_file_or_the_new_one(tmp_path: Path, ingest_series: Ingester, volume: Any) -> None:
     path = two_channels(tmp_path, ingest_series, volume)
     dice = random.Random(1)
@@ -601,6 +603,7 @@ def test_only_one_at_a_time(tmp_path: Path, ingest_series: Ingester, volume: Any
     assert verify_file(path).defects == ()
 
 
+@pytest.mark.slow
 def test_cancel_and_ctrl_c(tmp_path: Path, ingest_series: Ingester, volume: Any) -> None:
     path = two_channels(tmp_path, ingest_series, volume)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
@@ -738,6 +741,7 @@ def test_requests_that_cannot_be(tmp_path: Path, ingest_series: Ingester, volume
         run(tmp_path / "no.h5")
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path, peak_memory: Callable[..., int]) -> None:
     path = tmp_path / "big.h5"
     with h5py.File(path, "w") as file:

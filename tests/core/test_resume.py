@@ -142,6 +142,7 @@ def test_a_write_that_does_not_resume_starts_anew(
     assert sorted(file.name for file in request_of().path.parent.iterdir()) == ["brain.h5", "brain.settings.xml", "brain.xml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existing", [False, True])
 def test_kill_9_and_go_on(existing: bool, request_of: Callable[..., IngestRequest], tall: np.ndarray) -> None:
     request = request_of()

@@ -86,6 +86,7 @@ edit_forever(change)""",
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", _CHANGES)
 def test_a_killed_writer_loses_nothing(what: str, tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]) -> None:
     """kill -9 at random moments; then the old bytes or the complete change, every checksum, and the next write."""
@@ -192,6 +193,7 @@ def test_a_journal_undoes_every_kind_of_change(tmp_path: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]) -> None:
     """On a file system of a few MB, in a mount namespace of its own."""
     series = write_series(tmp_path / "series", np.tile(volume, (2, 1, 2)))
@@ -242,6 +244,7 @@ def _refuse(path: object) -> None:
     raise PermissionError(13, "Permission denied", path)
 
 
+@pytest.mark.slow
 def test_ctrl_c_undoes_and_says_so(tmp_path: Path, volume: np.ndarray) -> None:
     series = write_series(tmp_path / "series", np.tile(volume, (30, 1, 3)))
     for code in (signal.SIGINT, signal.SIGTERM):

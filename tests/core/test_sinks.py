@@ -643,6 +643,7 @@ print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "kind"), [(".ome.zarr", "image"), (".tif", "image"), (".nrrd", "image"), (".nii.gz", "vectors"), (".nii", "vectors")]
 )

@@ -202,6 +202,7 @@ def test_imagej_files_with_one_page_for_all_planes(small: Array, tmp_path: Path)
         open_source(path)
 
 
+@pytest.mark.slow
 def test_imagej_files_beyond_4_gb(tmp_path: Path) -> None:
     """The file has holes, so it takes no space; planes lie beyond what 32 bits can address."""
     plane = np.arange(4096 * 4096, dtype=np.uint16).reshape(4096, 4096)

@@ -400,6 +400,7 @@ def test_labels_without_a_record_that_have_the_box_of_another_image_are_refused(
     assert "box" not in warning
 
 
+@pytest.mark.slow
 def test_outlines_are_drawn_over_images_of_their_own_space_only(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = why(capsys, "preview brain.h5 --channel cfos --labels-channel atlas --output p.png")
     assert "They fit --channel autofluo." in text
@@ -447,6 +448,7 @@ def lps_affine(brain_data: Path) -> npt.NDArray[np.float64]:
     return flip @ matrix @ flip
 
 
+@pytest.mark.slow
 def test_cells_of_the_real_brain_get_their_regions_or_none(
     registered_file: Path, brain_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -277,6 +277,7 @@ _ASK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", _ASK)
 def test_shells_complete(shell: str, tmp_path: Path, series: Path, ingest_series: Callable[..., Any]) -> None:
     if shutil.which(shell) is None:
