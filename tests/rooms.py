@@ -82,7 +82,7 @@ def touched() -> list[str]:
     return [*filter(None, git("diff", "--name-only", base)), *filter(None, new)]
 
 
-def tests_of(rooms: list[str], files: list[str]) -> dict[str, list[Path]]:
+def found_by(rooms: list[str], files: list[str]) -> dict[str, list[Path]]:
     """The files of tests that are meant for rooms, and for files of the project; those of tests stand for themselves."""
     found: dict[str, list[Path]] = {}
     for kind, package, table in _KINDS:
@@ -106,7 +106,7 @@ def slow_tests(path: Path) -> int:
 def main(rooms: list[str]) -> int:
     if unknown := set(rooms) - CORE.keys() - PLUGIN.keys():
         sys.exit(f"no room {', '.join(sorted(unknown))}; there are: {', '.join([*CORE, *PLUGIN])}")
-    chosen = tests_of(rooms, [] if rooms else touched())
+    chosen = found_by(rooms, [] if rooms else touched())
     if not any(chosen.values()):
         sys.exit("nothing was touched since the branch left main: name rooms (ROOMS=…)")
     code, left_out = 0, 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..rooms import CORE, PLUGIN, ROOT, slow_tests, tests_of
+from ..rooms import CORE, PLUGIN, ROOT, found_by, slow_tests  # noqa: TID252 - pytest imports files by their paths
 
 
 def test_every_module_has_a_room_and_every_test_is_found() -> None:
@@ -27,8 +27,8 @@ def test_what_was_touched_leads_to_its_tests() -> None:
     def names(found: list[Path]) -> list[str]:
         return [path.stem.removeprefix("test_") for path in found]
 
-    found = tests_of([], ["src/lsfm_core/spaces/_ways.py", "src/lsfm_core/spacesuit.py", "README.md", "tests/core/test_lazy.py"])
+    found = found_by([], ["src/lsfm_core/spaces/_ways.py", "src/lsfm_core/spacesuit.py", "README.md", "tests/core/test_lazy.py"])
     assert (names(found["core"]), found["napari"]) == (["lazy", *CORE["spaces"].tests.split()], [])
-    found = tests_of(["pyramid", "writer"], [])
+    found = found_by(["pyramid", "writer"], [])
     assert (names(found["core"]), names(found["napari"])) == (["pyramid", "kernels"], ["writer"])
     assert slow_tests(ROOT / "tests" / "core" / "test_memory.py") > 5 > slow_tests(Path(__file__)) == 0
