@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 import lsfm_core
@@ -30,7 +32,7 @@ _TIMES = re.compile(r"[\d.]+ s( \([\d.]+ [kM]B/s\))?|at most \d+ MB")
 _EXAMPLE = re.compile(
     r"```console\n\$ lsfm-core (?P<shown>.*?)\n(?P<printed>.*?)```"
     r"|^    lsfm-core (?P<line>[^#\n]*)"
-    r"|```python\n(?P<code>.*?)```",
+    r"|```python\n(?P<code>.*?)```(?:\n\n```text\n(?P<told>.*?)```)?",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -40,7 +42,7 @@ def run_examples(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     printed = []
     for example in _EXAMPLE.finditer(page.read_text("utf-8")):
         # Of the manual, only what is Python goes on from the README.
-        if not example["code"] and page.parent == DOCS:
+        if not example["code"] and page.name == "exports.md":
             continue
         words = shlex.split(example["shown"] or example["line"] or "")
         if words[:1] in (["--help"], ["--version"], ["COMMAND"]):
@@ -51,6 +53,8 @@ def run_examples(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
         else:
             exec(compile(example["code"], page.name, "exec"), {})
         said = capsys.readouterr().out
+        if example["told"]:
+            assert said.strip() == example["told"].strip()
         if example["shown"]:
             assert _TIMES.sub("#", said).strip() == _TIMES.sub("#", example["printed"]).strip()
         if words[:1] == ["sample"]:
@@ -70,7 +74,7 @@ def test_the_readme_can_be_pasted_line_by_line(
 ) -> None:
     monkeypatch.chdir(folder)
     printed = run_examples(ROOT / "README.md", capsys, monkeypatch)
-    assert len(printed) > 20
+    assert len(printed) > 10
     assert "AIR (0.05, 0.04, 0.04)" in "".join(printed) and "(108, 135, 77)" in "".join(printed)
     # What the transforms of the sample say is true: the signal lies on the template, and its cells in its regions.
     template, carried = (np.asarray(nib.load(name).dataobj, float) for name in ("template_100um.nii.gz", "cfos_in_template.nii.gz"))
@@ -78,7 +82,7 @@ def test_the_readme_can_be_pasted_line_by_line(
     rows = Path("cells_in_template.csv").read_text().splitlines()[1:]
     assert len(rows) == 6000 and sum(row.endswith(",0,") for row in rows) < 60
     with open_lsfm("brain.h5") as file:
-        assert set(file) >= {"autofluo", "cfos", "atlas", "warp", "inverse_warp"}
+        assert set(file) >= {"autofluo", "cfos", "atlas", "autofluo_to_template_warp"}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -90,6 +94,26 @@ def test_the_page_goes_on_from_there(
         pytest.skip("goes on from what the README's test has made: run it as well")
     monkeypatch.chdir(made)
     assert run_examples(DOCS / page, capsys, monkeypatch) or page.endswith(("index.md", "cluster.md", "network.md", "report.md"))
+
+
+def test_the_first_hour_prints_what_it_says_of_the_real_brain(
+    brain_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, real in runpy.run_path(str(DOCS / "pictures.py"))["NAMES"].items():
+        (tmp_path / name).symlink_to(brain_data / real)
+    monkeypatch.chdir(tmp_path)
+    run_examples(DOCS / "first-hour.md", capsys, monkeypatch)
+    # The thalamus has as much room as its voxels in the annotation, but for what the way to the atlas stretches.
+    tree = pd.read_csv("structure_tree.csv").set_index("id")
+    parts = {"TH"}
+    while more := {*tree.acronym[tree.parent_structure_id.isin(tree.index[tree.acronym.isin(parts)])]} - parts:
+        parts |= more
+    named = re.findall(r'^\s*(\d+)\s.*\((.*)\)"$', Path("labels_itksnap.txt").read_text(), re.MULTILINE)
+    ids = [int(number) for number, acronym in named if acronym in parts]
+    native = np.isin(np.asarray(nib.load("annotation.nii.gz").dataobj), ids).sum() * 0.1**3
+    carried = nib.load("thalamus.nii.gz")
+    assert nib.aff2axcodes(carried.affine) == ("R", "A", "S")
+    assert np.count_nonzero(carried.dataobj) * 0.05**3 == pytest.approx(native, rel=0.1)
 
 
 def test_the_reference_has_every_public_name_once() -> None:
