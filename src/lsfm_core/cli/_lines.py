@@ -46,8 +46,8 @@ _OPTIONS = {
     "export-transform": {
         "channel": "--channel", "orientation": "--orientation", "voxel_size_mm": "--voxel-size", "to_space": "--to-space",
         "via": "--via", "numeric_inverse": "--numeric-inverse", "field_convention": "--field-convention", "format": "--format",
-        "output": "--output", "reference": "--reference", "overwrite": "--overwrite", "memory_bytes": "--memory",
-        "threads": "--threads",
+        "output": "--output", "reference": "--reference", "landmark_unit": "--landmark-unit", "overwrite": "--overwrite",
+        "memory_bytes": "--memory", "threads": "--threads",
     },
     "registration-inputs": {
         "channel": "--channel", "resolution_mm": "--resolution", "output": "--output", "overwrite": "--overwrite",

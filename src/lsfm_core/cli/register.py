@@ -85,13 +85,17 @@ def add_commands(verbs: Any) -> None:
     add_transforms(give, "--to", "--to-space")
     give.add_argument(
         "--format",
-        choices=("itk", "ants", "slicer", "field"),
+        choices=("itk", "ants", "slicer", "field", "bigwarp", "rfc5"),
         default="itk",
-        help="itk (default): one file, .tfm, .txt, .mat or .h5; ants: a file for each transform, with the inverses of "
-        "fields; field: all "
-        "as one displacement field, .nii.gz, .nrrd or .mha; slicer: .h5 as itk, or .nrrd as field",
+        metavar="FORMAT",
+        help="itk (default): one file, .tfm, .txt, .mat or .h5; ants: a file for each transform, with the inverses of fields; "
+        "field: all as one displacement field, .nii.gz, .nrrd or .mha; slicer: .h5 as itk, or .nrrd as field; bigwarp: landmarks "
+        "that come near to all, .csv; rfc5: OME-Zarr as RFC-5 proposes it, .zarr (experimental)",
     )
-    give.add_argument("--reference", metavar="NAME|FILE", help="for a field: a channel or an image on its grid")
+    give.add_argument("--reference", metavar="NAME|FILE", help="for a field or landmarks: a channel or an image on their grid")
+    give.add_argument(
+        "--landmark-unit", choices=("um", "mm"), default="mm", help="for bigwarp: the unit of the landmarks (default mm)"
+    )
     give.add_argument("--output", required=True, metavar="FILE|PREFIX", help="the file to write, or with what ANTs' files begin")
     give.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_request(give, _export_request)
@@ -261,6 +265,7 @@ def _export_request(arguments: argparse.Namespace) -> TransformExportRequest:
         format=arguments.format,
         output=arguments.output,
         reference=arguments.reference,
+        landmark_unit=arguments.landmark_unit,
         overwrite=arguments.overwrite,
         memory_bytes=arguments.memory,
         threads=arguments.threads,

@@ -17,6 +17,7 @@ from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._names import open_chain, reference_space, with_way
 from lsfm_core.export._spaces import check_spaces
+from lsfm_core.export._transform_files import place_landmarks, write_landmarks, write_scene
 from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
@@ -24,6 +25,7 @@ from lsfm_core.formats import OutputImage, open_sink
 from lsfm_core.geometry import Reorientation, Space, voxel_count
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import LoggedFile, logged_files, recorded
+from lsfm_core.spaces import resolve_space
 from lsfm_core.store import LsfmFile
 from lsfm_core.threads import default_threads
 from lsfm_core.transforms import Affine, DisplacementField, Transform
@@ -37,10 +39,11 @@ _TEXTS = (".tfm", ".txt", ".mat")
 _HDF5 = ".h5"
 #: Points that are carried through the chain at once.
 _POINTS = 2**17
+_MM = {"um": 0.001, "mm": 1.0}
 #: Of a field in ITK's own form: as it is held, and as it is written.
 _ITK_BYTES = 24 * 3
 
-TransformFormat = Literal["itk", "ants", "slicer", "field"]
+TransformFormat = Literal["itk", "ants", "slicer", "field", "bigwarp", "rfc5"]
 
 
 class TransformExportRequest(TransformRequest):
@@ -50,14 +53,19 @@ class TransformExportRequest(TransformRequest):
 
     Attributes
     ----------
-    format : {"itk", "ants", "slicer", "field"}
+    format : {"itk", "ants", "slicer", "field", "bigwarp", "rfc5"}
         ``itk``: one file, an affine (.tfm, .txt, .mat, .h5) or a composite of all (.h5). ``ants``: a file for each transform, under
         a prefix, with the inverses of fields that have them, and a text with the command lines. ``field``: all as one displacement
         field (.nii, .nii.gz, .nrrd, .mha). ``slicer``: what 3D Slicer reads, by the name's ending one of the first or the last.
+        ``bigwarp``: landmarks (.csv), through which BigWarp's thin-plate spline comes near to the chain. ``rfc5``: a scene of
+        OME-Zarr as RFC-5 proposes it (.zarr), which is experimental.
     output : Path
         The file, or the prefix.
     reference : str, optional
-        For a field: a channel or an image on whose grid it lies. Default: that of the outermost displacement field.
+        For a field, and for landmarks: a channel or an image on whose grid they lie. Default: that of the outermost displacement
+        field.
+    landmark_unit : {"um", "mm"}
+        Of BigWarp's landmarks.
     overwrite : bool
         Whether the output may be replaced.
     """
@@ -65,6 +73,7 @@ class TransformExportRequest(TransformRequest):
     format: TransformFormat = "itk"
     output: Path
     reference: str | None = None
+    landmark_unit: Literal["um", "mm"] = "mm"
     overwrite: bool = False
 
 
@@ -98,9 +107,10 @@ def describe_transform(file: LsfmFile, request: TransformExportRequest) -> str:
     LsfmError
         As `export_transform`, as far as it can be known beforehand.
     """
+    ends = _ends(file, request)
     request = with_way(file, request)
     warnings = check_spaces(file, request)
-    job = _Job(file, request)
+    job = _Job(file, request, ends)
     lines = [f"through {line}" for line in job.chain.describe().splitlines()]
     return "\n".join([*lines, f"makes   {job.words()}", *(f"warning {warning}" for warning in warnings)])
 
@@ -124,21 +134,30 @@ def export_transform(
         record = stack.enter_context(recorded(request.path, _OPERATION, request))
         file = opened(request, file, stack)
         record.open(file.path, file.named_xml)
+        ends = _ends(file, request)
         request = with_way(file, request)
         warnings = check_spaces(file, request)
         record.inputs = inputs_of(file, request, request.reference)
-        job = _Job(file, request)
+        job = _Job(file, request, ends)
         with new_files(job.paths, request.overwrite) as partials:
             job.write(partials, progress, cancel)
         record.output = written = logged_files(request.output, job.paths)
     return TransformExportResult(tuple(job.paths), job.words(), warnings, time.perf_counter() - began, written)
 
 
+def _ends(file: LsfmFile, request: TransformExportRequest) -> tuple[str, str]:
+    """Names of the inner and of the outer space."""
+    outer = resolve_space(file, request.to_space) if request.to_space is not None else None
+    inner = file[request.channel].space_name or request.channel
+    return inner, outer or "output"
+
+
 class _Job:
     """A request that fits its file: what will be written, and how."""
 
-    def __init__(self, file: LsfmFile, request: TransformExportRequest) -> None:
+    def __init__(self, file: LsfmFile, request: TransformExportRequest, ends: tuple[str, str]) -> None:
         self._request = request
+        self._ends = ends
         self.chain = open_chain(file, request)
         if not self.chain.transforms:
             raise InputError("transform: name one, or the space to which they lead (--to): without any there is nothing to write")
@@ -152,6 +171,14 @@ class _Job:
         if kind == "field":
             self._check_name(_FIELDS)
             self._grid = self._field_grid(file)
+        elif kind == "bigwarp":
+            self._check_name((".csv",))
+            self._native = file[request.channel].space
+            self._grid = self._landmark_grid(file)
+            self._landmarks = place_landmarks(self.chain, self._grid)
+        elif kind == "rfc5":
+            self._check_parts()
+            self._check_name((".zarr",))
         else:
             self._check_parts()
             if kind == "itk":
@@ -169,8 +196,16 @@ class _Job:
         """What is written, in words."""
         if self.kind == "field":
             size = " x ".join(map(str, self._grid.shape))
-            return f"{self._request.output}, a displacement field of {size} voxels, which stands for {len(self._parts)} "
-            "transform(s)"
+            count = len(self._parts)
+            return f"{self._request.output}, a displacement field of {size} voxels, which stands for {count} transform(s)"
+        if self.kind == "bigwarp":
+            (median, most), unit = self._landmarks.off_mm, self._request.landmark_unit
+            return (
+                f"{self._request.output}, {len(self._landmarks.outer)} landmarks in {unit} from the first voxel of each image; "
+                f"between them BigWarp's thin-plate spline is off by {median:.2g} mm (median), {most:.2g} mm (maximum)"
+            )
+        if self.kind == "rfc5":
+            return f"{self._request.output}, a scene of OME-Zarr with {len(self._parts)} transform(s) (RFC-5, experimental)"
         if self.kind == "ants":
             return f"{', '.join(path.name for path in self.paths)} in {self._request.output.parent}"
         return f"{self._request.output}, {len(self._parts)} transform(s) of ITK"
@@ -181,6 +216,11 @@ class _Job:
             self._write_field(partials[0], self.chain, self._grid, progress, cancel)
         elif self.kind == "itk":
             self._write_itk(partials[0])
+        elif self.kind == "bigwarp":
+            unit_mm = _MM[self._request.landmark_unit]
+            write_landmarks(partials[0], self._landmarks, self._native, self._grid, unit_mm)
+        elif self.kind == "rfc5":
+            self._write_scene(partials[0], progress, cancel)
         else:
             for partial, (_, part) in zip(partials, self._files, strict=False):
                 if isinstance(part, Affine):
@@ -223,9 +263,20 @@ class _Job:
                 f"{self._request.output}: ANTs' files are several: name what they begin with, such as reg/to_template_"
             )
 
+    def _landmark_grid(self, file: LsfmFile) -> Space:
+        """As its voxels are stored, since BigWarp counts from the first."""
+        reference = self._request.reference
+        if reference is not None and reference in file:
+            return file[reference].space
+        # The last axis runs fastest.
+        return _file_order(self._field_grid(file)) if reference is not None else self._outermost()
+
     def _field_grid(self, file: LsfmFile) -> Space:
         if self._request.reference is not None:
             return reference_space(file, self._request.reference)
+        return _file_order(self._outermost())
+
+    def _outermost(self) -> Space:
         domain = next((part.space for part in reversed(self._parts) if isinstance(part, DisplacementField)), None)
         if domain is None or self.chain.domain is None:
             raise InputError(
@@ -233,7 +284,7 @@ class _Job:
                 "image or a channel "
                 "on it (--reference), or write the transforms as they are (--format itk)"
             )
-        return _file_order(domain)
+        return domain
 
     # --- writing --------------------------------------------------------------------------------------------------------------
 
@@ -247,6 +298,18 @@ class _Job:
             for slab in _slabs(transform, grid, sink.axis, self._request.memory_bytes):
                 sink.write(slab)
                 report.advance(slab.nbytes)
+
+    def _write_scene(self, path: Path, progress: ProgressCallback | None, cancel: CancelToken | None) -> None:
+        fields = [part for part in self._parts if isinstance(part, DisplacementField)]
+        fields += [part.partner for part in fields if part.partner is not None]
+        report = Progress("field", sum(voxel_count(field.space.shape) * 12 for field in fields), progress, cancel)
+
+        def slabs(transform: Transform, grid: Space) -> Iterator[npt.NDArray[np.float32]]:
+            for slab in _slabs(transform, grid, 0, self._request.memory_bytes):
+                yield slab
+                report.advance(slab.nbytes)
+
+        write_scene(path, self._parts, self._ends, slabs)
 
     def _write_itk(self, path: Path) -> None:
         import SimpleITK as sitk

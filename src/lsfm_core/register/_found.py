@@ -28,7 +28,7 @@ Side = Literal["atlas", "channel"]
 MOST_ERROR_VOX = 0.1
 _HALVINGS = 3
 #: Voxels of a field that may be divided further although its error is small enough already.
-_SMALL = 2**24
+SMALL = 2**24
 #: A halving quarters the error of what is smooth; what leaves more of it, at less than this share of the places, is a jump.
 _CONVERGING, _JUMPING = 0.6, 0.1
 #: What leaves more than this share of it is not worth more voxels, if it is small enough.
@@ -174,12 +174,13 @@ def spline_domain(transform: Any) -> Space:
 
 
 def flattened(
-    transform: Transform, linear: Affine, grid: Space, name: str, wanted_vox: float = MOST_ERROR_VOX
+    transform: Transform, linear: Affine, grid: Space, name: str, wanted_vox: float = MOST_ERROR_VOX, small: int = SMALL
 ) -> tuple[AffineStep, FieldStep]:
     """Any transform as an affine, nearest to the image, and a displacement field on a grid of the outer space.
 
     Outside of the grid only the affine is left. Where linear interpolation between the grid's voxels would be off by more than
-    `wanted_vox` voxels of it, the field gets more of them; by a tenth of a voxel it may be off where it would become large.
+    `wanted_vox` voxels of it, the field gets more of them; by a tenth of a voxel it may be off where more than
+    `small` of them would be needed.
 
     Where the transform itself jumps, as B-splines do at the edge of their domain, no grid helps: then that is told.
 
@@ -204,7 +205,7 @@ def flattened(
             break
         last, tried = most, space
         space = space.divided([2 if n > 1 else 1 for n in space.shape])
-        if good is not None and (most <= wanted_vox * size or voxel_count(space.shape) > _SMALL):
+        if good is not None and (most <= wanted_vox * size or voxel_count(space.shape) > small):
             break
     if good is None:
         raise SourceError(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lsfm_core.errors import InputError, SourceError
 from lsfm_core.geometry import Space
-from lsfm_core.register._found import AffineStep, FieldStep, Found, Result, flattened, spline_domain
+from lsfm_core.register._found import SMALL, AffineStep, FieldStep, Found, Result, flattened, spline_domain
 from lsfm_core.transforms import Affine, read_transforms
 from lsfm_core.transforms.spline import ThinPlateSpline
 from lsfm_core.transforms.staged import Stage, StagedTransform
@@ -151,7 +151,12 @@ def find_bigwarp(
         f"{file.name}: {int(active.sum())} landmarks count",
         *([f"{inactive} are switched off, and left out"] if inactive else []),
     )
-    return Found("BigWarp", flattened(spline, spline.linear_part, atlas, file.name, error_vox), (file,), notes=("; ".join(notes),))
+    return Found(
+        "BigWarp",
+        flattened(spline, spline.linear_part, atlas, file.name, error_vox, SMALL // len(pairs[0])),
+        (file,),
+        notes=("; ".join(notes),),
+    )
 
 
 def _from_first_voxel(points: FloatArray, space: Space) -> FloatArray:
