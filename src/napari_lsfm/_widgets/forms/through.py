@@ -122,8 +122,11 @@ class ThroughForm(FileForm):
         with self._filling():
             self.transforms.native.set_facts(self._facts, self.channel.value)
             there = {space: [c.name for c in channels if c.space_name == space and c.kind != "vectors"] for space in spaces}
-            # Where nothing lies, a way only passes through.
-            ordered = sorted((space for space in spaces if space != own), key=lambda space: not there[space])
+            atlases = {c.space_name for c in channels if c.kind == "labels"}
+            # An atlas first; where nothing lies, a way only passes through.
+            ordered = sorted(
+                (space for space in spaces if space != own), key=lambda space: (space not in atlases, not there[space])
+            )
             self.to_space.offer((f"{space} ({', '.join(there[space])})" if there[space] else space, space) for space in ordered)
         self._changed()
 
