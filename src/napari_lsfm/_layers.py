@@ -156,7 +156,7 @@ def view_tuples(
     list of LayerData
         One, or one for each of components that are no colours. ``metadata["lsfm"]`` has ``kind``, ``axcodes``, ``box``, and of
         labels ``ids`` and their ``table``, as in `layer_tuple`; it has no ``channel``, since the voxels are not that channel's;
-        what is seen tells ``view``: its ``path``, ``channel``, ``through`` and ``space``.
+        what is seen tells ``view``: its ``path``, ``channel``, ``through`` (names, and the ``chain`` itself) and ``space``.
     """
     channel = file[view.channel]
     components: Sequence[int | None] = (None,)
@@ -170,7 +170,13 @@ def view_tuples(
             "kind": channel.kind if component is None else "image",
             "axcodes": native.axcodes,
             "box": box,
-            "view": {"path": str(file.opened_as), "channel": channel.name, "through": list(through), "space": space},
+            "view": {
+                "path": str(file.opened_as),
+                "channel": channel.name,
+                "through": list(through),
+                "chain": view.chain,
+                "space": space,
+            },
         }
         if channel.kind == "labels":
             about["table"] = LabelTable.from_json(file.label_table(channel.name))

@@ -13,7 +13,7 @@ from napari_lsfm._positions import Anchor, anchor_shown, carry, move_viewer, pla
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
-__all__ = ["link", "unlink"]
+__all__ = ["link", "partner_of", "unlink"]
 
 _CURSOR = "linked cursor"
 #: Not at every pixel.
@@ -49,6 +49,13 @@ def unlink(viewer: ViewerModel) -> None:
     for made in [made for made in _links if own in made.viewers]:
         made.end()
         _links.remove(made)
+
+
+def partner_of(viewer: ViewerModel) -> ViewerModel | None:
+    """The viewer that another is linked with."""
+    own = getattr(viewer, "__wrapped__", viewer)
+    found = (other for made in _links if own in made.viewers for other in made.viewers if other is not own)
+    return next(found, None)
 
 
 class _Link:

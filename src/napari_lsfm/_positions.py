@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,18 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from lsfm_core import ChunkCache, InputError, LabelTable, LsfmError, Orientation, TransformChain, chain_to, known_spaces, open_lsfm
+from lsfm_core import (
+    ChunkCache,
+    InputError,
+    LabelTable,
+    LsfmError,
+    MissingError,
+    Orientation,
+    TransformChain,
+    chain_to,
+    known_spaces,
+    open_lsfm,
+)
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -31,10 +42,11 @@ __all__ = [
     "move_viewer",
     "note_pose",
     "place_shown",
-    "voxel_text",
 ]
 
 FloatArray = npt.NDArray[np.float64]
+#: Transforms themselves, or by their names, or the name of the space that they lead to.
+_Way = TransformChain | tuple[str, ...] | str
 
 #: Of decoded chunks of fields and labels, for single points.
 _CACHE_BYTES = 32 * 2**20
@@ -58,6 +70,8 @@ class Anchor:
         What it is called where they lead.
     axcodes : str
         Where the world's axes grow toward.
+    chain : TransformChain or None
+        The transforms as they are seen through, whatever the file has by those names since then.
     """
 
     path: str
@@ -65,6 +79,12 @@ class Anchor:
     through: tuple[str, ...]
     space: str | None
     axcodes: str
+    chain: TransformChain | None = field(default=None, compare=False)
+
+    @property
+    def way(self) -> TransformChain | tuple[str, ...]:
+        """What leads from the channel to the viewer's world."""
+        return self.through if self.chain is None else self.chain
 
     def to_ras(self, position: npt.ArrayLike) -> FloatArray:
         """R, A, S of a position in the viewer."""
@@ -81,7 +101,8 @@ def anchor_of(layer: Layer | None) -> Anchor | None:
     seen = about.get("view") or (about if "path" in about else None)
     if layer is None or seen is None or about.get("axcodes") is None or not _stands_as_read(layer):
         return None
-    return Anchor(seen["path"], seen["channel"], tuple(seen.get("through", ())), seen.get("space"), about["axcodes"])
+    through = tuple(seen.get("through", ()))
+    return Anchor(seen["path"], seen["channel"], through, seen.get("space"), about["axcodes"], seen.get("chain"))
 
 
 def anchor_shown(viewer: ViewerModel) -> Anchor | None:
@@ -120,7 +141,7 @@ def carry(start: Anchor, end: Anchor, position: npt.ArrayLike) -> FloatArray:
     # What a file's own world is, its channels share.
     channel = (end if end.through else start).channel
     places = locator(start.path, channel)
-    return end.to_world(places.from_native(end.through, places.to_native(start.through, ras)))
+    return end.to_world(places.from_native(end.way, places.to_native(start.way, ras)))
 
 
 def describe(anchor: Anchor, position: npt.ArrayLike, space: str | None = None) -> dict[str, str]:
@@ -141,7 +162,7 @@ def describe(anchor: Anchor, position: npt.ArrayLike, space: str | None = None) 
     """
     places = locator(anchor.path, anchor.channel)
     ras = anchor.to_ras(position)
-    native = places.to_native(anchor.through, ras)
+    native = places.to_native(anchor.way, ras)
     chosen = space or anchor.space or next(iter(places.spaces), None)
     there = ""
     if chosen is not None:
@@ -151,7 +172,7 @@ def describe(anchor: Anchor, position: npt.ArrayLike, space: str | None = None) 
             # A field without an inverse: only the way from there is known.
             there = ""
     return {
-        "voxel": voxel_text(places.voxel(native)),
+        "voxel": places.voxel_text(native),
         "native": mm_text(native),
         "space": chosen or "",
         "there": there,
@@ -216,7 +237,7 @@ class Locator:
                 self._chains[way] = error
         return self._chains[way]
 
-    def to_native(self, way: tuple[str, ...] | str, ras: npt.ArrayLike) -> FloatArray:
+    def to_native(self, way: _Way, ras: npt.ArrayLike) -> FloatArray:
         """A point of another space, or of what transforms lead to, in the channel's world, mm.
 
         Raises
@@ -226,7 +247,7 @@ class Locator:
         with self._lock:
             return self._carry(way, ras, inverse=False)
 
-    def from_native(self, way: tuple[str, ...] | str, ras: npt.ArrayLike) -> FloatArray:
+    def from_native(self, way: _Way, ras: npt.ArrayLike) -> FloatArray:
         """The way there.
 
         Raises
@@ -237,10 +258,10 @@ class Locator:
         with self._lock:
             return self._carry(way, ras, inverse=True)
 
-    def _carry(self, way: tuple[str, ...] | str, ras: npt.ArrayLike, *, inverse: bool) -> FloatArray:
+    def _carry(self, way: _Way, ras: npt.ArrayLike, *, inverse: bool) -> FloatArray:
         if way in ((), self.own):
             return np.asarray(ras, float)
-        chain = self._chain(way)
+        chain = way if isinstance(way, TransformChain) else self._chain(way)
         if isinstance(chain, LsfmError):
             raise chain
         carried = (chain.inverse() if inverse else chain).map_points([np.asarray(ras, float)])[0]
@@ -249,6 +270,12 @@ class Locator:
     def voxel(self, ras: npt.ArrayLike) -> FloatArray:
         """Planes, rows and columns of the finest level, of a point in the channel's world."""
         return np.asarray(self._channel.space.to_voxel([np.asarray(ras, float)])[0])
+
+    def voxel_text(self, ras: npt.ArrayLike) -> str:
+        """The voxel in words, as who types it; and that it is none, where the image has none there."""
+        voxel = np.rint(self.voxel(ras)).astype(int)
+        is_inside = (voxel >= 0).all() and (voxel < self._channel.space.shape).all()
+        return ",".join(map(str, voxel.tolist())) if is_inside else "outside of the image"
 
     def at_voxel(self, voxel: npt.ArrayLike) -> FloatArray:
         """The way back."""
@@ -309,15 +336,24 @@ class Locator:
         return self._tables[name]
 
 
-@lru_cache(maxsize=8)
 def locator(path: str, channel: str) -> Locator:
-    """The places of a channel, which several ask for."""
+    """The places of a channel, as its file has them now; several ask for them.
+
+    Raises
+    ------
+    LsfmError
+        If the file is gone, or broken.
+    """
+    try:
+        state = Path(path).stat()
+    except OSError as error:
+        raise MissingError(f"{path}: cannot be read any more: {error.strerror}") from error
+    return _locator(path, channel, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _locator(path: str, channel: str, state: tuple[int, ...]) -> Locator:  # noqa: ARG001 (tells one state from another)
     return Locator(path, channel)
-
-
-def voxel_text(voxel: npt.ArrayLike) -> str:
-    """``12,34,56``, as who types it."""
-    return ",".join(str(round(float(value))) for value in np.asarray(voxel))
 
 
 def mm_text(ras: npt.ArrayLike) -> str:

@@ -235,7 +235,7 @@ def _more(layer: Layer, viewer: ViewerModel | None, position: npt.ArrayLike) -> 
     except LsfmError:
         # A file that went away is told where something of it is to be shown.
         return ""
-    parts = [f"voxel {words['voxel']} of {anchor.channel}"]
+    parts = [f"voxel {words['voxel']} of {anchor.channel}" if words["voxel"][0].isdigit() else f"outside of {anchor.channel}"]
     if words["there"]:
         parts.append(f"{words['space']} {words['there']} mm")
     if anchor.through:

@@ -26,6 +26,7 @@ from lsfm_core import (
     Space,
     StorageError,
     TransformChain,
+    chain_to,
     export_channel,
     ingest_channel,
     open_lsfm,
@@ -145,6 +146,21 @@ def test_the_finest_level_is_the_export(registered_file: Path, channel: str, fie
         # Any part is that part of it.
         np.testing.assert_array_equal(np.asarray(view[len(view) // 2]), volume.array[len(view) // 2])
         np.testing.assert_array_equal(np.asarray(view[3:9, ::-5, 7]), volume.array[3:9, ::-5, 7])
+
+
+def test_the_chain_to_a_space_carries_points_as_itk_does(registered_file: Path, to_template: sitk.Transform) -> None:
+    points = np.array([[5.1, 5.5, 5.4], [3.0, 8.0, 4.2], [9.9, 12.9, 7.8], [60, 0, 0]])
+    lps = np.array([-1, -1, 1])
+    expected = np.array([to_template.TransformPoint(point) for point in (points * lps).tolist()]) * lps
+    with open_lsfm(registered_file) as file:
+        for way in ({"to": "template"}, {"through": ("structural_to_template", "warp")}):
+            chain = chain_to(file, "autofluo", **way)
+            np.testing.assert_allclose(chain.map_points(points), expected, atol=1e-5)
+        # And back, by the stored inverse: where that is good.
+        np.testing.assert_allclose(chain.inverse().map_points(expected[:2]), points[:2], atol=0.02)
+        assert chain_to(file, "autofluo").map_points(points).tolist() == points.tolist()
+        with pytest.raises(LsfmError, match="no transforms that are stored lead"):
+            chain_to(file, "autofluo", to="moon")
 
 
 # --- planted voxels -------------------------------------------------------------------------------------------------------------

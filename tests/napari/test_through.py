@@ -23,6 +23,7 @@ from lsfm_core import (
     IngestRequest,
     InputError,
     LabelTable,
+    MissingError,
     UnknownRegionError,
     export_channel,
     ingest_channel,
@@ -103,7 +104,8 @@ def test_a_view_lies_where_the_atlas_has_it(brain: Path) -> None:
     about = layer.metadata["lsfm"]
     # The voxels are not the channel's: nobody may take their numbers for its.
     assert "path" not in about and "channel" not in about
-    assert about["view"] == {"path": str(brain), "channel": "signal", "through": ["to_atlas"], "space": "atlas"}
+    told = {name: about["view"][name] for name in ("path", "channel", "through", "space")}
+    assert told == {"path": str(brain), "channel": "signal", "through": ["to_atlas"], "space": "atlas"}
 
 
 def test_labels_keep_their_colours_and_names(brain: Path) -> None:
@@ -214,6 +216,43 @@ def test_the_form_shows_a_channel_by_the_name_of_a_space(viewer: napari.Viewer, 
     qtbot.waitUntil(lambda: "there is no such file" in form.outlook.text(), timeout=20000)
     assert not form.button.isEnabled()
     qtbot.waitUntil(lambda: not form.is_busy, timeout=20000)
+
+
+@window
+def test_other_forms_offer_it(viewer: napari.Viewer, brain: Path, qtbot: QtBot) -> None:
+    viewer.open(brain, plugin="napari-lsfm")
+    _, export = viewer.window.add_plugin_dock_widget("napari-lsfm", "Export")
+    export(request_for(brain, channel="regions", to_space="signal", reference="signal", resolution_mm=0.1))
+    qtbot.waitUntil(export.button.isEnabled, timeout=20000)
+    export.look.click()
+    form = next(viewer.window.dock_widgets[name] for name in viewer.window.dock_widgets if name.startswith("Show in another"))
+    qtbot.waitUntil(form.button.isEnabled, timeout=20000)
+    assert (form.channel.value, form.reference.value, form.resolution_mm.value) == ("regions", "signal", 0.1)
+    assert [step.name for step in form.transforms.value] == ["to_atlas"] and form.transforms.value[0].invert
+    form.window.value = viewer
+    form.go()
+    qtbot.waitUntil(lambda: any("regions in" in layer.name for layer in viewer.layers), timeout=20000)
+    qtbot.waitUntil(lambda: not form.is_busy and not export.is_busy, timeout=20000)
+
+
+def test_what_changed_in_the_file_is_heeded_by_places_but_not_by_what_is_seen(brain: Path, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    attend(viewer)
+    layer = shown(viewer, brain, reference="regions")
+    bright = layer.data_to_world(np.argwhere(np.asarray(finest(layer)) == 60000)[0])
+    anchor = anchor_of(layer)
+    assert anchor is not None
+    assert describe(anchor, bright)["voxel"] == "20,30,50"
+    np.savetxt(tmp_path / "other.txt", np.diag([2, 2, 2, 1]))
+    words = ["--channel=signal", "--name=to_atlas", f"--affine={tmp_path / 'other.txt'}", "--to=atlas", "--replace", "--quiet"]
+    assert main(["write-affine", str(brain), *words]) == 0
+    # The layer was opened before, and still shows the brain through what was there.
+    assert describe(anchor, bright)["voxel"] == "20,30,50"
+    brain.unlink()
+    with pytest.raises(MissingError, match="cannot be read any more"):
+        describe(anchor, bright)
+    # The status bar tells what it can.
+    assert layer.get_status(bright, world=True)["coordinates"]
 
 
 # --- positions ------------------------------------------------------------------------------------------------------------------

@@ -307,7 +307,7 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
         "Show displacement field… (LSFM)",
         "Letters at the edges (on/off) (LSFM)",
         "Show in the space of another channel… (LSFM)",
-        "Show in another space… (LSFM)",
+        "Show in another space (LSFM)",
         "Position (LSFM)",
     }
     assert menu_titles("napari/file/io_utilities") == {

@@ -27,7 +27,8 @@ from napari_lsfm._widgets.fields import (
 from napari_lsfm._widgets.forms._export_box import DrawnBox
 from napari_lsfm._widgets.forms._export_work import Done, Outlook, by, export_and_look, look_ahead
 from napari_lsfm._widgets.forms._transform_form import TransformForm
-from napari_lsfm._workers import Job
+from napari_lsfm._widgets.forms.through import show_through
+from napari_lsfm._workers import Job, in_words
 
 if TYPE_CHECKING:
     import napari
@@ -75,7 +76,7 @@ class ExportForm(TransformForm):
     sections: ClassVar = {
         "Image": ("path", "channel", "orientation", "timepoint", "level", "resolution_mm"),
         "Piece": ("what", *(name for names in _PIECES.values() for name in names)),
-        "Into another space": ("to_space", "via", "transforms", "reference"),
+        "Into another space": ("to_space", "via", "transforms", "reference", "look"),
         "Voxels": ("output_orientation", "interpolation", "antialias", "fill"),
         "Output": ("output", "overwrite", "memory_bytes", "threads", "show_result"),
     }
@@ -124,6 +125,10 @@ class ExportForm(TransformForm):
                 return make_field(ExportRequest, "origin_mm", name=name, label="First corner (mm)", tooltip=tip)
             case "reference":
                 return make_field(ExportRequest, name, ChoiceOrFile, choices=[("none", None)], pattern=_REFERENCES)
+            case "look":
+                self.look = small_button("Show without exporting…", "Look at it in another space: only what is seen is computed")
+                self.look.clicked.connect(lambda _: self._on_look())
+                return "", self.look, "What would be exported, as a layer"
             case "output_orientation":
                 codes = [("default", None), ("native", "native"), *((code, code) for code in _CODES)]
                 return make_field(ExportRequest, name, Choice, choices=codes, typed=True)
@@ -321,6 +326,12 @@ class ExportForm(TransformForm):
             take()
         except LsfmError as error:
             self._complain(str(error))
+
+    def _on_look(self) -> None:
+        try:
+            show_through(self._viewer, self.request())
+        except LsfmError as error:
+            self._complain(in_words(error))
 
     # --- doing it -----------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from magicgui.widgets import ComboBox, Container, Label, LineEdit, PushButton
 from qtpy.QtWidgets import QApplication
 
 from lsfm_core import InputError, LsfmError
-from napari_lsfm._linked import link, unlink
+from napari_lsfm._linked import link, partner_of, unlink
 from napari_lsfm._positions import Anchor, anchor_shown, describe, locator, move_viewer
 from napari_lsfm._viewing import attend, attended
 from napari_lsfm._workers import ERROR_STYLE, Latest, in_words
@@ -59,11 +59,11 @@ class PositionPanel(Container[Any]):
         self.copy = PushButton(name="copy", text="Copy")
         self.kind = ComboBox(name="kind", label="Go to", choices=_KINDS, tooltip="What is typed below")
         self.place = LineEdit(
-            name="place", label="", tooltip="Three numbers, or a region by its id, acronym or name; Enter goes there"
+            name="place", label=" ", tooltip="Three numbers, or a region by its id, acronym or name; Enter goes there"
         )
         self.go_there = PushButton(name="go_there", text="Go")
         self.window = ComboBox(name="window", label="Linked with", choices=self._windows, nullable=True)
-        self.said = Label(name="said", label="")
+        self.said = Label(name="said", label=" ")
         self.said.native.setWordWrap(True)
         shown = (self.channel, self.voxel, self.native_mm, self.other, self.there, self.region, self.copied, self.copy)
         self.extend([*shown, self.kind, self.place, self.go_there, self.window, self.said])
@@ -73,6 +73,7 @@ class PositionPanel(Container[Any]):
         self.copy.changed.connect(lambda _: self.copy_position())
         self.place.native.returnPressed.connect(self._go)
         self.go_there.changed.connect(lambda _: self._go())
+        self.window.value = partner_of(self._viewer)
         self.window.changed.connect(self._on_window)
         self._viewer.mouse_move_callbacks.append(self._on_mouse)
         self._viewer.mouse_drag_callbacks.append(self._on_click)

@@ -17,6 +17,7 @@ from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
 from napari_lsfm._widgets.fields import Choice, FileField, RegionsField, Tick, beside, make_field
 from napari_lsfm._widgets.forms._file_form import FileForm
 from napari_lsfm._widgets.forms._region_work import Measured, label_at, measure, occurring
+from napari_lsfm._widgets.forms.through import show_through
 from napari_lsfm._workers import Latest
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ class RegionsForm(FileForm):
                 self.clear.setToolTip("Choose nothing")
                 self.find.setToolTip("Go to the middle of what is chosen, in the viewer")
                 self.find.setEnabled(False)
-                return "Chosen", beside(self.clear, self.find), "What is chosen"
+                self.look = QPushButton("In another space…")
+                self.look.setToolTip("Show the image, or its regions, through transforms, without exporting them")
+                self.look.clicked.connect(lambda _: self._on_look())
+                return "Chosen", beside(self.clear, self.find, self.look), "What is chosen"
             case "pick":
                 tip = (
                     "A click at a plane of the brain takes the region there, without its parts; with Control, in addition to others"
@@ -371,6 +375,10 @@ class RegionsForm(FileForm):
         form.take_region(request.path, request.channel, request.region)
         export: ExportForm = form
         return export
+
+    def _on_look(self) -> None:
+        if self._facts is not None and self.channel.value is not None:
+            show_through(self._viewer, ExportRequest(path=self._facts.path, channel=self.channel.value))
 
     def _let_go(self) -> None:
         self._viewer.mouse_drag_callbacks.remove(self._on_click)

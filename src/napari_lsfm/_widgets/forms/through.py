@@ -8,21 +8,22 @@ from lsfm_core import CancelToken, ExportRequest, InputError
 from napari_lsfm._linked import link
 from napari_lsfm._through import add_view, open_view, space_of, windows
 from napari_lsfm._widgets._facts import FileFacts, origin_of
-from napari_lsfm._widgets.fields import ChainField, Choice, ChoiceOrFile, FileField, Listed, make_field
+from napari_lsfm._widgets.fields import Choice, ChoiceOrFile, FileField, make_field
 from napari_lsfm._widgets.forms._export_work import by
-from napari_lsfm._widgets.forms._file_form import FileForm
+from napari_lsfm._widgets.forms._transform_form import TransformForm
 from napari_lsfm._workers import Job
 
 if TYPE_CHECKING:
     import napari
     from magicgui.widgets import Widget
+    from qtpy.QtWidgets import QWidget
 
 __all__ = ["ThroughForm"]
 
 _REFERENCES = "Images (*.nii *.nii.gz *.nrrd *.mha);;All files (*)"
 
 
-class ThroughForm(FileForm):
+class ThroughForm(TransformForm):
     """Show a channel in another space: a layer that computes what is looked at.
 
     Parameters
@@ -34,8 +35,8 @@ class ThroughForm(FileForm):
     operation = "export"
     action = "Show"
     sections: ClassVar = {
-        "Image": ("path", "channel"),
-        "In another space": ("way", "to_space", "via", "transforms", "reference", "resolution_mm"),
+        "Image": ("path", "channel", "orientation"),
+        "In another space": ("to_space", "via", "transforms", "reference", "resolution_mm"),
         "Where": ("window",),
     }
 
@@ -43,57 +44,38 @@ class ThroughForm(FileForm):
         super().__init__(napari_viewer)
         # What is looked at is no command: an export of the same is one.
         self.copy.hide()
+        self._is_new = True
         self.channel.changed.connect(self._on_channel)
-        self.way.changed.connect(self._on_way)
         layers = napari_viewer.layers.events
         self._listen(self._on_layers, layers.inserted, layers.removed)
-        self._on_way()
+        self._show_rows(False, "orientation")
         self._on_layers()
         self.path.native.start(napari_viewer)
 
-    def _make(self, name: str) -> Widget:
+    def _make(self, name: str) -> Widget | tuple[str, QWidget, str]:
         match name:
             case "path":
                 return make_field(ExportRequest, name, FileField)
             case "channel":
                 return make_field(ExportRequest, name, Choice)
-            case "way":
-                choices = [("the name of the space", "space"), ("transforms", "chain")]
-                return Choice("space", name=name, label="By", tooltip="What tells the way to the other space", choices=choices)
-            case "to_space":
-                tip = "The space to go to; the way is found by the names of spaces that the file records"
-                return make_field(ExportRequest, name, Choice, tooltip=tip)
-            case "via":
-                return make_field(ExportRequest, name, Listed, kind=str, value=None, empty="only where there are several ways")
-            case "transforms":
-                return make_field(ExportRequest, name, ChainField)
             case "reference":
                 return make_field(ExportRequest, name, ChoiceOrFile, choices=[("none", None)], pattern=_REFERENCES)
             case "window":
                 tip = "In a linked window the same place of the brain is shown as in this one, whichever of them is moved"
                 return Choice("linked", name=name, label="Window", tooltip=tip, choices=windows(self._viewer))
-        return make_field(ExportRequest, name)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
-        return self.path.native.is_busy or super().is_busy
+        return super()._make(name)
 
     def __call__(self, request: ExportRequest) -> None:
         """Show the way and the grid of a request, as soon as its file was looked into."""
 
         def fill() -> None:
+            self._is_new = False
             with self._filling():
                 self.channel.value = request.channel
                 self._on_channel()
-                self.way.value = "chain" if request.transforms else "space"
-                self.transforms.native.allow_numeric(bool(request.numeric_inverse))
-                if request.to_space is not None:
-                    self.to_space.value = request.to_space
-                self.via.value = request.via or None
-                for name in ("transforms", "reference", "resolution_mm"):
-                    self[name].value = getattr(request, name)
-            self._on_way()
+                super(ThroughForm, self).__call__(request)
+            self._look_for_way()
+            self._changed()
 
         self._once_known(request.path, fill)
 
@@ -117,23 +99,21 @@ class ThroughForm(FileForm):
     def _on_channel(self, _: Any = None) -> None:
         if self._facts is None or self.channel.native.currentData() is None:
             return
-        channels, spaces = self._facts.channels.values(), self._facts.spaces
-        own = self._facts.channels[self.channel.value].space_name
+        channel = self._facts.channels[self.channel.value]
         with self._filling():
-            self.transforms.native.set_facts(self._facts, self.channel.value)
-            there = {space: [c.name for c in channels if c.space_name == space and c.kind != "vectors"] for space in spaces}
-            atlases = {c.space_name for c in channels if c.kind == "labels"}
-            # An atlas first; where nothing lies, a way only passes through.
-            ordered = sorted(
-                (space for space in spaces if space != own), key=lambda space: (space not in atlases, not there[space])
-            )
-            self.to_space.offer((f"{space} ({', '.join(there[space])})" if there[space] else space, space) for space in ordered)
+            self.transforms.native.set_facts(self._facts, channel.name)
+            self._show_rows(channel.orientation is None, "orientation")
+            if self._is_new and not self._leaves:
+                # An atlas, if there is one: where labels lie, and the image does not.
+                labels = {other.space_name for other in self._facts.channels.values() if other.kind == "labels"}
+                others = [space for space in self._facts.spaces if space in labels - {channel.space_name}]
+                self.to_space.value = next(iter(others), None)
+            self._is_new = False
+        self._show_rows(self._space is not None, "via")
+        self._look_for_way()
         self._changed()
 
-    def _on_way(self, _: Any = None) -> None:
-        by_name = self.way.value == "space"
-        self._show_rows(by_name, "to_space", "via")
-        self._show_rows(not by_name, "transforms")
+    def _on_chain(self) -> None:
         self._changed()
 
     # --- the request --------------------------------------------------------------------------------------------------------
@@ -152,15 +132,6 @@ class ThroughForm(FileForm):
             self.path.native.look_now()
         request: ExportRequest = super().request()
         return request
-
-    def _given(self) -> dict[str, Any]:
-        given = super()._given()
-        given["via"] = given.get("via") or ()
-        if self.way.value == "chain":
-            return given | {"numeric_inverse": self.transforms.native.numeric_inverse}
-        if given["to_space"] is None:
-            raise InputError("to space: the file knows of no other one: choose transforms")
-        return given
 
     def _plan(self, request: ExportRequest, cancel: CancelToken) -> Any:
         return open_view(request)[1]
