@@ -21,6 +21,7 @@ from lsfm_core import ExportRequest, PreviewRequest, edit_lsfm, preview_file
 from lsfm_core.cli import main as run
 from lsfm_core.testing import write_phantom_file, write_phantom_series
 from napari_lsfm._layers import field_layer
+from napari_lsfm._through import add_view, open_view, space_of
 
 IMAGES = Path(__file__).resolve().parent / "images"
 SPECIMEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "mouse_brain"
@@ -37,25 +38,36 @@ class Shown:
     planes: Path
     cortex: int
     limits: tuple[int, int]
+    through: tuple[str, ...]
 
 
 def take_in(specimen: Path) -> Shown:
     """Make the file of the real specimen: image, atlas, and the way to the template."""
     brain, planes = Path("brain.h5"), Path("planes")
     planes.symlink_to(specimen / "structural_tiff")
-    field = specimen / "transforms" / "template_to_structural_1InverseWarp.nii.gz"
+    transforms = specimen / "transforms"
+    name = "template_to_structural"
     for line in (
         ["write", "--channel=autofluo", "--image=planes", "--voxel-size=0.05,0.04,0.04", "--orientation=AIR"],
         [
             "write", "--channel=atlas", "--kind=labels", f"--image={specimen / 'annotation_in_structural_100um.nii.gz'}",
             f"--labels={specimen / 'allen_labels_itksnap.txt'}", f"--ontology={specimen / 'allen_structure_tree.csv'}",
+            "--space=autofluo",
         ],
-        ["write-field", "--channel=warp", f"--image={field}"],
+        ["write-field", "--channel=warp", f"--image={transforms / f'{name}_1InverseWarp.nii.gz'}"],
+        [
+            "write-field", "--channel=to_template", f"--image={transforms / f'{name}_1Warp.nii.gz'}", "--inverse-of=warp",
+            "--from=aligned", "--to=template",
+        ],
+        [
+            "write-affine", "--channel=autofluo", "--name=affine", f"--affine={transforms / f'{name}_0GenericAffine.mat'}",
+            "--to=aligned",
+        ],
     ):  # fmt: skip
         verb, *options = line
         if run([verb, str(brain), *options]):
             raise SystemExit(f"the specimen in {specimen} could not be taken in")
-    return Shown(brain, "atlas", "warp", planes, 315, (0, 350))
+    return Shown(brain, "atlas", "warp", planes, 315, (0, 350), ("affine", "to_template"))
 
 
 def make_up() -> Shown:
@@ -64,7 +76,7 @@ def make_up() -> Shown:
     write_phantom_series(planes)
     write_phantom_file(brain)
     # Noise would make up most of the picture.
-    return Shown(brain, "regions", "warp", planes, 312782628, (150, 900))
+    return Shown(brain, "regions", "warp", planes, 312782628, (150, 900), ("warp",))
 
 
 def settle(milliseconds: int = 500) -> None:
@@ -167,6 +179,30 @@ def take_window(shown: Shown, target: Path, *, regions: bool) -> None:
         viewer.close()
 
 
+def take_through(shown: Shown, target: Path) -> None:
+    """Show the image and its regions through transforms, and the panel of positions."""
+    viewer = napari.Viewer(show=True)
+    try:
+        viewer.window.resize(*SIZE)
+        for channel in ("autofluo", shown.labels):
+            request = ExportRequest(path=shown.brain, channel=channel, transforms=shown.through, resolution_mm=0.05)
+            file, view = open_view(request)
+            add_view(viewer, file, view, space_of(file, view) or "template")
+        image, labels = viewer.layers
+        image.contrast_limits, labels.opacity = shown.limits, 0.4
+        viewer.layers.selection.active = image
+        _, panel = viewer.window.add_plugin_dock_widget("napari-lsfm", "Position")
+        settle()
+        viewer.fit_to_view(margin=0.04)
+        place = image.data_to_world([n // 2 for n in view.shape])
+        viewer.dims.set_point(0, place[0])
+        panel.look((place[0], place[1] - 1, place[2] + 1.5))
+        settle(2000)
+        viewer.screenshot(str(target), canvas_only=False, flash=False)
+    finally:
+        viewer.close()
+
+
 def main() -> None:
     """Make all pictures."""
     # Without the offer to do so.
@@ -182,6 +218,7 @@ def main() -> None:
         take_window(shown, IMAGES / "napari.png", regions=False)
         take_window(shown, IMAGES / "regions.png", regions=True)
         preview_file(PreviewRequest(path=shown.brain, size=300, output=IMAGES / "preview.png", overwrite=True))
+        take_through(shown, IMAGES / "through.png")
         take_forms(shown, IMAGES)
 
 
