@@ -18,6 +18,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from bench_ingest import Result, measured
 
+import lsfm_core.kernels.warp  # noqa: F401 (as nibabel)
 from lsfm_core import (
     ExportPlan,
     ExportRequest,

@@ -134,6 +134,27 @@ def test_points_go_through_the_real_chain_as_itk_takes_them(brain_data: Path, pa
     assert chain.domain is pair.space and TransformChain(chain.transforms[:2]).domain is None
 
 
+@settings(deadline=None, max_examples=60)
+@given(kinds=st.text("AFI", min_size=1, max_size=4), amplitude=st.floats(0.02, 0.12), seed=st.integers(0, 2**32))
+def test_no_image_of_a_block_lies_beyond_its_reach(kinds: str, amplitude: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    inverse = InverseField(smooth_field(amplitude, (12, 11, 10)))
+    steps = [inverse if kind == "I" else random_chain(rng, kind)[0].transforms[0] for kind in kinds]
+    chain, block = TransformChain(steps), random_block(rng)
+    found = chain.map_points(block.to_world(np.argwhere(np.ones(block.shape, bool))))
+    reach = chain.reach(block, 2**30)
+    assert reach is not None
+    # Along any direction, as a hull's.
+    directions = rng.normal(size=(3, 20))
+    assert ((found @ directions).min(axis=0) >= (reach @ directions).min(axis=0) - 1e-9).all()
+
+
+def test_the_longest_displacement_of_a_field_is_known() -> None:
+    vectors = np.random.default_rng(3).normal(size=(5, 4, 6, 3))
+    vectors[3, 1, 2] = 7.0, -6.0, 6.0
+    assert DisplacementField(Space((5, 4, 6), np.eye(4)), vectors).longest_mm == 11.0
+
+
 @settings(deadline=None)
 @given(kinds=st.text("AF", max_size=4), seed=st.integers(0, 2**32))
 def test_points_go_through_any_chain_as_itk_takes_them(kinds: str, seed: int) -> None:

@@ -173,20 +173,10 @@ def _whole(region: RegionMask) -> Box:
         elif isinstance(step, InverseField):
             # What comes to a point of the domain does so from where the field brings it.
             domain = step.field.space.bounds
-            places.append(domain.grown(_longest_mm(step.field)).corners)
+            places.append(domain.grown(step.field.longest_mm).corners)
         else:
             places = [step.inverse().map_points(points) for points in places]
     return Box.of(np.concatenate(places))
-
-
-def _longest_mm(field: DisplacementField) -> float:
-    """Length of a field's longest displacement."""
-    last = np.subtract(field.space.shape, 1)
-    longest = 0.0
-    for plane in range(field.space.shape[0]):
-        vectors = field.read(field.box_around(np.array([[plane, 0, 0], [plane, *last[1:]]], float)))
-        longest = max(longest, float(np.linalg.norm(vectors, axis=-1).max()))
-    return longest
 
 
 def _look_for(file: LsfmFile, region: RegionMask, grid: Space, cancel: CancelToken | None) -> Box:
@@ -228,10 +218,10 @@ def _look_for(file: LsfmFile, region: RegionMask, grid: Space, cancel: CancelTok
 
 def _may_reach(region: RegionMask, block: Space) -> bool:
     """Whether some voxel of a block of the output can come to the box around the region; certain only where it cannot."""
-    carried = region.chain.on_block(block, max_bytes=_LOOK_BYTES)
-    if carried is None:
+    points = region.chain.reach(block, _LOOK_BYTES)
+    if points is None:
         return True
-    index = region.space.to_voxel(carried.points)
+    index = region.space.to_voxel(points)
     # Nearest voxels are half a voxel away; rounding must not decide.
     is_past = (index.max(axis=0) < np.subtract(region.voxels.starts, 1)).any()
     return not (is_past or (index.min(axis=0) > region.voxels.stops).any())

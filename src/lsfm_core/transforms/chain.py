@@ -105,6 +105,41 @@ class TransformChain(Transform):
         lines = [f"{i}. {t.name or 'unnamed'}: {t.describe()}" for i, t in enumerate(self.transforms, start=1)]
         return "\n".join(lines) or "no transform: the output space is the image's own"
 
+    def reach(self, block: Space, max_bytes: int) -> FloatArray | None:
+        """Points (m, 3) of the native space in whose hull the images of a block's voxel centres lie.
+
+        As `on_block` gives them, but that numeric inverses are not sought for each voxel: it is told how far they move at most.
+
+        Parameters
+        ----------
+        block : Space
+        max_bytes : int
+            Bytes of displacements that may be held.
+
+        Returns
+        -------
+        array or None
+            None if more would have to be held.
+        """
+        points = apply_affine(block.world_from_voxel, list(product(*((0, n - 1) for n in block.shape))))
+        for step in reversed(self.folded):
+            if isinstance(step, Affine):
+                points = step.map_points(points)
+            elif isinstance(step, InverseField):
+                points = _shifted(points, step.shifts(points))
+            elif isinstance(step, DisplacementField):
+                index = apply_affine(step.space.voxel_from_world, points)
+                reach = np.stack([index.min(axis=0), index.max(axis=0)])
+                if not step.meets(reach):
+                    continue
+                box = step.box_around(reach)
+                if box.voxels * _VECTOR_BYTES > max_bytes:
+                    return None
+                points = _shifted(points, step.shifts(reach, step.read_stored(box)))
+            else:
+                return None
+        return points
+
     def on_block(self, block: Space, *, margin_vox: float = 0, max_bytes: int) -> BlockTransform | None:
         """What resampling one block of the output needs.
 
@@ -168,17 +203,18 @@ class TransformChain(Transform):
                 if held > max_bytes:
                     return None
                 vectors = step.read(box)
-                # In two steps: numpy compares whole rows ten times faster than one triple after the other.
-                shifts = np.stack([vectors.min(axis=(0, 1)).min(axis=0), vectors.max(axis=(0, 1)).max(axis=0)])
-                if not step.contains(reach).all():
-                    shifts = np.stack([np.minimum(shifts[0], 0), np.maximum(shifts[1], 0)])
-                if len(points) * 8 > _HULL_POINTS:
-                    points = _corners(np.stack([points.min(axis=0), points.max(axis=0)]))
-                points = (points[:, None] + _corners(shifts)).reshape(-1, 3)
+                points = _shifted(points, step.shifts(reach, vectors))
                 # The crop begins a trifle lower, so that ITK sees the domain's faces where `DisplacementField` does.
                 parts.append(_itk_field(step.space.crop(box.starts, box.stops), vectors, FACE_SLACK))
         itk = sitk.CompositeTransform(parts[::-1]) if parts else sitk.Transform()
         return BlockTransform(itk, points, held)
+
+
+def _shifted(points: FloatArray, shifts: FloatArray) -> FloatArray:
+    """Points in whose hull those of a hull lie after each was moved by something between two displacements (2, 3)."""
+    if len(points) * 8 > _HULL_POINTS:
+        points = _corners(np.stack([points.min(axis=0), points.max(axis=0)]))
+    return (points[:, None] + _corners(shifts)).reshape(-1, 3)
 
 
 def _corners(bounds: FloatArray) -> FloatArray:
