@@ -68,6 +68,7 @@ from .export import is_point_file as is_point_file
 from .export import iter_chunks as iter_chunks
 from .export import iter_slices as iter_slices
 from .export import lay_out_chunks as lay_out_chunks
+from .export import make_shard as make_shard
 from .export import merge_chunks as merge_chunks
 from .export import plan_export as plan_export
 from .export import plan_region_table as plan_region_table
@@ -92,6 +93,9 @@ from .metadata import ImageMetadata as ImageMetadata
 from .metadata import VoxelSize as VoxelSize
 from .metadata import describe_image as describe_image
 from .metadata import read_metadata as read_metadata
+from .parallel import ShardResult as ShardResult
+from .parallel import ShardsStatus as ShardsStatus
+from .parallel import shards_status as shards_status
 from .preview import PreviewRequest as PreviewRequest
 from .preview import PreviewResult as PreviewResult
 from .preview import preview_file as preview_file

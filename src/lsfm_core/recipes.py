@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ from lsfm_core.export import (
     export_slices,
     export_transform,
     lay_out_chunks,
+    make_shard,
     merge_chunks,
     plan_export,
     plan_merge,
@@ -116,12 +118,15 @@ class Operation:
         as `run` would.
     changes : bool
         Whether it changes the recipe's file, or makes it: then it opens the file itself.
+    divides : bool
+        Whether it takes an executor as well, or makes a shard.
     """
 
     request: type[Request]
-    run: Callable[[Any, Any, ProgressCallback | None, CancelToken | None], Any]
+    run: Callable[..., Any]
     plan: Callable[[Any, Any], Any]
     changes: bool = False
+    divides: bool = False
 
     @property
     def has_file(self) -> bool:
@@ -139,9 +144,25 @@ class Operation:
         return "output" in self.request.model_fields and not self.changes
 
 
-def _export(request: ExportRequest, file: Any, progress: ProgressCallback | None, cancel: CancelToken | None) -> object:
-    export = export_channel if request.grid is None else export_chunks
-    return export(request, file=file, progress=progress, cancel=cancel)
+def _divisible(whole: Callable[..., Any]) -> Callable[..., Any]:
+    """All of an operation, by an executor too, or the shard of it that is asked for."""
+
+    def run(
+        request: Any,
+        file: Any,
+        progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+        executor: Executor | None = None,
+    ) -> object:
+        if request.shard is not None:
+            return make_shard(request, file=file, progress=progress, cancel=cancel)
+        return whole(request, file=file, executor=executor, progress=progress, cancel=cancel)
+
+    return run
+
+
+def _export(request: ExportRequest, **options: Any) -> object:
+    return (export_channel if request.grid is None else export_chunks)(request, **options)
 
 
 @dataclass(frozen=True)
@@ -223,11 +244,9 @@ OPERATIONS: Mapping[str, Operation] = {
         lambda request, _: describe_xml(request),
         changes=True,
     ),
-    "export": Operation(ExportRequest, _export, _plan_export),
+    "export": Operation(ExportRequest, _divisible(_export), _plan_export, divides=True),
     "export-slices": Operation(
-        SlicesRequest,
-        lambda request, file, progress, cancel: export_slices(request, file=file, progress=progress, cancel=cancel),
-        lambda request, file: plan_slices(file, request),
+        SlicesRequest, _divisible(export_slices), lambda request, file: plan_slices(file, request), divides=True
     ),
     "transform-points": Operation(
         PointsRequest,
@@ -240,9 +259,7 @@ OPERATIONS: Mapping[str, Operation] = {
         lambda request, file: describe_transform(file, request),
     ),
     "region-table": Operation(
-        RegionTableRequest,
-        lambda request, file, progress, cancel: region_table(request, file=file, progress=progress, cancel=cancel),
-        lambda request, file: plan_region_table(file, request),
+        RegionTableRequest, _divisible(region_table), lambda request, file: plan_region_table(file, request), divides=True
     ),
     "merge": Operation(
         MergeRequest,
@@ -338,8 +355,15 @@ class Work:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def run(self, step: Step, *, progress: ProgressCallback | None = None, cancel: CancelToken | None = None) -> Any:
-        """Carry a step out; gives what the operation does.
+    def run(
+        self,
+        step: Step,
+        *,
+        executor: Executor | None = None,
+        progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Any:
+        """Carry a step out, by an executor if it can be divided; gives what the operation does.
 
         Raises
         ------
@@ -348,7 +372,8 @@ class Work:
         # What follows need not be long enough to ask itself.
         if cancel is not None and cancel.cancelled:
             raise CancelledError(f"{step.place}: cancelled before it began")
-        result = step.operation.run(step.request, self._file_for(step), progress, cancel)
+        options = {"executor": executor} if step.operation.divides and executor is not None else {}
+        result = step.operation.run(step.request, self._file_for(step), progress, cancel, **options)
         self.done.append(step)
         return result
 

@@ -17,7 +17,22 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import IO, Any, cast
 
 # Only the errors: the rest of the core is imported by the command that needs it, so that --help comes at once.
-from lsfm_core.cli import completion, export, log, look, maintain, metadata, points, preview, regions, register, run, sample, write
+from lsfm_core.cli import (
+    completion,
+    divided,
+    export,
+    log,
+    look,
+    maintain,
+    metadata,
+    points,
+    preview,
+    regions,
+    register,
+    run,
+    sample,
+    write,
+)
 from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._json import nobody_listens, remark
 from lsfm_core.cli._lines import command_line, request_command
@@ -138,7 +153,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for commands in (write, look, metadata, preview, log, export, run, points, regions, register, maintain, sample, completion):
+    kinds = (write, look, metadata, preview, log, export, divided, run, points, regions, register, maintain, sample, completion)
+    for commands in kinds:
         commands.add_commands(verbs)
     return parser
 

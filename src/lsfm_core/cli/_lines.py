@@ -40,7 +40,7 @@ _OPTIONS = {
         "interpolation": "--interpolation", "fill": "--fill", "numeric_inverse": "--numeric-inverse", "reference": "--reference",
         "origin_mm": "--origin", "size_mm": "--size", "snap": "--snap", "overwrite": "--overwrite", "memory_bytes": "--memory",
         "threads": "--threads", "grid": "--grid", "overlap_mm": "--overlap", "axis": "--axis", "roi": "--roi",
-        "as_stored": "--as-stored", "contrast": "--contrast",
+        "as_stored": "--as-stored", "contrast": "--contrast", "shard": "--shard",
         "field_convention": "--field-convention", "to_space": "--to-space", "via": "--via",
     },
     "export-transform": {
@@ -99,7 +99,7 @@ _OPTIONS = {
         "side": "--side", "midline_mm": "--midline", "threshold": "--threshold", "percentiles": "--percentiles",
         "output": "--output", "overwrite": "--overwrite", "orientation": "--orientation", "voxel_size_mm": "--voxel-size",
         "to_space": "--to-space", "via": "--via", "numeric_inverse": "--numeric-inverse", "field_convention": "--field-convention",
-        "memory_bytes": "--memory", "threads": "--threads",
+        "memory_bytes": "--memory", "threads": "--threads", "shard": "--shard",
     },
     "upgrade": {
         "orientation": "--orientation", "field_convention": "--field-convention", "compression": "--compression-level",

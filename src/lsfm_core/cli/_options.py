@@ -17,7 +17,10 @@ from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._json import add_json, as_json, print_json, tell
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from lsfm_core._request import Request
+    from lsfm_core.parallel import ShardResult
     from lsfm_core.progress import ProgressCallback
     from lsfm_core.recipes import Outlook, Step
 
@@ -27,6 +30,8 @@ __all__ = [
     "PrintSchema",
     "Told",
     "Waive",
+    "add_dask",
+    "add_division",
     "add_field_convention",
     "add_placement",
     "add_request",
@@ -37,12 +42,14 @@ __all__ = [
     "apply",
     "bar",
     "by",
+    "dask_of",
     "memory",
     "numbers",
     "option_names",
     "orientation_code",
     "outlook_json",
     "path_of",
+    "shard_words",
     "show_plan",
 ]
 
@@ -249,6 +256,51 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
         "--memory", type=memory, default=2 * 10**9, metavar="SIZE", help="memory to use at most, as 500MB or 2GB (default 2GB)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+
+
+def add_division(parser: argparse.ArgumentParser) -> None:
+    """Options of commands whose work can be divided among processes and machines."""
+    division = parser.add_argument_group("on many machines")
+    division.add_argument(
+        "--shard", metavar="I/N", help=Told("export.ExportRequest.shard", "; 'lsfm-core status OUTPUT' tells how far all are")
+    )
+    add_dask(division)
+
+
+def add_dask(parser: Any) -> None:
+    """The option of commands whose work Dask can share out."""
+    parser.add_argument(
+        "--dask",
+        metavar="WHERE",
+        help="let workers of Dask's do the work: the scheduler's address, its scheduler file (.json), or local:N for N on this "
+        "machine",
+    )
+
+
+@contextmanager
+def dask_of(arguments: argparse.Namespace, inputs: Callable[[], Sequence[Path]]) -> Iterator[Executor | None]:
+    """The executor that a command line asks for; `inputs` gives the files that all workers must see."""
+    if arguments.dask is None:
+        yield None
+        return
+    if arguments.shard is not None:
+        from lsfm_core.errors import InputError
+
+        raise InputError("--dask and --shard: either a scheduler shares the work out, or jobs do that know nothing of each other")
+    from lsfm_core.parallel import cluster
+
+    with cluster(arguments.dask, inputs()) as executor:
+        yield executor
+
+
+def shard_words(result: ShardResult) -> str:
+    """What a shard has come to."""
+    kept = result.items - result.made
+    there = f", {kept} were there" if kept else ""
+    made = f"{result.path}: shard {result.shard}: {result.made} of {result.items} item(s) made{there}"
+    if result.missing:
+        return f"{made}; {result.missing} of all are missing"
+    return f"{made}; none is missing: " + ("put together, complete" if result.written is not None else "complete")
 
 
 def add_placement(parser: Any) -> None:

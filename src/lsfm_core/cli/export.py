@@ -7,7 +7,21 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell, warn
-from lsfm_core.cli._options import KINDS, Told, Waive, add_request, add_resources, add_transforms, add_verb, bar, by, numbers
+from lsfm_core.cli._options import (
+    KINDS,
+    Told,
+    Waive,
+    add_division,
+    add_request,
+    add_resources,
+    add_transforms,
+    add_verb,
+    bar,
+    by,
+    dask_of,
+    numbers,
+    shard_words,
+)
 from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
@@ -39,6 +53,7 @@ def add_commands(verbs: Any) -> None:
         required=True,
         help=".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy; for --grid a folder, or FOLDER/name_%%d_%%d_%%d.tif",
     )
+    add_division(export)
     add_request(export, _export_request, waives=output)
     _add_interactive(export, output)
     grid = export.add_argument_group("in chunks")
@@ -87,6 +102,7 @@ def add_commands(verbs: Any) -> None:
         "TIFF keeps values; labels get their colours",
     )
     output = slices.add_argument("--output", required=True, metavar="PATTERN", help="such as 'slices/s_%%04d.tif' or .png")
+    add_division(slices)
     add_request(slices, _slices_request, waives=output)
     _add_interactive(slices, output)
 
@@ -224,6 +240,7 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
         "overwrite": arguments.overwrite,
         "memory_bytes": arguments.memory,
         "threads": arguments.threads,
+        "shard": arguments.shard,
     }
 
 
@@ -250,7 +267,7 @@ def _slices_request(arguments: argparse.Namespace) -> SlicesRequest:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import export_channel, export_chunks
+    from lsfm_core.export import export_channel, export_chunks, files_of
 
     request = _export_request(arguments)
     if arguments.interactive:
@@ -258,21 +275,24 @@ def _export(arguments: argparse.Namespace) -> None:
 
         explore(request, arguments)
         return
-    with bar(arguments) as progress:
+    if request.shard is not None and arguments.dask is None:
+        _make_shard(arguments, request)
+        return
+    with dask_of(arguments, lambda: files_of(request)) as executor, bar(arguments) as progress:
         if request.grid is not None:
-            chunks = export_chunks(request, progress=progress, cancel=arguments.cancel)
+            chunks = export_chunks(request, executor=executor, progress=progress, cancel=arguments.cancel)
             done = f"{chunks.manifest.parent}: {chunks.count} chunks and {chunks.manifest.name} in {chunks.seconds:.1f} s"
             _warn(chunks)
             tell(arguments, chunks, lambda: f"{done}\n{_words(chunks.plan)}")
         else:
-            result = export_channel(request, progress=progress, cancel=arguments.cancel)
+            result = export_channel(request, executor=executor, progress=progress, cancel=arguments.cancel)
             size = size_text(result.written.size if result.written is not None else 0)
             _warn(result)
             tell(arguments, result, lambda: f"{result.path}: {size} in {result.seconds:.1f} s\n{_words(result.plan)}")
 
 
 def _export_slices(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import export_slices
+    from lsfm_core.export import export_slices, files_of
 
     request = _slices_request(arguments)
     if arguments.interactive:
@@ -280,13 +300,25 @@ def _export_slices(arguments: argparse.Namespace) -> None:
 
         explore(request, arguments)
         return
-    with bar(arguments) as progress:
-        result = export_slices(request, progress=progress, cancel=arguments.cancel)
+    if request.shard is not None and arguments.dask is None:
+        _make_shard(arguments, request)
+        return
+    with dask_of(arguments, lambda: files_of(request)) as executor, bar(arguments) as progress:
+        result = export_slices(request, executor=executor, progress=progress, cancel=arguments.cancel)
     names = f"{result.paths[0]} … {result.paths[-1].name}" if len(result.paths) > 1 else str(result.paths[0])
     rows, columns = result.shape
     planes = f"{len(result.paths)} plane(s) of {columns} x {rows} pixels across axis {request.axis}"
     _warn(result)
     tell(arguments, result, lambda: f"{names}: {planes} in {result.seconds:.1f} s\n{_words(result.plan)}")
+
+
+def _make_shard(arguments: argparse.Namespace, request: ExportRequest) -> None:
+    from lsfm_core.export import make_shard
+
+    with bar(arguments) as progress:
+        result = make_shard(request, progress=progress, cancel=arguments.cancel)
+    warn(result.warnings)
+    tell(arguments, result, lambda: shard_words(result))
 
 
 def _warn(result: ExportResult | ChunksResult | SlicesResult) -> None:

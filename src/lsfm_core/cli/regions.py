@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell, warn
-from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
+from lsfm_core.cli._options import add_division, add_request, add_resources, add_transforms, add_verb, bar, dask_of, shard_words
 
 if TYPE_CHECKING:
     from lsfm_core.export import RegionTable, RegionTableRequest
@@ -38,6 +38,7 @@ def add_commands(verbs: Any) -> None:
     )
     output = table.add_argument("--output", required=True, metavar="CSV", help="the table: .csv, .tsv or .txt")
     table.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_division(table)
     add_request(table, _request, waives=output)
     add_resources(table)
 
@@ -66,14 +67,22 @@ def _request(arguments: argparse.Namespace) -> RegionTableRequest:
         overwrite=arguments.overwrite,
         memory_bytes=arguments.memory,
         threads=arguments.threads,
+        shard=arguments.shard,
     )
 
 
 def _region_table(arguments: argparse.Namespace) -> None:
-    from lsfm_core.export import region_table
+    from lsfm_core.export import files_of, make_shard, region_table
 
-    with bar(arguments) as progress:
-        result = region_table(_request(arguments), progress=progress, cancel=arguments.cancel)
+    request = _request(arguments)
+    if request.shard is not None and arguments.dask is None:
+        with bar(arguments) as progress:
+            made = make_shard(request, progress=progress, cancel=arguments.cancel)
+        warn(made.warnings)
+        tell(arguments, made, lambda: shard_words(made))
+        return
+    with dask_of(arguments, lambda: files_of(request)) as executor, bar(arguments) as progress:
+        result = region_table(request, executor=executor, progress=progress, cancel=arguments.cancel)
     warn(result.warnings)
     tell(arguments, result, lambda: _words(result))
 

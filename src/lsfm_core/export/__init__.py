@@ -6,6 +6,7 @@ the forms in which they come; `merge` the way back from chunks; `measures` what 
 in memory; `view` a channel on the grid of an export, of which nothing is computed but what is read.
 """
 
+from lsfm_core.export._divided import files_of
 from lsfm_core.export._names import native_space
 from lsfm_core.export._region import RegionMask, find_region
 from lsfm_core.export._spaces import check_spaces
@@ -24,6 +25,7 @@ from lsfm_core.export.plan import ExportPlan, plan_export, plan_pieces
 from lsfm_core.export.point_files import PointList, is_point_file, read_points, write_points
 from lsfm_core.export.points import PointsRequest, PointsResult, RegionCount, describe_points, transform_points
 from lsfm_core.export.request import ExportRequest, RegionSelection, TransformRequest, TransformStep
+from lsfm_core.export.shards import make_shard
 from lsfm_core.export.slices import SlicesPlan, SlicesRequest, SlicesResult, export_slices, iter_slices, plan_slices
 from lsfm_core.export.transform import TransformExportRequest, TransformExportResult, describe_transform, export_transform
 from lsfm_core.export.view import ChannelView, ViewLevel, chain_to, view_channel
@@ -66,11 +68,13 @@ __all__ = [
     "export_chunks",
     "export_slices",
     "export_transform",
+    "files_of",
     "find_region",
     "is_point_file",
     "iter_chunks",
     "iter_slices",
     "lay_out_chunks",
+    "make_shard",
     "merge_chunks",
     "native_space",
     "plan_export",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +148,38 @@ class Histograms:
         between = low + (high - low) * (positions - ranks)
         return Measures(mean, float(np.sqrt(squares / number)), tuple(between.tolist()), None if self._threshold is None else above)
 
+    def dump(self) -> dict[str, npt.NDArray[Any]]:
+        """All that was counted, as arrays that `absorb` takes."""
+        pages = [(code, page, counts) for code, own in self._pages.items() for page, counts in own.items()]
+        bins = np.array([(code, page) for code, page, _ in pages], np.int64).reshape(-1, 2)
+        rows = list(self._moments.items())
+        return {
+            "voxels": np.array(list(self._voxels.items()), np.int64).reshape(-1, 2),
+            "pages": bins,
+            "counts": np.array([counts for _, _, counts in pages], np.int64).reshape(-1, _PAGE),
+            "moments": np.array([[code, *row] for code, row in rows], np.float64).reshape(-1, 5),
+            "non_finite": np.array(self.non_finite),
+        }
+
+    def absorb(self, dumped: Mapping[str, npt.NDArray[Any]], code_of: Callable[[int], int]) -> None:
+        """Count what others have counted, under codes of ours.
+
+        Raises
+        ------
+        MemoryBudgetError
+        """
+        with self._lock:
+            self.non_finite += int(dumped["non_finite"])
+            for code, count in dumped["voxels"].tolist():
+                own = code_of(code)
+                self._voxels[own] = self._voxels.get(own, 0) + count
+            for code, *row in dumped["moments"].tolist():
+                own, (count, mean, squares, above) = code_of(int(code)), row
+                moments = (int(count), mean, squares, int(above))
+                self._moments[own] = _together([self._moments.get(own, _NO_MOMENTS), moments])
+            for (code, page), counts in zip(dumped["pages"].tolist(), dumped["counts"], strict=True):
+                self._page(code_of(code), page)[...] += counts
+
     def _binned(self, local: npt.NDArray[np.intp], values: npt.NDArray[np.generic], number: int) -> tuple[IntArray, ...]:
         """Place of the code, bin, and count, of all bins that have something; in order of the first two."""
         if not values.size:
@@ -168,17 +201,21 @@ class Histograms:
         starts = np.flatnonzero(np.diff(places, prepend=-1) | np.diff(pages, prepend=pages[:1] - 1))
         stops = [*starts[1:].tolist(), len(bins)]
         for start, stop in zip(starts.tolist(), stops, strict=True):
-            own = self._pages.setdefault(int(present[places[start]]), {})
-            page = int(pages[start])
-            if page not in own:
-                self._page_count += 1
-                if self._page_count * _PAGE_BYTES > self._max_bytes:
-                    raise MemoryBudgetError(
-                        f"the histograms of the regions need more than {size_text(self._max_bytes)}: raise the memory, or take a "
-                        "coarser level"
-                    )
-                own[page] = np.zeros(_PAGE, np.int64)
-            own[page][bins[start:stop] & (_PAGE - 1)] += counts[start:stop]
+            own = self._page(int(present[places[start]]), int(pages[start]))
+            own[bins[start:stop] & (_PAGE - 1)] += counts[start:stop]
+
+    def _page(self, code: int, page: int) -> IntArray:
+        """The bins of a page, of which each is kept once there is something in it."""
+        own = self._pages.setdefault(code, {})
+        if page not in own:
+            self._page_count += 1
+            if self._page_count * _PAGE_BYTES > self._max_bytes:
+                raise MemoryBudgetError(
+                    f"the histograms of the regions need more than {size_text(self._max_bytes)}: raise the memory, or take a "
+                    "coarser level"
+                )
+            own[page] = np.zeros(_PAGE, np.int64)
+        return own[page]
 
     def _together(self, codes: Sequence[int]) -> tuple[IntArray, IntArray]:
         """Bins that have something of some codes, in order, and their counts."""

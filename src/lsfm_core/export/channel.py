@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from lsfm_core.arrays import ChunkCache
-from lsfm_core.errors import InputError
+from lsfm_core.errors import ChecksumError, InputError
 from lsfm_core.export._blocks import iter_blocks, iter_slabs
-from lsfm_core.export._names import named_files
-from lsfm_core.export.plan import BASE_BYTES, ExportPlan, plan_export, plan_pieces
-from lsfm_core.export.request import ExportRequest, TransformRequest
+from lsfm_core.export._divided import ITEM_BYTES, files_of, refuse_shard, shared_plan, thickness_of
+from lsfm_core.export._opened import open_logged, open_planned
+from lsfm_core.export.plan import ExportPlan
+from lsfm_core.export.request import ExportRequest
 from lsfm_core.export.volume import Volume
-from lsfm_core.formats import open_sink, output_paths
+from lsfm_core.formats import check_output, open_sink, output_axis, output_paths
 from lsfm_core.geometry import Shape3
+from lsfm_core.parallel import Divided, Division, Item, Maker, Part, Share, make_with
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
-from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
-from lsfm_core.store import LsfmFile, open_lsfm
+from lsfm_core.provenance import LoggedFile, logged_files
+from lsfm_core.store import LsfmFile
+from lsfm_core.threads import default_threads
 
-__all__ = [
-    "ExportResult",
-    "export_blocks",
-    "export_channel",
-    "inputs_of",
-    "open_logged",
-    "open_planned",
-    "opened",
-    "read_volume",
-    "write_volume",
-]
+__all__ = ["ExportResult", "divide_slabs", "export_blocks", "export_channel", "read_volume", "write_volume"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,7 @@ def export_channel(
     *,
     file: LsfmFile | None = None,
     keep: bool = False,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> ExportResult:
@@ -82,6 +79,8 @@ def export_channel(
         The request's file, where it is open already: several exports then share it, and the chunks that it has decoded.
     keep : bool
         Give the voxels back even if they stand in an output.
+    executor : concurrent.futures.Executor, optional
+        Who makes the voxels of an output; docs/clusters.md tells what can be one. Default: threads of this process.
     progress : callable, optional
     cancel : CancelToken, optional
 
@@ -92,8 +91,15 @@ def export_channel(
     """
     if request.grid is not None:
         raise InputError("grid: many pieces are no single export: use export_chunks, or iter_chunks to have them one by one")
+    refuse_shard(request)
+    if executor is not None and (keep or request.output is None):
+        raise InputError("executor: makes what stands in an output: name one, and do not keep the voxels")
     began = time.perf_counter()
     with open_logged("export", request, file=file, keep=keep) as (_, plan, record):
+        if executor is not None:
+            divided = divide_slabs(plan, request)
+            record.output = make_with(divided, executor, overwrite=request.overwrite, progress=progress, cancel=cancel)
+            return ExportResult(plan, None, request.output, time.perf_counter() - began, record.output)
         report = Progress("export", plan.output_bytes, progress, cancel)
         volume = read_volume(plan, report) if keep or request.output is None else None
         if request.output is not None:
@@ -129,59 +135,17 @@ def export_blocks(
             yield start, Volume(values, plan.target.crop(start, stop), plan.kind)
 
 
-@contextmanager
-def open_planned(
-    request: ExportRequest, *, axis: int | None = None, file: LsfmFile | None = None, keep: bool = False
-) -> Iterator[tuple[LsfmFile, ExportPlan]]:
-    """The file of a request, open, and the plan for it: for one result, or in pieces along `axis` of which none is kept."""
-    with ExitStack() as stack:
-        file = opened(request, file, stack)
-        # A region is looked for while it is planned.
-        with file.cache.limited(file.cache.max_bytes, request.memory_bytes - BASE_BYTES):
-            plan = plan_export(file, request, keep=keep) if axis is None else plan_pieces(file, request, axis)
-        stack.enter_context(file.cache.limited(plan.cache_bytes, request.memory_bytes - BASE_BYTES))
-        yield file, plan
-
-
-@contextmanager
-def open_logged(
-    operation: str, request: ExportRequest, *, axis: int | None = None, file: LsfmFile | None = None, keep: bool = False
-) -> Iterator[tuple[LsfmFile, ExportPlan, Draft]]:
-    """As `open_planned`, for what leaves an output: it is recorded in the file's log."""
-    with ExitStack() as stack:
-        if request.output is None:
-            # What a program takes into its memory, piece after piece, leaves nothing whose origin would be asked for.
-            draft = Draft(request.path, operation, request)
-        else:
-            draft = stack.enter_context(recorded(request.path, operation, request))
-        file, plan = stack.enter_context(open_planned(request, axis=axis, file=file, keep=keep))
-        draft.open(file.path, file.named_xml)
-        draft.inputs = inputs_of(file, request, request.reference)
-        yield file, plan, draft
-
-
-def opened(request: TransformRequest, file: LsfmFile | None, stack: ExitStack) -> LsfmFile:
-    """The file that was given open, or else the request's, until the stack ends."""
-    if file is None:
-        return stack.enter_context(open_lsfm(request.path, cache=ChunkCache(0)))
-    if request.path.resolve() not in (file.path.resolve(), file.xml_path.resolve()):
-        raise InputError(f"the request is for {request.path}, the open file is {file.path}")
-    return file
-
-
-def inputs_of(file: LsfmFile, request: TransformRequest, reference: str | None) -> list[LoggedFile]:
-    """What a request reads, for the log."""
-    own = LoggedFile(path=str(request.path), size=file.path.stat().st_size)
-    return [own, *(logged_files(path, [path]) for path in named_files(file, request, reference))]
-
-
 def read_volume(plan: ExportPlan, progress: Progress) -> Volume:
     """The result in memory."""
     # In the order of NIfTI files and nibabel: the first axis runs fastest.
-    array: np.ndarray[Any, Any] = np.empty(plan.image.shape, plan.dtype, order="F")
+    return Volume(_read(plan, progress, "F"), plan.target, plan.kind)
+
+
+def _read(plan: ExportPlan, progress: Progress, order: Literal["C", "F"]) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = np.empty(plan.image.shape, plan.dtype, order=order)
     for _ in iter_slabs(plan, progress, array):
         pass
-    return Volume(array, plan.target, plan.kind)
+    return array
 
 
 def write_volume(plan: ExportPlan, path: Path, slabs: Iterable[np.ndarray[Any, Any]], *, overwrite: bool) -> None:
@@ -189,3 +153,88 @@ def write_volume(plan: ExportPlan, path: Path, slabs: Iterable[np.ndarray[Any, A
     with open_sink(path, plan.image, overwrite=overwrite, threads=plan.threads, memory_bytes=plan.memory_bytes) as sink:
         for slab in slabs:
             sink.write(slab)
+
+
+# --- in items -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Slabs(Division):
+    request: ExportRequest
+    axis: int
+
+    @contextmanager
+    def opened(self, share: Share) -> Iterator[Maker]:
+        with shared_plan(self.request, share, self.axis, ITEM_BYTES) as (_, plan):
+
+            def make(item: Item, place: Path, cancel: CancelToken) -> list[Path]:
+                path = place / f"{item.number:07d}.npy"
+                report = Progress("export", 0, None, cancel)
+                np.save(path, _read(plan.crop(item.starts, item.stops), report, "F" if self.axis == 2 else "C"))
+                return [path]
+
+            yield make
+
+    def inputs(self) -> list[Path]:
+        return files_of(self.request)
+
+
+def divide_slabs(plan: ExportPlan, request: ExportRequest) -> Divided:
+    """Planes that lie beside each other are an item; the output, whose format takes them in order, is written by who joins."""
+    assert request.output is not None
+    output, axis = request.output, output_axis(request.output)
+
+    def join(parts: Iterable[Part], overwrite: bool) -> LoggedFile:
+        with open_sink(
+            output, plan.image, overwrite=overwrite, threads=request.threads or default_threads(), memory_bytes=plan.memory_bytes
+        ) as sink:
+            for part in parts:
+                sink.write(_slab_of(part))
+                if part.shard is None:
+                    part.paths[0].unlink()
+        return logged_files(output, output_paths(output))
+
+    size = plan.target.shape[axis]
+    plane = plan.output_bytes // size
+    each = thickness_of(size, plane)
+    first = 0
+    if plan.copy is not None:
+        # Where voxels are copied, an item ends where the image's chunks do.
+        source = plan.copy.reorientation.axes[axis]
+        chunk = plan.level.data.chunks[source]
+        each = each // chunk * chunk or each
+        start = plan.copy.offset[axis]
+        first = (plan.source.shape[source] - start if plan.copy.reorientation.flips[axis] else -start) % min(each, chunk)
+    items = []
+    for number, (start, stop) in enumerate(pairwise(sorted({0, size, *range(first, size, each)}))):
+        low, high = [0, 0, 0], list(plan.target.shape)
+        low[axis], high[axis] = start, stop
+        items.append(Item(number, f"planes {start} to {stop - 1}", tuple(low), tuple(high), (stop - start) * plane))
+    return Divided(
+        operation="export",
+        request=request,
+        plan=plan,
+        division=_Slabs(request.model_copy(update={"shard": None}), axis),
+        items=items,
+        output=output,
+        folder=None,
+        outputs=tuple(output_paths(output)),
+        check=lambda overwrite: _check(plan, output, overwrite),
+        join=join,
+        threads=request.threads,
+        warnings=plan.warnings,
+    )
+
+
+def _check(plan: ExportPlan, output: Path, overwrite: bool) -> None:
+    check_output(output, plan.image, overwrite=overwrite)
+
+
+def _slab_of(part: Part) -> np.ndarray[Any, Any]:
+    """The voxels that an item has made, if its file is as it was then."""
+    (path,) = part.paths
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != part.sha256[0]:
+        raise ChecksumError(f"{path}: {part.item.name}: is not as it was made by {part.host}")
+    array: np.ndarray[Any, Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,26 +21,38 @@ import numpy.typing as npt
 from pydantic import field_validator, model_validator
 
 from lsfm_core._request import told
+from lsfm_core.arrays import ChunkCache
 from lsfm_core.durable import check_new, new_files
-from lsfm_core.errors import InputError, MemoryBudgetError
+from lsfm_core.errors import ChecksumError, InputError, MemoryBudgetError
 from lsfm_core.export._csv import text_cell, write_rows
+from lsfm_core.export._divided import files_of, refuse_shard, shared_request
 from lsfm_core.export._histograms import Histograms
 from lsfm_core.export._names import chains_around, native_space, numeric_remarks, with_way
+from lsfm_core.export._opened import inputs_of, opened
 from lsfm_core.export._region import find_midline, label_level
 from lsfm_core.export._spaces import check_spaces
-from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
-from lsfm_core.export.request import TransformRequest
+from lsfm_core.export.request import SHARD_TIP, TransformRequest
 from lsfm_core.geometry import Space, voxel_count
+from lsfm_core.parallel import Divided, Division, Item, Maker, Part, Share, check_shard, checksum, make_with
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Hemisphere, Label, LabelTable, sweep_blocks
 from lsfm_core.resample import LOOPS_BYTES, Resampled, VoxelSource, is_worth_loops
-from lsfm_core.store import Level, LsfmFile
+from lsfm_core.store import Level, LsfmFile, open_lsfm
 from lsfm_core.threads import default_threads
 from lsfm_core.transforms import TransformChain
 
-__all__ = ["RegionRow", "RegionTable", "RegionTablePlan", "RegionTableRequest", "plan_region_table", "region_table"]
+__all__ = [
+    "RegionRow",
+    "RegionTable",
+    "RegionTablePlan",
+    "RegionTableRequest",
+    "divide_table",
+    "open_table",
+    "plan_region_table",
+    "region_table",
+]
 
 Side = Literal["both", "left", "right"]
 Extent = Literal["own", "with_descendants"]
@@ -79,6 +91,8 @@ class RegionTableRequest(TransformRequest):
         A table whose name ends in .csv, .tsv (separated by tabs) or .txt.
     overwrite : bool
         Whether `output` may be replaced.
+    shard : str, optional
+        Measure one part of the channel only, ``"2/3"`` the second of three; `make_shard` carries it out.
     """
 
     labels_channel: str = told(..., "Labels channel", "The channel that tells the regions")
@@ -92,9 +106,15 @@ class RegionTableRequest(TransformRequest):
     percentiles: tuple[float, ...] = told((5, 25, 75, 95), "Percentiles", "Percentiles beside the median")
     output: Path | None = told(None, "Output", "The table: .csv, .tsv or .txt")
     overwrite: bool = told(False, "Overwrite", "Replace the output if it exists")
+    shard: str | None = told(None, "Shard", SHARD_TIP, empty="all of it")
 
     #: Behind all transforms, whose only purpose it is to lead there.
     labels_in: ClassVar[str] = "output"
+
+    @field_validator("shard")
+    @classmethod
+    def _check_shard(cls, value: str | None) -> str | None:
+        return value if value is None else check_shard(value)
 
     @field_validator("percentiles")
     @classmethod
@@ -273,6 +293,7 @@ def region_table(
     request: RegionTableRequest,
     *,
     file: LsfmFile | None = None,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> RegionTable:
@@ -285,6 +306,8 @@ def region_table(
     request : RegionTableRequest
     file : LsfmFile, optional
         The request's file, where it is open already.
+    executor : concurrent.futures.Executor, optional
+        Who counts; docs/clusters.md tells what can be one. Default: threads of this process. It needs an output.
     progress : callable, optional
     cancel : CancelToken, optional
 
@@ -293,6 +316,9 @@ def region_table(
     LsfmError
         In every case no file is left or changed.
     """
+    refuse_shard(request)
+    if executor is not None:
+        return _divided(request, file, executor, progress, cancel)
     if request.output is None:
         return _measured(request, file, Draft(request.path, _OPERATION, request), progress, cancel)
     with recorded(request.path, _OPERATION, request) as record:
@@ -395,17 +421,36 @@ def _measured(
     cancel: CancelToken | None,
 ) -> RegionTable:
     began = time.perf_counter()
+    with open_table(request, file, record) as (_, plan):
+        keys = _Keys()
+        histograms = Histograms(plan.level.dtype, request.threshold, plan.histogram_bytes * 3 // 4)
+        report = Progress("regions", plan.level.data.nbytes, progress, cancel)
+        _count(plan, keys, histograms, _blocks(plan.level), report)
+    table = _table_of(request, plan, keys, histograms)
+    if request.output is not None:
+        with new_files([request.output], request.overwrite) as (partial,):
+            _write(partial, table, _SEPARATORS[request.output.suffix.lower()])
+    return replace(table, seconds=time.perf_counter() - began)
+
+
+@contextmanager
+def open_table(
+    request: RegionTableRequest, file: LsfmFile | None, record: Draft | None = None
+) -> Iterator[tuple[LsfmFile, RegionTablePlan]]:
+    """The file of a request, open, and the plan for it."""
     with ExitStack() as stack:
         file = opened(request, file, stack)
         with file.cache.limited(file.cache.max_bytes, request.memory_bytes - BASE_BYTES):
             plan = plan_region_table(file, request)
-        record.open(file.path, file.named_xml)
-        record.inputs = inputs_of(file, _with_way(file, request), None)
+        if record is not None:
+            record.open(file.path, file.named_xml)
+            record.inputs = inputs_of(file, _with_way(file, request), None)
         # Blocks that lie beside each other look labels up in the same chunks.
         stack.enter_context(file.cache.limited(plan.histogram_bytes // 4, request.memory_bytes - BASE_BYTES))
-        keys = _Keys()
-        histograms = Histograms(plan.level.dtype, request.threshold, plan.histogram_bytes * 3 // 4)
-        _count(plan, keys, histograms, progress, cancel)
+        yield file, plan
+
+
+def _table_of(request: RegionTableRequest, plan: RegionTablePlan, keys: _Keys, histograms: Histograms) -> RegionTable:
     warnings = list(plan.warnings)
     if histograms.non_finite:
         warnings.append(f"{histograms.non_finite} values are infinite or no numbers: they count as voxels, and as nothing else")
@@ -415,11 +460,104 @@ def _measured(
             "channel's own space?"
         )
     rows = tuple(_rows(request, plan, keys, histograms))
-    table = RegionTable(rows, request, request.output, tuple(warnings), 0.0, None)
-    if request.output is not None:
-        with new_files([request.output], request.overwrite) as (partial,):
-            _write(partial, table, _SEPARATORS[request.output.suffix.lower()])
-    return replace(table, seconds=time.perf_counter() - began)
+    return RegionTable(rows, request, request.output, tuple(warnings), 0.0, None)
+
+
+# --- in items -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Counts(Division):
+    request: RegionTableRequest
+
+    @contextmanager
+    def opened(self, share: Share) -> Iterator[Maker]:
+        request: RegionTableRequest = shared_request(self.request, share)
+        with (
+            open_lsfm(request.path, cache=ChunkCache(0), detached=True) as file,
+            open_table(request, file) as (_, plan),
+        ):
+
+            def make(item: Item, place: Path, cancel: CancelToken) -> list[Path]:
+                keys = _Keys()
+                histograms = Histograms(plan.level.dtype, request.threshold, plan.histogram_bytes * 3 // 4)
+                blocks = sweep_blocks(plan.level.data, item.starts, item.stops)
+                _count(plan, keys, histograms, blocks, Progress("regions", 0, None, cancel))
+                path = place / f"{item.number:07d}.npz"
+                counted: dict[str, Any] = histograms.dump() | {"ids": np.array([*keys.numbers], plan.labels_level.dtype)}
+                np.savez_compressed(path, **counted)
+                return [path]
+
+            yield make
+
+    def inputs(self) -> list[Path]:
+        return files_of(self.request)
+
+
+def divide_table(plan: RegionTablePlan, request: RegionTableRequest, tables: list[RegionTable] | None = None) -> Divided:
+    """Bars of blocks are an item each; whoever joins adds up what was counted, and puts the table into `tables` as well."""
+    assert request.output is not None
+    output = request.output
+
+    def join(parts: Iterable[Part], overwrite: bool) -> LoggedFile:
+        keys = _Keys()
+        histograms = Histograms(plan.level.dtype, request.threshold, plan.histogram_bytes * 3 // 4)
+        for part in parts:
+            _absorb(part, keys, histograms)
+        table = _table_of(request, plan, keys, histograms)
+        with new_files([output], overwrite) as (partial,):
+            _write(partial, table, _SEPARATORS[output.suffix.lower()])
+        if tables is not None:
+            tables.append(table)
+        return logged_files(output, [output])
+
+    bars = dict.fromkeys((start[:2], stop[:2]) for start, stop in _blocks(plan.level))
+    width, voxel = plan.level.shape[2], plan.level.dtype.itemsize
+    items = [
+        Item(number, f"planes {a} to {c - 1}, rows {b} to {d - 1}", (a, b, 0), (c, d, width), (c - a) * (d - b) * width * voxel)
+        for number, ((a, b), (c, d)) in enumerate(bars)
+    ]
+    return Divided(
+        operation=_OPERATION,
+        request=request,
+        plan=plan,
+        division=_Counts(request.model_copy(update={"shard": None, "output": None})),
+        items=items,
+        output=output,
+        folder=None,
+        outputs=(output,),
+        check=lambda overwrite: check_new(output, overwrite),
+        join=join,
+        threads=request.threads,
+        warnings=plan.warnings,
+    )
+
+
+def _absorb(part: Part, keys: _Keys, histograms: Histograms) -> None:
+    (path,) = part.paths
+    if checksum(path)[1] != part.sha256[0]:
+        raise ChecksumError(f"{path}: {part.item.name}: is not as it was made by {part.host}")
+    with np.load(path, allow_pickle=False) as dumped:
+        counted = {name: dumped[name] for name in dumped.files}
+    own = [keys.numbers.setdefault(key, len(keys.numbers)) for key in counted.pop("ids").tolist()]
+    histograms.absorb(counted, lambda code: 2 * own[code // 2] + code % 2)
+
+
+def _divided(
+    request: RegionTableRequest,
+    file: LsfmFile | None,
+    executor: Executor,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> RegionTable:
+    began = time.perf_counter()
+    if request.output is None:
+        raise InputError("executor: makes what stands in an output: name one")
+    tables: list[RegionTable] = []
+    with recorded(request.path, _OPERATION, request) as record, open_table(request, file, record) as (_, plan):
+        divided = divide_table(plan, request, tables)
+        record.output = make_with(divided, executor, overwrite=request.overwrite, progress=progress, cancel=cancel)
+    return replace(tables[0], seconds=time.perf_counter() - began, written=record.output)
 
 
 # --- counting -------------------------------------------------------------------------------------------------------------------
@@ -444,9 +582,13 @@ class _Keys:
 
 
 def _count(
-    plan: RegionTablePlan, keys: _Keys, histograms: Histograms, progress: ProgressCallback | None, cancel: CancelToken | None
+    plan: RegionTablePlan,
+    keys: _Keys,
+    histograms: Histograms,
+    blocks: Iterable[tuple[tuple[int, ...], tuple[int, ...]]],
+    report: Progress,
 ) -> None:
-    """Put every voxel of the channel into the histogram of its region and side."""
+    """Put every voxel of some blocks of the channel into the histogram of its region and side."""
     side = None if plan.midline_mm is None else Hemisphere("left", plan.midline_mm, plan.labels_space)
     labels = plan.labels_level.data
 
@@ -470,10 +612,9 @@ def _count(
         histograms.add(codes.reshape(-1), values.reshape(-1))
         return int(values.nbytes)
 
-    report = Progress("regions", plan.level.data.nbytes, progress, cancel)
     with ThreadPoolExecutor(plan.threads, thread_name_prefix="lsfm-regions") as pool:
         try:
-            for nbytes in pool.map(measure, _blocks(plan.level)):
+            for nbytes in pool.map(measure, blocks):
                 report.advance(nbytes)
         finally:
             pool.shutdown(cancel_futures=True)

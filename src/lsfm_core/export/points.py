@@ -26,9 +26,9 @@ from lsfm_core.export._brainglobe import write_all_points, write_summary
 from lsfm_core.export._csv import text_cell, write_rows
 from lsfm_core.export._markers import write_markers
 from lsfm_core.export._names import chains_around, native_space, numeric_remarks, open_chain, reference_space, with_way
+from lsfm_core.export._opened import inputs_of, opened
 from lsfm_core.export._region import find_midline, label_level
 from lsfm_core.export._spaces import check_spaces
-from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.point_files import COLUMNS, Place, PointListTable, is_markers, open_table
 from lsfm_core.export.request import TransformRequest

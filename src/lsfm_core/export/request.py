@@ -12,10 +12,12 @@ from lsfm_core._request import Request, told
 from lsfm_core.errors import InputError
 from lsfm_core.formats import FIELD_CONVENTIONS, OUTPUT_SUFFIXES, FieldConvention
 from lsfm_core.geometry import Orientation, Triple, check_voxel_size
+from lsfm_core.parallel import check_shard
 
 __all__ = ["ExportRequest", "Method", "RegionSelection", "TransformRequest", "TransformStep"]
 
 Method = Literal["linear", "nearest", "bspline", "mode"]
+SHARD_TIP = "Make only this part of the work, such as 2/3, the second of three; whoever makes the last one joins all"
 _INVERT = ":invert"
 _YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 
@@ -278,6 +280,8 @@ class ExportRequest(TransformRequest):
         Value of voxels where the image has none.
     overwrite : bool
         Whether `output` may be replaced.
+    shard : str, optional
+        Make one part of the work only, ``"2/3"`` the second of three; `make_shard` carries it out.
     """
 
     output: Path | None = told(
@@ -339,6 +343,12 @@ class ExportRequest(TransformRequest):
     )
     fill: float = told(0, "Fill value", "Value where the image has none")
     overwrite: bool = told(False, "Replace", "Replace the output if it exists", words="if it is there already")
+    shard: str | None = told(None, "Shard", SHARD_TIP, empty="all of it")
+
+    @field_validator("shard")
+    @classmethod
+    def _check_shard(cls, value: str | None) -> str | None:
+        return value if value is None else check_shard(value)
 
     @field_validator("resolution_mm", "size_mm")
     @classmethod

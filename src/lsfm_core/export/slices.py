@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,37 @@ from pydantic import Field, model_validator
 
 from lsfm_core.durable import new_files_in_folder
 from lsfm_core.errors import InputError
+from lsfm_core.export._divided import (
+    check_absent,
+    files_of,
+    logged_parts,
+    put_part,
+    refuse_shard,
+    shared_plan,
+    thickness_of,
+)
 from lsfm_core.export._files import check_room, numbered
 from lsfm_core.export._look import Contrast, Shades, View, shades_for, view_of
-from lsfm_core.export.channel import open_logged, open_planned, read_volume
+from lsfm_core.export._opened import open_logged, open_planned
+from lsfm_core.export.channel import read_volume
 from lsfm_core.export.plan import ExportPlan, plan_pieces
 from lsfm_core.export.request import ExportRequest
 from lsfm_core.formats import check_plane, write_plane
+from lsfm_core.parallel import Divided, Division, Item, Maker, Part, Share, make_with
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import LoggedFile, logged_files
 from lsfm_core.store import LsfmFile
 
-__all__ = ["SlicesPlan", "SlicesRequest", "SlicesResult", "export_slices", "iter_slices", "plan_slices"]
+__all__ = [
+    "SlicesPlan",
+    "SlicesRequest",
+    "SlicesResult",
+    "divide_slices",
+    "export_slices",
+    "iter_slices",
+    "plan_for",
+    "plan_slices",
+]
 
 Array = npt.NDArray[Any]
 
@@ -144,7 +166,7 @@ def plan_slices(file: LsfmFile, request: SlicesRequest) -> SlicesPlan:
     LsfmError
         As `lsfm_core.export.plan_export`; also if there are no such planes, or their files cannot be named so.
     """
-    return _planned(file, request, plan_pieces(file, request, request.axis))
+    return plan_for(file, request, plan_pieces(file, request, request.axis))
 
 
 def iter_slices(
@@ -163,17 +185,28 @@ def iter_slices(
     LsfmError
     """
     with open_planned(request, axis=request.axis, file=file) as (opened, plan):
-        yield from _planes(_planned(opened, request, plan), request.axis, progress, cancel)
+        yield from _planes(plan_for(opened, request, plan), request.axis, progress, cancel)
 
 
 def export_slices(
     request: SlicesRequest,
     *,
     file: LsfmFile | None = None,
+    executor: Executor | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> SlicesResult:
     """Write planes as files.
+
+    Parameters
+    ----------
+    request : SlicesRequest
+    file : LsfmFile, optional
+        The request's file, where it is open already.
+    executor : concurrent.futures.Executor, optional
+        Who makes the planes; docs/clusters.md tells what can be one. Default: threads of this process.
+    progress : callable, optional
+    cancel : CancelToken, optional
 
     Raises
     ------
@@ -181,20 +214,109 @@ def export_slices(
         In every case no file is left or changed.
     """
     began = time.perf_counter()
+    refuse_shard(request)
     if request.output is None:
         raise InputError("slices: name the files (slices/s_%04d.tif), or use iter_slices to have the planes one by one")
     with open_logged("export-slices", request, axis=request.axis, file=file) as (opened, whole, record):
-        plan = _planned(opened, request, whole)
+        plan = plan_for(opened, request, whole)
         paths = _names(plan, request.output)
-        first, second = (size for axis, size in enumerate(whole.target.voxel_size_mm) if axis != request.axis)
-        shape = len(plan.rows), len(plan.columns)
-        with new_files_in_folder(paths, request.overwrite) as partials:
-            check_room(request.output, len(paths) * shape[0] * shape[1] * whole.dtype.itemsize * whole.components)
-            for partial, (_, plane) in zip(partials, _planes(plan, request.axis, progress, cancel), strict=True):
-                pixels = plane if plan.shades is None else plan.shades.picture(plane)
-                write_plane(partial, pixels, pixel_size_mm=plan.view.turned((first, second)), overwrite=False)
-        record.output = written = logged_files(request.output, paths)
+        if executor is not None:
+            divided = divide_slices(plan, request)
+            written = make_with(divided, executor, overwrite=request.overwrite, progress=progress, cancel=cancel)
+        else:
+            with new_files_in_folder(paths, request.overwrite) as partials:
+                _check_room(plan, request.output, len(paths))
+                for partial, (_, plane) in zip(partials, _planes(plan, request.axis, progress, cancel), strict=True):
+                    _write(plan, request.axis, partial, plane)
+            written = logged_files(request.output, paths)
+        record.output = written
+    shape = len(plan.rows), len(plan.columns)
     return SlicesResult(plan, tuple(paths), shape, time.perf_counter() - began, written)
+
+
+def _check_room(plan: SlicesPlan, output: Path, planes: int) -> None:
+    check_room(output, planes * _plane_bytes(plan))
+
+
+def _plane_bytes(plan: SlicesPlan) -> int:
+    return len(plan.rows) * len(plan.columns) * plan.whole.dtype.itemsize * plan.whole.components
+
+
+def _write(plan: SlicesPlan, axis: int, path: Path, plane: Array) -> None:
+    first, second = (size for k, size in enumerate(plan.whole.target.voxel_size_mm) if k != axis)
+    pixels = plane if plan.shades is None else plan.shades.picture(plane)
+    write_plane(path, pixels, pixel_size_mm=plan.view.turned((first, second)), overwrite=False)
+
+
+@dataclass(frozen=True)
+class _Planes(Division):
+    request: SlicesRequest
+
+    @contextmanager
+    def opened(self, share: Share) -> Iterator[Maker]:
+        request, axis = self.request, self.request.axis
+        with shared_plan(request, share, axis) as (file, whole):
+            plan = plan_for(file, request, whole)
+
+            def make(item: Item, place: Path, cancel: CancelToken) -> list[Path]:
+                own = replace(plan, indices=range(item.starts[axis], item.stops[axis], plan.indices.step))
+                assert request.output is not None
+                paths = [place / numbered(request.output, [index]).name for index in own.indices]
+                for path, (_, plane) in zip(paths, _planes(own, axis, None, cancel), strict=True):
+                    _write(plan, axis, path, plane)
+                return paths
+
+            yield make
+
+    def inputs(self) -> list[Path]:
+        return files_of(self.request)
+
+
+def divide_slices(plan: SlicesPlan, request: SlicesRequest) -> Divided:
+    """Planes that lie beside each other are an item."""
+    assert request.output is not None
+    output, axis = request.output, request.axis
+    paths = _names(plan, output)
+
+    def check(overwrite: bool) -> None:
+        if not overwrite:
+            check_absent(paths, lambda _: None)
+        _check_room(plan, output, len(paths))
+
+    def join(parts: Iterable[Part], overwrite: bool) -> LoggedFile:
+        made = []
+        with new_files_in_folder(paths, overwrite) as partials:
+            rest = iter(partials)
+            for part in parts:
+                for source in part.paths:
+                    put_part(source, next(rest))
+                made.append(part)
+        return logged_parts(output, paths, made)
+
+    shape = plan.whole.target.shape
+    whole_plane = plan.whole.output_bytes // shape[axis]
+    each = thickness_of(len(plan.indices), whole_plane * plan.indices.step)
+    items = []
+    for number, first in enumerate(range(0, len(plan.indices), each)):
+        own = plan.indices[first : first + each]
+        low, high = [0, 0, 0], list(shape)
+        low[axis], high[axis] = own[0], own[-1] + 1
+        name = f"plane {own[0]}" if len(own) == 1 else f"planes {own[0]} to {own[-1]}"
+        items.append(Item(number, name, tuple(low), tuple(high), len(own) * _plane_bytes(plan)))
+    return Divided(
+        operation="export-slices",
+        request=request,
+        plan=plan,
+        division=_Planes(request.model_copy(update={"shard": None})),
+        items=items,
+        output=output,
+        folder=output.parent,
+        outputs=(),
+        check=check,
+        join=join,
+        threads=request.threads,
+        warnings=plan.warnings,
+    )
 
 
 def _planes(
@@ -223,7 +345,8 @@ def _planes(
                     report.advance(0)
 
 
-def _planned(file: LsfmFile, request: SlicesRequest, whole: ExportPlan) -> SlicesPlan:
+def plan_for(file: LsfmFile, request: SlicesRequest, whole: ExportPlan) -> SlicesPlan:
+    """The plan of slices, of the plan for what they are taken of."""
     view = view_of(whole.target.orientation, request.axis, request.as_stored)
     indices, rows, columns = _selection(whole, request, view)
     # Vectors have no shades: the format refuses their type.

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from lsfm_core.durable import check_new, new_files
 from lsfm_core.errors import InputError, MemoryBudgetError
 from lsfm_core.export._names import open_chain, reference_space, with_way
+from lsfm_core.export._opened import inputs_of, opened
 from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export._transform_files import place_landmarks, write_landmarks, write_scene
-from lsfm_core.export.channel import inputs_of, opened
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import TransformRequest
 from lsfm_core.formats import OutputImage, open_sink
