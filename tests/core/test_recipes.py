@@ -25,7 +25,7 @@ from lsfm_core import (
 )
 from lsfm_core.arrays import ChunkCache
 from lsfm_core.cli import main
-from lsfm_core.export import channel, export_chunks, export_slices, iter_chunks
+from lsfm_core.export import _opened, export_chunks, export_slices, iter_chunks
 from lsfm_core.recipes import read_recipe, recipe_schema
 
 RECIPE = """
@@ -66,7 +66,7 @@ def test_a_recipe_gives_what_its_steps_give_one_by_one(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The steps find the file open.
-    monkeypatch.setattr(channel, "open_lsfm", None)
+    monkeypatch.setattr(_opened, "open_lsfm", None)
     assert main(["run", str(study / "recipe.yaml")]) == 0
     monkeypatch.undo()
     assert "step 5 (merge): c.npy" in capsys.readouterr().out
