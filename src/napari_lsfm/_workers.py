@@ -14,17 +14,13 @@ from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
 from napari.utils import progress as activity
-from qtpy.QtCore import QEventLoop, QObject, Qt, QThreadPool, QTimer, Signal
-from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QLabel, QMainWindow, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QEventLoop, QObject, QThreadPool, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QMainWindow, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from lsfm_core import CancelledError, CancelToken, ExportRequest, IngestRequest, LsfmError, PointsRequest, size_text
+from napari_lsfm._words import Words
 
-__all__ = ["ERROR_STYLE", "SUCCESS_STYLE", "WARNING_STYLE", "Job", "JobPanel", "Latest", "front_window", "in_words", "wait_for"]
-
-#: Of a message that says what is wrong; it can be read on napari's dark and light backgrounds.
-ERROR_STYLE = "color: #e5534b;"
-WARNING_STYLE = "color: #c77d0a;"
-SUCCESS_STYLE = "color: #3fa45b;"
+__all__ = ["Job", "JobPanel", "Latest", "front_window", "in_words", "wait_for"]
 
 _SHOW_EVERY_MS = 100
 _SMOOTHING_S = 3.0
@@ -204,9 +200,8 @@ class JobPanel(QWidget):
         self._stop = QPushButton("Cancel")
         self._stop.setToolTip("Stop, and leave nothing behind")
         self._stop.clicked.connect(self.cancel)
-        self._text = QLabel()
-        self._text.setWordWrap(True)
-        self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._text = Words()
+        self._text.hide()
         row = QHBoxLayout()
         row.addWidget(self._bar, 1)
         row.addWidget(self._stop)
@@ -248,18 +243,13 @@ class JobPanel(QWidget):
 
     def say(self, text: str) -> None:
         """Show a message."""
-        self._set_text(text, "")
+        self._text.say(text)
+        self._text.setVisible(bool(text))
 
     def complain(self, text: str) -> None:
         """Show what is wrong."""
-        self._set_text(text, ERROR_STYLE)
-
-    def _set_text(self, text: str, style: str) -> None:
-        self._text.setStyleSheet(style)
-        self._text.setText(text)
-        # Layouts around this one may take the height of a single line for it.
-        self._text.setMinimumHeight(max(0, self._text.heightForWidth(self.width())))
-        self._text.setVisible(bool(text))
+        self._text.complain(text)
+        self._text.show()
 
     def _show(self, stage: str, done: int, total: int) -> None:
         if self._rate is not None and total:

@@ -275,7 +275,7 @@ def test_what_is_wrong_is_said_beside_its_field(viewer: napari.Viewer, qtbot: Qt
     settle(form, qtbot)
     assert notes() == [] and form.button.isEnabled() and not form.resolution_mm.native.styleSheet()
     # A folded section opens where something is wrong in it.
-    form.native._sections[-1].unfold(False)
+    form.native.rows.fold("Output")
     form.memory_bytes.native.setText("much")
     settle(form, qtbot)
     assert form.memory_bytes.native.isVisible() and notes() == ["'much' is no number"]

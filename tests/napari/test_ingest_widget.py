@@ -28,7 +28,8 @@ from napari_lsfm._reader import present_layers
 from napari_lsfm._widgets.fields import OrientationEdit, edge_letters, phantom_slices
 from napari_lsfm._widgets.forms import _ingest_work
 from napari_lsfm._widgets.forms.ingest import IngestForm
-from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, in_words
+from napari_lsfm._words import ERROR_STYLE, WARNING_STYLE
+from napari_lsfm._workers import in_words
 
 from .conftest import VOXEL_SIZE_MM, Specimen, copy_as, edit_of, ingest_volume
 

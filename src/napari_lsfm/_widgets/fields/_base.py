@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from functools import partial
 from typing import Any, ClassVar
 
 from magicgui.backends._qtpy.widgets import QBaseValueWidget
@@ -19,27 +21,31 @@ class Field(ValueWidget[Any]):
     """A widget with a value, as all of magicgui are; `native` is its editor.
 
     An editor is a QWidget with ``read()``, which raises `InputError` where what stands there cannot be read, ``write(value)``, and
-    a signal ``edited``. Subclasses name theirs: ``class Number(Field, editor=NumberEdit)``.
+    a signal ``edited``; what else it is made with are the field's options. Where only parts of it get a frame when something is
+    wrong, it names them as ``marked``. Subclasses name theirs: ``class Tick(Field, editor=TickEdit)``.
 
     Parameters
     ----------
     value : Any, optional
     **keywords
-        As all of magicgui's widgets take them: name, label, tooltip and so on.
+        The editor's options, and what all of magicgui's widgets take: name, label, tooltip and so on.
     """
 
     #: Whether it has a row of a form for itself, without a label before it.
     is_wide: ClassVar[bool] = False
-    _backend: ClassVar[type[QBaseValueWidget]]
+    _editor: ClassVar[type[QWidget]]
 
     def __init_subclass__(cls, editor: type[QWidget] | None = None, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if editor is not None:
-            cls._backend = type(f"{cls.__name__}Backend", (_Backend,), {"editor": editor})
+            cls._editor = editor
 
     def __init__(self, value: Any = Undefined, *, nullable: bool = True, **keywords: Any) -> None:
-        keywords["widget_type"] = self._backend
-        super().__init__(value, nullable=nullable, **keywords)
+        known = inspect.signature(self._editor.__init__).parameters
+        options = {name: keywords.pop(name) for name in [*keywords] if name in known}
+        editor = partial(self._editor, **options)
+        super().__init__(value, nullable=nullable, **keywords | {"widget_type": _Backend, "backend_kwargs": {"editor": editor}})
+        self.native.setAccessibleName(self.label)
 
     @property
     def words(self) -> str:
@@ -69,10 +75,9 @@ class Field(ValueWidget[Any]):
 
 
 class _Backend(QBaseValueWidget):
-    editor: ClassVar[type[QWidget]]
-
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(self.editor, "read", "write", "edited", **keywords)
+    def __init__(self, editor: partial[QWidget], **keywords: Any) -> None:
+        editor.__name__ = editor.func.__name__  # type: ignore[attr-defined]
+        super().__init__(editor, "read", "write", "edited", **keywords)
 
 
 def marked(widget: QWidget) -> list[QWidget]:

@@ -12,9 +12,10 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QListWidget, QMenu, QVBoxLayo
 from lsfm_core import TransformStep
 from napari_lsfm._widgets._facts import FileFacts, StoredTransform
 from napari_lsfm._widgets.fields._base import Field
-from napari_lsfm._widgets.fields._rows import Words, beside, small_button
+from napari_lsfm._widgets.fields._rows import beside, small_button
+from napari_lsfm._words import Words
 
-__all__ = ["ChainEdit", "ChainField"]
+__all__ = ["ChainField"]
 
 #: Names of image files, which as transforms are displacement fields.
 _FIELDS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -23,7 +24,7 @@ _FILTER = "Transforms (*.txt *.tfm *.mat *.xfm *.h5 *.nii *.nii.gz *.nrrd *.mha 
 _COLOURS = {"image": "#3b6fb6", "affine": "#7a5ca8", "field": "#2e7d5b", "output": "#a8611a"}
 
 
-class ChainEdit(QWidget):
+class _ChainEdit(QWidget):
     """A list of transforms, nearest to the image first."""
 
     edited = Signal()
@@ -35,6 +36,7 @@ class ChainEdit(QWidget):
         self._steps: list[TransformStep] = []
         self._asked = False
         self._list = QListWidget()
+        self.marked = [self._list]
         self._list.setAccessibleName("transforms")
         self._list.setToolTip("From the image outward: the first is nearest to the image, the last to the output")
         self._list.currentRowChanged.connect(lambda _: self._enable())
@@ -75,13 +77,7 @@ class ChainEdit(QWidget):
             column.addWidget(part)
         self._show()
 
-    @property
-    def marked(self) -> list[QWidget]:
-        """What gets a frame."""
-        return [self._list]
-
     def read(self) -> tuple[TransformStep, ...]:
-        """The chain."""
         return tuple(self._steps)
 
     @property
@@ -103,7 +99,6 @@ class ChainEdit(QWidget):
         self._show()
 
     def write(self, steps: Iterable[TransformStep | str]) -> None:
-        """Show a chain."""
         self._steps = [TransformStep.parse(step) if isinstance(step, str) else step for step in steps or ()]
         self._show()
         self.edited.emit()
@@ -212,7 +207,7 @@ class ChainEdit(QWidget):
         self._numeric.setVisible(needs or self._asked)
 
 
-class ChainField(Field, editor=ChainEdit):
+class ChainField(Field, editor=_ChainEdit):
     """The transforms between an image and the output, as a tuple of `TransformStep`, nearest to the image first."""
 
     is_wide = True

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from magicgui.types import Undefined
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QComboBox, QFileDialog, QSizePolicy, QWidget
 
@@ -26,7 +26,7 @@ class ChoiceEdit(QComboBox):
 
     edited = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, *, choices: Iterable[Any] = (), typed: bool = False) -> None:
         super().__init__(parent)
         self._wish: Any = Undefined
         # Long names are cut in the field, and whole in the list.
@@ -35,11 +35,20 @@ class ChoiceEdit(QComboBox):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.currentIndexChanged.connect(self._on_chosen)
+        if typed:
+            self.setEditable(True)
+            self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+            self.editTextChanged.connect(lambda _: self.edited.emit())
+        self.offer(choices)
 
     @property
     def values(self) -> list[Any]:
-        """All that can be chosen."""
         return [self.itemData(index) for index in range(self.count())]
+
+    @property
+    def chosen(self) -> Any:
+        """What is chosen, whether it can be read or not."""
+        return self.currentData()
 
     @property
     def has_wish(self) -> bool:
@@ -74,12 +83,12 @@ class ChoiceEdit(QComboBox):
             self._wish = value
             self.edited.emit()
 
-    def offer(self, items: Iterable[tuple[str, Any]]) -> None:
-        """Set what can be chosen; without a word of it, whoever offers knows."""
+    def offer(self, items: Iterable[Any]) -> None:
+        """Set what can be chosen: values, or pairs of a text and a value; without a word of it, whoever offers knows."""
         chosen = self._wish if self._wish is not Undefined else self.currentData()
         typed = self.currentText() if self.isEditable() else ""
         was_blocked = self.blockSignals(True)
-        offered = list(items)
+        offered = [item if isinstance(item, tuple) else (str(item), item) for item in items]
         if offered != [(self.itemText(index), value) for index, value in enumerate(self.values)]:
             self.clear()
             for text, value in offered:
@@ -89,12 +98,6 @@ class ChoiceEdit(QComboBox):
         if typed:
             self.setEditText(typed)
         self.blockSignals(was_blocked)
-
-    def let_type(self) -> None:
-        """Take texts that are not offered as well."""
-        self.setEditable(True)
-        self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.editTextChanged.connect(lambda _: self.edited.emit())
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
         """Keep a wheel that scrolls the form from changing a choice that happens to pass under it."""
@@ -121,42 +124,30 @@ class Choice(Field, editor=ChoiceEdit):
         Whether other texts can be typed.
     """
 
-    def __init__(self, value: Any = Undefined, *, choices: Iterable[Any] = (), typed: bool = False, **keywords: Any) -> None:
-        super().__init__(**keywords)
-        if typed:
-            self.native.let_type()
-        self.offer(item if isinstance(item, tuple) else (str(item), item) for item in choices)
-        if value is not Undefined:
-            self.value = value
-
     @property
     def choices(self) -> list[Any]:
         """All that can be chosen."""
         return list(self.native.values)
 
-    def offer(self, items: Iterable[tuple[str, Any]]) -> None:
-        """Set what can be chosen; what was chosen stays, if it still can be."""
+    def offer(self, items: Iterable[Any]) -> None:
+        """Set what can be chosen, values or pairs of a text and a value; what was chosen stays, if it still can be."""
         self.native.offer(items)
 
 
 class _ChoiceOrFileEdit(QWidget):
-    """A choice, beside a button that adds a file to it."""
+    """A choice, beside a button that adds a file to it; the file stays, whatever else is offered."""
 
     edited = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, *, choices: Iterable[Any] = (), pattern: str = "All files (*)") -> None:
         super().__init__(parent)
         self._choice = ChoiceEdit()
-        self._offered: list[tuple[str, Any]] = []
-        self.pattern = "All files (*)"
-        self.title = "Choose a file"
+        self._file: str | None = None
+        self._pattern = pattern
+        self.marked = [self._choice]
         beside(self._choice, small_button("…", "Choose a file", self._browse, fixed=True), into=self)
-        self.setFocusProxy(self._choice)
         self._choice.edited.connect(self.edited)
-
-    @property
-    def marked(self) -> list[QWidget]:
-        return [self._choice]
+        self.offer(choices)
 
     @property
     def values(self) -> list[Any]:
@@ -164,28 +155,28 @@ class _ChoiceOrFileEdit(QWidget):
 
     @property
     def chosen(self) -> Any:
-        """What is chosen, whether it can be read or not."""
-        return self._choice.currentData()
+        return self._choice.chosen
 
     def read(self) -> Any:
         return self._choice.read()
 
     def write(self, value: Any) -> None:
         """Choose a value; one that is not offered is a file's path."""
-        before = self._choice.currentData()
-        if value is not None and value not in self.values:
-            # Where nothing else can be chosen, it is chosen thereby, without a word.
-            self.offer(self._offered, value)
-            if self._choice.currentData() == value != before:
-                self.edited.emit()
-        self._choice.write(value)
+        if value is None or value in self.values:
+            self._choice.write(value)
+            return
+        self._file = str(value)
+        with QSignalBlocker(self._choice):
+            self._choice.write(self._file)
+        self.offer(self._offered)
+        self.edited.emit()
 
-    def offer(self, items: Iterable[tuple[str, Any]], file: Any = None) -> None:
+    def offer(self, items: Iterable[Any]) -> None:
         self._offered = list(items)
-        self._choice.offer([*self._offered, *([] if file is None else [(Path(file).name, str(file))])])
+        self._choice.offer([*self._offered, *([] if self._file is None else [(Path(self._file).name, self._file)])])
 
     def _browse(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, self.title, "", self.pattern)
+        path, _ = QFileDialog.getOpenFileName(self, self.accessibleName(), "", self._pattern)
         if path:
             self.write(path)
 
@@ -196,10 +187,8 @@ class ChoiceOrFile(Choice, editor=_ChoiceOrFileEdit):
     Parameters
     ----------
     value : Any, optional
+    choices : iterable
+        As for `Choice`.
     pattern : str
         Of files' names, as Qt spells it.
     """
-
-    def __init__(self, value: Any = Undefined, *, pattern: str = "All files (*)", **keywords: Any) -> None:
-        super().__init__(value, **keywords)
-        self.native.pattern, self.native.title = pattern, self.label

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from magicgui.types import Undefined
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
@@ -15,12 +14,12 @@ from napari_lsfm._widgets.fields._choice import ChoiceEdit
 from napari_lsfm._widgets.fields._rows import beside, small_button
 from napari_lsfm._workers import Latest
 
-__all__ = ["FileEdit", "FileField"]
+__all__ = ["FileField"]
 
 _NOTHING = "Open a file with File > Open File(s)…, or choose one with the … button above."
 
 
-class FileEdit(QWidget):
+class _FileEdit(QWidget):
     """Looks into the chosen file, in a thread: ``chosen(facts)`` when that is done, ``failed(message)`` if there is nothing to use.
 
     ``left()`` comes first.
@@ -31,22 +30,19 @@ class FileEdit(QWidget):
     chosen = Signal(object)
     failed = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, *, viewer: Any = None) -> None:
         super().__init__(parent)
         self._viewer: Any = None
         self._opened: list[Path] = []
         self._choice = ChoiceEdit()
+        self.marked = [self._choice]
         beside(self._choice, small_button("…", "Choose a file that is not open here", self._browse, fixed=True), into=self)
-        self.setFocusProxy(self._choice)
         self._reader = Latest(self)
         self._reader.answered.connect(self.chosen)
         self._reader.failed.connect(self.failed)
         self._choice.edited.connect(self._read)
-
-    @property
-    def marked(self) -> list[QWidget]:
-        """What gets a frame."""
-        return [self._choice]
+        if viewer is not None:
+            self.start(viewer)
 
     @property
     def is_busy(self) -> bool:
@@ -76,12 +72,14 @@ class FileEdit(QWidget):
 
     def let_go(self) -> None:
         """Listen to the viewer no more."""
+        if self._viewer is None:
+            return
         for event in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
             event.disconnect(self._on_layers)
+        self._viewer = None
 
     def read(self) -> Path | None:
-        """The chosen file."""
-        path: Path | None = self._choice.currentData()
+        path: Path | None = self._choice.chosen
         return path
 
     def write(self, value: Any) -> None:
@@ -124,19 +122,12 @@ class FileEdit(QWidget):
             self._reader.ask(lambda _: FileFacts.read(path))
 
 
-class FileField(Field, editor=FileEdit):
+class FileField(Field, editor=_FileEdit):
     """One of the files that a viewer shows, or another.
 
     Parameters
     ----------
     value : path, optional
     viewer : napari.Viewer, optional
-        Asked to `FileEdit.start` later, where whoever wants to hear of the file must connect first.
+        Told to ``native.start`` later, where whoever wants to hear of the file must connect first.
     """
-
-    def __init__(self, value: Any = Undefined, *, viewer: Any = None, **keywords: Any) -> None:
-        super().__init__(**keywords)
-        if viewer is not None:
-            self.native.start(viewer)
-        if value is not Undefined:
-            self.value = value

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from magicgui.types import Undefined
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QWidget
+from qtpy.QtWidgets import QLineEdit, QWidget
 
 from lsfm_core import InputError
 from lsfm_core.geometry import mm_per
 from napari_lsfm._widgets.fields._base import Field
+from napari_lsfm._widgets.fields._rows import beside
 
-__all__ = ["Number", "NumberEdit", "Numbers", "NumbersEdit", "OneOrThree", "number", "number_text"]
-
-_AXES = "RAS"
+__all__ = ["Number", "Numbers", "OneOrThree", "number"]
 
 
 def number(text: str, *, unit: str | None = None, whole: bool = False, finite: bool = True) -> float:
@@ -58,32 +56,38 @@ def number_text(value: float) -> str:
     return f"{value:g}" if abs(value) < 1e-3 else f"{round(float(value), 4) + 0.0:.10g}"
 
 
-class NumberEdit(QLineEdit):
+class _NumberEdit(QLineEdit):
     """One number; empty is None, if that is allowed."""
 
     edited = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        parent: QWidget | None = None,
+        *,
+        unit: str | None = None,
+        empty: str = "",
+        whole: bool = False,
+        optional: bool = False,
+        finite: bool = True,
+    ) -> None:
         super().__init__(parent)
-        self.unit: str | None = None
-        self.scale = 1.0
-        self.whole = self.optional = False
-        self.finite = True
+        self._unit, self._whole, self._optional, self._finite = unit, whole, optional, finite
+        self._scale = 1e9 if unit == "GB" else 1.0
+        self.setPlaceholderText(empty)
         self.textChanged.connect(lambda _: self.edited.emit())
 
-    def read(self) -> float | int | None:
-        """The number, or None."""
-        if not self.text().strip() and self.optional:
+    def read(self) -> Any:
+        if not self.text().strip() and self._optional:
             return None
-        value = number(self.text(), unit=self.unit, whole=self.whole and self.scale == 1, finite=self.finite)
-        return round(value * self.scale) if self.whole else value * self.scale
+        value = number(self.text(), unit=self._unit, whole=self._whole and self._scale == 1, finite=self._finite)
+        return round(value * self._scale) if self._whole else value * self._scale
 
-    def write(self, value: float | None) -> None:
-        """Show a number, or nothing."""
-        self.setText("" if value is None else number_text(value / self.scale))
+    def write(self, value: Any) -> None:
+        self.setText("" if value is None else number_text(value / self._scale))
 
 
-class Number(Field, editor=NumberEdit):
+class Number(Field, editor=_NumberEdit):
     """A number, or none where nothing stands.
 
     Parameters
@@ -97,78 +101,50 @@ class Number(Field, editor=NumberEdit):
         Whether it must be whole, may be left out, and must not be infinite or NaN.
     """
 
-    def __init__(
-        self,
-        value: Any = Undefined,
-        *,
-        unit: str | None = None,
-        empty: str = "",
-        whole: bool = False,
-        optional: bool = False,
-        finite: bool = True,
-        **keywords: Any,
-    ) -> None:
-        super().__init__(**keywords)
-        edit: NumberEdit = self.native
-        edit.unit, edit.whole, edit.optional, edit.finite = unit, whole, optional, finite
-        edit.scale = 1e9 if unit == "GB" else 1.0
-        edit.setPlaceholderText(empty)
-        if value is not Undefined:
-            self.value = value
 
-
-class NumbersEdit(QWidget):
+class _NumbersEdit(QWidget):
     """Three numbers in a row; all of them empty is None."""
 
     edited = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        parent: QWidget | None = None,
+        *,
+        unit: str | None = None,
+        axes: Sequence[str] = "RAS",
+        whole: bool = False,
+        optional: bool = False,
+        positive: bool = False,
+    ) -> None:
         super().__init__(parent)
-        self.unit: str | None = None
-        self.whole = self.optional = self.positive = False
-        self.edits = [QLineEdit() for _ in range(3)]
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(4)
-        for edit in self.edits:
+        self._unit, self._axes, self._whole, self._optional, self._positive = unit, axes, whole, optional, positive
+        self.edits = self.marked = [QLineEdit() for _ in axes]
+        for axis, edit in zip(axes, self.edits, strict=True):
             edit.setMinimumWidth(40)
+            edit.setPlaceholderText(axis)
+            edit.setAccessibleName(axis)
             edit.textChanged.connect(lambda _: self.edited.emit())
-            row.addWidget(edit)
-        self.setFocusProxy(self.edits[0])
-        self.name_axes(_AXES)
-
-    @property
-    def marked(self) -> list[QLineEdit]:
-        """What gets a frame."""
-        return self.edits
+        beside(*self.edits, into=self)
 
     @property
     def texts(self) -> list[str]:
-        """What stands there."""
         return [edit.text().strip() for edit in self.edits]
 
-    def name_axes(self, axes: Sequence[str]) -> None:
-        """Say what each of them is of."""
-        self._axes = axes
-        for axis, edit in zip(axes, self.edits, strict=True):
-            edit.setPlaceholderText(axis)
-            edit.setAccessibleName(axis)
-
     def read(self) -> tuple[float, ...] | None:
-        """The numbers, or None."""
         texts = self.texts
-        if self.optional and not any(texts):
+        if self._optional and not any(texts):
             return None
         missing = [axis for axis, text in zip(self._axes, texts, strict=True) if not text]
         if missing:
             raise InputError(f"still to be given: {', '.join(missing)} (expected three numbers)")
         try:
-            values = tuple(number(text, unit=self.unit, whole=self.whole) for text in texts)
+            values = tuple(number(text, unit=self._unit, whole=self._whole) for text in texts)
         except InputError as error:
-            raise InputError(f"expected three {'whole ' if self.whole else ''}numbers, but {error}") from None
-        if self.positive and min(values) <= 0:
+            raise InputError(f"expected three {'whole ' if self._whole else ''}numbers, but {error}") from None
+        if self._positive and min(values) <= 0:
             raise InputError(f"must be greater than 0, found {min(values):g}")
-        return tuple(map(int, values)) if self.whole else values
+        return tuple(map(int, values)) if self._whole else values
 
     def write(self, values: Sequence[float] | float | None) -> None:
         """Show numbers, or nothing; one number stands for three. Tells of it once."""
@@ -182,7 +158,7 @@ class NumbersEdit(QWidget):
             self.edited.emit()
 
 
-class Numbers(Field, editor=NumbersEdit):
+class Numbers(Field, editor=_NumbersEdit):
     """Three numbers, along planes, rows and columns or R, A and S.
 
     Parameters
@@ -196,24 +172,6 @@ class Numbers(Field, editor=NumbersEdit):
         Whether they must be whole, may be left out together, and must be more than 0.
     """
 
-    def __init__(
-        self,
-        value: Any = Undefined,
-        *,
-        unit: str | None = None,
-        axes: Sequence[str] = _AXES,
-        whole: bool = False,
-        optional: bool = False,
-        positive: bool = False,
-        **keywords: Any,
-    ) -> None:
-        super().__init__(**keywords)
-        edit: NumbersEdit = self.native
-        edit.unit, edit.whole, edit.optional, edit.positive = unit, whole, optional, positive
-        edit.name_axes(axes)
-        if value is not Undefined:
-            self.value = value
-
     @property
     def edits(self) -> list[QLineEdit]:
         """The three fields."""
@@ -225,10 +183,10 @@ class Numbers(Field, editor=NumbersEdit):
         return list(self.native.texts)
 
 
-class _OneOrThreeEdit(NumberEdit):
+class _OneOrThreeEdit(_NumberEdit):
     def read(self) -> Any:
         parts = self.text().split(",")
-        if not self.text().strip() and self.optional:
+        if not self.text().strip() and self._optional:
             return None
         if len(parts) not in (1, 3) or not all(part.strip() for part in parts):
             found = repr(self.text()) if self.text().strip() else "nothing"
@@ -238,7 +196,7 @@ class _OneOrThreeEdit(NumberEdit):
         if last is not None and all(re.fullmatch(r"[\d.+\-\s]+", part) for part in parts[:-1]):
             parts = [part + last[0] for part in parts[:-1]] + parts[-1:]
         try:
-            values = tuple(number(part, unit=self.unit) for part in parts)
+            values = tuple(number(part, unit=self._unit) for part in parts)
         except InputError as error:
             raise InputError(f"expected one number or 3 numbers with commas, but {error}") from None
         return values[0] if len(values) == 1 else values

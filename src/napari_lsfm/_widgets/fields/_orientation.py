@@ -14,7 +14,8 @@ from lsfm_core.testing import phantom
 from napari_lsfm._widgets.fields._base import Field
 from napari_lsfm._widgets.fields._choice import ChoiceEdit
 from napari_lsfm._widgets.fields._picture import Grey, Picture
-from napari_lsfm._widgets.fields._rows import Rows, Words, beside
+from napari_lsfm._widgets.fields._rows import Rows, beside
+from napari_lsfm._words import Words
 
 __all__ = ["OrientationEdit", "OrientationField", "edge_letters", "phantom_slices"]
 

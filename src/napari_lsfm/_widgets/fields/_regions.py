@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from magicgui.types import Undefined
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
@@ -13,7 +11,7 @@ from lsfm_core import LabelTable
 from napari_lsfm._widgets.fields._base import Field
 from napari_lsfm._widgets.fields._tree import RegionTree, RegionView
 
-__all__ = ["RegionsEdit", "RegionsField"]
+__all__ = ["RegionsField"]
 
 _TREE_HEIGHT = 200
 _INDENTATION = 12
@@ -21,7 +19,7 @@ _INDENTATION = 12
 _CELL_MARGIN, _SWATCH = 16, 24
 
 
-class RegionsEdit(QWidget):
+class _RegionsEdit(QWidget):
     """A search above the tree.
 
     ``picked(is_on)`` tells that the user has taken a region, or given it back, by its name or its box; ``unknown(text)`` that
@@ -32,11 +30,11 @@ class RegionsEdit(QWidget):
     picked = Signal(bool)
     unknown = Signal(str)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, *, table: LabelTable | None = None) -> None:
         super().__init__(parent)
         self._ids: frozenset[int] = frozenset()
-        self.table = LabelTable()
         self.search = QLineEdit()
+        self.marked = [self.search]
         self.search.setPlaceholderText("id, acronym or name")
         self.search.setClearButtonEnabled(True)
         self.search.setAccessibleName("search")
@@ -56,11 +54,7 @@ class RegionsEdit(QWidget):
         self.search.textChanged.connect(self._on_search)
         self.search.returnPressed.connect(self._on_enter)
         self.model.ticked.connect(self._on_ticked)
-
-    @property
-    def marked(self) -> list[QWidget]:
-        """What gets a frame."""
-        return [self.search]
+        self.show_table(table or LabelTable())
 
     def read(self) -> frozenset[int]:
         """Ids that are chosen, parts included."""
@@ -134,7 +128,7 @@ class RegionsEdit(QWidget):
         self.write(self._ids | parts if is_on else self._ids - parts)
 
 
-class RegionsField(Field, editor=RegionsEdit):
+class RegionsField(Field, editor=_RegionsEdit):
     """Ids of regions.
 
     Parameters
@@ -145,10 +139,3 @@ class RegionsField(Field, editor=RegionsEdit):
     """
 
     is_wide = True
-
-    def __init__(self, value: Any = Undefined, *, table: LabelTable | None = None, **keywords: Any) -> None:
-        super().__init__(**keywords)
-        if table is not None:
-            self.native.show_table(table)
-        if value is not Undefined:
-            self.value = value

@@ -1,106 +1,35 @@
-"""How forms are laid out: aligned rows in sections that fold and narrow, and words that are always seen whole."""
+"""How forms are laid out: aligned rows under titles that fold them away, which scroll and narrow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from qtpy.QtCore import QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QResizeEvent
-from qtpy.QtWidgets import (
-    QFormLayout,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QScrollArea,
-    QSizePolicy,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QScrollArea, QSizePolicy, QToolButton, QWidget
 
 from napari_lsfm._widgets.fields._base import marked
-from napari_lsfm._workers import ERROR_STYLE, SUCCESS_STYLE, WARNING_STYLE
+from napari_lsfm._words import Words
 
-__all__ = ["Rows", "Scrolled", "Section", "Words", "align", "beside", "small_button"]
+__all__ = ["Rows", "Scrolled", "beside", "small_button"]
 
 _WRONG_FRAME, _MISSING_FRAME = "border: 1px solid #e5534b;", "border: 1px solid #c77d0a;"
 
 
-class Words(QLabel):
-    """Words of any length that are always seen whole.
+class Rows(QWidget):
+    """Fields below each other, each with its label before it, or above it where there is little room.
 
-    A plain label that wraps tells layouts its height as a function of its width, which nested ones ask for too early.
+    Titles among them fold away what stands below, when they are pressed; ``folded()`` tells of it.
     """
 
-    def __init__(self, least_lines: int = 0) -> None:
-        super().__init__()
-        self._least_lines = least_lines
-        self._soon = QTimer(self, singleShot=True, interval=0)
-        self._soon.timeout.connect(self._ask_for_room)
-        self.setWordWrap(True)
-        self.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignTop)
-        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setMinimumWidth(80)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-
-    def hasHeightForWidth(self) -> bool:  # noqa: N802
-        """No: it has the height that it needs at its present width."""
-        return False
-
-    def sizeHint(self) -> QSize:  # noqa: N802
-        """As wide as may be, and as high as needed."""
-        return QSize(super().sizeHint().width(), self.minimumHeight())
-
-    def say(self, text: str) -> None:
-        """Show a message."""
-        self._show(text, "")
-
-    def praise(self, text: str) -> None:
-        """Show what was done."""
-        self._show(text, SUCCESS_STYLE)
-
-    def warn(self, text: str) -> None:
-        """Show what is to be looked at."""
-        self._show(text, WARNING_STYLE)
-
-    def complain(self, text: str) -> None:
-        """Show what is wrong."""
-        self._show(text, ERROR_STYLE)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
-        """Take the height that the words need at the new width."""
-        super().resizeEvent(event)
-        self._fit()
-
-    def _show(self, text: str, style: str) -> None:
-        if style != self.styleSheet():
-            self.setStyleSheet(style)
-        self.setText(text)
-        self._fit()
-
-    def _fit(self) -> None:
-        height = max(self._least_lines * self.fontMetrics().lineSpacing(), self.heightForWidth(self.width()))
-        if height != self.minimumHeight():
-            self.setMinimumHeight(height)
-            self._soon.start()
-
-    def _ask_for_room(self) -> None:
-        """Tell all layouts above, for what a widget tells them while they are at work is lost on the outer ones."""
-        widget: QWidget | None = self
-        while widget is not None and not isinstance(widget, Scrolled):
-            widget.updateGeometry()
-            widget = widget.parentWidget()
-        if widget is not None:
-            widget.fit()
-
-
-class Rows(QWidget):
-    """Fields below each other, each with its label before it, or above it where there is little room."""
+    folded = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._labels: list[QLabel] = []
+        self._titles: dict[str, QToolButton] = {}
+        #: Below which title a field stands, if there is one.
+        self._title_of: dict[QWidget, QToolButton | None] = {}
+        self._hidden: set[QWidget] = set()
+        self._labels: dict[QWidget, QLabel] = {}
         self._notes: dict[QWidget, Words] = {}
         self._framed: dict[QWidget, list[QWidget]] = {}
         self._form = QFormLayout(self)
@@ -109,6 +38,21 @@ class Rows(QWidget):
         self._form.setContentsMargins(0, 0, 0, 0)
         self._form.setVerticalSpacing(5)
 
+    def title(self, text: str, *, is_open: bool = True) -> None:
+        """Add a title, to which the fields after it belong."""
+        title = self._titles[text] = QToolButton()
+        title.setText(text)
+        title.setToolTip(f"{text}: show, or fold away")
+        title.setCheckable(True)
+        title.setChecked(is_open)
+        title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        # A button of napari's theme is a box, and has no arrow.
+        title.setStyleSheet("QToolButton { border: none; font-weight: bold; text-align: left; padding: 3px 0; }")
+        self._form.addRow(title)
+        title.toggled.connect(lambda _: self._on_folded(title))
+        self._on_folded(title)
+
     def row(self, label: str, field: QWidget, tip: str) -> QWidget:
         """Add a field; the tip tells what it is for, wherever the mouse rests. Without a label it takes the whole width."""
         field.setToolTip(tip)
@@ -116,35 +60,33 @@ class Rows(QWidget):
             field.setAccessibleName(label)
         if field.focusProxy() is not None and not field.focusProxy().accessibleName():
             field.focusProxy().setAccessibleName(field.accessibleName())
-        if not label:
+        self._title_of[field] = next(reversed(self._titles.values()), None)
+        if label:
+            text = self._labels[field] = QLabel(label)
+            text.setToolTip(tip)
+            text.setBuddy(field)
+            self._form.addRow(text, field)
+        else:
             self._form.addRow(field)
-            return field
-        text = QLabel(label)
-        text.setToolTip(tip)
-        text.setBuddy(field)
-        self._labels.append(text)
-        self._form.addRow(text, field)
+        self._update(field)
         return field
-
-    def rename(self, field: QWidget, label: str) -> None:
-        """Give a row another label."""
-        self._form.labelForField(field).setText(label)
-        field.setAccessibleName(label)
 
     def show_row(self, field: QWidget, visible: bool) -> None:
         """Show or hide a field with its label."""
-        self._form.setRowVisible(field, visible)
-        if field in self._notes:
-            self._form.setRowVisible(self._notes[field], visible)
+        (self._hidden.discard if visible else self._hidden.add)(field)
+        self._update(field)
+
+    def fold(self, text: str, folded: bool = True) -> None:
+        """Fold away what stands below a title, or show it."""
+        self._titles[text].setChecked(not folded)
 
     def take_out(self, field: QWidget) -> None:
         """Remove a row; the field itself stays alive."""
-        label = self._form.labelForField(field)
-        if label is not None:
-            self._labels.remove(label)
+        self.mark(field)
         self._form.takeRow(field)
-        if label is not None:
-            label.deleteLater()
+        if field in self._labels:
+            self._labels.pop(field).deleteLater()
+        del self._title_of[field]
         field.setParent(None)
 
     def mark(self, field: QWidget, note: str = "", *, is_missing: bool = False) -> None:
@@ -164,12 +106,15 @@ class Rows(QWidget):
             self._form.insertRow(row + 1, "", words)
         if words is not None:
             words.complain(note)
-            self._form.setRowVisible(words, bool(note))
+        title = self._title_of[field]
+        if note and title is not None:
+            title.setChecked(True)
+        self._update(field)
 
     @property
     def label_width(self) -> int:
         """Of the longest label."""
-        return max((label.sizeHint().width() for label in self._labels), default=0)
+        return max((label.sizeHint().width() for label in self._labels.values()), default=0)
 
     @property
     def needed(self) -> int:
@@ -179,51 +124,25 @@ class Rows(QWidget):
 
     def align(self, width: int, *, narrow: bool) -> None:
         """Give all labels a width, or put them above their fields."""
-        for label in self._labels:
+        for label in self._labels.values():
             label.setMinimumWidth(0 if narrow else width)
         policy = QFormLayout.RowWrapPolicy.WrapAllRows if narrow else QFormLayout.RowWrapPolicy.DontWrapRows
         if self._form.rowWrapPolicy() != policy:
             self._form.setRowWrapPolicy(policy)
 
-
-class Section(QFrame):
-    """A titled part of a form that folds away when its title is pressed."""
-
-    folded = Signal()
-
-    def __init__(self, title: str, *, is_open: bool = True) -> None:
-        super().__init__()
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self._title = QToolButton()
-        self._title.setText(title)
-        self._title.setToolTip(f"{title}: show, or fold away")
-        self._title.setCheckable(True)
-        self._title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        # A button of napari's theme is a box, and has no arrow.
-        self._title.setStyleSheet("QToolButton { border: none; font-weight: bold; text-align: left; padding: 3px 0; }")
-        self.rows = Rows()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(8, 2, 8, 6)
-        column.setSpacing(4)
-        column.addWidget(self._title)
-        column.addWidget(self.rows, 1)
-        self._title.toggled.connect(self.unfold)
-        self.unfold(is_open)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether its fields are seen."""
-        return self._title.isChecked()
-
-    def unfold(self, is_open: bool = True) -> None:
-        """Show the fields, or fold them away."""
-        self._title.blockSignals(True)
-        self._title.setChecked(is_open)
-        self._title.blockSignals(False)
-        self._title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
-        self.rows.setVisible(is_open)
+    def _on_folded(self, title: QToolButton) -> None:
+        title.setArrowType(Qt.ArrowType.DownArrow if title.isChecked() else Qt.ArrowType.RightArrow)
+        for field, above in self._title_of.items():
+            if above is title:
+                self._update(field)
         self.folded.emit()
+
+    def _update(self, field: QWidget) -> None:
+        title = self._title_of[field]
+        visible = field not in self._hidden and (title is None or title.isChecked())
+        self._form.setRowVisible(field, visible)
+        if field in self._notes:
+            self._form.setRowVisible(self._notes[field], visible and bool(self._notes[field].text()))
 
 
 class Scrolled(QScrollArea):
@@ -258,14 +177,6 @@ class Scrolled(QScrollArea):
         content.resize(self.viewport().width(), max(self.viewport().height(), needed))
 
 
-def align(all_rows: Iterable[Rows], *, narrow: bool) -> None:
-    """Let the fields of several parts of a form stand below each other."""
-    parts = list(all_rows)
-    width = max((rows.label_width for rows in parts), default=0)
-    for rows in parts:
-        rows.align(width, narrow=narrow)
-
-
 def beside(*widgets: QWidget, into: QWidget | None = None) -> QWidget:
     """Widgets in one row; the first is the one that the row's label leads to."""
     row = QWidget() if into is None else into
@@ -274,12 +185,11 @@ def beside(*widgets: QWidget, into: QWidget | None = None) -> QWidget:
     layout.setSpacing(4)
     for widget in widgets:
         layout.addWidget(widget)
-    if into is None:
-        row.setFocusProxy(widgets[0])
+    row.setFocusProxy(widgets[0])
     return row
 
 
-def small_button(text: str, tip: str, pressed: Callable[[], None] | None = None, *, fixed: bool = False) -> QPushButton:
+def small_button(text: str, tip: str, pressed: Callable[[], object] | None = None, *, fixed: bool = False) -> QPushButton:
     """A button that may be as narrow as its text, or always is."""
     button = QPushButton(text)
     button.setToolTip(tip)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from magicgui.types import Undefined
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QWidget
 
@@ -16,8 +15,8 @@ __all__ = ["Tick"]
 class _TickEdit(QCheckBox):
     edited = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, parent: QWidget | None = None, *, text: str = "") -> None:
+        super().__init__(text, parent)
         self.toggled.connect(lambda _: self.edited.emit())
 
     def read(self) -> bool:
@@ -36,9 +35,3 @@ class Tick(Field, editor=_TickEdit):
     text : str
         What it says beside the box.
     """
-
-    def __init__(self, value: Any = Undefined, *, text: str = "", **keywords: Any) -> None:
-        super().__init__(**keywords)
-        self.native.setText(text)
-        if value is not Undefined:
-            self.value = value

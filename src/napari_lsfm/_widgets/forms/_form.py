@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -191,10 +192,7 @@ class Form(Sections):
                 # Beside the field nobody needs its name.
                 marks[name] = part[len(word) :].removeprefix(":").strip() if part[len(word) :].startswith(":") else part
         for name, note in marks.items():
-            rows, widget = self._place(name)
-            rows.mark(widget, note, is_missing=not note and name in self._missing())
-            if note:
-                self.native.unfold(rows)
+            self.native.rows.mark(self._place(name), note, is_missing=not note and name in self._missing())
 
     def _missing(self) -> Sequence[str]:
         """Names of the fields that are still to be given."""
@@ -258,9 +256,14 @@ class Form(Sections):
         except LsfmError as error:
             self._complain(in_words(error))
 
-    def _filling(self) -> _Filling:
-        """While several fields are filled in that belong together."""
-        return _Filling(self)
+    @contextmanager
+    def _filling(self) -> Iterator[None]:
+        """While several fields are filled in that belong together; may be nested."""
+        before, self._is_filling = self._is_filling, True
+        try:
+            yield
+        finally:
+            self._is_filling = before
 
     # --- copying ------------------------------------------------------------------------------------------------------------
 
@@ -282,16 +285,3 @@ class Form(Sections):
             return
         QApplication.clipboard().setText(text)
         self.panel.say(f"In the clipboard: {text}")
-
-
-class _Filling:
-    """Keeps a form from looking ahead; may be nested."""
-
-    def __init__(self, form: Form) -> None:
-        self._form = form
-
-    def __enter__(self) -> None:
-        self._before, self._form._is_filling = self._form._is_filling, True
-
-    def __exit__(self, *_: object) -> None:
-        self._form._is_filling = self._before

@@ -13,7 +13,8 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 from lsfm_core import ImageMetadata, describe_image, size_text
 from napari_lsfm._widgets.fields import Picture, Words
 from napari_lsfm._widgets.forms._ingest_work import Image, middle_plane
-from napari_lsfm._workers import WARNING_STYLE, Latest
+from napari_lsfm._words import WARNING_STYLE
+from napari_lsfm._workers import Latest
 
 __all__ = ["FoundImage"]
 

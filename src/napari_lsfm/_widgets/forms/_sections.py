@@ -11,7 +11,6 @@ from qtpy.QtWidgets import QWidget
 
 from lsfm_core import LsfmError
 from napari_lsfm._viewing import attend
-from napari_lsfm._widgets.fields import Rows
 from napari_lsfm._widgets.forms._root import FormBackend, FormWidget
 from napari_lsfm._workers import JobPanel
 
@@ -54,7 +53,7 @@ class Sections(Container[Widget]):
         root.width_hint = self.width_hint
         self.panel = JobPanel()
         for title, names in self.sections.items():
-            root.begin(title, is_open=title not in self.folded)
+            root.rows.title(title, is_open=title not in self.folded)
             for name in names:
                 made = self._make(name)
                 if isinstance(made, Widget):
@@ -92,13 +91,13 @@ class Sections(Container[Widget]):
     def _show_rows(self, visible: bool, *names: str) -> None:
         """Show or hide rows with their labels."""
         for name in names:
-            rows, widget = self._place(name)
-            rows.show_row(widget, visible)
+            self.native.rows.show_row(self._place(name), visible)
             (self._hidden.discard if visible else self._hidden.add)(name)
         self.native.align_soon()
 
-    def _place(self, name: str) -> tuple[Rows, QWidget]:
-        return self.native.places[name.rpartition(".")[2]]
+    def _place(self, name: str) -> QWidget:
+        place: QWidget = self.native.places[name.rpartition(".")[2]]
+        return place
 
     # --- the viewer ---------------------------------------------------------------------------------------------------------
 

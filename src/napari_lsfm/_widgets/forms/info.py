@@ -18,7 +18,8 @@ from napari_lsfm._widgets.fields import Choice, Tick, beside
 from napari_lsfm._widgets.forms._info_log import LogTable
 from napari_lsfm._widgets.forms._info_notes import NotesEditor, Owner, write_notes
 from napari_lsfm._widgets.forms._sections import Sections
-from napari_lsfm._workers import ERROR_STYLE, WARNING_STYLE, Job, Latest
+from napari_lsfm._words import ERROR_STYLE, WARNING_STYLE
+from napari_lsfm._workers import Job, Latest
 
 if TYPE_CHECKING:
     import napari

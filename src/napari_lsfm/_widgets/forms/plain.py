@@ -13,7 +13,8 @@ from lsfm_core import CancelledError, InputError, LsfmError, size_text
 from napari_lsfm._plain import PlainPiece, plain_levels, plain_piece
 from napari_lsfm._widgets._box import plane_axis
 from napari_lsfm._widgets.fields import Tick
-from napari_lsfm._workers import ERROR_STYLE, in_words, wait_for
+from napari_lsfm._words import ERROR_STYLE
+from napari_lsfm._workers import in_words, wait_for
 
 if TYPE_CHECKING:
     import napari.layers
