@@ -287,7 +287,7 @@ def test_the_timepoint_that_is_seen_is_exported(viewer: napari.Viewer, qtbot: Qt
     qtbot.keyClicks(form.timepoint.native, "4")
     type_into(form.orientation, "AIR", qtbot)
     form.what.value = "box"
-    click(form.from_view, qtbot)
+    click(form.box.native.from_view, qtbot)
     type_into(form.output, str(tmp_path / "last.nii"), qtbot)
     settle(form, qtbot)
     assert not is_error(form), form.outlook.text()
@@ -383,14 +383,14 @@ def test_the_box_is_taken_from_the_view_and_from_a_shape(form: ExportForm, viewe
     settle(form, qtbot)
     thickness = form.size_mm.value[1]
     viewer.add_shapes([[[2, -5, 3], [2, -5, 6], [2, -2, 6], [2, -2, 3]]], ndim=3, units=("mm",) * 3)
-    click(form.from_shape, qtbot)
+    click(form.box.native.from_shape, qtbot)
     corner, size = np.array(form.origin_mm.value), np.array(form.size_mm.value)
     assert corner[[0, 2]] == pytest.approx([3, 2]) and size[[0, 2]] == pytest.approx([3, 3])
     assert size[1] == pytest.approx(thickness) and corner[1] < viewer.dims.point[0] < corner[1] + size[1]
     viewer.scene.camera.zoom = 200
     viewer.scene.camera.center = (0, -4, 5)
     qtbot.wait(100)
-    click(form.from_view, qtbot)
+    click(form.box.native.from_view, qtbot)
     canvas = viewer.window._qt_viewer.canvas.native
     corner, size = np.array(form.origin_mm.value), np.array(form.size_mm.value)
     assert size[[0, 2]] == pytest.approx([canvas.width() / 200, canvas.height() / 200], abs=0.2)
@@ -427,7 +427,11 @@ def test_a_file_that_is_closed_takes_its_box_along(form: ExportForm, viewer: nap
     viewer.layers.selection = {layer for layer in viewer.layers if layer.name != "export box"}
     viewer.layers.remove_selected()
     assert not viewer.layers
-    assert form.from_view.isVisible() and not form.from_view.isEnabled() and not form.from_shape.isEnabled()
+    assert (
+        form.box.native.from_view.isVisible()
+        and not form.box.native.from_view.isEnabled()
+        and not form.box.native.from_shape.isEnabled()
+    )
     assert "Open a file" in form.outlook.text() and not form.button.isEnabled()
 
 

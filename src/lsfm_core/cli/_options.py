@@ -253,9 +253,13 @@ def apply(arguments: argparse.Namespace) -> None:
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Options of commands that work for long."""
     parser.add_argument(
-        "--memory", type=memory, default=2 * 10**9, metavar="SIZE", help="memory to use at most, as 500MB or 2GB (default 2GB)"
+        "--memory",
+        type=memory,
+        default=2 * 10**9,
+        metavar="SIZE",
+        help=Told("export.ExportRequest.memory_bytes", ", as 500MB or 2GB (default 2GB)"),
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
+    parser.add_argument("--threads", type=int, metavar="N", help=Told("export.ExportRequest.threads", " (default: all)"))
 
 
 def add_division(parser: argparse.ArgumentParser) -> None:
@@ -305,20 +309,13 @@ def shard_words(result: ShardResult) -> str:
 
 def add_placement(parser: Any) -> None:
     """What files of other programs may not record of an image."""
-    parser.add_argument(
-        "--orientation", type=orientation_code, metavar="CODE", help="how the stored image lies, for files that do not record it"
-    )
+    parser.add_argument("--orientation", type=orientation_code, metavar="CODE", help=Told("export.ExportRequest.orientation"))
     add_voxel_size(parser)
 
 
 def add_voxel_size(parser: Any) -> None:
     """The size of voxels, where nothing tells it."""
-    parser.add_argument(
-        "--voxel-size",
-        type=numbers(3),
-        metavar="P,R,C",
-        help="edges of a voxel in millimetres, for planes, rows, columns, for files without a unit of length",
-    )
+    parser.add_argument("--voxel-size", type=numbers(3), metavar="P,R,C", help=Told("export.ExportRequest.voxel_size_mm", " (mm)"))
 
 
 def add_transforms(parser: Any, *names: str) -> None:
@@ -331,50 +328,28 @@ def add_transforms(parser: Any, *names: str) -> None:
         How the option is spelled that names the space.
     """
     add_placement(parser)
-    parser.add_argument(
-        "--transform",
-        dest="transforms",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a transform between the image and the output: the name of an affine or displacement field in the file, or the path "
-        "of one; NAME:invert for its inverse. Repeat it, nearest to the image first. Long form: "
-        "name=NAME,order=1,type=affine|field,invert=yes|no",
-    )
-    parser.add_argument(
-        *names,
-        dest="to_space",
-        metavar="SPACE",
-        help="instead: the space where the output lies, by its name or a channel that lives there; the shortest way through the "
-        "transforms of the file is taken",
-    )
-    parser.add_argument(
-        "--via",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a space or a transform on that way, where several are equally short; repeat it, nearest to the image first",
-    )
-    parser.add_argument(
-        "--numeric-inverse",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a displacement field that may be inverted numerically",
-    )
-    add_field_convention(parser, "of a displacement field that is named by its path")
+    many: dict[str, Any] = {"action": "append", "default": [], "metavar": "NAME"}
+    more = "; NAME:invert for its inverse. Repeat it. Long form: name=NAME,order=1,type=affine|field,invert=yes|no"
+    parser.add_argument("--transform", dest="transforms", help=Told("export.ExportRequest.transforms", more), **many)
+    more = "; the shortest way through the transforms of the file is taken"
+    parser.add_argument(*names, dest="to_space", metavar="SPACE", help=Told("export.ExportRequest.to_space", more))
+    parser.add_argument("--via", help=Told("export.ExportRequest.via", "; repeat it, nearest to the image first"), **many)
+    parser.add_argument("--numeric-inverse", help=Told("export.ExportRequest.numeric_inverse", "; repeat it"), **many)
+    add_field_convention(parser, "export.ExportRequest")
 
 
-def add_field_convention(parser: Any, which: str) -> None:
-    """What vectors mean, of one kind of fields."""
+def add_field_convention(parser: Any, request: str) -> None:
+    """What the vectors of fields mean; `request` tells of which fields."""
     parser.add_argument(
         "--field-convention",
         choices=("lps-displacement", "ras-displacement", "lps-position", "ras-position", "grid-position"),
         # All of them in one word would be wider than a terminal.
         metavar="CONVENTION",
-        help=f"what the vectors {which} are, if its file does not say or says otherwise: lps-displacement or ras-displacement, "
-        "lps-position or ras-position (displacements or absolute positions, mm along L, P, S or R, A, S), or grid-position (along "
-        "the axes of the grid from its first voxel)",
+        help=Told(
+            f"{request}.field_convention",
+            ": lps-displacement or ras-displacement, lps-position or ras-position (displacements or absolute positions, mm along "
+            "L, P, S or R, A, S), or grid-position (along the axes of the grid from its first voxel)",
+        ),
     )
 
 

@@ -51,7 +51,7 @@ def add_commands(verbs: Any) -> None:
     output = export.add_argument(
         "--output",
         required=True,
-        help=".nii, .nii.gz, .nrrd, .mha, .tif, .ome.tif, .ome.zarr or .npy; for --grid a folder, or FOLDER/name_%%d_%%d_%%d.tif",
+        help=Told("export.ExportRequest.output", ", or FOLDER/name_%d_%d_%d.tif"),
     )
     add_division(export)
     add_request(export, _export_request, waives=output)
@@ -61,7 +61,7 @@ def add_commands(verbs: Any) -> None:
         "--grid",
         type=_counts,
         metavar="N,N,N",
-        help="so many chunks of --size along R, A, S, from --origin or the region's corner; 0,0,0 for the whole image or region",
+        help=Told("export.ExportRequest.grid", " (each of --size, from --origin or the region's corner)"),
     )
     grid.add_argument(
         "--overlap", type=numbers(1, 3), default=0.0, metavar="MM", help=Told("export.ExportRequest.overlap_mm", " (mm, default 0)")
@@ -134,8 +134,8 @@ def _add_interactive(parser: argparse.ArgumentParser, output: argparse.Action) -
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", help="the HDF5 file, or its BigDataViewer XML")
-    parser.add_argument("--channel", required=True, metavar="NAME", help="the channel to take")
+    parser.add_argument("file", help=Told("export.ExportRequest.path"))
+    parser.add_argument("--channel", required=True, metavar="NAME", help=Told("export.ExportRequest.channel"))
     parser.add_argument("--level", type=int, metavar="L", help=Told("export.ExportRequest.level"))
     parser.add_argument("--timepoint", type=int, metavar="N", help=Told("export.ExportRequest.timepoint"))
     parser.add_argument(
@@ -183,10 +183,15 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         metavar="SPACE",
         help=Told("export.RegionSelection.labels_in", " (default native)"),
     )
-    region.add_argument("--include-descendants", action="store_true", help="with all parts that the ontology knows")
+    region.add_argument("--include-descendants", action="store_true", help=Told("export.RegionSelection.include_descendants"))
     region.add_argument("--side", choices=("left", "right"), help=Told("export.RegionSelection.side"))
     region.add_argument("--midline", type=float, metavar="MM", help=Told("export.RegionSelection.midline_mm", " (mm)"))
-    region.add_argument("--margin", type=_margin, metavar="MM", help="0.2 or 0.2mm, or 3vox (voxels of the output)")
+    region.add_argument(
+        "--margin",
+        type=_margin,
+        metavar="MM",
+        help=Told("export.RegionSelection.margin_mm", ": 0.2 or 0.2mm, or 3vox (voxels of the output)"),
+    )
     region.add_argument("--mask", action="store_true", help=Told("export.RegionSelection.mask"))
     add_resources(parser)
 

@@ -45,8 +45,6 @@ _QUESTIONS = {
     "orientation": "side toward which planes, rows, columns grow, one each of R/L, A/P, S/I (such as AIR; empty: not known)",
 }
 
-_PLANES_ARE = "of a file whose time points or channels have a single plane each: these are the planes"
-
 
 def add_commands(verbs: Any) -> None:
     """Let the parser know the commands of this module."""
@@ -55,7 +53,7 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core write brain.h5 --channel autofluo --image planes/ --voxel-size 0.05,0.04,0.04 --orientation AIR",
     )  # fmt: skip
     _add_write_options(write)
-    write.add_argument("--kind", choices=KINDS, default="image", help="what the voxels are (default image)")
+    write.add_argument("--kind", choices=KINDS, default="image", help=Told("ingest.IngestRequest.kind", " (default image)"))
     write.add_argument("--labels", metavar="FILE", help=Told("ingest.IngestRequest.labels"))
     write.add_argument(
         "--ontology",
@@ -63,13 +61,12 @@ def add_commands(verbs: Any) -> None:
         help=Told("ingest.IngestRequest.ontology"),
     )
     write.add_argument("--inverse-of", metavar="NAME", help=Told("ingest.IngestRequest.inverse_of"))
-    add_field_convention(write, "of a displacement field (--kind vectors)")
+    add_field_convention(write, "ingest.IngestRequest")
     write.add_argument(
         "--space", "--to", dest="space", metavar="SPACE",
-        help="the space that it lies in: a name, or a channel that lives there (default: for images its own, else not known); of "
-        "vectors the space toward the output (--to)",
+        help=Told("ingest.IngestRequest.space", " (default: for images its own, else not known)"),
     )  # fmt: skip
-    write.add_argument("--from", dest="from_space", metavar="SPACE", help="for vectors: the space toward the image")
+    write.add_argument("--from", dest="from_space", metavar="SPACE", help=Told("ingest.IngestRequest.from_space"))
 
     field = add_verb(
         verbs, "write-field", _write, "put a displacement field into a file, with its inverse declared",
@@ -77,7 +74,7 @@ def add_commands(verbs: Any) -> None:
     )  # fmt: skip
     _add_write_options(field)
     field.add_argument("--inverse-of", metavar="NAME", help="the channel that holds the inverse of this field")
-    add_field_convention(field, "of the field")
+    add_field_convention(field, "ingest.IngestRequest")
     field.add_argument(
         "--to", "--space", dest="space", metavar="SPACE",
         help="the space toward the output, where the field's grid lies: a name, or a channel that lives there (default: not known)",
@@ -90,9 +87,9 @@ def add_commands(verbs: Any) -> None:
         "lsfm-core dump-metadata planes/ --ask --output meta.json",
     )  # fmt: skip
     dump.add_argument("image", metavar="IMAGE", help="as write takes it")
-    dump.add_argument("--image-channel", metavar="C", help="which channel of an image that has several: its name, or its index")
-    dump.add_argument("--planes-are", choices=("time", "channels"), help=_PLANES_ARE)
-    dump.add_argument("--kind", choices=KINDS, help="what the voxels are (default image)")
+    dump.add_argument("--image-channel", metavar="C", help=Told("ingest.IngestRequest.image_channel"))
+    dump.add_argument("--planes-are", choices=("time", "channels"), help=Told("ingest.IngestRequest.planes_are"))
+    dump.add_argument("--kind", choices=KINDS, help=Told("ingest.IngestRequest.kind", " (default image)"))
     dump.add_argument("--like", metavar="JSON", help="take what the image does not tell from the metadata of another one")
     dump.add_argument("--ask", action="store_true", help="ask for what is missing then")
     dump.add_argument("--output", metavar="JSON", help="file to write (default: print it)")
@@ -238,7 +235,12 @@ def _add_write_options(write: argparse.ArgumentParser) -> None:
         help=Told("ingest.IngestRequest.resume"),
     )
     write.add_argument(
-        "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast (default) to 3"
+        "--compression-level",
+        dest="compression",
+        type=int,
+        choices=range(4),
+        default=1,
+        help=Told("ingest.IngestRequest.compression", ": 0 none, 1 fast (default) to 3"),
     )
     write.add_argument("--uint16-as-int16", action="store_true", help=Told("ingest.IngestRequest.uint16_as_int16"))
     add_resources(write)

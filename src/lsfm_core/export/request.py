@@ -130,7 +130,7 @@ class TransformRequest(Request):
     to_space: str | None = told(
         None, "To space", "The space to go to, instead of the transforms: a name, or a channel that lives there", empty="its own"
     )
-    via: tuple[str, ...] = told((), "By way of", "Spaces that the way to that space passes through, where there are several ways")
+    via: tuple[str, ...] = told((), "By way of", "Spaces or transforms on the way to that space, where several are equally short")
     numeric_inverse: tuple[str, ...] = told(
         (), "Invert fields numerically", "Displacement fields without a stored inverse that may be inverted numerically"
     )

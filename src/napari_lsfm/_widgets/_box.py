@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from qtpy.QtCore import QObject, QTimer, Signal
 
-__all__ = ["BoxLayer", "plane_axis", "with_extent"]
+from lsfm_core import InputError
+
+__all__ = ["BoxLayer", "plane_axis", "seen_ends", "selected_ends", "with_extent"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,7 +54,8 @@ class BoxLayer(QObject):
         # Several things change at once, and never within the mouse's own doing.
         self._soon = QTimer(self, singleShot=True, interval=0)
         self._soon.timeout.connect(self._draw)
-        for event in (viewer.dims.events.point, viewer.dims.events.ndisplay, viewer.dims.events.order):
+        self._events = (viewer.dims.events.point, viewer.dims.events.ndisplay, viewer.dims.events.order)
+        for event in self._events:
             event.connect(self._on_view)
 
     @property
@@ -140,7 +143,7 @@ class BoxLayer(QObject):
 
     def close(self) -> None:
         """Let go of the viewer."""
-        for event in (self._viewer.dims.events.point, self._viewer.dims.events.ndisplay, self._viewer.dims.events.order):
+        for event in self._events:
             event.disconnect(self._on_view)
         self._soon.stop()
         self._box = None
@@ -215,6 +218,61 @@ class BoxLayer(QObject):
 def plane_axis(viewer: Any) -> int:
     """The native axis that planes on the screen are across."""
     return int(viewer.dims.order[-3]) - (viewer.dims.ndim - 3)
+
+
+def seen_ends(viewer: Any, image: FloatArray | None = None) -> FloatArray:
+    """(2, 3) lower and upper corner of what is seen on the screen, in the viewer's world; NaN across the screen.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    image : array (2, 3), optional
+        No further than that.
+
+    Raises
+    ------
+    InputError
+        If no plane of it is in view.
+    """
+    if viewer.dims.ndisplay == 3:
+        raise InputError("Look at a plane first: only that has edges.")
+    half = np.array(viewer.canvas.viewbox_size(viewer.layers)) / viewer.scene.camera.zoom / 2
+    middle = np.array(viewer.scene.camera.center[-2:])
+    seen = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed]
+    ends = np.full((2, 3), np.nan)
+    ends[:, seen] = middle - half, middle + half
+    if image is not None:
+        ends = np.clip(ends, *image)
+    if (np.ptp(ends[:, seen], axis=0) <= 0).any():
+        raise InputError("The image is out of view.")
+    return ends
+
+
+def selected_ends(viewer: Any, own: Any = None) -> FloatArray:
+    """(2, 3) lower and upper corner of the selected shapes, else of all of the active shapes layer, in the viewer's world.
+
+    NaN along an axis that they are flat along: they tell nothing of it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    own : Layer, optional
+        One that does not count.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    for layer in (viewer.layers.selection.active, *reversed(viewer.layers)):
+        if type(layer).__name__ == "Shapes" and layer is not own and layer.nshapes:
+            chosen = layer.selected_data or range(layer.nshapes)
+            points = np.array([layer.data_to_world(vertex)[-3:] for index in chosen for vertex in layer.data[index]])
+            ends = np.full((2, 3), np.nan)
+            ends[:, 3 - points.shape[1] :] = points.min(axis=0), points.max(axis=0)
+            ends[:, np.ptp(ends, axis=0) == 0] = np.nan
+            return ends
+    raise InputError("Select a shape of a shapes layer first.")
 
 
 def with_extent(box: FloatArray, ends: FloatArray, across: int, at: float) -> FloatArray:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lsfm_core import Channel, LabelTable, Orientation, Space, known_spaces, open_lsfm
 
-__all__ = ["FileFacts", "Frame", "StoredTransform", "layers_of", "lsfm_paths", "origin_of"]
+__all__ = ["FileFacts", "Frame", "Place", "StoredTransform", "layers_of", "lsfm_paths", "origin_of"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -46,6 +46,13 @@ class Frame:
 
     ras_from_native: FloatArray
 
+    @classmethod
+    def of(cls, axcodes: str) -> Frame:
+        """Of native axes that grow toward these sides, where both worlds have the same zero."""
+        ras_from_native = np.eye(4)
+        ras_from_native[:3, :3] = Orientation(axcodes).direction
+        return cls(ras_from_native)
+
     @property
     def axcodes(self) -> str | None:
         """Where the native axes grow toward; None where the two worlds do not have the same zero."""
@@ -69,6 +76,30 @@ class Frame:
     def place(self, space: Space) -> Space:
         """A space with native mm in the place of R, A, S."""
         return Space(space.shape, np.linalg.inv(self.ras_from_native) @ space.world_from_voxel)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where an image lies in napari's world.
+
+    Attributes
+    ----------
+    frame : Frame
+    bounds : array (2, 3)
+        Lower and upper corner in the native frame, mm.
+    voxel_size_mm : tuple of 3 float
+        Along the native axes.
+    """
+
+    frame: Frame
+    bounds: FloatArray
+    voxel_size_mm: tuple[float, ...]
+
+    @property
+    def middle(self) -> FloatArray:
+        """(2, 3) corners of the box in its middle that is half as long."""
+        middle: FloatArray = self.bounds + [[0.25], [-0.25]] * np.ptp(self.bounds, axis=0)
+        return middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +153,11 @@ class FileFacts:
         exported = own.oriented(Orientation(orientation))
         return Frame(exported.world_from_voxel @ own.space.voxel_from_world @ shown_from_native)
 
-    def bounds(self, channel: str) -> FloatArray:
-        """(2, 3) lower and upper corner of a channel in the native frame, mm."""
-        bounds = self.frame(channel).place(self.channels[channel].space).bounds
-        return np.array([bounds.lower_mm, bounds.upper_mm])
+    def place(self, channel: str, orientation: str | None = None) -> Place:
+        """Where a channel lies in the native frame; `orientation` as for `frame`."""
+        space = self.frame(channel).place(self.channels[channel].space)
+        voxel_size = space.reoriented(space.reorientation_to(Orientation("RAS"))).voxel_size_mm
+        return Place(self.frame(channel, orientation), np.array([space.bounds.lower_mm, space.bounds.upper_mm]), voxel_size)
 
     def transforms(self, channel: str) -> Iterator[StoredTransform]:
         """All that can be part of a chain that begins at a channel; its own come first."""

@@ -1,6 +1,7 @@
 """Fields of forms: small widgets of magicgui's kind, each with a value, which work in any of its containers."""
 
 from napari_lsfm._widgets.fields._base import Field
+from napari_lsfm._widgets.fields._box import BoxField
 from napari_lsfm._widgets.fields._chain import ChainField
 from napari_lsfm._widgets.fields._choice import Choice, ChoiceEdit, ChoiceOrFile
 from napari_lsfm._widgets.fields._file import FileField
@@ -16,6 +17,7 @@ from napari_lsfm._widgets.fields._tick import Tick
 from napari_lsfm._words import Words
 
 __all__ = [
+    "BoxField",
     "ChainField",
     "Choice",
     "ChoiceEdit",

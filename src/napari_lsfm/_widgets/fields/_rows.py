@@ -106,9 +106,8 @@ class Rows(QWidget):
             self._form.insertRow(row + 1, "", words)
         if words is not None:
             words.complain(note)
-        title = self._title_of[field]
-        if note and title is not None:
-            title.setChecked(True)
+        if note:
+            self._open(field)
         self._update(field)
 
     @property
@@ -129,6 +128,13 @@ class Rows(QWidget):
         policy = QFormLayout.RowWrapPolicy.WrapAllRows if narrow else QFormLayout.RowWrapPolicy.DontWrapRows
         if self._form.rowWrapPolicy() != policy:
             self._form.setRowWrapPolicy(policy)
+
+    def _open(self, field: QWidget) -> None:
+        title, above = self._title_of[field], self.parentWidget()
+        if title is not None:
+            title.setChecked(True)
+        elif isinstance(above, Rows):
+            above._open(self)
 
     def _on_folded(self, title: QToolButton) -> None:
         title.setArrowType(Qt.ArrowType.DownArrow if title.isChecked() else Qt.ArrowType.RightArrow)

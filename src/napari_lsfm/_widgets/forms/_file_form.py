@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lsfm_core import InputError
 from napari_lsfm._widgets._facts import FileFacts
 from napari_lsfm._widgets.forms._form import Form
 
@@ -34,6 +35,25 @@ class FileForm(Form):
         self.path.native.chosen.connect(self._on_facts)
         self.path.native.failed.connect(self._on_failed)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
+        return self.path.native.is_busy or super().is_busy
+
+    def request(self) -> Any:
+        """What the form says; a script need not wait for what its file tells.
+
+        Raises
+        ------
+        InputError
+            That says what is missing or wrong.
+        """
+        if self._facts is None:
+            if self._failure or self.path.value is None:
+                raise InputError(self._failure or "no file is chosen")
+            self.path.native.look_now()
+        return super().request()
+
     def _on_left(self) -> None:
         """Another file was chosen."""
         self._facts, self._failure = None, ""
@@ -42,7 +62,6 @@ class FileForm(Form):
         self._enable(ready=False)
 
     def _on_failed(self, message: str) -> None:
-        """The file cannot be read."""
         self._failure = message
         self._complain(message)
 
@@ -65,3 +84,7 @@ class FileForm(Form):
     def _look_ahead(self) -> None:
         if self._facts is not None:
             super()._look_ahead()
+
+    def _let_go(self) -> None:
+        self.path.native.let_go()
+        super()._let_go()

@@ -140,7 +140,7 @@ class Form(Sections):
         errors = []
         for name in self._names():
             outer, _, inner = name.partition(".")
-            if name in self._hidden:
+            if (inner or outer) in self._hidden:
                 continue
             try:
                 (parts.setdefault(outer, {}) if inner else given)[inner or outer] = self[inner or outer].value
@@ -179,29 +179,29 @@ class Form(Sections):
 
     def _mark(self, message: str = "") -> None:
         """Say what is wrong beside the fields that it begins with, as ``memory: must be more than 0; fill: …``."""
-        marks = {name: "" for names in self.sections.values() for name in names if name not in self._hidden}
+        shown = [field for field in self if field.name not in self._hidden]
+        fields = [part for field in shown for part in getattr(field, "parts", (field,))]
+        notes: dict[str, str] = {}
         for part in message.split("; ") if message else ():
             begins = [
-                (word, name)
-                for name in marks
-                for word in self._words_of(name)
+                (word, field.name)
+                for field in fields
+                for word in self._words_of(field)
                 if re.match(rf"{re.escape(word)}(?![\w-])", part, re.IGNORECASE)
             ]
             if begins:
                 word, name = max(begins, key=lambda found: len(found[0]))
                 # Beside the field nobody needs its name.
-                marks[name] = part[len(word) :].removeprefix(":").strip() if part[len(word) :].startswith(":") else part
-        for name, note in marks.items():
-            self.native.rows.mark(self._place(name), note, is_missing=not note and name in self._missing())
+                notes[name] = part[len(word) :].removeprefix(":").strip() if part[len(word) :].startswith(":") else part
+        for field in fields:
+            note = notes.get(field.name, "")
+            field.native.parentWidget().mark(field.native, note, is_missing=not note and field.name in self._missing())
 
     def _missing(self) -> Sequence[str]:
         """Names of the fields that are still to be given."""
         return ()
 
-    def _words_of(self, name: str) -> set[str]:
-        field = self.get_widget(name.rpartition(".")[2])
-        if field is None:
-            return set()
+    def _words_of(self, field: Widget) -> set[str]:
         stem = re.sub("_(mm|vox|bytes)$", "", field.name)
         return {stem, stem.replace("_", " "), getattr(field, "words", stem)} - {""}
 

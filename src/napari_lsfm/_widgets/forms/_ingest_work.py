@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lsfm_core import (
-    BusyError,
     CancelledError,
     CancelToken,
     IngestReport,
@@ -40,18 +39,9 @@ class Image:
     convention: str | None = None
 
 
-def ingest(request: IngestRequest, close: Callable[[], None] | None) -> Callable[..., IngestReport]:
-    """The work, which has the file's layers closed where they keep it busy."""
-
-    def work(progress: Any, cancel: CancelToken) -> IngestReport:
-        if close is not None:
-            try:
-                return ingest_channel(request, progress=progress, cancel=cancel)
-            except BusyError:
-                close()
-        return ingest_channel(request, progress=progress, cancel=cancel)
-
-    return work
+def ingest(request: IngestRequest) -> Callable[..., IngestReport]:
+    """The work itself."""
+    return lambda progress, cancel: ingest_channel(request, progress=progress, cancel=cancel)
 
 
 def middle_plane(asked: Image, edge: int, cancel: CancelToken) -> Grey:

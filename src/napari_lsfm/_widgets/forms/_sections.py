@@ -91,13 +91,10 @@ class Sections(Container[Widget]):
     def _show_rows(self, visible: bool, *names: str) -> None:
         """Show or hide rows with their labels."""
         for name in names:
-            self.native.rows.show_row(self._place(name), visible)
-            (self._hidden.discard if visible else self._hidden.add)(name)
+            short = name.rpartition(".")[2]
+            self.native.rows.show_row(self.native.places[short], visible)
+            (self._hidden.discard if visible else self._hidden.add)(short)
         self.native.align_soon()
-
-    def _place(self, name: str) -> QWidget:
-        place: QWidget = self.native.places[name.rpartition(".")[2]]
-        return place
 
     # --- the viewer ---------------------------------------------------------------------------------------------------------
 

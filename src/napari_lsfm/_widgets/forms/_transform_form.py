@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsfm_core import SpaceGraph, TransformRequest, Way, describe_spaces, find_way, open_lsfm
+from lsfm_core import Channel, SpaceGraph, TransformRequest, Way, describe_spaces, find_way, open_lsfm
+from napari_lsfm._points import channel_in_view
 from napari_lsfm._widgets._facts import FileFacts
-from napari_lsfm._widgets.fields import ChainField, Listed, SpaceField, make_field
+from napari_lsfm._widgets.fields import ChainField, Choice, FileField, Listed, SpaceField, make_field
 from napari_lsfm._widgets.forms._file_form import FileForm
 from napari_lsfm._widgets.forms._sections import peek
 from napari_lsfm._workers import Latest
@@ -21,13 +23,9 @@ __all__ = ["TransformForm"]
 
 
 class TransformForm(FileForm):
-    """A form of a `TransformRequest`, with the rows ``to_space``, ``via`` and ``transforms``.
+    """A form of a `TransformRequest`: of what goes from an image to another space, an export or points.
 
     Where a space is chosen, the transforms are those that the core finds; to change them by hand is to choose no space.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
     """
 
     request_type: type[TransformRequest]
@@ -44,6 +42,7 @@ class TransformForm(FileForm):
         self._graphs.failed.connect(lambda _: self.to_space.native.picture.show_graph(None))
         self._finder.answered.connect(self._on_way)
         self._finder.failed.connect(self._on_no_way)
+        self.channel.changed.connect(self._on_channel)
         self.to_space.changed.connect(self._on_space)
         self.via.changed.connect(self._look_for_way)
         self.transforms.changed.connect(self._on_transforms)
@@ -51,28 +50,35 @@ class TransformForm(FileForm):
         self._show_rows(False, "via")
 
     def _make(self, name: str) -> Widget | tuple[str, QWidget, str]:
-        match name:
-            case "to_space":
-                return make_field(self.request_type, name, SpaceField)
-            case "via":
-                return make_field(self.request_type, name, Listed, empty="the shortest way", value=None)
-            case "transforms":
-                return make_field(self.request_type, name, ChainField)
-        return super()._make(name)
+        if name == "via":
+            return make_field(self.request_type, name, Listed, empty="the shortest way", value=None)
+        kinds = {"path": FileField, "channel": Choice, "to_space": SpaceField, "transforms": ChainField}
+        return make_field(self.request_type, name, kinds.get(name) or (Choice if name.endswith("labels_in") else None))
 
     @property
     def is_busy(self) -> bool:
         """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
-        return self.path.native.is_busy or self._graphs.is_busy or self._finder.is_busy or super().is_busy
+        return self._graphs.is_busy or self._finder.is_busy or super().is_busy
 
     def __call__(self, request: TransformRequest) -> None:
-        """Show a request."""
+        """Show a request, as soon as its file was looked into."""
+        self._when_known(request.path, request.channel, lambda: self._show_request(request))
+
+    def _when_known(self, path: Path, channel: str, fill: Callable[[], None]) -> None:
+        def apply() -> None:
+            with self._filling():
+                self.channel.value = channel
+                fill()
+            self._on_channel()
+
+        self._once_known(path, apply)
+
+    def _show_request(self, request: TransformRequest) -> None:
         if request.to_space is not None and self._facts is not None:
             self._offer_spaces(self._facts, request.to_space)
         self.transforms.native.allow_numeric(bool(request.numeric_inverse))
         super().__call__(request)
         self._found, self._numeric = (), request.numeric_inverse
-        self._look_for_way()
 
     def _on_left(self) -> None:
         super()._on_left()
@@ -84,6 +90,34 @@ class TransformForm(FileForm):
         super()._on_facts(facts)
         self._offer_spaces(facts)
         self._graphs.ask(lambda _: _graph(facts.path))
+        with self._filling():
+            is_wished = self.channel.native.has_wish
+            self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
+            shown = channel_in_view(self._viewer)
+            if shown is not None and shown[0] == str(facts.path) and not is_wished:
+                self.channel.value = shown[1]
+            none = [("none", None)]
+            self.labels_channel.offer([*(none if None in self.labels_channel.choices else ()), *facts.of_kind("labels")])
+            self.reference.offer([*none, *facts.channels])
+        fill, self._pending = self._pending or self._on_channel, None
+        fill()
+
+    def _on_channel(self) -> None:
+        chosen = self.channel.native
+        if self._facts is None or chosen.chosen is None or chosen.has_wish:
+            self._changed()
+            return
+        channel = self._facts.channels[self.channel.value]
+        with self._filling():
+            self.transforms.native.set_facts(self._facts, channel.name)
+            self._show_rows(channel.orientation is None, "orientation")
+            self._offer_of(channel, self._facts)
+        self._on_chain()
+        self._look_for_way()
+
+    def _offer_of(self, channel: Channel, facts: FileFacts) -> None:
+        """Offer what there is to choose of a channel."""
+        raise NotImplementedError
 
     def _offer_spaces(self, facts: FileFacts, *more: str) -> None:
         with self._filling():
@@ -159,8 +193,10 @@ class TransformForm(FileForm):
         self._on_chain()
 
     def _on_chain(self) -> None:
-        """The transforms are others."""
-        raise NotImplementedError
+        """The transforms are others, and with them the spaces in which labels can lie."""
+        names = [step.name for step in self.transforms.value]
+        between = [(f"behind {name}", name) for name in names[:-1]]
+        self.labels_in.offer([("image", "native"), *between, *([("output", "output")] if names else [])])
 
     # --- the request --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtWidgets import QWidget
-from superqt.utils import ensure_main_thread
 
 from lsfm_core import (
     CancelToken,
@@ -22,8 +21,7 @@ from lsfm_core import (
 )
 from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import present_layers
-from napari_lsfm._widgets._closed import ClosedFile, show_again
-from napari_lsfm._widgets._facts import lsfm_paths
+from napari_lsfm._widgets._facts import layers_of, lsfm_paths
 from napari_lsfm._widgets.fields import Choice, OrientationField, Words, edge_letters, make_field
 from napari_lsfm._widgets.forms._form import Form
 from napari_lsfm._widgets.forms._ingest_found import FoundImage
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["IngestForm"]
 
 _DELAY_MS = 300
-#: How long the work waits for the window to close the file's layers.
-_CLOSING_MS = 30_000
 _HDF5 = "HDF5 files (*.h5 *.hdf5)"
 _TABLES = "Label tables (*.txt *.csv *.tsv *.label);;All files (*)"
 _TARGETS = (".h5", ".hdf5", ".xml")
@@ -98,7 +94,6 @@ class IngestForm(Form):
         #: What was written last, and what the form said then: nothing is missing as long as it says the same.
         self._written = ""
         self._said_then: tuple[Any, ...] | None = None
-        self._closed: ClosedFile | None = None
         self.found, self.holds = FoundImage(), Words()
         self.thumbnail, self.facts = self.found.thumbnail, self.found.facts
         super().__init__(viewer)
@@ -112,7 +107,7 @@ class IngestForm(Form):
         self.path.changed.connect(self._look_at_target)
         self.native.setAcceptDrops(True)
         self.native.dropped.connect(self._on_dropped)
-        self.panel.finished.connect(self._on_finished)
+        self.panel.finished.connect(self._look_at_target)
         self._listen(self._on_layers, viewer.layers.events.inserted, viewer.layers.events.removed)
         self._on_layers()
         self._on_kind()
@@ -358,20 +353,11 @@ class IngestForm(Form):
     # --- doing it -----------------------------------------------------------------------------------------------------------
 
     def _begin(self, request: IngestRequest) -> Job:
-        shown = self._shown_as(request.path)
-        close = None if shown is None else ensure_main_thread(lambda: self._close(shown), await_return=True, timeout=_CLOSING_MS)
-        title = f"Ingest {request.channel}"
-        return self.panel.run(ingest(request, close), title, lambda report: self._on_done(request, report))
-
-    def _shown_as(self, path: Path) -> Path | None:
-        """The path by which this viewer shows a file: it may have been opened by another name."""
-        return next((shown for shown in lsfm_paths(self._viewer) if path.exists() and shown.samefile(path)), None)
-
-    def _close(self, path: Path) -> None:
-        self._closed = ClosedFile(self._viewer, path)
+        return self.panel.run(ingest(request), f"Ingest {request.channel}", lambda report: self._on_done(request, report))
 
     def _on_done(self, request: IngestRequest, report: IngestReport) -> str:
-        self._show_layers(request.path, [request.channel])
+        opener = self._latest(lambda layers: self._show_layers(layers, request.channel), self.panel.complain)
+        opener.ask(lambda _: present_layers(request.path))
         if self.channel.value == request.channel:
             # There is one of that name now: the next one needs another.
             self.channel.value = None
@@ -381,20 +367,16 @@ class IngestForm(Form):
         said = [f"Channel {report.channel!r} written: {size_text(raw)}, stored in {size_text(stored)}, {report.seconds:.1f} s."]
         if report.kind == "vectors":
             said.append("Displacement fields are not shown.")
-        if self._closed is not None:
-            said.append("The file's layers were closed meanwhile, and are open again.")
         return "\n".join([*said, *(f"Warning: {warning}" for warning in report.warnings)])
 
-    def _on_finished(self) -> None:
-        if self._closed is not None:
-            self._show_layers(self._closed.path, [])
-        self._look_at_target()
-
-    def _show_layers(self, path: Path, channels: Sequence[str]) -> None:
-        """Open channels of a file as layers, and those that were closed."""
-        opener = self._latest(lambda layers: self._on_opened(layers, channels), self.panel.complain)
-        opener.ask(lambda _: present_layers(path))
-
-    def _on_opened(self, layers: Sequence[LayerData], channels: Sequence[str]) -> None:
-        closed, self._closed = self._closed, None
-        show_again(self._viewer, layers, channels, closed)
+    def _show_layers(self, layers: Sequence[LayerData], channel: str) -> None:
+        """Show a channel, which may have several layers, in the place of those of a channel that it has replaced."""
+        new = [(data, keywords, kind) for data, keywords, kind in layers if keywords["metadata"]["lsfm"]["channel"] == channel]
+        for _, keywords, _ in new[:1]:
+            path = Path(keywords["metadata"]["lsfm"]["path"])
+            # It may have been opened by another name.
+            for shown in lsfm_paths(self._viewer):
+                for old in layers_of(self._viewer, shown, channel) if shown.exists() and shown.samefile(path) else ():
+                    self._viewer.layers.remove(old)
+        for data, keywords, kind in new:
+            getattr(self._viewer, f"add_{kind}")(data, **keywords)

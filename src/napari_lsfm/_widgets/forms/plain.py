@@ -11,7 +11,7 @@ from magicgui.widgets import ComboBox, Container, Label, PushButton, SpinBox
 
 from lsfm_core import CancelledError, InputError, LsfmError, size_text
 from napari_lsfm._plain import PlainPiece, plain_levels, plain_piece
-from napari_lsfm._widgets._box import plane_axis
+from napari_lsfm._widgets._box import plane_axis, seen_ends, selected_ends
 from napari_lsfm._widgets.fields import Tick
 from napari_lsfm._words import ERROR_STYLE
 from napari_lsfm._workers import in_words, wait_for
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import napari.layers
     import napari.viewer
 
-__all__ = ["PlainLayerForm", "selected_points"]
+__all__ = ["PlainLayerForm"]
 
 _AXES = 3
 _MOST_PLANES = 100_000
@@ -166,17 +166,9 @@ class PlainLayerForm(Container[Any]):
         if self.piece.value == "all" and not self.planes.value:
             return None
         box = np.array([[-np.inf] * _AXES, [np.inf] * _AXES])
-        if self.piece.value == "view":
-            seen, ends = _view(self._viewer)
-            box[:, seen] = ends
-        elif self.piece.value == "shape":
-            points = selected_points(self._viewer)
-            if points is None:
-                raise InputError("select a shape of a shapes layer first")
-            ends = np.array([points[:, -_AXES:].min(axis=0), points[:, -_AXES:].max(axis=0)])
-            # A flat shape tells nothing of the axis that it is flat along.
-            told = np.ptp(ends, axis=0) > 0
-            box[:, -ends.shape[1] :][:, told] = ends[:, told]
+        if self.piece.value != "all":
+            ends = (seen_ends if self.piece.value == "view" else selected_ends)(self._viewer)
+            box = np.where(np.isnan(ends), box, ends)
         if self.planes.value:
             axis = plane_axis(self._viewer)
             step = float(np.asarray(layer.scale)[-_AXES:][axis]) * self._factor(layer)[axis]
@@ -190,31 +182,6 @@ class PlainLayerForm(Container[Any]):
     def _factor(self, layer: Any) -> Any:
         finest, *_ = shapes = plain_levels(layer)
         return np.maximum(1, np.round(np.divide(finest, shapes[self.level.value or 0])))
-
-
-def _view(viewer: Any) -> tuple[list[int], Any]:
-    """The axes of space that are on the screen, and (2, 2) the ends of what is seen along them, in the viewer's world."""
-    if viewer.dims.ndisplay == 3:
-        raise InputError("look at a plane first: only that has edges")
-    half = np.array(viewer.canvas.viewbox_size(viewer.layers)) / viewer.scene.camera.zoom / 2
-    middle = np.array(viewer.scene.camera.center[-2:])
-    return [axis - (viewer.dims.ndim - _AXES) for axis in viewer.dims.displayed], np.array([middle - half, middle + half])
-
-
-def selected_points(viewer: Any, own: Any = None) -> Any:
-    """World positions of the vertices of selected shapes, else of all of the active shapes layer; None without any.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    own : Layer, optional
-        One that does not count.
-    """
-    for layer in (viewer.layers.selection.active, *reversed(viewer.layers)):
-        if type(layer).__name__ == "Shapes" and layer is not own and layer.nshapes:
-            chosen = layer.selected_data or range(layer.nshapes)
-            return np.array([layer.data_to_world(vertex) for index in chosen for vertex in layer.data[index]])
-    return None
 
 
 def _forget(heard: dict[Any, Callable[..., None]], _: Any = None) -> None:

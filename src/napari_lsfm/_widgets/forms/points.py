@@ -11,6 +11,7 @@ import numpy as np
 
 from lsfm_core import (
     CancelToken,
+    Channel,
     InputError,
     LabelTable,
     PointList,
@@ -21,10 +22,10 @@ from lsfm_core import (
     read_points,
     transform_points,
 )
-from napari_lsfm._points import channel_in_view, points_layer
+from napari_lsfm._points import points_layer
 from napari_lsfm._viewing import attend
 from napari_lsfm._widgets._facts import FileFacts
-from napari_lsfm._widgets.fields import Choice, ChoiceOrFile, FileField, Listed, PathField, Tick, make_field
+from napari_lsfm._widgets.fields import Choice, ChoiceOrFile, Listed, PathField, Tick, make_field
 from napari_lsfm._widgets.forms._transform_form import TransformForm
 from napari_lsfm._workers import Job
 from napari_lsfm._writer import matrix_of
@@ -63,7 +64,6 @@ class PointsForm(TransformForm):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
         self.points.changed.connect(self._on_points)
-        self.channel.changed.connect(self._on_channel)
         self.labels_channel.changed.connect(self._on_labels)
         self.target.changed.connect(self._on_chain)
         layers = napari_viewer.layers.events
@@ -89,10 +89,6 @@ class PointsForm(TransformForm):
             case "columns" | "marker_type":
                 empty = "by their names" if name == "columns" else "2: cells"
                 return make_field(PointsRequest, name, Listed, kind=str if name == "columns" else int, empty=empty)
-            case "path":
-                return make_field(PointsRequest, name, FileField)
-            case "channel" | "labels_in":
-                return make_field(PointsRequest, name, Choice)
             case "labels_channel":
                 return make_field(PointsRequest, name, Choice, choices=[("none", None)])
             case "reference":
@@ -114,8 +110,6 @@ class PointsForm(TransformForm):
         images = [layer for layer in layers if isinstance(layer, Image | Labels) and layer.ndim >= _AXES]
         before = self.points.native.chosen
         self.points.offer((layer.name, layer) for layer in points)
-        if isinstance(before, str):
-            self.points.value = before
         self.voxels_of.offer([("where they are seen", None), *((f"in voxels of {layer.name}", layer) for layer in images)])
         if self.points.native.chosen != before:
             self._on_points()
@@ -147,35 +141,14 @@ class PointsForm(TransformForm):
 
     def _on_facts(self, facts: FileFacts) -> None:
         super()._on_facts(facts)
-        with self._filling():
-            self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
-            shown = channel_in_view(self._viewer)
-            if shown is not None and shown[0] == str(facts.path):
-                self.channel.value = shown[1]
-            self.labels_channel.offer([("none", None), *((name, name) for name in facts.of_kind("labels"))])
-            self.reference.offer([("none", None), *((name, name) for name in facts.channels)])
-        self._on_channel()
         self._on_points()
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending()
 
-    def _on_channel(self) -> None:
-        if self._facts is None or self.channel.native.currentData() is None:
-            return
-        channel = self._facts.channels[self.channel.value]
-        with self._filling():
-            self.transforms.native.set_facts(self._facts, channel.name)
-            for field, what in ((self.output, "points"), (self.counts, "counts")):
-                field.native.start = str(self._facts.path.with_name(f"{self._facts.path.stem}_{what}.csv"))
-        self._show_rows(channel.orientation is None, "orientation")
-        self._on_chain()
-        self._look_for_way()
+    def _offer_of(self, channel: Channel, facts: FileFacts) -> None:
+        for field, what in ((self.output, "points"), (self.counts, "counts")):
+            field.native.start = str(facts.path.with_name(f"{facts.path.stem}_{what}.csv"))
 
     def _on_chain(self) -> None:
-        names = [step.name for step in self.transforms.value]
-        between = [(f"behind {name}", name) for name in names[:-1]]
-        self.labels_in.offer([("image", "native"), *between, *([("output", "output")] if names else [])])
+        super()._on_chain()
         self._show_rows(self.target.value == "output-voxel", "reference")
         self._on_labels()
 
@@ -185,35 +158,13 @@ class PointsForm(TransformForm):
         self._show_rows(has_labels and self._leaves, "labels_in")
         self._changed()
 
-    def __call__(self, request: PointsRequest) -> None:
-        """Show a request, as soon as its file was looked into; of positions that Python held, all but these."""
-
-        def fill() -> None:
-            points = str(request.points) if isinstance(request.points, Path) else self.points.value
-            with self._filling():
-                self.channel.value = request.channel
-                self._on_channel()
-                super(PointsForm, self).__call__(request.model_copy(update={"points": points}))
-            self._on_points()
-            self._on_chain()
-            self._look_for_way()
-
-        self._once_known(request.path, fill)
+    def _show_request(self, request: PointsRequest) -> None:
+        # Of positions that Python held, all but these.
+        points = str(request.points) if isinstance(request.points, Path) else self.points.value
+        super()._show_request(request.model_copy(update={"points": points}))
+        self._on_points()
 
     # --- the request --------------------------------------------------------------------------------------------------------
-
-    def request(self) -> PointsRequest:
-        """What the form says.
-
-        Raises
-        ------
-        InputError
-            If a field cannot be read, or the fields do not fit each other.
-        """
-        if self._facts is None:
-            raise InputError(self._failure or "the file is still being looked into")
-        request: PointsRequest = super().request()
-        return request
 
     def _given(self) -> dict[str, Any]:
         given = super()._given()
@@ -329,10 +280,6 @@ class PointsForm(TransformForm):
         keywords.pop("affine", None)
         other.add_points(native, **keywords)
         return f"\nshown in a window of its own, since they lie in {where}"
-
-    def _let_go(self) -> None:
-        self.path.native.let_go()
-        super()._let_go()
 
 
 def _regions(result: PointsResult, table: LabelTable) -> dict[str, list[Any]]:

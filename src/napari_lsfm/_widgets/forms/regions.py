@@ -10,7 +10,7 @@ import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtWidgets import QPushButton, QWidget
 
-from lsfm_core import CancelToken, ExportRequest, InputError, LabelTable, Orientation, RegionSelection, Volume
+from lsfm_core import CancelToken, ExportRequest, InputError, LabelTable, RegionSelection, Volume
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._widgets._box import BoxLayer, plane_axis
 from napari_lsfm._widgets._facts import FileFacts, Frame, layers_of
@@ -126,7 +126,7 @@ class RegionsForm(FileForm):
     def _on_facts(self, facts: FileFacts) -> None:
         super()._on_facts(facts)
         with self._filling():
-            self.labels_channel.offer((name, name) for name in facts.of_kind("labels"))
+            self.labels_channel.offer(facts.of_kind("labels"))
         self._on_labels()
 
     def _offer_images(self) -> None:
@@ -141,7 +141,7 @@ class RegionsForm(FileForm):
         def place(name: str) -> tuple[bool, bool]:
             return channels[name].kind != "image", space is not None and channels[name].space_name != space
 
-        self.channel.offer((name, name) for name in sorted(channels, key=place))
+        self.channel.offer(sorted(channels, key=place))
 
     def _on_labels(self) -> None:
         labels = None if self._facts is None else self.labels_channel.value
@@ -203,7 +203,7 @@ class RegionsForm(FileForm):
         """
         ids, edit = self.selected, self.regions.native
         if self._facts is None or self.labels_channel.value is None:
-            raise InputError(_NO_LABELS if self._facts is not None else self._failure or _NO_LABELS)
+            raise InputError(_NO_LABELS)
         if not ids:
             raise InputError(_CHOOSE)
         tops = edit.model.whole()
@@ -274,14 +274,14 @@ class RegionsForm(FileForm):
         frame = self._frame
         space = frame.place(measured.look.space)
         self._show_look(Volume(measured.look.array, space, "labels"))
-        voxel = space.reoriented(space.reorientation_to(Orientation("RAS"))).voxel_size_mm
+        place = self._facts.place(self.labels_channel.value)
         ends_mm = frame.box_to_native(measured.lower_mm, measured.upper_mm)
         self._middle = np.linalg.inv(frame.ras_from_native)[:3] @ (*measured.middle_mm, 1)
         self.find.setEnabled(True)
         if self._goes_there:
             self._goes_there = False
             self._bring_into_view(*ends_mm)
-        self._box.show(*ends_mm, self._facts.bounds(self.labels_channel.value), voxel)
+        self._box.show(*ends_mm, place.bounds, place.voxel_size_mm)
 
     def _bring_into_view(self, lower: Any, upper: Any) -> None:
         """Go to a box's middle if it is out of view: its plane is not met, or its middle is beyond the canvas; native mm."""
@@ -382,7 +382,6 @@ class RegionsForm(FileForm):
 
     def _let_go(self) -> None:
         self._viewer.mouse_drag_callbacks.remove(self._on_click)
-        self.path.native.let_go()
         self._forget_look()
         if self._box is not None:
             self._box.close()
