@@ -1,5 +1,7 @@
 """A file of 100 GB in napari's window: ``python bench_napari.py [--folder FOLDER]``, under a screen or xvfb-run.
 
+With ``--forms`` the forms only: how long it takes to open each, and how they keep the window waiting at work.
+
 The file is as large as it says, but most of its chunks were never written: only those around the places that are visited hold
 tissue and noise. The same moves are made on an image of the same levels that lies in memory, which is napari's own floor, and
 ingest and export are run by their forms. Prints tables in Markdown, times in ms; docs/performance.md tells what the rows mean.
@@ -35,8 +37,13 @@ LONG_S = 0.05
 SAMPLE_S, OURS = 0.004, ("/lsfm_core/", "/napari_lsfm/")
 #: Between two keys that are pressed.
 KEY_MS = 20
+#: By their names in the menus, and how often each is opened.
+FORMS, OPENINGS = ("Import an image", "Export", "Points", "Regions", "Information and log", "This level as a plain layer"), 5
 #: Of the image that is ingested and exported.
 SERIES = (120, 1000, 1200)
+
+
+SILENCES = ("silence of the window", "p95", "longest", f"> {LONG_S * 1000:.0f}", "longest of ours", f"> {LONG_S * 1000:.0f}")
 
 
 def write_file(path: Path) -> None:
@@ -272,6 +279,7 @@ def run(path: Path, moves: int, folder: Path) -> None:
         jump(shown, None, moves)
     viewer.layers.clear()
     del peer, shown
+    opened_forms = open_forms(viewer, folder)
     forms(viewer, clock, folder, quiet)
     viewer.close()
     size = round(float(np.prod(SHAPE)) * 2 / 1e9)
@@ -279,7 +287,53 @@ def run(path: Path, moves: int, folder: Path) -> None:
     print(f"The cache held {largest >> 20} MiB at most, its limit is {cache.max_bytes >> 20}. Load {os.getloadavg()[0]:.1f}.\n")
     table(["plane", "p50", "p95", "longest", "reading p50", "p95", "longest", "processor p50"], drawn)
     table([f"browsing, {1 / STEP_S:.0f} planes a second", "planes", "late", "p50", "p95", "longest"], slow)
-    table(["silence of the window", "p95", "longest", f"> {ms(LONG_S)}", "longest of ours", f"> {ms(LONG_S)}"], quiet)
+    table(SILENCES, quiet)
+    table(["a form is opened, processor's", "first", "p50 of the others", "longest", "of these ours"], opened_forms)
+
+
+def run_forms(folder: Path) -> None:
+    """Open the forms, let them work, and print the tables."""
+    import napari
+
+    viewer, quiet = napari.Viewer(show=True), []
+    settle()
+    opened_forms = open_forms(viewer, folder)
+    forms(viewer, Clock(), folder, quiet)
+    viewer.close()
+    print(f"Load {os.getloadavg()[0]:.1f}.\n")
+    table(SILENCES, quiet)
+    table(["a form is opened, processor's", "first", "p50 of the others", "longest", "of these ours"], opened_forms)
+
+
+def open_forms(viewer: Any, folder: Path) -> list[list[str]]:
+    """Open each form several times beside an image, and say how long the processor takes until it is drawn."""
+    from lsfm_core.testing import write_phantom_file
+    from napari_lsfm._reader import read_layers
+
+    path, rows = folder / "phantom.h5", []
+    write_phantom_file(path)
+    for data, keywords, kind in read_layers(path):
+        getattr(viewer, f"add_{kind}")(data, **keywords)
+    settle(3000)
+    for name in FORMS:
+        times, ours = [], []
+        for _ in range(OPENINGS):
+            began = time.thread_time()
+            # Of which napari's dock takes its share, with the settings that it stores.
+            dock, form = viewer.window.add_plugin_dock_widget("napari-lsfm", name)
+            form.native.grab()
+            times.append(time.thread_time() - began)
+            settle(1000)
+            viewer.window.remove_dock_widget(dock)
+            settle(200)
+            began = time.thread_time()
+            type(form)(viewer).native.grab()
+            ours.append(time.thread_time() - began)
+            settle(500)
+        rows.append([name, ms(times[0]), ms(np.median(times[1:])), ms(max(times[1:])), ms(np.median(ours[1:]))])
+    viewer.layers.clear()
+    settle()
+    return rows
 
 
 def forms(viewer: Any, clock: Clock, folder: Path, rows: list[list[str]]) -> None:
@@ -368,9 +422,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="keep the file here, and take it if it is there")
     parser.add_argument("--moves", type=int, default=500)
+    parser.add_argument("--forms", action="store_true", help="the forms only")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NAPARI_CONFIG"] = str(Path(folder) / "napari.yaml")
+        if options.forms:
+            run_forms(Path(folder))
+            return
         path = (options.folder or Path(folder)) / "large.h5"
         if not path.exists():
             write_file(path)

@@ -23,6 +23,7 @@ from napari_lsfm import _reader
 from napari_lsfm._layers import affine_in_space, field_layer
 from napari_lsfm._settings import current_settings
 from napari_lsfm._viewing import attend, copy_position
+from napari_lsfm._window import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ def show_finest_3d(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | No
     # First the level: in 3D napari would read the coarsest one for nothing.
     layer.locked_data_level = level
     viewer.dims.ndisplay = 3
-    _tell(f"{layer.name}: resolution {level} of {len(shapes)}, {_texture_bytes(shapes[level][-3:], layer.dtype) / 2**20:.0f} MiB")
+    tell(f"{layer.name}: resolution {level} of {len(shapes)}, {_texture_bytes(shapes[level][-3:], layer.dtype) / 2**20:.0f} MiB")
 
 
 def show_automatic(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None = None) -> None:
@@ -97,7 +98,7 @@ def read_in_background() -> None:
 
     experimental = get_settings().experimental
     experimental.async_ = not experimental.async_
-    _tell(
+    tell(
         "Planes are read in the background: the window goes on, and shows the last plane until the next is there. "
         "It is napari's setting Preferences > Experimental > Render Layers Asynchronously."
         if experimental.async_
@@ -169,7 +170,7 @@ def show_in_space(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | Non
         if tilt > _LEAST_TILT
         else ""
     )
-    _tell(f"{layer.name} is shown in the space of {space}{note}")
+    tell(f"{layer.name} is shown in the space of {space}{note}")
 
 
 def toggle_letters(viewer: napari.viewer.Viewer) -> None:
@@ -369,9 +370,3 @@ def _multiscale(viewer: napari.viewer.Viewer, layer: napari.layers.Layer | None)
 def _fields(path: str) -> list[str]:
     with open_lsfm(path, detached=True) as file:
         return [name for name, channel in file.channels.items() if channel.kind == "vectors"]
-
-
-def _tell(text: str) -> None:
-    from napari.utils.notifications import show_info
-
-    show_info(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -40,17 +41,22 @@ class PlainPiece:
     ----------
     data : lazy array
         Three axes, and a fourth of colours; labels with their own ids.
-    keywords : dict
-        Of the layer.
     layer_type : {"image", "labels"}
     nbytes : int
         What the array takes when it is in memory.
+    describe : callable
+        Gives the keywords of the layer; of labels it looks into their file.
     """
 
     data: Any
-    keywords: dict[str, Any]
     layer_type: str
     nbytes: int
+    describe: Callable[[], dict[str, Any]]
+
+    @cached_property
+    def keywords(self) -> dict[str, Any]:
+        """Of the layer."""
+        return self.describe()
 
     def lazy(self) -> LayerData:
         """A layer of a dask array, which is read when it is needed: each time, but for what is in the cache."""
@@ -132,12 +138,16 @@ def plain_piece(
             raise InputError(f"layer {layer.name!r}: nothing of it is in the box")
     moment = () if lead == 0 else _moment(layer, point, lead)
     piece = data[(*moment, *(slice(start, stop) for start, stop in box.tolist()))]
-    keywords = _keywords(layer, level, box[:, 0], factors)
-    if isinstance(layer, Labels):
-        piece, looks = _with_own_ids(piece, layer)
-        keywords |= looks
+    is_labels, is_recoded = isinstance(layer, Labels), isinstance(piece, Recoded)
+    if is_labels and is_recoded:
+        piece = piece.source
     nbytes = int(np.prod(piece.shape, dtype=np.int64)) * np.dtype(piece.dtype).itemsize
-    return PlainPiece(piece, keywords, "labels" if isinstance(layer, Labels) else "image", nbytes)
+
+    def describe() -> dict[str, Any]:
+        keywords = _keywords(layer, level, box[:, 0], factors)
+        return keywords | _looks_of_ids(layer, np.dtype(piece.dtype), is_recoded) if is_labels else keywords
+
+    return PlainPiece(piece, "labels" if is_labels else "image", nbytes, describe)
 
 
 def _levels(layer: Any) -> list[Any]:
@@ -215,18 +225,17 @@ def _placed(matrix: Any, scale: Any) -> dict[str, Any]:
     return {"scale": scale, "affine": matrix @ np.diag([*np.reciprocal(scale), 1.0])}
 
 
-def _with_own_ids(labels: Any, layer: Any) -> tuple[Any, dict[str, Any]]:
-    """Labels under the ids of their file, in the file's colours where napari can show these."""
-    data = labels.source if isinstance(labels, Recoded) else labels
+def _looks_of_ids(layer: Any, dtype: np.dtype[Any], is_recoded: bool) -> dict[str, Any]:
+    """How labels look under the ids of their file: in the file's colours where napari can show these."""
     table = _table(layer)
     if not table:
-        return data, {} if isinstance(labels, Recoded) else {"colormap": layer.colormap, "features": layer.features}
+        return {} if is_recoded else {"colormap": layer.colormap, "features": layer.features}
     about = {**{key: value for key, value in layer.metadata["lsfm"].items() if key in _KEPT}, "table": table}
     looks: dict[str, Any] = {"metadata": {"lsfm": about}}
-    numbers, _ = label_looks(table, np.dtype(data.dtype))
+    numbers, _ = label_looks(table, dtype)
     if numbers is None or find_spec("numba") is not None:
-        looks |= label_looks(table, np.dtype(data.dtype), own_ids=True)[1]
-    return data, looks
+        looks |= label_looks(table, dtype, own_ids=True)[1]
+    return looks
 
 
 def _table(layer: Any) -> LabelTable:

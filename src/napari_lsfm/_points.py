@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ import numpy.typing as npt
 
 import lsfm_core
 from napari_lsfm._layers import native_frame
+from napari_lsfm._window import current_viewer, tell
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -65,7 +64,7 @@ def read_points_layers(path: PathOrPaths) -> list[LayerData]:
         if shown:
             way = "voxels" if found.place == "native-voxel" else "R, A, S in the world"
             where = f"taken as {way} of channel {shown[1]!r} of {Path(shown[0]).name}"
-        _tell("; ".join([f"{one.name}: {len(found.points)} points, {where}", *found.remarks]))
+        tell("; ".join([f"{one.name}: {len(found.points)} points, {where}", *found.remarks]))
     return layers
 
 
@@ -217,19 +216,8 @@ def _features(meta: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def _channel_in_window() -> tuple[str, str] | None:
-    if "napari" not in sys.modules or threading.current_thread() is not threading.main_thread():
-        return None
-    import napari
-
-    viewer = napari.current_viewer()
+    viewer = current_viewer()
     return None if viewer is None else channel_in_view(viewer)
-
-
-def _tell(text: str) -> None:
-    if "napari" in sys.modules:
-        from napari.utils.notifications import show_info
-
-        show_info(text)
 
 
 def _as_paths(path: PathOrPaths) -> list[Path]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from napari_lsfm._settings import current_settings, decline_offer
+from napari_lsfm._window import current_viewer, tell
 
 __all__ = ["offer_to_open_always", "open_always"]
 
@@ -26,11 +25,10 @@ def open_always() -> None:
     .hdf5, too, and no plugin can outdo it. Files that are not ours still get the dialog.
     """
     from napari.settings import get_settings
-    from napari.utils.notifications import show_info
 
     plugins = get_settings().plugins
     plugins.extension2reader = {**plugins.extension2reader, **dict.fromkeys(_ENDINGS, _PLUGIN)}
-    show_info(f"{', '.join(_ENDINGS)} are opened with LSFM from now on. It can be changed in napari's Preferences > Plugins.")
+    tell(f"{', '.join(_ENDINGS)} are opened with LSFM from now on. It can be changed in napari's Preferences > Plugins.")
 
 
 def offer_to_open_always(path: Path) -> None:
@@ -41,11 +39,7 @@ def offer_to_open_always(path: Path) -> None:
     path : Path
         Of a file that was opened by this plugin just now.
     """
-    if "napari" not in sys.modules or threading.current_thread() is not threading.main_thread():
-        return
-    import napari
-
-    if napari.current_viewer() is None:
+    if current_viewer() is None:
         return
     from qtpy.QtCore import QTimer
 
@@ -53,12 +47,11 @@ def offer_to_open_always(path: Path) -> None:
 
 
 def _offer(ending: str, name: str) -> None:
-    import napari
     from napari.settings import get_settings
 
     # Who has chosen another plugin for such files has decided.
     is_open = ending in _ENDINGS and ending not in get_settings().plugins.extension2reader
-    if is_open and current_settings().offers_preference and _is_asked(name) and napari.current_viewer() is not None:
+    if is_open and current_settings().offers_preference and _is_asked(name) and current_viewer() is not None:
         _offer_once()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import lsfm_core
 from napari_lsfm._preference import offer_to_open_always
 from napari_lsfm._settings import current_settings
+from napari_lsfm._window import current_viewer, tell
 
 if TYPE_CHECKING:
     from napari_lsfm._layers import LayerData
@@ -151,14 +151,12 @@ def _nbytes(data: Any) -> int:
 @cache
 def _tell_of_background() -> None:
     """Say, once, how napari can be kept from waiting for a file that is read as one goes."""
-    if "napari" not in sys.modules:
+    if current_viewer() is None:
         return
-    import napari
     from napari.settings import get_settings
-    from napari.utils.notifications import show_info
 
-    if napari.current_viewer() is not None and not get_settings().experimental.async_:
-        show_info(
+    if not get_settings().experimental.async_:
+        tell(
             "This image is read as you look at it. If the window should not wait for that: "
             "Layers > Visualize > Read planes in the background."
         )

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from lsfm_core import InputError, LsfmError, Orientation
 from napari_lsfm._failures import failure_of, mind_failures
 from napari_lsfm._positions import anchor_of, anchor_shown, describe, note_pose
+from napari_lsfm._window import current_viewer, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,13 +48,17 @@ def attend(viewer: ViewerModel) -> _Attendant:
 
 def attend_current() -> None:
     """Attend to the window in front, if there is one and this is its thread."""
-    if "napari" not in sys.modules or threading.current_thread() is not threading.main_thread():
-        return
-    import napari
-
-    viewer = napari.current_viewer()
+    viewer = current_viewer()
     if viewer is not None:
         attend(viewer)
+        _load_ahead()
+
+
+@cache
+def _load_ahead() -> None:
+    """Load beside the window what forms need, so that the first one does not keep it waiting."""
+    rooms = ("export", "ingest", "metadata", "regions")
+    threading.Thread(target=lambda: [import_module(f"lsfm_core.{room}") for room in rooms], name="lsfm-load").start()
 
 
 def attended() -> list[ViewerModel]:
@@ -194,7 +200,6 @@ def copy_position(viewer: ViewerModel) -> None:
     InputError
         If what is shown does not tell how it lies.
     """
-    from napari.utils.notifications import show_info
     from qtpy.QtWidgets import QApplication
 
     axcodes = shown_axcodes(viewer)
@@ -202,7 +207,7 @@ def copy_position(viewer: ViewerModel) -> None:
         raise InputError("what is shown does not tell where right, anterior and superior are: there is no position to copy")
     text = place_text(viewer.cursor.position, axcodes)
     QApplication.clipboard().setText(text)
-    show_info(f"In the clipboard: {text} (R,A,S in mm)")
+    tell(f"In the clipboard: {text} (R,A,S in mm)")
 
 
 def _tell_places(layer: Layer, viewer_of: Callable[[], ViewerModel | None]) -> None:

@@ -30,6 +30,7 @@ from lsfm_core import (
 )
 from napari_lsfm._settings import current_settings
 from napari_lsfm._views import Recoded, Shaded
+from napari_lsfm._window import current_viewer, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,14 +101,12 @@ def _save(path: Path, layers: Sequence[LayerData]) -> None:
         raise InputError(f"{path}: there would be two channels {', '.join(map(repr, twice))}: rename the layer first")
     work = partial(_write, path, channels)
     if _has_window():
-        from napari.utils.notifications import show_info
-
         from napari_lsfm._workers import wait_for
 
         adds = path.exists()
         wait_for(work, f"Save {path.name}")
         written = ", ".join(f"{channel.name!r} ({channel.kind})" for channel in channels)
-        show_info(f"{path.absolute()}: {'added' if adds else 'made, with'} channel{'s' if len(channels) > 1 else ''} {written}")
+        tell(f"{path.absolute()}: {'added' if adds else 'made, with'} channel{'s' if len(channels) > 1 else ''} {written}")
     else:
         work()
 
@@ -195,17 +194,9 @@ def _moments(layer: LayerData) -> Iterator[LayerData]:
     matrix = matrix_of(meta, 4)
     if np.any(matrix[0, 1:4]) or np.any(matrix[1:4, 0]):
         raise InputError(f"layer {meta['name']!r}: its first axis, of four, is turned against the others: it is no time")
-    # What is left of the matrix stands in for the scale and all else.
-    rest = {
-        key: value for key, value in meta.items() if key not in ("scale", "translate", "rotate", "shear", "affine", "axis_labels")
-    }
-    rest |= {
-        "multiscale": False,
-        "affine": matrix[1:, 1:],
-        **({"units": meta["units"][1:]} if meta.get("units") is not None else {}),
-    }
+    placed = _placed(meta, matrix[1:, 1:], lambda units: units[1:])
     for index in range(array.shape[0]):
-        yield array[index], {**rest, "name": f"{meta['name']}_t{index:03d}"}, kind
+        yield array[index], {**placed, "name": f"{meta['name']}_t{index:03d}"}, kind
 
 
 def _as_volume(layer: LayerData) -> LayerData:
@@ -217,11 +208,14 @@ def _as_volume(layer: LayerData) -> LayerData:
     matrix = np.eye(4)
     matrix[1:, 1:] = matrix_of(meta, 2)
     matrix[0, 0] = np.linalg.norm(matrix[1:3, 1])
-    rest = {
-        key: value for key, value in meta.items() if key not in ("scale", "translate", "rotate", "shear", "affine", "axis_labels")
-    }
-    units = {} if meta.get("units") is None else {"units": (meta["units"][0], *meta["units"])}
-    return np.asarray(array)[None], {**rest, "multiscale": False, "affine": matrix, **units}, kind
+    return np.asarray(array)[None], _placed(meta, matrix, lambda units: (units[0], *units)), kind
+
+
+def _placed(meta: Mapping[str, Any], matrix: npt.NDArray[np.float64], of_units: Callable[[Any], Any]) -> dict[str, Any]:
+    """Keywords of a layer that has one resolution, and a matrix in the place of its scale and all else."""
+    others = ("scale", "translate", "rotate", "shear", "axis_labels")
+    units = {} if meta.get("units") is None else {"units": of_units(meta["units"])}
+    return {**{key: meta[key] for key in meta if key not in others}, "multiscale": False, "affine": matrix, **units}
 
 
 def _world_orientation(layers: Sequence[LayerData]) -> Orientation:
@@ -234,9 +228,7 @@ def _world_orientation(layers: Sequence[LayerData]) -> Orientation:
 
 
 def _axcodes_on_screen() -> set[str]:
-    import napari
-
-    viewer = napari.current_viewer()
+    viewer = current_viewer()
     abouts = [] if viewer is None else [layer.metadata.get("lsfm", {}) for layer in viewer.layers]
     return {about["axcodes"] for about in abouts if about.get("axcodes")}
 

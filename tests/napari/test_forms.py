@@ -22,7 +22,18 @@ from qtpy.QtWidgets import QApplication, QLabel, QLineEdit, QScrollArea, QWidget
 from lsfm_core import CancelToken, ExportRequest, IngestRequest, InputError, LsfmError
 from lsfm_core._request import Request, told
 from lsfm_core.testing import write_phantom_file, write_series
-from napari_lsfm._widgets.fields import Choice, Number, Numbers, OneOrThree, OrientationField, PathField, Tick, make_field
+from napari_lsfm._widgets.fields import (
+    BoxField,
+    Choice,
+    ChoiceOrFile,
+    Number,
+    Numbers,
+    OneOrThree,
+    OrientationField,
+    PathField,
+    Tick,
+    make_field,
+)
 from napari_lsfm._widgets.forms._form import Form
 from napari_lsfm._widgets.forms.ingest import IngestForm
 
@@ -124,6 +135,54 @@ def test_choices_of_the_same_name_stay_apart_and_wishes_come_true(qtbot: QtBot) 
         choice.value  # noqa: B018
     choice.offer([("a", "/a/brain.h5"), ("c", "/c/brain.h5")])
     assert choice.value == "/c/brain.h5"
+
+
+def test_a_chosen_file_stays_when_choices_are_offered_anew(qtbot: QtBot) -> None:
+    choice = ChoiceOrFile(name="reference", choices=[("none", None), "atlas"])
+    qtbot.addWidget(choice.native)
+    heard: list[Any] = []
+    choice.changed.connect(heard.append)
+    choice.value = Path("/a/template.nii.gz")
+    assert choice.value == "/a/template.nii.gz" and heard == ["/a/template.nii.gz"]
+    choice.offer([("none", None), "cfos"])
+    assert choice.value == "/a/template.nii.gz" and choice.choices == [None, "cfos", "/a/template.nii.gz"]
+    choice.value = "cfos"
+    choice.offer([("none", None), "cfos", "atlas"])
+    assert choice.value == "cfos" and "/a/template.nii.gz" in choice.choices
+
+
+def test_a_box_is_a_field_of_any_container(qtbot: QtBot) -> None:
+    container = Container(widgets=[BoxField(((1, 2, 3), (4, 5, 6)), name="box"), Tick(True, name="yes")])
+    qtbot.addWidget(container.native)
+    assert container.asdict()["box"] == ((1, 2, 3), (4, 5, 6))
+    heard: list[Any] = []
+    container.box.changed.connect(heard.append)
+    corner, size = container.box.parts
+    corner.edits[0].setText("500 um")
+    assert container.box.value == ((0.5, 2, 3), (4, 5, 6)) == heard[-1]
+    size.edits[2].setText("")
+    with pytest.raises(InputError, match=r"^size: still to be given: S"):
+        container.box.value  # noqa: B018
+    container.box.value = (0, 0, 0), 2
+    assert container.box.value == ((0, 0, 0), (2, 2, 2))
+
+
+@pytest.mark.bindings
+def test_a_box_is_drawn_in_the_viewer_that_it_is_told(viewer: napari.Viewer, qtbot: QtBot) -> None:
+    container = Container(widgets=[BoxField(name="box", viewer=viewer)])
+    viewer.window.add_dock_widget(container)
+    ends = np.array([layer.extent.world for layer in viewer.layers])
+    container.box.native.begin()
+    # Half as long as what is shown, and in the middle of it.
+    _, size = container.box.value
+    np.testing.assert_allclose(sorted(size), sorted(np.ptp(ends, axis=(0, 1)) / 2), rtol=1e-3)
+    layer = viewer.layers["export box"]
+    qtbot.waitUntil(lambda: layer.nshapes == 1, timeout=TIMEOUT_MS)
+    viewer.add_shapes([[[4, -3, 2], [4, -3, 4], [4, -1, 4], [4, -1, 2]]], ndim=3, units=("mm",) * 3)
+    container.box.native.from_shape.click()
+    corner, size = container.box.value
+    # The layer's axes are A, I and R.
+    assert (corner[0], corner[2], size[0], size[2]) == pytest.approx((2, 1, 2, 2))
 
 
 @pytest.mark.parametrize("request_type", [IngestRequest, ExportRequest])
@@ -249,6 +308,40 @@ def test_the_import_is_filled_in_and_begun_without_a_mouse(viewer: napari.Viewer
     area = native.findChild(QScrollArea).widget()
     places = [w.mapTo(area, w.rect().center()) for w in passed if area.isAncestorOf(w)]
     assert all(a.y() < b.y() - 8 or (abs(a.y() - b.y()) <= 8 and a.x() < b.x()) for a, b in pairwise(places))
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["Import an image", "Export", "Points", "Regions", "Information and log", "This level as a plain layer"],
+)
+def test_tab_goes_on_as_one_reads(viewer: napari.Viewer, qtbot: QtBot, title: str) -> None:
+    form = open_form(viewer, title)
+    if hasattr(form, "is_busy"):
+        settle(form, qtbot)
+    if title == "Export":
+        form.what.value = "box"
+        settle(form, qtbot)
+    qtbot.wait(50)
+    native = form.native
+    tab = Qt.FocusPolicy.TabFocus
+    wanted = {
+        w
+        for w in native.findChildren(QWidget)
+        if w.focusPolicy() & tab and w.isVisible() and w.isEnabled() and not w.focusProxy() and not w.findChildren(QLineEdit)
+    }
+    at, chain = native.nextInFocusChain(), []
+    while at is not native:
+        chain += [at] if at in wanted else []
+        at = at.nextInFocusChain()
+    assert set(chain) == wanted and len(chain) > 5, "all can be reached"
+    # Row by row, and from left to right.
+    places = [w.mapTo(native, w.rect().center()) for w in chain]
+    wrong = [
+        (a, b)
+        for a, b, p, q in zip(chain, chain[1:], places, places[1:], strict=False)
+        if not (p.y() < q.y() - 8 or (abs(p.y() - q.y()) <= 8 and p.x() < q.x()))
+    ]
+    assert not wrong, [[(w.accessibleName(), type(w).__name__, w.toolTip()[:20]) for w in pair] for pair in wrong]
 
 
 def test_what_is_wrong_is_said_beside_its_field(viewer: napari.Viewer, qtbot: QtBot) -> None:

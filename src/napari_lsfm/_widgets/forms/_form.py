@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +13,7 @@ from magicgui.widgets import Widget
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication, QMenu, QPushButton, QWidget
 
-from lsfm_core import CancelToken, InputError, LsfmError, recipe_entry, request_command
+from lsfm_core import CancelToken, InputError, LsfmError
 from napari_lsfm._widgets.fields import Words, beside, make_field, nested
 from napari_lsfm._widgets.forms._root import FormWidget
 from napari_lsfm._widgets.forms._sections import Sections
@@ -269,17 +269,18 @@ class Form(Sections):
 
     def _copy_menu(self) -> QMenu:
         menu = QMenu(self.copy)
-        ways: tuple[tuple[str, Callable[[Any], str]], ...] = (
-            ("Command line", lambda request: shlex.join(request_command(request))),
-            ("Recipe entry", partial(recipe_entry, self.operation)),
-        )
-        for title, put in ways:
-            menu.addAction(title).triggered.connect(partial(self._copy, put))
+        for title in ("Command line", "Recipe entry"):
+            menu.addAction(title).triggered.connect(partial(self._copy, title))
         return menu
 
-    def _copy(self, put: Callable[[Any], str], _: bool = False) -> None:
+    def _copy(self, title: str, _: bool = False) -> None:
+        # What knows of all operations takes its time to be loaded.
+        from lsfm_core import recipe_entry, request_command
+
         try:
-            text = put(self._nameable_request())
+            request = self._nameable_request()
+            is_line = title == "Command line"
+            text = shlex.join(request_command(request)) if is_line else recipe_entry(self.operation, request)
         except LsfmError as error:
             self.panel.complain(in_words(error))
             return

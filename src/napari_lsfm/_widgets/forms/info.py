@@ -102,6 +102,7 @@ class InfoPanel(Sections):
             notes.saved.connect(self._save)
         self.panel.finished.connect(self._enable)
         layers = napari_viewer.layers
+        self._show_rows(False, "levels")
         self._listen(self._on_layers, layers.events.inserted, layers.events.removed, layers.selection.events.active)
         self._on_layers()
 
@@ -128,7 +129,6 @@ class InfoPanel(Sections):
                     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
                 self.levels.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
                 self.levels.setTabKeyNavigation(False)
-                self.levels.hide()
                 return "", self.levels, "The pyramid; level 0 is the finest. Planes, rows, columns"
             case "channel_notes":
                 self.channel_notes = NotesEditor("channel")
@@ -172,7 +172,7 @@ class InfoPanel(Sections):
 
     def _clear(self, text: str, style: str = "") -> None:
         self.channel.offer(())
-        self.levels.hide()
+        self._show_rows(False, "levels")
         self.channel_facts.clear()
         for notes in (self.file_notes, self.channel_notes):
             notes.show_notes(None, {})
@@ -199,7 +199,7 @@ class InfoPanel(Sections):
         self.log.show_log(look.path, look.log)
         if channel is None:
             self.channel_facts.clear()
-            self.levels.hide()
+            self._show_rows(False, "levels")
             self.channel_notes.show_notes(None, {})
             return
         self.channel_facts.setText(_table([("", channel.summary), *channel.facts()], channel.warnings))
@@ -209,7 +209,7 @@ class InfoPanel(Sections):
     def _show_levels(self, table: list[tuple[str, ...]]) -> None:
         """Levels side by side, which is narrower than below each other."""
         titles, *levels = table
-        self.levels.show()
+        self._show_rows(True, "levels")
         self.levels.setRowCount(len(titles) - 1)
         self.levels.setColumnCount(len(levels))
         self.levels.setHorizontalHeaderLabels([f"{titles[0]} {level[0]}" for level in levels])
