@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -45,6 +46,7 @@ pytestmark = pytest.mark.skipif(
 
 MANUAL = Path(__file__).parents[2] / "docs" / "napari.md"
 TIMEOUT_MS = 60_000
+TITLES = ("Import an image", "Export", "Points", "Regions", "Information and log", "This level as a plain layer")
 
 
 @pytest.fixture(scope="session")
@@ -310,10 +312,7 @@ def test_the_import_is_filled_in_and_begun_without_a_mouse(viewer: napari.Viewer
     assert all(a.y() < b.y() - 8 or (abs(a.y() - b.y()) <= 8 and a.x() < b.x()) for a, b in pairwise(places))
 
 
-@pytest.mark.parametrize(
-    "title",
-    ["Import an image", "Export", "Points", "Regions", "Information and log", "This level as a plain layer"],
-)
+@pytest.mark.parametrize("title", TITLES)
 def test_tab_goes_on_as_one_reads(viewer: napari.Viewer, qtbot: QtBot, title: str) -> None:
     form = open_form(viewer, title)
     if hasattr(form, "is_busy"):
@@ -333,14 +332,17 @@ def test_tab_goes_on_as_one_reads(viewer: napari.Viewer, qtbot: QtBot, title: st
     while at is not native:
         chain += [at] if at in wanted else []
         at = at.nextInFocusChain()
-    assert set(chain) == wanted and len(chain) > 5, "all can be reached"
-    # Row by row, and from left to right.
-    places = [w.mapTo(native, w.rect().center()) for w in chain]
-    wrong = [
-        (a, b)
-        for a, b, p, q in zip(chain, chain[1:], places, places[1:], strict=False)
-        if not (p.y() < q.y() - 8 or (abs(p.y() - q.y()) <= 8 and p.x() < q.x()))
-    ]
+    assert set(chain) == wanted and len(chain) >= 5, "all can be reached"
+    # Row by row, and from left to right; what scrolls comes before what stays in sight.
+    body = native.findChild(QScrollArea)
+    content = native if body is None else body.widget()
+
+    def place(widget: QWidget) -> tuple[bool, int, int]:
+        scrolls = content.isAncestorOf(widget)
+        at = widget.mapTo(content if scrolls else native, widget.rect().center())
+        return not scrolls, round(at.y() / 10), at.x()
+
+    wrong = [(a, b) for a, b in pairwise(chain) if place(a) >= place(b)]
     assert not wrong, [[(w.accessibleName(), type(w).__name__, w.toolTip()[:20]) for w in pair] for pair in wrong]
 
 
@@ -419,6 +421,42 @@ def test_a_file_that_vanishes_is_told_in_the_form(
         form.request()
     captured = capfd.readouterr()
     assert "Traceback" not in captured.err + captured.out
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_files_layers_and_viewers_may_go_at_any_time(
+    viewer: napari.Viewer, qtbot: QtBot, phantom_file: Path, tmp_path: Path, title: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(shutil.copy(phantom_file, tmp_path / "gone.h5"))
+    viewer.layers.clear()
+    viewer.open(path, plugin="napari-lsfm")
+    viewer.add_points(np.ones((3, 3)), name="cells")
+    viewer.add_image(np.zeros((4, 5, 6), np.uint16), name="mine")
+    form = open_form(viewer, title)
+
+    def rest() -> None:
+        qtbot.waitUntil(lambda: not getattr(form, "is_busy", False), timeout=TIMEOUT_MS)
+        qtbot.wait(50)
+
+    rest()
+    if title == "Export":
+        form.what.value = "box"
+    elif title == "Regions":
+        form.select({8})
+    rest()
+    path.unlink()
+    for field in list(form):
+        field.changed.emit(None)
+    rest()
+    for name in ("cells", "mine", "autofluo", "regions"):
+        viewer.layers.remove(name)
+        rest()
+    for field in list(form):
+        field.changed.emit(None)
+    viewer.close()
+    qtbot.wait(200)
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err + captured.out and "Error" not in captured.err + captured.out
 
 
 def test_a_layer_that_is_removed_is_no_image_any_more(viewer: napari.Viewer, qtbot: QtBot) -> None:

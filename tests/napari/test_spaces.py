@@ -67,7 +67,7 @@ def viewer(brain: Path, monkeypatch: pytest.MonkeyPatch) -> ViewerModel:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is told in the corner of the window."""
     texts: list[str] = []
-    monkeypatch.setattr(_commands, "_tell", texts.append)
+    monkeypatch.setattr(_commands, "tell", texts.append)
     return texts
 
 
