@@ -13,7 +13,8 @@ from lsfm_core import InputError, LsfmError
 from napari_lsfm._linked import link, partner_of, unlink
 from napari_lsfm._positions import Anchor, anchor_shown, describe, locator, move_viewer
 from napari_lsfm._viewing import attend, attended
-from napari_lsfm._workers import ERROR_STYLE, Latest, in_words
+from napari_lsfm._words import ERROR_STYLE
+from napari_lsfm._workers import Latest, in_words
 
 if TYPE_CHECKING:
     import napari
