@@ -96,7 +96,6 @@ class RegionTree(QAbstractItemModel):
     # --- what Qt asks -------------------------------------------------------------------------------------------------------
 
     def index(self, row: int, column: int, parent: QModelIndex = _TOP) -> QModelIndex:
-        """Place of a part."""
         parts = self._parts.get(self.key_at(parent), ())
         return self.createIndex(row, column, self._numbers[parts[row]]) if 0 <= row < len(parts) else QModelIndex()
 
@@ -109,15 +108,12 @@ class RegionTree(QAbstractItemModel):
         return QModelIndex() if above is None else self.index_of(above)
 
     def rowCount(self, parent: QModelIndex = _TOP) -> int:  # noqa: N802
-        """How many parts are shown."""
         return 0 if parent.column() > 0 else len(self._parts.get(self.key_at(parent), ()))
 
     def columnCount(self, parent: QModelIndex = _TOP) -> int:  # noqa: N802
-        """Name, acronym and id."""
         return len(_HEADERS)
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: N802
-        """Their names."""
         return _HEADERS[section] if role == Qt.ItemDataRole.DisplayRole else None
 
     def flags(self, index: QModelIndex) -> Qt.ItemFlag:
@@ -128,7 +124,6 @@ class RegionTree(QAbstractItemModel):
         return usual | Qt.ItemFlag.ItemIsUserCheckable if index.column() == 0 else usual
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """What a cell shows."""
         key = self.key_at(index)
         if key is None:
             return None
@@ -147,7 +142,6 @@ class RegionTree(QAbstractItemModel):
         return None
 
     def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:  # noqa: N802
-        """The user clicks at a box."""
         if role != Qt.ItemDataRole.CheckStateRole:
             return False
         self.ticked.emit(self.key_at(index), Qt.CheckState(value) == Qt.CheckState.Checked)
@@ -259,7 +253,6 @@ class RegionView(QTreeView):
         bar.setValue(max(0, min(last - self.viewport().width(), first - self.indentation())))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
-        """Use the room that there is."""
         super().resizeEvent(event)
         self.fit_names()
 

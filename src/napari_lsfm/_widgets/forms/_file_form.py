@@ -20,10 +20,6 @@ class FileForm(Form):
     """A form whose field ``path`` is a `FileField`; what else can be chosen is known once that file was looked into.
 
     Subclasses call ``path.native.start`` when they are ready to hear of files.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:

@@ -44,11 +44,6 @@ class Form(Sections):
         What the button says.
     sections : mapping of str to sequence of str
         As `Sections` has them; ``region.side`` is a field of a nested request.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Let go of when napari takes the form out of its window.
     """
 
     request_type: ClassVar[type[BaseModel]]

@@ -48,12 +48,7 @@ _ABOUT_GRID = (
 
 
 class ExportForm(TransformForm):
-    """Take a channel out of a file, or a piece of it, into whatever format and space.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    """
+    """Take a channel out of a file, or a piece of it, into whatever format and space."""
 
     request_type = ExportRequest
     operation = "export"

@@ -62,12 +62,7 @@ class _Look:
 
 
 class InfoPanel(Sections):
-    """What is in the file of the active layer.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-    """
+    """What is in the file of the active layer."""
 
     width_hint = 400
     sections: ClassVar = {

@@ -63,12 +63,7 @@ _OF_KIND = {"labels": ("labels", "ontology"), "vectors": ("inverse_of", "field_c
 
 
 class IngestForm(Form):
-    """Put an image, or a layer, into a file.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-    """
+    """Put an image, or a layer, into a file."""
 
     request_type = IngestRequest
     operation = "write"

@@ -44,12 +44,7 @@ _MARKED = "point_type"
 
 
 class PointsForm(TransformForm):
-    """Carry points through a chain of transforms, and count them by region.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-    """
+    """Carry points through a chain of transforms, and count them by region."""
 
     request_type = PointsRequest
     operation = "transform-points"

@@ -39,12 +39,7 @@ _NO_LABELS = "The file has no channel with labels."
 
 
 class RegionsForm(FileForm):
-    """Choose regions of a labels channel, by name, in the tree of parts, or by clicking at them.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-    """
+    """Choose regions of a labels channel, by name, in the tree of parts, or by clicking at them."""
 
     request_type = ExportRequest
     operation = "export"
