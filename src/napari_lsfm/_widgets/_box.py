@@ -265,7 +265,7 @@ def selected_ends(viewer: Any, own: Any = None) -> FloatArray:
         If there are none.
     """
     for layer in (viewer.layers.selection.active, *reversed(viewer.layers)):
-        if type(layer).__name__ == "Shapes" and layer is not own and layer.nshapes:
+        if type(layer).__name__ == "Shapes" and layer != own and layer.nshapes:
             chosen = layer.selected_data or range(layer.nshapes)
             points = np.array([layer.data_to_world(vertex)[-3:] for index in chosen for vertex in layer.data[index]])
             ends = np.full((2, 3), np.nan)

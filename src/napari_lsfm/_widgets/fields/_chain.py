@@ -46,7 +46,7 @@ class _ChainEdit(QWidget):
         self._menu = QMenu(self._add)
         self._menu.aboutToShow.connect(self._offer)
         self._add.setMenu(self._menu)
-        self._remove = small_button("Remove", "Take the chosen transform out")
+        self._remove = small_button("✕", "Take the chosen transform out")
         self._up = small_button("↑", "Move it nearer to the image")
         self._down = small_button("↓", "Move it nearer to the output")
         self._invert = small_button(
