@@ -97,7 +97,9 @@ class TransformForm(FileForm):
             if shown is not None and shown[0] == str(facts.path) and not is_wished:
                 self.channel.value = shown[1]
             none = [("none", None)]
-            self.labels_channel.offer([*(none if None in self.labels_channel.choices else ()), *facts.of_kind("labels")])
+            labels = self.get_widget("labels_channel")
+            if labels is not None:
+                labels.offer([*(none if None in labels.choices else ()), *facts.of_kind("labels")])
             self.reference.offer([*none, *facts.channels])
         fill, self._pending = self._pending or self._on_channel, None
         fill()
@@ -194,9 +196,11 @@ class TransformForm(FileForm):
 
     def _on_chain(self) -> None:
         """The transforms are others, and with them the spaces in which labels can lie."""
-        names = [step.name for step in self.transforms.value]
-        between = [(f"behind {name}", name) for name in names[:-1]]
-        self.labels_in.offer([("image", "native"), *between, *([("output", "output")] if names else [])])
+        places = self.get_widget("labels_in")
+        if places is not None:
+            names = [step.name for step in self.transforms.value]
+            between = [(f"behind {name}", name) for name in names[:-1]]
+            places.offer([("image", "native"), *between, *([("output", "output")] if names else [])])
 
     # --- the request --------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from lsfm_core import CancelToken, Channel, ExportRequest, InputError, LsfmError
 from napari_lsfm._layers import volume_layer
 from napari_lsfm._viewing import attend
 from napari_lsfm._widgets._facts import FileFacts, Frame, Place, layers_of
-from napari_lsfm._widgets.fields import BoxField, Choice, ChoiceOrFile, Numbers, Tick, Words, make_field
+from napari_lsfm._widgets.fields import BoxField, Choice, ChoiceOrFile, Numbers, Tick, Words, make_field, small_button
 from napari_lsfm._widgets.forms._export_work import Done, Outlook, by, export_and_look, look_ahead
 from napari_lsfm._widgets.forms._transform_form import TransformForm
 from napari_lsfm._widgets.forms.through import show_through

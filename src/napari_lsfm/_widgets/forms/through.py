@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lsfm_core import CancelToken, ExportRequest, InputError
+from lsfm_core import CancelToken, Channel, ExportRequest
 from napari_lsfm._linked import link
 from napari_lsfm._through import add_view, open_view, space_of, windows
-from napari_lsfm._widgets._facts import FileFacts, origin_of
-from napari_lsfm._widgets.fields import Choice, ChoiceOrFile, FileField, make_field
+from napari_lsfm._widgets._facts import FileFacts
+from napari_lsfm._widgets.fields import Choice, ChoiceOrFile, make_field
 from napari_lsfm._widgets.forms._export_work import by
 from napari_lsfm._widgets.forms._transform_form import TransformForm
 from napari_lsfm._workers import Job
@@ -24,12 +24,7 @@ _REFERENCES = "Images (*.nii *.nii.gz *.nrrd *.mha);;All files (*)"
 
 
 class ThroughForm(TransformForm):
-    """Show a channel in another space: a layer that computes what is looked at.
-
-    Parameters
-    ----------
-    napari_viewer : napari.Viewer
-    """
+    """Show a channel in another space: a layer that computes what is looked at."""
 
     request_type = ExportRequest
     operation = "export"
@@ -45,7 +40,6 @@ class ThroughForm(TransformForm):
         # What is looked at is no command: an export of the same is one.
         self.copy.hide()
         self._is_new = True
-        self.channel.changed.connect(self._on_channel)
         layers = napari_viewer.layers.events
         self._listen(self._on_layers, layers.inserted, layers.removed)
         self._show_rows(False, "orientation")
@@ -54,10 +48,6 @@ class ThroughForm(TransformForm):
 
     def _make(self, name: str) -> Widget | tuple[str, QWidget, str]:
         match name:
-            case "path":
-                return make_field(ExportRequest, name, FileField)
-            case "channel":
-                return make_field(ExportRequest, name, Choice)
             case "reference":
                 return make_field(ExportRequest, name, ChoiceOrFile, choices=[("none", None)], pattern=_REFERENCES)
             case "window":
@@ -65,73 +55,25 @@ class ThroughForm(TransformForm):
                 return Choice("linked", name=name, label="Window", tooltip=tip, choices=windows(self._viewer))
         return super()._make(name)
 
-    def __call__(self, request: ExportRequest) -> None:
-        """Show the way and the grid of a request, as soon as its file was looked into."""
-
-        def fill() -> None:
-            self._is_new = False
-            with self._filling():
-                self.channel.value = request.channel
-                self._on_channel()
-                super(ThroughForm, self).__call__(request)
-            self._look_for_way()
-            self._changed()
-
-        self._once_known(request.path, fill)
+    def _show_request(self, request: ExportRequest) -> None:
+        self._is_new = False
+        super()._show_request(request)
 
     # --- what can be chosen -------------------------------------------------------------------------------------------------
 
     def _on_layers(self, event: Any = None) -> None:
         self.window.offer(windows(self._viewer))
 
-    def _on_facts(self, facts: FileFacts) -> None:
-        super()._on_facts(facts)
-        with self._filling():
-            has_wish = self.channel.native.has_wish
-            self.channel.offer((f"{name} ({channel.kind})", name) for name, channel in facts.channels.items())
-            origin = origin_of(self._viewer.layers.selection.active)
-            if origin is not None and origin["path"] == str(facts.path) and not has_wish:
-                self.channel.value = origin["channel"]
-            self.reference.offer([("none", None), *((name, name) for name in facts.channels)])
-        pending, self._pending = self._pending or self._on_channel, None
-        pending()
-
-    def _on_channel(self, _: Any = None) -> None:
-        if self._facts is None or self.channel.native.currentData() is None:
-            return
-        channel = self._facts.channels[self.channel.value]
-        with self._filling():
-            self.transforms.native.set_facts(self._facts, channel.name)
-            self._show_rows(channel.orientation is None, "orientation")
-            if self._is_new and not self._leaves:
-                # An atlas, if there is one: where labels lie, and the image does not.
-                labels = {other.space_name for other in self._facts.channels.values() if other.kind == "labels"}
-                others = [space for space in self._facts.spaces if space in labels - {channel.space_name}]
-                self.to_space.value = next(iter(others), None)
-            self._is_new = False
-        self._show_rows(self._space is not None, "via")
-        self._look_for_way()
-        self._changed()
+    def _offer_of(self, channel: Channel, facts: FileFacts) -> None:
+        if self._is_new and not self._leaves:
+            # An atlas, if there is one: where labels lie, and the image does not.
+            labels = {other.space_name for other in facts.channels.values() if other.kind == "labels"}
+            others = [space for space in facts.spaces if space in labels - {channel.space_name}]
+            self.to_space.value = next(iter(others), None)
+        self._is_new = False
 
     def _on_chain(self) -> None:
         self._changed()
-
-    # --- the request --------------------------------------------------------------------------------------------------------
-
-    def request(self) -> ExportRequest:
-        """What the form says.
-
-        Raises
-        ------
-        InputError
-            If a field cannot be read, or there is nowhere to go.
-        """
-        if self._facts is None:
-            if self._failure or self.path.value is None:
-                raise InputError(self._failure or "no file is chosen")
-            self.path.native.look_now()
-        request: ExportRequest = super().request()
-        return request
 
     def _plan(self, request: ExportRequest, cancel: CancelToken) -> Any:
         return open_view(request)[1]
@@ -165,10 +107,6 @@ class ThroughForm(TransformForm):
         if target == "linked":
             said += f"; {link(self._viewer, viewer)}"
         return said
-
-    def _let_go(self) -> None:
-        self.path.native.let_go()
-        super()._let_go()
 
 
 def show_through(viewer: napari.viewer.Viewer, request: ExportRequest) -> ThroughForm:
