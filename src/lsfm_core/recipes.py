@@ -440,8 +440,17 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, *, file: str | None = None, changes: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
     """Read and check a recipe.
+
+    Parameters
+    ----------
+    path : Path
+    file : str, optional
+        To be worked with instead of the recipe's own.
+    changes : mapping
+        Values of fields: ``output`` of the only step that has one, ``export.output`` of the steps of an operation, ``2.output`` of
+        the second step, ``file`` of the recipe.
 
     Raises
     ------
@@ -457,8 +466,9 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: cannot be read as a recipe: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
         raise InputError(f"{path}: expected a recipe: file: brain.h5, and steps: a list of operations with their fields")
+    content, defects = _changed(content, file, changes)
     file, items = content.get("file"), content["steps"]
-    defects = [f"{key}: unknown; a recipe has file and steps" for key in content if key not in ("file", "steps")]
+    defects += [f"{key}: unknown; a recipe has file and steps" for key in content if key not in ("file", "steps")]
     if file is not None and not isinstance(file, str):
         defects.append(f"file: expected a path, found {file!r}")
         file = None
@@ -474,6 +484,31 @@ def read_recipe(path: Path) -> Recipe:
     if defects:
         raise InputError(f"{path}: " + "; ".join(defects))
     return Recipe(path, None if file is None else Path(file), tuple(steps))
+
+
+def _changed(content: dict[Any, Any], file: str | None, changes: Mapping[str, Any]) -> tuple[dict[Any, Any], list[str]]:
+    """A recipe with other values, and what is wrong with these."""
+    defects, steps = [], [*content["steps"]]
+    own = content if file is None else {**content, "file": file}
+    for key, value in changes.items():
+        if key == "file":
+            own = {**own, "file": value}
+            continue
+        step, _, field = key.rpartition(".")
+        meant = []
+        for number, item in enumerate(steps, 1):
+            name = next(iter(item), None) if isinstance(item, dict) and len(item) == 1 else None
+            operation = OPERATIONS.get(str(name))
+            if operation is not None and step in ("", str(number), name) and field in operation.request.model_fields:
+                meant.append((number, name))
+        if not meant or (not step and len(meant) > 1):
+            which = f"steps {', '.join(str(number) for number, _ in meant)} have" if meant else "no step has"
+            defects.append(f"{key}: {which} such a field: name the step, as 1.{field} or export.{field}")
+            continue
+        for number, name in meant:
+            fields = steps[number - 1][name]
+            steps[number - 1] = {name: {**fields, field: value} if isinstance(fields, dict) else fields}
+    return {**own, "steps": steps}, defects
 
 
 def _collisions(steps: Iterable[Step]) -> Iterator[str]:

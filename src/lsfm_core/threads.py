@@ -9,13 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
-__all__ = ["default_threads", "share_out", "shared_pool"]
+__all__ = ["default_threads", "limit_threads", "share_out", "shared_pool"]
 
 Item = TypeVar("Item")
 
 
+_limits: list[int] = []
+
+
+def limit_threads(count: int) -> None:
+    """Let this process take fewer threads by default, since others work beside it on the same machine."""
+    _limits[:] = [count]
+
+
 def default_threads() -> int:
     """Worker threads when the user names no number: the cores that this process may use."""
+    return min(_cores(), *_limits) if _limits else _cores()
+
+
+def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1

@@ -115,6 +115,8 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _interruption(arguments: argparse.Namespace) -> str:
     """What an interrupt has left."""
+    if getattr(arguments, "files", None):
+        return "interrupted; what is done of each file is kept: --continue goes on with the rest"
     if arguments.step is None:
         kept = getattr(arguments, "resume", False)
         return f"interrupted; {'repeat the command line to go on from the last checkpoint' if kept else 'nothing was changed'}"

@@ -8,7 +8,7 @@ from lsfm_core.parallel._batches import carry_out, checksum
 from lsfm_core.parallel._dask import cluster
 from lsfm_core.parallel._divided import Divided, make_with
 from lsfm_core.parallel._items import Division, Item, Maker, Part, Share
-from lsfm_core.parallel._ledger import check_shard, is_joined, shards_folder
+from lsfm_core.parallel._ledger import check_shard, is_joined, shard_range, shards_folder
 from lsfm_core.parallel._shards import ItemState, ShardResult, ShardsStatus, make_shard, shards_status
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "is_joined",
     "make_shard",
     "make_with",
+    "shard_range",
     "shards_folder",
     "shards_status",
 ]

@@ -30,7 +30,7 @@ from lsfm_core.parallel._divided import Divided
 from lsfm_core.parallel._items import Item, Part
 from lsfm_core.provenance import LoggedFile
 
-__all__ = ["Ledger", "check_shard", "is_joined", "shard_of", "shards_folder"]
+__all__ = ["Ledger", "check_shard", "is_joined", "shard_of", "shard_range", "shards_folder"]
 
 _FORMAT, _VERSION = "lsfm shards", 1
 _JOB, _JOINED = "job.json", "joined.json"
@@ -62,6 +62,12 @@ def shard_of(text: str) -> tuple[int, int]:
     """The number of a shard, from 1, and how many there are."""
     number, _, count = check_shard(text).partition("/")
     return int(number), int(count)
+
+
+def shard_range(items: int, shard: str) -> tuple[int, int]:
+    """Which of the items are a shard's: those that lie beside each other read the same chunks."""
+    number, count = shard_of(shard)
+    return items * (number - 1) // count, items * number // count
 
 
 def shards_folder(output: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from lsfm_core.errors import BusyError, ChecksumError, ExistsError
 from lsfm_core.parallel._batches import carry_out, let_go
 from lsfm_core.parallel._divided import Divided
-from lsfm_core.parallel._ledger import Ledger, State, shard_of
+from lsfm_core.parallel._ledger import Ledger, State, shard_of, shard_range
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import LoggedFile
 
@@ -145,7 +145,7 @@ def make_shard(
     if not ledger.place.exists():
         divided.check(overwrite)
     ledger.begin(divided, count)
-    mine = divided.items[_first(len(divided.items), number, count) : _first(len(divided.items), number + 1, count)]
+    mine = divided.items[slice(*shard_range(len(divided.items), shard))]
 
     def result(made: int, missing: int, written: LoggedFile | None) -> ShardResult:
         return ShardResult(divided.plan, shard, len(mine), made, missing, divided.output, divided.warnings, written)
@@ -182,11 +182,6 @@ def make_shard(
     return result(len(todo), missing, written)
 
 
-def _first(items: int, number: int, count: int) -> int:
-    """The first item of a shard: what lies beside each other reads the same chunks."""
-    return items * (number - 1) // count
-
-
 def _join(divided: Divided, ledger: Ledger, *, overwrite: bool) -> LoggedFile | None:
     parts = ledger.parts()
     try:
@@ -213,11 +208,8 @@ def shards_status(output: Path) -> ShardsStatus:
     job = ledger.job()
     items, parts = ledger.items(), ledger.parts()
     joined, count = ledger.joined() is not None, int(job["shards"])
-    shards = [
-        number
-        for number in range(1, count + 1)
-        for _ in range(_first(len(items), number, count), _first(len(items), number + 1, count))
-    ]
+    ranges = [range(*shard_range(len(items), f"{number}/{count}")) for number in range(1, count + 1)]
+    shards = [number for number, own in enumerate(ranges, 1) for _ in own]
     if joined and ledger.folder is None:
         # Its parts have become one file.
         state: State = "done" if ledger.is_whole() else "damaged" if output.exists() else "missing"
