@@ -23,6 +23,7 @@ import lsfm_core
 from lsfm_core import IngestRequest, InputError, MemoryBudgetError, Space, ingest_channel, open_lsfm
 from lsfm_core.arrays import LazyArray
 from lsfm_core.export.points import _cells
+from lsfm_core.kernels.blocks import join_octets
 from lsfm_core.kernels.digits import MOST_BYTES, decimals
 from lsfm_core.pyramid import block_mode
 from lsfm_core.resample import Resampled, VoxelSource
@@ -147,6 +148,18 @@ def test_any_box_through_any_chain_holds_what_itk_makes_of_the_whole(
         np.testing.assert_array_equal(lazy.read_box(low, high, np.empty_like(part, order="F")), part)
     for low, high in voxels.boxes:
         assert (np.array(low) >= 0).all() and (np.array(high) <= space.shape).all() and (np.array(low) < high).all()
+
+
+def test_what_is_resampled_is_resampled_again() -> None:
+    """One thread reads for both, one within the other."""
+    rng = np.random.default_rng(2)
+    image = Voxels(rng.integers(0, 60000, (30, 31, 32), dtype=np.uint16), Space((30, 31, 32), np.diag([0.1, 0.1, 0.1, 1])))
+    first, second = (Space((40, 41, 42), np.diag([*(step,) * 3, 1])) for step in (0.07, 0.06))
+    inner = image.resampled(first)
+    whole = inner.read()
+    given = [VoxelSource.of(inner, first), Voxels(whole, first).source()]
+    made = [Resampled(source, second, max_bytes=10**9, loops=True).read() for source in given]
+    np.testing.assert_array_equal(*made)
 
 
 def test_a_vector_between_the_voxels_of_a_box_leads_as_far_as_it_does() -> None:
@@ -378,6 +391,16 @@ def test_no_point_is_lost_where_a_field_folds(many: None) -> None:
     inverse = InverseField(DisplacementField(Space((12, 12, 12), np.eye(4)), vectors))
     found = inverse.map_points(np.random.default_rng(11).uniform(0, 11, (400, 3)))
     assert np.isfinite(found).all() and np.abs(found).max() < 1000
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_are_joined() -> None:
+    numbers = np.random.default_rng(1).integers(0, 2**16, 1001, dtype=np.uint16)
+    out = np.empty_like(numbers)
+    join_octets(out, np.stack([numbers % 256, numbers // 256]).astype(np.uint8))
+    np.testing.assert_array_equal(out, numbers)
 
 
 # --- numbers as text ------------------------------------------------------------------------------------------------------------

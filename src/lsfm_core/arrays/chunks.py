@@ -10,6 +10,7 @@ elements before the second bytes, and so on [2]_.
 
 from __future__ import annotations
 
+import sys
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
@@ -321,6 +322,13 @@ def _unshuffle(flat: Array, dtype: np.dtype[Any]) -> Array:
     if size == 1:
         return flat.view(dtype).copy()
     planes = flat.reshape(size, -1)
+    if size == 2 and planes.flags.writeable and "lsfm_core.kernels._compiled" in sys.modules:
+        # Where loops are loaded already: once through memory.
+        from lsfm_core.kernels.blocks import join_octets
+
+        joined = np.empty(planes.shape[1], np.uint16)
+        join_octets(joined, planes)
+        return joined.view(dtype)
     if size == 2:
         # One multiplication widens and shifts at once.
         words: Array = np.multiply(planes[1], 256, dtype=np.uint16)

@@ -9,9 +9,16 @@ import numpy.typing as npt
 
 from lsfm_core.kernels._compiled import compiled
 
-__all__ = ["modes"]
+__all__ = ["join_octets", "modes"]
 
 Array = npt.NDArray[Any]
+
+
+@compiled
+def join_octets(out: Array, octets: Array) -> None:
+    """Numbers (n,), uint16, of their lower and their higher bytes (2, n), uint8."""
+    for k in range(len(out)):
+        out[k] = np.uint16(octets[0, k]) | np.uint16(np.uint16(octets[1, k]) << 8)
 
 
 @compiled

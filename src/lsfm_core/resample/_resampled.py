@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +39,30 @@ _FEW_VOXELS = 2**23
 _FEW_VOXELS_STRAIGHT = 2**25
 #: What the loops take once they are loaded, and while they are compiled for a type of voxels: LLVM, for the most part.
 LOOPS_BYTES = 176 * 2**20
+#: A thread keeps no more than this for the next box.
+_ROOM_BYTES = 32 * 2**20
 #: Voxels along each axis that are best read together.
 _CHUNK = 128
+
+
+class _Room(threading.local):
+    """Memory in which a thread reads one box after the other: to touch fresh memory takes as long as to copy voxels into it."""
+
+    def __init__(self) -> None:
+        self.kept = np.empty(0, np.uint8)
+
+    @contextmanager
+    def of(self, nbytes: int) -> Iterator[Array]:
+        """Bytes that are good within the block; who asks meanwhile, for what is read from is resampled itself, gets others."""
+        room, self.kept = self.kept, np.empty(0, np.uint8)
+        if len(room) < nbytes:
+            room = np.empty(nbytes, np.uint8)
+        yield room[:nbytes]
+        if len(room) <= _ROOM_BYTES:
+            self.kept = room
+
+
+_room = _Room()
 
 
 @dataclass(frozen=True)
@@ -49,9 +73,21 @@ class _Reduced:
     factors: Shape3
 
     def __call__(self, low: Sequence[int], high: Sequence[int]) -> Array:
-        ends = zip(low, high, self.factors, self.array.shape, strict=False)
-        voxels: Array = self.array[tuple(slice(a * f, min(b * f, n)) for a, b, f, n in ends)].read()
+        voxels: Array = self._part(low, high).read()
         return voxels if self.factors == (1, 1, 1) else block_mean(voxels, self.factors)
+
+    @contextmanager
+    def box(self, low: Sequence[int], high: Sequence[int]) -> Iterator[Array]:
+        """As a call, but the voxels are good within the block only."""
+        part = self._part(low, high)
+        with _room.of(part.nbytes) as room:
+            voxels = room.view(part.dtype).reshape(part.shape)
+            part.read(out=voxels)
+            yield voxels if self.factors == (1, 1, 1) else block_mean(voxels, self.factors)
+
+    def _part(self, low: Sequence[int], high: Sequence[int]) -> Any:
+        ends = zip(low, high, self.factors, self.array.shape, strict=False)
+        return self.array[tuple(slice(a * f, min(b * f, n)) for a, b, f, n in ends)]
 
 
 @dataclass(frozen=True)
@@ -230,16 +266,19 @@ class Resampled(LazyArray):
         if any(a >= b for a, b in zip(low, high, strict=True)):
             out[...] = self._outside
             return True
-        if own + found.nbytes + self._read_bytes(low, high) > self._max_bytes:
+        read = self._source.read
+        # What is taken as it is has no copy, as ITK has one.
+        as_it_is = self.dtype == np.uint16 and isinstance(read, _Reduced) and read.factors == (1, 1, 1) and out.ndim == 3
+        if own + found.nbytes + self._read_bytes(low, high) // (2 if as_it_is else 1) > self._max_bytes:
             return False
-        voxels = self._source.read(low, high)
-        view = out.transpose(*way.order, *range(3, out.ndim))
-        begin = np.array([start[axis] for axis in way.order], np.int64)
-        if out.ndim == 3:
-            self._tiles(view, begin, found, voxels, low)
-        else:
-            for component in range(out.shape[3]):
-                self._tiles(view[..., component], begin, found, voxels[..., component], low)
+        with read.box(low, high) if isinstance(read, _Reduced) else nullcontext(read(low, high)) as voxels:
+            view = out.transpose(*way.order, *range(3, out.ndim))
+            begin = np.array([start[axis] for axis in way.order], np.int64)
+            if out.ndim == 3:
+                self._tiles(view, begin, found, voxels, low)
+            else:
+                for component in range(out.shape[3]):
+                    self._tiles(view[..., component], begin, found, voxels[..., component], low)
         return True
 
     def _tiles(self, out: Array, start: Array, way: BoxWay, voxels: Array, low: list[int]) -> None:
