@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -53,8 +54,21 @@ VOLUME = np.random.default_rng(6).integers(0, 60000, (12, 14, 16), dtype=np.uint
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the lines of the table take. Not to be changed: `folder` is a copy."""
+    folder = tmp_path_factory.mktemp("made")
+    with contextlib.chdir(folder):
+        write_inputs(folder)
+    return folder
+
+
+def write_inputs(tmp_path: Path) -> None:
     tifffile.imwrite("volume.tif", VOLUME)
     planes = write_series(tmp_path / "series", VOLUME)
     (tmp_path / "planes").mkdir()
@@ -81,7 +95,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = ["--voxel-size", "0.3,0.2,0.1", "--orientation", "AIR", "--quiet"]
     assert main(["write", "a.h5", "--channel", "c", "--image", "volume.tif", *place]) == 0
     assert main(["write", "a.h5", "--channel", "labels", "--kind", "labels", "--image", "labels.tif", *place]) == 0
-    return tmp_path
 
 
 def row_of(line: str) -> str:

@@ -405,6 +405,33 @@ def test_splines_of_elastix_are_those_of_itk(order: int, how: str, study: Path, 
 
 
 #: In a process of its own: two builds of ITK do not get on in one.
+@pytest.fixture(scope="module")
+def by_elastix(run: Path, made_once: Callable[..., Path]) -> Path:
+    """What elastix makes of both pairs of images below, in one process: it takes many seconds to be imported."""
+    if importlib.util.find_spec("itk") is None:
+        pytest.skip("elastix (itk-elastix) is not installed")
+    from scipy.ndimage import affine_transform, zoom
+
+    def make(folder: Path) -> None:
+        in_mm, in_voxels = folder / "in mm", folder / "in voxels"
+        for part in (in_mm / "el", in_mm / "tx", in_voxels / "reg"):
+            part.mkdir(parents=True)
+        oblique = sitk.ReadImage(str(run / "fix.nii.gz"))
+        oblique.SetDirection(sitk.Euler3DTransform((0, 0, 0), 0.06, -0.08, 0.1).GetMatrix())
+        sitk.WriteImage(oblique, str(in_mm / "oblique.nii.gz"))
+        shutil.copy(run / "mov.nii.gz", in_mm)
+        # In the plugin the sample is scaled as it was loaded: here 0.1 x 0.12 x 0.11 mm to 0.1 mm, from face to face.
+        scaled = zoom(blobs((30, 34, 28), 4).astype(np.float32), (1, 1.2, 1.1), order=1, grid_mode=True, mode="nearest")
+        np.save(in_voxels / "sample.npy", scaled)
+        matrix = np.array([[1.03, 0.04, 0.0], [-0.03, 0.98, 0.02], [0.0, -0.03, 1.02]])
+        atlas = affine_transform(scaled, matrix, (0.5, 1.0, -0.4), output_shape=(30, 40, 30), order=1)
+        np.save(in_voxels / "atlas.npy", atlas)
+        both = f"import os\nos.chdir({str(in_mm)!r})\n{ELASTIX}\nos.chdir({str(in_voxels)!r})\n{IN_VOXELS}"
+        subprocess.run([sys.executable, "-c", both], check=True, capture_output=True)
+
+    return made_once("elastix", make)
+
+
 ELASTIX = """
 import itk
 itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)
@@ -423,15 +450,8 @@ itk.imwrite(itk.transformix_deformation_field(moving, found), "tx/deformationFie
 
 
 @pytest.mark.slow
-def test_what_elastix_has_registered_is_what_transformix_makes(study: Path) -> None:
-    if importlib.util.find_spec("itk") is None:
-        pytest.skip("elastix (itk-elastix) is not installed")
-    oblique = sitk.ReadImage("fix.nii.gz")
-    oblique.SetDirection(sitk.Euler3DTransform((0, 0, 0), 0.06, -0.08, 0.1).GetMatrix())
-    sitk.WriteImage(oblique, "oblique.nii.gz")
-    Path("el").mkdir()
-    Path("tx").mkdir()
-    subprocess.run([sys.executable, "-c", ELASTIX], check=True, capture_output=True)
+def test_what_elastix_has_registered_is_what_transformix_makes(study: Path, by_elastix: Path) -> None:
+    shutil.copytree(by_elastix / "in mm", study, dirs_exist_ok=True)
     report = import_registration(asked(registration="el"))
     assert report.proof is not None and report.proof.correlation > 0.9999
     # elastix' own interpolator differs from all others' at the image's faces: so ITK's, through the field that transformix makes.
@@ -602,19 +622,11 @@ np.save("atlas_in_sample.npy", image(atlas, there))
 
 
 @pytest.mark.slow
-def test_a_folder_of_brainglobe_registration_leads_both_ways(sample: Array, capsys: pytest.CaptureFixture[str]) -> None:
-    if importlib.util.find_spec("itk") is None:
-        pytest.skip("elastix (itk-elastix) is not installed")
-    from scipy.ndimage import affine_transform, zoom
-
-    # In the plugin the sample is scaled as it was loaded: here 0.1 x 0.12 x 0.11 mm to 0.1 mm, from face to face.
-    scaled = zoom(sample.astype(np.float32), (1, 1.2, 1.1), order=1, grid_mode=True, mode="nearest")
-    np.save("sample.npy", scaled)
-    matrix = np.array([[1.03, 0.04, 0.0], [-0.03, 0.98, 0.02], [0.0, -0.03, 1.02]])
-    atlas = affine_transform(scaled, matrix, (0.5, 1.0, -0.4), output_shape=(30, 40, 30), order=1)
-    np.save("atlas.npy", atlas)
-    Path("reg").mkdir()
-    subprocess.run([sys.executable, "-c", IN_VOXELS], check=True, capture_output=True)
+def test_a_folder_of_brainglobe_registration_leads_both_ways(
+    sample: Array, by_elastix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(by_elastix / "in voxels", Path.cwd(), dirs_exist_ok=True)
+    atlas = np.load("atlas.npy")
     told = {"atlas": "test_mouse_100um", "atlas_transform_matrix": np.eye(3).tolist(), "atlas_offset": [0.0, 0.0, 0.0]}
     Path("reg/brainglobe-registration.json").write_text(json.dumps(told))
     assert main(shlex.split("import-registration brain.h5 reg --channel autofluo --name r")) == 0

@@ -90,7 +90,7 @@ edit_forever(change)""",
 @pytest.mark.parametrize("what", _CHANGES)
 def test_a_killed_writer_loses_nothing(what: str, tmp_path: Path, volume: np.ndarray, ingest_series: Callable[..., Any]) -> None:
     """kill -9 at random moments; then the old bytes or the complete change, every checksum, and the next write."""
-    new = np.tile(volume, (4, 1, 6))
+    new = np.tile(volume, (3, 1, 4))
     series = write_series(tmp_path / "series", new)
     path = tmp_path / "data" / "brain.h5"
     path.parent.mkdir()
@@ -107,7 +107,7 @@ def test_a_killed_writer_loses_nothing(what: str, tmp_path: Path, volume: np.nda
         with children.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"go\n"
-            time.sleep(dice.uniform(0, 0.4))
+            time.sleep(dice.uniform(0, 0.25))
             child.send_signal(signal.SIGKILL)
         if not path.exists():
             rolled_back += 1

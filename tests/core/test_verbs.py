@@ -39,6 +39,7 @@ from lsfm_core.cli._options import memory
 from lsfm_core.cli.completion import candidates
 
 from . import children
+from .effort import exhaustive
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -154,9 +155,22 @@ def test_the_manual_promises_the_exit_codes() -> None:
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", manual, re.MULTILINE)] == list(Exit)
 
 
-@pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize(
-    "words", ["info FILE --json", "verify FILE", "info --schema", "export --help", "completion bash", "--version"]
+    ("words", "buffered"),
+    [
+        ("info FILE --json", True),
+        ("info FILE --json", False),
+        ("verify FILE", False),
+        ("info --schema", True),
+        ("export --help", False),
+        ("completion bash", True),
+        ("--version", False),
+        exhaustive("verify FILE", True),
+        exhaustive("info --schema", False),
+        exhaustive("export --help", True),
+        exhaustive("completion bash", False),
+        exhaustive("--version", True),
+    ],
 )
 def test_who_reads_no_further_is_no_complaint(brain_file: Path, words: str, buffered: bool) -> None:
     child = run_without_reader([str(brain_file) if word == "FILE" else word for word in words.split()], buffered)
