@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfm_core import LsfmError
+from lsfm_core import InputError, LsfmError
 from napari_lsfm._positions import Anchor, anchor_shown, carry, move_viewer, place_shown
+from napari_lsfm._viewing import is_open
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -84,8 +85,6 @@ class _Link:
 
     @staticmethod
     def _anchor(viewer: ViewerModel) -> Anchor:
-        from lsfm_core import InputError
-
         found = anchor_shown(viewer)
         if found is None:
             raise InputError(f"{viewer.title}: shows nothing of a file that tells where it lies")
@@ -100,6 +99,9 @@ class _Link:
     def end(self) -> None:
         for slot in self._slots:
             slot.end()
+        for viewer in self.viewers:
+            if is_open(viewer) and _CURSOR in viewer.layers:
+                viewer.layers.remove(_CURSOR)
 
     def follow(self, here: ViewerModel, there: ViewerModel) -> None:
         """Go where the other has gone."""
@@ -118,20 +120,22 @@ class _Link:
         place = self._carried(here, there, position)
         if place is None:
             return
-        whole = np.zeros(there.dims.ndim)
-        whole[-3:] = place
+        # In the plane that is shown, though the mouse's may lie beside it: planes of one are no planes of the other.
+        whole = np.array(there.dims.point, float)
+        lead = there.dims.ndim - 3
+        for axis in there.dims.displayed:
+            if axis >= lead:
+                whole[axis] = place[axis - lead]
         if _CURSOR not in there.layers:
             active = there.layers.selection.active
-            there.add_points(
-                [whole], name=_CURSOR, symbol="cross", size=12, face_color="yellow", border_width=0, out_of_slice_display=True
-            )
+            there.add_points([whole], name=_CURSOR, symbol="cross", size=12, face_color="yellow", border_width=0)
             there.layers[_CURSOR].size = 0.02 * float(np.ptp(there.layers.extent.world, axis=0)[-3:].max())
             there.layers.selection.active = active
         else:
             there.layers[_CURSOR].data = [whole]
 
     def _carried(self, here: ViewerModel, there: ViewerModel, position: Any) -> Any:
-        if not _is_open(here) or not _is_open(there):
+        if not is_open(here) or not is_open(there):
             unlink(here)
             return None
         start, end = anchor_shown(here), anchor_shown(there)
@@ -168,8 +172,3 @@ class _Follower:
 
     def _on_mouse(self, viewer: Any, event: Any) -> None:
         self._owner.point(self._here, self._there, event.position)
-
-
-def _is_open(viewer: Any) -> bool:
-    window = getattr(viewer, "window", None)
-    return window is None or hasattr(window, "_qt_window")

@@ -219,14 +219,19 @@ class Locator:
         self._chains: dict[tuple[str, ...] | str, TransformChain | LsfmError] = {}
         self._tables: dict[str, LabelTable] = {}
         self.own = self._channel.space_name
-        #: The spaces to which transforms lead; those with labels first.
+        #: The spaces to which transforms lead; those with labels first, then those with images, then the farthest.
         self.spaces = self._reachable()
 
     def _reachable(self) -> tuple[str, ...]:
         others = sorted(known_spaces(self._file) - {self.own})
         found = [space for space in others if not isinstance(self._chain(space), LsfmError)]
-        with_labels = {c.space_name for c in self._file.channels.values() if c.kind == "labels"}
-        return tuple(sorted(found, key=lambda space: space not in with_labels))
+        labels, lying = (
+            {c.space_name for c in self._file.channels.values() if c.kind in kinds}
+            for kinds in (("labels",), ("labels", "image", "components"))
+        )
+        # What only lies on the way comes last.
+        steps = {space: len(chain.transforms) for space, chain in self._chains.items() if isinstance(chain, TransformChain)}
+        return tuple(sorted(found, key=lambda space: (space not in labels, space not in lying, -steps[space])))
 
     def _chain(self, way: tuple[str, ...] | str) -> TransformChain | LsfmError:
         if way not in self._chains:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-__all__ = ["attend", "attend_current", "attended", "axcodes_of", "edge_letters", "place_text", "shown_axcodes"]
+__all__ = ["attend", "attend_current", "attended", "axcodes_of", "edge_letters", "is_open", "place_text", "shown_axcodes"]
 
 _ENDINGS = (".h5", ".hdf5")
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
@@ -62,8 +62,14 @@ def _load_ahead() -> None:
 
 
 def attended() -> list[ViewerModel]:
-    """The viewers that are attended to."""
-    return list(_attendants)
+    """The viewers that are attended to, and open."""
+    return [viewer for viewer in _attendants if is_open(viewer)]
+
+
+def is_open(viewer: Any) -> bool:
+    """Whether a viewer's window is there still; one without a window is."""
+    window = getattr(viewer, "window", None)
+    return window is None or hasattr(window, "_qt_window")
 
 
 def axcodes_of(layer: Layer | None) -> str | None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import napari
@@ -24,6 +25,7 @@ from lsfm_core import (
     InputError,
     LabelTable,
     MissingError,
+    StorageError,
     UnknownRegionError,
     export_channel,
     ingest_channel,
@@ -197,6 +199,18 @@ def test_planes_are_computed_beside_the_window(viewer: napari.Viewer, brain: Pat
         get_settings().experimental.async_ = False
 
 
+def test_what_cannot_be_read_from_the_beginning_is_not_shown(brain: Path, cache: Any) -> None:
+    file, view = open_view(request_for(brain, channel="regions", to_space="signal", reference="signal"))
+    labels = np.full((40, ROWS, 80), 5, np.uint32)
+    place: dict[str, Any] = {"voxel_size_mm": (0.05, 0.04, 0.04), "orientation": "AIR", "kind": "labels"}
+    ingest_channel(IngestRequest(path=brain, channel="regions", image=labels, replace=True, **place))
+    viewer = ViewerModel()
+    # The form says it.
+    with pytest.raises(StorageError, match="open the file again"):
+        add_view(viewer, file, view, "signal")
+    assert not viewer.layers
+
+
 # --- the form -------------------------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +370,17 @@ def test_two_viewers_show_the_same_place(brain: Path) -> None:
     # And the other way.
     second.dims.set_point(0, second.dims.point[0] + 0.25)
     np.testing.assert_allclose(place(second) - place(first), MOVED_MM, atol=1e-6)
+    # The mouse in one is a cross in the other.
+    second.layers.selection.active = second.layers[0]
+    for moved in first.mouse_move_callbacks:
+        moved(first, SimpleNamespace(position=first.layers["signal"].data_to_world((25, 30, 50))))
+    anchor = anchor_shown(second)
+    assert anchor is not None
+    cross = second.layers["linked cursor"]
+    np.testing.assert_allclose(anchor.to_ras(cross.data[0]), np.array([2.0, 1.25, 1.16]) + MOVED_MM, atol=1e-6)
+    assert second.layers.selection.active is second.layers[0]
     unlink(second)
+    assert "linked cursor" not in second.layers
     before = place(first)
     second.dims.set_point(0, second.dims.point[0] + 0.25)
     np.testing.assert_array_equal(place(first), before)

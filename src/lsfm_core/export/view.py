@@ -17,7 +17,7 @@ from lsfm_core.export._names import open_chain, with_way
 from lsfm_core.export.plan import ExportPlan, plan_view
 from lsfm_core.export.request import ExportRequest, TransformRequest, TransformStep
 from lsfm_core.export.volume import Volume
-from lsfm_core.geometry import Space, Triple
+from lsfm_core.geometry import Space, Triple, voxel_count
 from lsfm_core.pyramid import Kind
 from lsfm_core.resample import Interpolation, Resampled, VoxelSource
 from lsfm_core.store import LsfmFile
@@ -28,8 +28,10 @@ __all__ = ["ChannelView", "ViewLevel", "chain_to", "view_channel"]
 
 Array = npt.NDArray[Any]
 
-#: Edge of what is computed at once. A plane of the view lies askew in the image, and the box around all of it would be thick.
+#: What is computed at once has no longer edge, and no more voxels: a plane of the view lies askew in the image, and the box around
+#: all of it would be thick.
 _TILE = 256
+_TILE_VOXELS = 2**19
 #: What reading may take beside the result and the cache, of all threads together.
 _MEMORY_BYTES = 64 * 2**20
 _Steps = str | TransformStep | Transform | Sequence[str | TransformStep]
@@ -271,7 +273,14 @@ class _Tiled(LazyArray):
         self._image = image
 
     def _fill(self, box: Box, out: Array, cached: bool) -> None:
-        edges = [[(start, min(start + _TILE, len(run))) for start in range(0, len(run), _TILE)] for run in box[:3]]
+        size = [min(len(run), _TILE) for run in box[:3]]
+        while voxel_count(size) > _TILE_VOXELS:
+            longest = size.index(max(size))
+            size[longest] = -(-size[longest] // 2)
+        edges = [
+            [(start, min(start + step, len(run))) for start in range(0, len(run), step)]
+            for run, step in zip(box, size, strict=False)
+        ]
         tiles = list(product(*edges))
         # Threads that begin next to each other would decode the same chunks at the same time.
         half = -(-len(tiles) // 2)

@@ -142,6 +142,8 @@ class PositionPanel(Container[Any]):
         self.there.value, self.region.value = words["there"] or "not known: no inverse is stored", words["region"] or "none"
         if not words["space"]:
             self.there.value = ""
+        # Of a long name the beginning.
+        self.region.native.setCursorPosition(0)
 
     def _complain(self, text: str) -> None:
         self.said.native.setStyleSheet(ERROR_STYLE)
@@ -170,6 +172,8 @@ class PositionPanel(Container[Any]):
             self._anchor = anchor
             self.channel.value = "" if anchor is None else anchor.channel
             self.other.reset_choices()
+            if anchor is not None and anchor.space in self.other.choices:
+                self.other.value = anchor.space
 
     def _spaces(self, widget: Any = None) -> list[str]:
         anchor = getattr(self, "_anchor", None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lsfm_core import CancelToken, Channel, ExportRequest
+from lsfm_core import CancelToken, Channel, ExportRequest, LsfmError
 from napari_lsfm._linked import link
 from napari_lsfm._through import add_view, open_view, space_of, windows
 from napari_lsfm._widgets._facts import FileFacts
 from napari_lsfm._widgets.fields import Choice, ChoiceOrFile, make_field
 from napari_lsfm._widgets.forms._export_work import by
 from napari_lsfm._widgets.forms._transform_form import TransformForm
-from napari_lsfm._workers import Job
+from napari_lsfm._workers import Job, in_words
 
 if TYPE_CHECKING:
     import napari
@@ -102,10 +102,15 @@ class ThroughForm(TransformForm):
             import napari
 
             viewer = napari.Viewer(title=f"{request.channel} in {space or 'its own space'}")
-        layers = add_view(viewer, file, view, space)
-        said = f"shown as layer {layers[0].name!r}"
+        try:
+            said = f"shown as layer {add_view(viewer, file, view, space)[0].name!r}"
+        except LsfmError as error:
+            return f"Not shown: {in_words(error)}"
         if target == "linked":
-            said += f"; {link(self._viewer, viewer)}"
+            try:
+                said += f"; {link(self._viewer, viewer)}"
+            except LsfmError as error:
+                said += f"; not linked: {in_words(error)}"
         return said
 
 
