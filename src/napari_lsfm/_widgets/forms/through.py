@@ -105,6 +105,8 @@ class ThroughForm(TransformForm):
         try:
             said = f"shown as layer {add_view(viewer, file, view, space)[0].name!r}"
         except LsfmError as error:
+            if viewer is not target:
+                viewer.close()
             return f"Not shown: {in_words(error)}"
         if target == "linked":
             try:
