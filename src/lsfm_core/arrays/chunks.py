@@ -105,16 +105,23 @@ class ChunkCodec:
 
         A block of another type of the same size is stored bit by bit (uint16 as int16).
         """
-        return self.pack(self.octets(block))
+        return self.pack(self.octets(block, scratch=True))
 
-    def octets(self, block: Array) -> Array:
-        """Bytes of one chunk before they are packed: padded, and shuffled where the dataset is."""
+    def octets(self, block: Array, *, scratch: bool = False) -> Array:
+        """Bytes of one chunk before they are packed: padded, and shuffled where the dataset is.
+
+        With `scratch`, they are good until this thread asks for the next.
+        """
         block = block.view(self.dtype)
         if block.shape != self.chunks:
             full = np.zeros(self.chunks, self.dtype)
             full[tuple(slice(n) for n in block.shape)] = block
             block = full
-        return np.ascontiguousarray(_shuffle(block) if self.shuffles else block).view(np.uint8).reshape(-1)
+        if not self.shuffles or self.dtype.itemsize == 1:
+            return np.ascontiguousarray(block).view(np.uint8).reshape(-1)
+        room = np.frombuffer(_scratch.take("octets", block.nbytes), np.uint8) if scratch else np.empty(block.nbytes, np.uint8)
+        _shuffle(block, room.reshape(self.dtype.itemsize, *block.shape))
+        return room
 
     def pack(self, octets: Array) -> bytes:
         """Deflate, and add the checksum, where the dataset has them."""
@@ -298,23 +305,20 @@ def _checked(data: bytes) -> bytes:
     return raw
 
 
-def _shuffle(block: Array) -> Array:
+def _shuffle(block: Array, out: Array) -> None:
+    """Put the first bytes of all elements before the second ones, and so on: (size, a, b, c)."""
     size = block.dtype.itemsize
-    if size == 1:
-        return block
-    out = np.empty((size, *block.shape), np.uint8)
     if size == 2:
         # Casts and shifts run in vector registers: three times faster than strided copies.
         words = block.view(np.uint16)
         np.copyto(out[0], words, casting="unsafe")
         np.right_shift(words, 8, out=out[1], casting="unsafe")
-        return out
+        return
     if block.strides[-1] != size:
         block = np.ascontiguousarray(block)
     octets = block.view(np.uint8)
     for index in range(size):
         out[index] = octets[..., index::size]
-    return out
 
 
 def _unshuffle(flat: Array, dtype: np.dtype[Any]) -> Array:

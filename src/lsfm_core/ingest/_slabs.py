@@ -721,7 +721,7 @@ class PyramidWriter:
             with self._count_lock:
                 self._state.non_finite += odd
         codec = self._writer.codec(level)
-        octets = codec.octets(block)
+        octets = codec.octets(block, scratch=True)
         # While the processor's cache still holds them.
         crc = isal_zlib.crc32(octets)
         return codec.pack(octets), crc
