@@ -17,7 +17,16 @@ from napari.utils import progress as activity
 from qtpy.QtCore import QEventLoop, QObject, QThreadPool, QTimer, Signal
 from qtpy.QtWidgets import QApplication, QDialog, QHBoxLayout, QMainWindow, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from lsfm_core import CancelledError, CancelToken, ExportRequest, IngestRequest, LsfmError, PointsRequest, size_text
+from lsfm_core import (
+    CancelledError,
+    CancelToken,
+    ExportRequest,
+    ImportRegistrationRequest,
+    IngestRequest,
+    LsfmError,
+    PointsRequest,
+    size_text,
+)
 from napari_lsfm._words import Words
 
 __all__ = ["Job", "JobPanel", "Latest", "front_window", "in_words", "wait_for"]
@@ -364,7 +373,12 @@ def _outcome(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> 
 
 
 #: What requests call a thing, where that is no word: ``margin_mm``.
-_FIELDS = {field for request in (ExportRequest, IngestRequest, PointsRequest) for field in request.model_fields if "_" in field}
+_FIELDS = {
+    field
+    for request in (ExportRequest, IngestRequest, PointsRequest, ImportRegistrationRequest)
+    for field in request.model_fields
+    if "_" in field
+}
 _FIELD = re.compile(rf"(?<![^ (])(?:[a-z_]+_(?:mm|vox|bytes)|{'|'.join(sorted(_FIELDS))})(?=[:,) ]|$)")
 
 

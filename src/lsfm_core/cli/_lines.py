@@ -16,8 +16,6 @@ from lsfm_core.errors import InputError, LsfmError
 
 if TYPE_CHECKING:
     from lsfm_core._request import Request
-    from lsfm_core.export import ExportRequest, PointsRequest, RegionTableRequest
-    from lsfm_core.ingest import IngestRequest
     from lsfm_core.provenance import LogRecord
 
 __all__ = ["command_line", "request_command"]
@@ -149,7 +147,7 @@ def _command_line(record: LogRecord, file: str) -> str | None:
     return None if words is None else as_command_line(words)
 
 
-def request_command(request: ExportRequest | IngestRequest | PointsRequest | RegionTableRequest) -> list[str]:
+def request_command(request: Request) -> list[str]:
     """The words of the command line that carries a request out; ``shlex.join`` quotes them for a shell.
 
     Raises
@@ -169,7 +167,7 @@ def request_command(request: ExportRequest | IngestRequest | PointsRequest | Reg
     else:
         if isinstance(request, PointsRequest) and not isinstance(request.points, os.PathLike):
             raise InputError("points: the command line reads files: give the path of one")
-        if request.output is None:
+        if getattr(request, "output", "is not asked for") is None:
             raise InputError("output: the command line writes a file: name one")
     words = _words(operation, request)
     if words is None:

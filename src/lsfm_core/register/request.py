@@ -101,26 +101,20 @@ class ImportRegistrationRequest(Request):
     )
     landmark_unit: Literal["um", "mm"] | None = told(None, "Landmarks are in", "The unit of BigWarp's landmarks", empty="not told")
     field_error_vox: float = told(
-        0.01, "Field error (voxels)", "What fields that stand for splines may be off by between their voxels", gt=0, le=0.1
+        0.01, "Field error", "What fields that stand for splines may be off by between their voxels, in voxels", gt=0, le=0.1
     )
     result: Path | None = told(
         None, "Result", "The image that the program has made with its transforms, to compare with", empty="the one beside its files"
     )
     moved: Path | None = told(None, "Moved image", "The image that the program was given to move", empty="the channel")
-    prove: bool = told(
-        True, "Proof", "Otherwise the program's result may even contradict", words="compare with the program's own result"
-    )
-    one_way: bool = told(
-        False, "One way", "Also where the program writes an inverse as well", words="a field without its inverse will do"
-    )
-    mirrored: bool = told(
-        False, "Mirrored", "Otherwise transforms that mirror space are refused", words="the spaces mirror each other"
-    )
+    prove: bool = told(True, "Proof", "Otherwise the program's result may even contradict", words="compare with the result")
+    one_way: bool = told(False, "One way", "Also where the program writes an inverse as well", words="no inverse is needed")
+    mirrored: bool = told(False, "Mirrored", "Otherwise transforms that mirror space are refused", words="mirror images are meant")
     labels: Path | None = told(
         None, "Label table", "What the ids of the program's annotation mean", empty="the atlas' own, if it was downloaded"
     )
     labels_channel: str | None = told(None, "Labels channel", "The channel that gets the annotation", empty="NAME_labels")
-    replace: bool = told(False, "Replace", "What has the same names gives way", words="transforms and channels of these names")
+    replace: bool = told(False, "Replace", "What has the same names gives way", words="what has these names")
     memory_bytes: int = told(2 * 10**9, "Memory (GB)", "Memory to use at most", unit="GB", gt=0)
     threads: int | None = told(None, "Threads", "How many cores to use", empty="all cores", gt=0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lsfm_core import Channel, LabelTable, Orientation, Space, known_spaces, open_lsfm
+from napari_lsfm._layers import LayerData
 
-__all__ = ["FileFacts", "Frame", "Place", "StoredTransform", "layers_of", "lsfm_paths", "origin_of"]
+__all__ = ["FileFacts", "Frame", "Place", "StoredTransform", "layers_of", "lsfm_paths", "origin_of", "show_channel"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -185,6 +186,19 @@ def layers_of(viewer: Any, path: Path, channel: str | None = None) -> list[Any]:
         for layer, origin in found
         if origin is not None and Path(origin["path"]) == path and channel in (None, origin["channel"])
     ]
+
+
+def show_channel(viewer: Any, layers: Sequence[LayerData], channel: str) -> None:
+    """Show a channel of a file's layers, which may have several, in the place of those of a channel that it has replaced."""
+    new = [(data, keywords, kind) for data, keywords, kind in layers if keywords["metadata"]["lsfm"]["channel"] == channel]
+    for _, keywords, _ in new[:1]:
+        path = Path(keywords["metadata"]["lsfm"]["path"])
+        # It may have been opened by another name.
+        for shown in lsfm_paths(viewer):
+            for old in layers_of(viewer, shown, channel) if shown.exists() and shown.samefile(path) else ():
+                viewer.layers.remove(old)
+    for data, keywords, kind in new:
+        getattr(viewer, f"add_{kind}")(data, **keywords)
 
 
 def lsfm_paths(viewer: Any) -> list[Path]:

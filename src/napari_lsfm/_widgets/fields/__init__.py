@@ -8,6 +8,7 @@ from napari_lsfm._widgets.fields._file import FileField
 from napari_lsfm._widgets.fields._make import make_field, nested
 from napari_lsfm._widgets.fields._numbers import Number, Numbers, OneOrThree, number
 from napari_lsfm._widgets.fields._orientation import OrientationEdit, OrientationField, edge_letters, phantom_slices
+from napari_lsfm._widgets.fields._paths import PathsField
 from napari_lsfm._widgets.fields._picture import Grey, Picture, as_grey
 from napari_lsfm._widgets.fields._regions import RegionsField
 from napari_lsfm._widgets.fields._rows import Rows, Scrolled, beside, small_button
@@ -32,6 +33,7 @@ __all__ = [
     "OrientationEdit",
     "OrientationField",
     "PathField",
+    "PathsField",
     "Picture",
     "RegionsField",
     "Rows",

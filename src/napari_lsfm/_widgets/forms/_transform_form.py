@@ -35,6 +35,7 @@ class TransformForm(FileForm):
         self._found: tuple[Any, ...] = ()
         self._numeric: tuple[str, ...] = ()
         self._no_way = ""
+        self._is_looking = False
         super().__init__(viewer)
         self._graphs, self._finder = Latest(self.native), Latest(self.native)
         self._graphs.answered.connect(self.to_space.native.picture.show_graph)
@@ -58,7 +59,7 @@ class TransformForm(FileForm):
     @property
     def is_busy(self) -> bool:
         """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
-        return self._graphs.is_busy or self._finder.is_busy or super().is_busy
+        return self._graphs.is_busy or self._is_looking or super().is_busy
 
     def __call__(self, request: TransformRequest) -> None:
         """Show a request, as soon as its file was looked into."""
@@ -84,6 +85,7 @@ class TransformForm(FileForm):
         super()._on_left()
         self._graphs.forget()
         self._finder.forget()
+        self._is_looking = False
         self.to_space.native.picture.show_graph(None)
 
     def _on_facts(self, facts: FileFacts) -> None:
@@ -158,14 +160,17 @@ class TransformForm(FileForm):
         space, channel, via, facts = self._space, peek(self.channel), peek(self.via) or (), self._facts
         if self._is_filling or space is None or channel is None or facts is None:
             self._finder.forget()
+            self._is_looking = False
             self.transforms.native.ask_numeric(False)
             return
         lone = self.transforms.native.fields_without_inverse
         may_invert = self.transforms.native.is_numeric_allowed
+        self._is_looking = True
         self._finder.ask(lambda _: _search(facts.path, channel, space, via, lone if may_invert else ()))
         self._changed()
 
     def _on_way(self, way: Way) -> None:
+        self._is_looking = False
         self._take_steps(way.steps)
         stems = [step.removesuffix(":invert") for step in way.steps]
         self.to_space.native.picture.mark(way.spaces, stems)
@@ -173,6 +178,7 @@ class TransformForm(FileForm):
         self._changed()
 
     def _on_no_way(self, message: str) -> None:
+        self._is_looking = False
         self._take_steps(())
         self._no_way = f"To space: {message}"
         self.transforms.native.ask_numeric("--numeric-inverse" in message)
@@ -211,7 +217,7 @@ class TransformForm(FileForm):
         return given | {"via": given.get("via") or (), "transforms": (), "numeric_inverse": self._numeric}
 
     def _hindrance(self) -> str:
-        return "…" if self._finder.is_busy else super()._hindrance()
+        return "…" if self._is_looking else super()._hindrance()
 
     def _look_ahead(self) -> None:
         if self._no_way:

@@ -19,9 +19,8 @@ from lsfm_core import (
     plan_ingest,
     size_text,
 )
-from napari_lsfm._layers import LayerData
 from napari_lsfm._reader import present_layers
-from napari_lsfm._widgets._facts import layers_of, lsfm_paths
+from napari_lsfm._widgets._facts import show_channel
 from napari_lsfm._widgets.fields import Choice, OrientationField, Words, edge_letters, make_field
 from napari_lsfm._widgets.forms._form import Form
 from napari_lsfm._widgets.forms._ingest_found import FoundImage
@@ -351,7 +350,7 @@ class IngestForm(Form):
         return self.panel.run(ingest(request), f"Ingest {request.channel}", lambda report: self._on_done(request, report))
 
     def _on_done(self, request: IngestRequest, report: IngestReport) -> str:
-        opener = self._latest(lambda layers: self._show_layers(layers, request.channel), self.panel.complain)
+        opener = self._latest(lambda layers: show_channel(self._viewer, layers, request.channel), self.panel.complain)
         opener.ask(lambda _: present_layers(request.path))
         if self.channel.value == request.channel:
             # There is one of that name now: the next one needs another.
@@ -363,15 +362,3 @@ class IngestForm(Form):
         if report.kind == "vectors":
             said.append("Displacement fields are not shown.")
         return "\n".join([*said, *(f"Warning: {warning}" for warning in report.warnings)])
-
-    def _show_layers(self, layers: Sequence[LayerData], channel: str) -> None:
-        """Show a channel, which may have several layers, in the place of those of a channel that it has replaced."""
-        new = [(data, keywords, kind) for data, keywords, kind in layers if keywords["metadata"]["lsfm"]["channel"] == channel]
-        for _, keywords, _ in new[:1]:
-            path = Path(keywords["metadata"]["lsfm"]["path"])
-            # It may have been opened by another name.
-            for shown in lsfm_paths(self._viewer):
-                for old in layers_of(self._viewer, shown, channel) if shown.exists() and shown.samefile(path) else ():
-                    self._viewer.layers.remove(old)
-        for data, keywords, kind in new:
-            getattr(self._viewer, f"add_{kind}")(data, **keywords)
