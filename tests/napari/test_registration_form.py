@@ -150,7 +150,7 @@ def test_a_dropped_folder_is_imported_proven_and_compared(
     assert not form.button.isEnabled()
     with open_lsfm(study / "brain.h5") as file:
         assert file.field_sides("autofluo_to_atlas_warp") == Sides("autofluo_to_atlas_affine", "atlas")
-        assert [record.operation for record in file.log()] == ["write-channel", "import-registration"]
+        assert [record.operation for record in file.log()] == ["write", "import-registration"]
     assert [layer.name for layer in viewer.layers] == ["autofluo"]
     (window,) = (window for window in _QtMainWindow._instances if window._qt_viewer.viewer is not viewer)
     theirs, ours, board = window._qt_viewer.viewer.layers
