@@ -133,12 +133,16 @@ from .spaces import known_spaces as known_spaces
 from .spaces import linear_way as linear_way
 from .store import Channel as Channel
 from .store import Level as Level
+from .store import LinkReport as LinkReport
+from .store import LinkRequest as LinkRequest
 from .store import LsfmFile as LsfmFile
 from .store import RepackReport as RepackReport
 from .store import RepackRequest as RepackRequest
 from .store import VerifyReport as VerifyReport
 from .store import edit_lsfm as edit_lsfm
+from .store import link_files as link_files
 from .store import open_lsfm as open_lsfm
+from .store import plan_link as plan_link
 from .store import plan_repack as plan_repack
 from .store import repack_file as repack_file
 from .store import verify_file as verify_file

@@ -79,7 +79,7 @@ from lsfm_core.register import (
     register_channel,
     write_inputs,
 )
-from lsfm_core.store import RepackRequest, open_lsfm, plan_repack, repack_file, write_xml
+from lsfm_core.store import LinkRequest, RepackRequest, link_files, open_lsfm, plan_link, plan_repack, repack_file, write_xml
 from lsfm_core.upgrade import UpgradeRequest, plan_upgrade, upgrade_file
 
 __all__ = [
@@ -238,6 +238,7 @@ OPERATIONS: Mapping[str, Operation] = {
         lambda request, _: plan_repack(request),
         changes=True,
     ),
+    "link": Operation(LinkRequest, lambda request, *_: link_files(request), lambda request, _: plan_link(request), changes=True),
     "xml": Operation(
         XmlRequest,
         lambda request, *_: write_xml(request.path, overwrite=request.overwrite),

@@ -168,6 +168,7 @@ LINES = {
     "remove-metadata": "remove-metadata brain.h5 specimen",
     "repack": "repack brain.h5 --compression-level 3 --rechunk 8,8,8",
     "xml": "xml brain.h5",
+    "link": "link all.h5 brain.h5",
     "export": "export brain.h5 --channel a --transform shift.txt:invert --resolution 0.1 --output x.nii.gz",
     "export-slices": "export-slices brain.h5 --channel a --axis 2 --range 2,9,3 --output 'p/%02d.png'",
     "transform-points": "transform-points cells.csv --file brain.h5 --channel a --transform old --output out.csv",

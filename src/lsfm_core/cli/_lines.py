@@ -104,6 +104,7 @@ _OPTIONS = {
         "memory_bytes": "--memory", "threads": "--threads",
     },
     "xml": {"overwrite": "--overwrite"},
+    "link": {"overwrite": "--overwrite"},
 }  # fmt: skip
 _OPTIONS["export-slices"] = _OPTIONS["export"]
 _REGION = {
@@ -213,6 +214,8 @@ def _arguments(operation: str, fields: Mapping[str, Any]) -> Iterator[str]:
     if operation == "remove-metadata":
         yield fields["key"]
     yield from fields.get("registration", ())
+    if operation == "link":
+        yield from fields["files"]
     if fields.get("prove") is False:
         yield "--no-proof"
     if operation == "add-metadata":

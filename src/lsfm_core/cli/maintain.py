@@ -12,7 +12,7 @@ from lsfm_core.progress import size_text
 
 if TYPE_CHECKING:
     from lsfm_core.edits import SealRequest, XmlRequest
-    from lsfm_core.store import RepackRequest
+    from lsfm_core.store import LinkRequest, RepackRequest
     from lsfm_core.upgrade import UpgradeRequest
 
 __all__ = ["add_commands"]
@@ -20,6 +20,15 @@ __all__ = ["add_commands"]
 
 def add_commands(verbs: Any) -> None:
     """Let the parser know the commands of this module."""
+    link = add_verb(
+        verbs, "link", _link, "make a file that shows the channels of others, which lie beside it",
+        "lsfm-core link master.h5 autofluo.h5 cfos.h5",
+    )  # fmt: skip
+    link.add_argument("file", metavar="MASTER", help="the file that is made, with its XML")
+    link.add_argument("files", nargs="+", metavar="FILE", help="files whose channels it shows, in its folder or below")
+    link.add_argument("--overwrite", action="store_true", help="replace the master if it exists")
+    add_request(link, _link_request)
+
     repack = add_verb(
         verbs, "repack", _repack, "give back the space of removed channels; compress or chunk a file otherwise",
         "lsfm-core repack brain.h5 --compression-level 3",
@@ -95,6 +104,19 @@ def _chunks(text: str) -> tuple[int, ...]:
     if len(sides) != 3:
         raise argparse.ArgumentTypeError(f"expected three whole numbers separated by commas, found {text!r}")
     return sides
+
+
+def _link_request(arguments: argparse.Namespace) -> LinkRequest:
+    from lsfm_core.store import LinkRequest
+
+    return LinkRequest(path=arguments.file, files=tuple(arguments.files), overwrite=arguments.overwrite)
+
+
+def _link(arguments: argparse.Namespace) -> None:
+    from lsfm_core.store import link_files
+
+    report = link_files(_link_request(arguments))
+    tell(arguments, report, lambda: report.describe().replace("makes   ", "made    "))
 
 
 def _repack_request(arguments: argparse.Namespace) -> RepackRequest:

@@ -15,6 +15,7 @@ from lsfm_core.store.channel import Channel, Level, Sides, own_space
 from lsfm_core.store.edit import edit_lsfm, previous_xml, write_xml
 from lsfm_core.store.editor import LsfmEditor
 from lsfm_core.store.file import LsfmFile
+from lsfm_core.store.link import LinkReport, LinkRequest, link_files, plan_link
 from lsfm_core.store.opening import open_lsfm, target_path
 from lsfm_core.store.recover import recover_folder, recover_lsfm
 from lsfm_core.store.repack import RepackReport, RepackRequest, plan_repack, repack_file
@@ -25,6 +26,8 @@ __all__ = [
     "ChannelWriter",
     "Defect",
     "Level",
+    "LinkReport",
+    "LinkRequest",
     "LsfmEditor",
     "LsfmFile",
     "RepackReport",
@@ -40,9 +43,11 @@ __all__ = [
     "compare_xml",
     "edit_lsfm",
     "is_setup",
+    "link_files",
     "open_lsfm",
     "own_space",
     "parse_xml",
+    "plan_link",
     "plan_repack",
     "previous_xml",
     "recover_folder",
