@@ -33,6 +33,7 @@ from lsfm_core import (
     StorageError,
     UnknownChannelError,
 )
+from lsfm_core import cli
 from lsfm_core.cli import build_parser, look, main
 from lsfm_core.cli._lsfmpy import _OPTIONS, _PATTERN, _REFUSED, _SWITCHES, in_our_words
 from lsfm_core.cli._options import memory
@@ -137,6 +138,8 @@ def test_exit_codes(
         raise error("what\nis wrong")
 
     monkeypatch.setattr(look, "_info", fail)
+    # Those that are kept know of another function.
+    monkeypatch.setattr(cli, "build_parser", build_parser)
     assert main(["info", "x.h5"]) == code
     shown = capsys.readouterr().err
     assert shown.startswith("lsfm-core info: ")

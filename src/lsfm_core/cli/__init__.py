@@ -37,7 +37,7 @@ from lsfm_core.cli._exit import Exit
 from lsfm_core.cli._json import nobody_listens, remark
 from lsfm_core.cli._lines import command_line, request_command
 from lsfm_core.cli._lsfmpy import UsageError, in_our_words
-from lsfm_core.cli._options import Parser, option_names, show_plan
+from lsfm_core.cli._options import Parser, Verbs, option_names, show_plan
 from lsfm_core.errors import ExistsError, LsfmError
 from lsfm_core.plain import plain
 from lsfm_core.progress import CancelToken
@@ -69,12 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = build_parser()
     given = [*(sys.argv[1:] if argv is None else argv)]
     try:
         words = in_our_words(_as_option(given))
     except UsageError as error:
-        parser.error(str(error))
+        build_parser("").error(str(error))
+    first = words[0] if words else ""
+    # Options of the program itself may stand before a command.
+    parser = build_parser("" if first in ("-h", "--help") else None if first.startswith("-") else first)
     arguments = parser.parse_args(words)
     command: Callable[[argparse.Namespace], int | None] = arguments.command
     if "request_of" in arguments and arguments.dry_run:
@@ -146,15 +148,16 @@ def _as_option(words: list[str]) -> list[str]:
     return [*words[:-2], words[-1]] if words[-2:] == ["--", "--interactive"] else words
 
 
-def build_parser() -> Parser:
-    """The parser of all commands."""
+def build_parser(wanted: str | None = None) -> Parser:
+    """The parser of all commands, or of one among all their names; none has the options of an empty text."""
     parser = Parser(
         prog="lsfm-core",
         description="Pack light-sheet stacks into one HDF5/BigDataViewer file, and take pieces of it out in RAS space.",
         epilog="exit codes: 0 done; 1 failed; 2 command line not understood; 3 bad input; 4 a file is damaged; 130 interrupted",
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this program and its libraries, and exit")
-    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    verbs = cast(Verbs, parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, action=Verbs))
+    verbs.wanted = wanted
     kinds = (write, look, metadata, preview, log, export, divided, run, points, regions, register, maintain, sample, completion)
     for commands in kinds:
         commands.add_commands(verbs)

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import fields, is_dataclass
 from math import isfinite
 from typing import Any
 
@@ -66,6 +65,8 @@ def as_json(value: Any) -> Any:
 
     Arrays are told by shape and type, for they stand in the output; chains of transforms in their own words.
     """
+    from dataclasses import fields, is_dataclass
+
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

@@ -158,6 +158,33 @@ class Parser(argparse.ArgumentParser):
             self.error(f"there is no option {name}" + "".join(f"; did you mean {option}?" for option in near))
 
 
+class Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """The commands: of those that nobody has asked for, only what the list of all of them says, since options take time to make.
+
+    Attributes
+    ----------
+    wanted : str or None
+        The command that is asked for, or a text that is none; None: all are.
+    """
+
+    wanted: str | None = None
+
+    def add_parser(self, name: str, **options: Any) -> Any:
+        if self.wanted in (None, name):
+            return super().add_parser(name, **options)
+        self._choices_actions.append(self._ChoicesPseudoAction(name, (), options["help"]))
+        unmade: Any = _Unmade()
+        self._name_parser_map[name] = unmade
+        return unmade
+
+
+class _Unmade:
+    """Takes every option, and makes none."""
+
+    def __getattr__(self, _: str) -> Callable[..., _Unmade]:
+        return lambda *_, **__: self
+
+
 def add_verb(
     verbs: Any, name: str, command: Callable[[argparse.Namespace], int | None], summary: str, example: str
 ) -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell, warn
@@ -72,7 +71,9 @@ def add_commands(verbs: Any) -> None:
         "--field-convention",
         choices=("lps-displacement", "ras-displacement", "lps-position", "ras-position"),
         default="lps-displacement",
-        help="what the vectors of displacement fields are (default lps-displacement, as of ITK and ANTs)",
+        metavar="CONVENTION",
+        help="what the vectors of displacement fields are: lps-displacement (default, as of ITK and ANTs), "
+        "ras-displacement, lps-position or ras-position",
     )
     upgrade.add_argument(
         "--compression-level", dest="compression", type=int, choices=range(4), default=1, help="0 none, 1 fast to 3"
@@ -171,6 +172,8 @@ def _upgrade_request(arguments: argparse.Namespace) -> UpgradeRequest:
 
 
 def _upgrade(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from lsfm_core.upgrade import upgrade_file
 
     with bar(arguments) as progress:
