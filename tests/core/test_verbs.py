@@ -32,8 +32,8 @@ from lsfm_core import (
     SourceError,
     StorageError,
     UnknownChannelError,
+    cli,
 )
-from lsfm_core import cli
 from lsfm_core.cli import build_parser, look, main
 from lsfm_core.cli._lsfmpy import _OPTIONS, _PATTERN, _REFUSED, _SWITCHES, in_our_words
 from lsfm_core.cli._options import memory
