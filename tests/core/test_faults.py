@@ -196,6 +196,7 @@ WRITES = {
     "write, new": "write D/new.h5 --channel more --image W/image.npy --voxel-size 1,1,1 --orientation AIR",
     "write-field": "write-field D/brain.h5 --channel warp --image W/field.nrrd",
     "write-affine": "write-affine D/brain.h5 --channel first --name more --affine W/affine.txt",
+    "import-registration": "import-registration D/brain.h5 W/field.nrrd --tool itk --channel first --atlas-space far",
     "set-space": "set-space D/brain.h5 --channel first --space atlas",
     "rename-space": "rename-space D/brain.h5 --space there --to elsewhere",
     "link-spaces": "link-spaces D/brain.h5 --space there --to first",

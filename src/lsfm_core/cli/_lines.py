@@ -62,7 +62,7 @@ _OPTIONS = {
     "import-registration": {
         "channel": "--channel", "atlas_space": "--atlas-space", "name": "--name", "tool": "--tool", "fixed": "--fixed",
         "atlas_image": "--atlas-image", "landmark_unit": "--landmark-unit",
-        "field_error_vox": "--field-error", "result": "--result", "moved": "--moved",
+        "field_convention": "--field-convention", "field_error_vox": "--field-error", "result": "--result", "moved": "--moved",
         "one_way": "--one-way", "mirrored": "--mirrored", "labels": "--labels", "labels_channel": "--labels-channel",
         "replace": "--overwrite", "memory_bytes": "--memory", "threads": "--threads",
     },

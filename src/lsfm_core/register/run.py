@@ -35,6 +35,8 @@ __all__ = ["ImportReport", "carried_out", "chain_of", "images_of", "import_regis
 
 #: What is kept with transforms of which there is no proof.
 NOT_PROVEN = "not proven"
+#: What a map leaves of a volume that it makes flat.
+_FLAT = 1e-3
 #: Points at which it is looked whether space is mirrored.
 _POINTS = 2000
 #: Voxels of a level that is held in memory.
@@ -179,7 +181,7 @@ def _store(
                 channel,
                 kind="vectors",
                 image=part.open(),
-                field_convention=part.convention,
+                field_convention=part.convention if request.field_convention is None else request.field_convention,
                 inverse_of=inverse if channel == name else None,
                 from_space=_spelled(editor, sides[0]),
                 space=_spelled(editor, sides[1]),
@@ -278,7 +280,8 @@ def _check_mirrored(request: ImportRegistrationRequest, plan: RegistrationPlan, 
     points = space.to_world(index)
     step = min(space.voxel_size_mm) / 2
     columns = [(chain.map_points(points + step * axis) - chain.map_points(points - step * axis)) / (2 * step) for axis in np.eye(3)]
-    mirrored = float((np.linalg.det(np.stack(columns, axis=-1)) < 0).mean())
+    # Where all points come to one place, rounding has a sign as well.
+    mirrored = float((np.linalg.det(np.stack(columns, axis=-1)) < -_FLAT).mean())
     if mirrored > 0.5:
         raise SourceError(
             f"{plan.found.files[0].parent}: the transforms turn space into its mirror image (the determinant is negative at "
