@@ -199,7 +199,7 @@ WRITES = {
     "import-registration": "import-registration D/brain.h5 W/field.nrrd --tool itk --channel first --atlas-space far",
     "set-space": "set-space D/brain.h5 --channel first --space atlas",
     "rename-space": "rename-space D/brain.h5 --space there --to elsewhere",
-    "link-spaces": "link-spaces D/brain.h5 --space there --to first",
+    "link-spaces": "link-spaces D/brain.h5 --space left --to first",
     "remove-channel": "remove-channel D/brain.h5 --channel first",
     "rename-channel": "rename-channel D/brain.h5 --channel first --to second",
     "add-metadata": "add-metadata D/brain.h5 key=value",
@@ -303,6 +303,8 @@ def surroundings(path: Path, tmp_path: Path) -> Path:
         main(["export", str(path), "--channel", "first", "--grid", "0,0,0", "--size", "20,20,20", "--output", str(work / "chunks")])
         == 0
     )
+    sides = ["--from", "left", "--to", "right"]
+    assert main(["write-affine", str(path), "--channel", "first", "--name", "aside", *sides, *affine]) == 0
     (path.parent / "there.nii").write_bytes(b"old")
     return work
 
