@@ -322,6 +322,15 @@ def test_the_panel_tells_copies_and_goes(viewer: napari.Viewer, brain: Path, qtb
     panel.copy.changed.emit(True)
     assert QApplication.clipboard().text() == "2.400,1.500,0.840"
 
+    # A click with Alt does both at once, one without does nothing.
+    panel.copied.value = "all"
+    everything = "Voxel 3,4,5; mm 0.200,0.150,2.200; mm there 0.600,0.650,1.880; Region CB: cerebellum"
+    for modifiers, text in (((), "2.400,1.500,0.840"), (("Alt",), everything)):
+        event = SimpleNamespace(modifiers=modifiers, position=signal.data_to_world((3, 4, 5)))
+        for clicked in [slot for slot in viewer.mouse_drag_callbacks if getattr(slot, "__self__", None) is panel]:
+            clicked(viewer, event)
+        assert QApplication.clipboard().text() == text
+
     def there() -> Any:
         return np.rint(signal.world_to_data(place_shown(viewer))).astype(int).tolist()
 
