@@ -103,7 +103,7 @@ def logged_parts(name: Path | None, files: Sequence[Path], parts: Sequence[Part]
     assert name is not None
     if any(path.is_dir() for path in files[:1]):
         return logged_files(name, files)
-    digests = [digest for part in parts for digest in part.sha256]
+    digests = [digest for part in parts for digest in part.digests]
     several = "".join(f"{digest}\n" for digest in digests)
     digest = digests[0] if len(digests) == 1 else hashlib.sha256(several.encode()).hexdigest()
     size = sum(size for part in parts for size in part.sizes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ from lsfm_core.export.request import ExportRequest
 from lsfm_core.export.volume import Volume
 from lsfm_core.formats import check_output, open_sink, output_axis, output_paths
 from lsfm_core.geometry import Shape3
-from lsfm_core.parallel import Divided, Division, Item, Maker, Part, Share, make_with
+from lsfm_core.parallel import PASSING, Divided, Division, Item, Maker, Part, Share, crc_of, make_with
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
 from lsfm_core.provenance import LoggedFile, logged_files
 from lsfm_core.store import LsfmFile
@@ -168,9 +167,11 @@ class _Slabs(Division):
         with shared_plan(self.request, share, self.axis, ITEM_BYTES) as (_, plan):
 
             def make(item: Item, place: Path, cancel: CancelToken) -> list[Path]:
-                path = place / f"{item.number:07d}.npy"
+                path = place / f"{item.number:07d}{PASSING}"
                 report = Progress("export", 0, None, cancel)
-                np.save(path, _read(plan.crop(item.starts, item.stops), report, "F" if self.axis == 2 else "C"))
+                array = _read(plan.crop(item.starts, item.stops), report, "F" if self.axis == 2 else "C")
+                with path.open("wb") as file:
+                    np.save(file, array)
                 return [path]
 
             yield make
@@ -234,7 +235,7 @@ def _slab_of(part: Part) -> np.ndarray[Any, Any]:
     """The voxels that an item has made, if its file is as it was then."""
     (path,) = part.paths
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != part.sha256[0]:
+    if crc_of(data) != part.digests[0]:
         raise ChecksumError(f"{path}: {part.item.name}: is not as it was made by {part.host}")
     array: np.ndarray[Any, Any] = np.load(io.BytesIO(data), allow_pickle=False)
     return array

@@ -287,7 +287,7 @@ def divide_chunks(plan: ExportPlan, request: ExportRequest, layout: ChunkLayout)
             for part, box, name, own in zip(parts, layout.boxes, layout.names, partials, strict=True):
                 for source, partial in zip(part.paths, own, strict=True):
                     put_part(source, partial)
-                row = _row(box, name, plan.target.crop(box.starts, box.stops), part.sha256[0])
+                row = _row(box, name, plan.target.crop(box.starts, box.stops), part.digests[0])
                 rows.append(row if part.shard is None else row | {"shard": part.shard})
                 made.append(part)
         return logged_parts(layout.request.output, layout.files, made)

@@ -34,7 +34,7 @@ from lsfm_core.export._spaces import check_spaces
 from lsfm_core.export.plan import BASE_BYTES
 from lsfm_core.export.request import SHARD_TIP, TransformRequest
 from lsfm_core.geometry import Space, voxel_count
-from lsfm_core.parallel import Divided, Division, Item, Maker, Part, Share, check_shard, checksum, make_with
+from lsfm_core.parallel import PASSING, Divided, Division, Item, Maker, Part, Share, check_shard, checksum, make_with
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback, size_text
 from lsfm_core.provenance import Draft, LoggedFile, logged_files, recorded
 from lsfm_core.regions import Hemisphere, Label, LabelTable, sweep_blocks
@@ -483,9 +483,10 @@ class _Counts(Division):
                 histograms = Histograms(plan.level.dtype, request.threshold, plan.histogram_bytes * 3 // 4)
                 blocks = sweep_blocks(plan.level.data, item.starts, item.stops)
                 _count(plan, keys, histograms, blocks, Progress("regions", 0, None, cancel))
-                path = place / f"{item.number:07d}.npz"
+                path = place / f"{item.number:07d}{PASSING}"
                 counted: dict[str, Any] = histograms.dump() | {"ids": np.array([*keys.numbers], plan.labels_level.dtype)}
-                np.savez_compressed(path, **counted)
+                with path.open("wb") as file:
+                    np.savez_compressed(file, **counted)
                 return [path]
 
             yield make
@@ -535,7 +536,7 @@ def divide_table(plan: RegionTablePlan, request: RegionTableRequest, tables: lis
 
 def _absorb(part: Part, keys: _Keys, histograms: Histograms) -> None:
     (path,) = part.paths
-    if checksum(path)[1] != part.sha256[0]:
+    if checksum(path)[1] != part.digests[0]:
         raise ChecksumError(f"{path}: {part.item.name}: is not as it was made by {part.host}")
     with np.load(path, allow_pickle=False) as dumped:
         counted = {name: dumped[name] for name in dumped.files}

@@ -4,7 +4,7 @@ Inside: `_items` what is divided, and into what; `_batches` how items are made, 
 `_ledger` what is known of the items of an output that is made in shards; `_shards` these; `_dask` clusters.
 """
 
-from lsfm_core.parallel._batches import carry_out, checksum
+from lsfm_core.parallel._batches import PASSING, carry_out, checksum, crc_of
 from lsfm_core.parallel._dask import cluster
 from lsfm_core.parallel._divided import Divided, make_with
 from lsfm_core.parallel._items import Division, Item, Maker, Part, Share
@@ -12,6 +12,7 @@ from lsfm_core.parallel._ledger import check_shard, is_joined, shard_range, shar
 from lsfm_core.parallel._shards import ItemState, ShardResult, ShardsStatus, make_shard, shards_status
 
 __all__ = [
+    "PASSING",
     "Divided",
     "Division",
     "Item",
@@ -25,6 +26,7 @@ __all__ = [
     "check_shard",
     "checksum",
     "cluster",
+    "crc_of",
     "is_joined",
     "make_shard",
     "make_with",

@@ -24,13 +24,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from isal import isal_zlib
+
 from lsfm_core.errors import CancelledError, InputError, LsfmError, MissingError, StorageError
 from lsfm_core.parallel._items import Division, Item, Maker, Part, Share
 from lsfm_core.progress import CancelToken, Progress
 from lsfm_core.provenance import sha256
 from lsfm_core.threads import default_threads
 
-__all__ = ["carry_out", "checksum", "part_folder", "program_version"]
+__all__ = ["PASSING", "carry_out", "checksum", "crc_of", "part_folder", "program_version"]
 
 #: A batch is to take about so long: little beside what a scheduler needs for a task, and all that is lost with a worker.
 _BATCH_SECONDS = 5.0
@@ -52,6 +54,8 @@ _IDLE_SECONDS = 10.0
 _STOP, _STOP_SECONDS = "stop", 15.0
 #: Files of so many items lie in one folder.
 _FOLDER_ITEMS = 1000
+#: What a file is called that is joined with others soon, and then removed: it is not worth a checksum that takes its time.
+PASSING = ".part"
 
 
 @cache
@@ -161,9 +165,18 @@ def part_folder(folder: Path, number: int) -> Path:
 
 
 def checksum(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file, or of all files of a folder in the order of their names."""
+    """Size and SHA-256 of a file, or of all files of a folder in the order of their names; CRC-32 of what is on its way only."""
+    if path.suffix == PASSING:
+        with path.open("rb") as file:
+            data = file.read()
+        return len(data), crc_of(data)
     files = [file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.is_file()]
     return sum(file.stat().st_size for file in files), sha256(*files)
+
+
+def crc_of(data: bytes) -> str:
+    """CRC-32 in hexadecimal digits."""
+    return f"{isal_zlib.crc32(data):08x}"
 
 
 def _taken(waiting: deque[Item], count: int) -> Iterator[Item]:

@@ -48,8 +48,8 @@ class Part:
         Files, or folders.
     sizes : tuple of int
         Their bytes.
-    sha256 : tuple of str
-        Of each; of a folder, of all its files in the order of their names.
+    digests : tuple of str
+        SHA-256 of each; of a folder, of all its files in the order of their names. CRC-32 of what is joined, and then removed.
     shard : int or None
         By which it was made, from 1.
     host : str
@@ -59,7 +59,7 @@ class Part:
     item: Item
     paths: tuple[Path, ...]
     sizes: tuple[int, ...]
-    sha256: tuple[str, ...]
+    digests: tuple[str, ...]
     shard: int | None
     host: str
     seconds: float

@@ -154,7 +154,7 @@ class Ledger:
             self._file = self.place / f"shard-{part.shard or 0:03d}-{secrets.token_hex(4)}.jsonl"
         line = {
             "item": part.item.number,
-            "files": [[path.name, n, digest] for path, n, digest in zip(part.paths, part.sizes, part.sha256, strict=True)],
+            "files": [[path.name, n, digest] for path, n, digest in zip(part.paths, part.sizes, part.digests, strict=True)],
             "shard": part.shard,
             "host": part.host,
             "seconds": round(part.seconds, 3),
@@ -196,7 +196,7 @@ class Ledger:
         """Whether an item's files are there, and as they were made; `thorough` reads them."""
         if part is None or not all(path.exists() for path in part.paths):
             return "missing"
-        for path, size, digest in zip(part.paths, part.sizes, part.sha256, strict=True):
+        for path, size, digest in zip(part.paths, part.sizes, part.digests, strict=True):
             if path.is_file() and path.stat().st_size != size:
                 return "damaged"
             if thorough and checksum(path) != (size, digest):
