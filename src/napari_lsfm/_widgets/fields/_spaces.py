@@ -19,7 +19,7 @@ __all__ = ["SpaceField", "SpacePicture"]
 
 #: How small letters may become; what is larger then is scrolled.
 _LEAST_SCALE = 0.8
-_MOST_HEIGHT = 420
+_MOST_HEIGHT = 460
 _STEPS = {Qt.Key.Key_Left: (-1, 0), Qt.Key.Key_Right: (1, 0), Qt.Key.Key_Up: (0, -1), Qt.Key.Key_Down: (0, 1)}
 _TIP = "The spaces of the file, and the transforms between them. Choose with a click, or with the arrow keys and Enter"
 
@@ -153,6 +153,10 @@ class SpacePicture(QScrollArea):
         room = max(1, self.width() - 2)
         drawn = max((lay_out_spaces(self._graph, downward=way) for way in (False, True)), key=lambda m: min(1.0, room / m.width))
         self._scale = scale = max(_LEAST_SCALE, min(1.0, room / drawn.width, _MOST_HEIGHT / drawn.height))
+        if drawn.height * scale > _MOST_HEIGHT:
+            # Beside it stands what scrolls it.
+            room -= self.verticalScrollBar().sizeHint().width()
+            self._scale = scale = max(_LEAST_SCALE, min(scale, room / drawn.width))
         self.canvas.show_map(drawn, scale, self._marked)
         bar = self.horizontalScrollBar().sizeHint().height() if drawn.width * scale > room else 0
         self.setFixedHeight(min(_MOST_HEIGHT, self.canvas.height() + bar + 2))

@@ -258,7 +258,7 @@ class RegistrationForm(FileForm):
     ) -> str:
         proof = report.proof.describe() if report.proof is not None else f"not proven: {report.not_proven}"
         if self._says() == said:
-            self._done = said, f"Done: {request.path.name} holds the registration of {report.tool}; {proof}"
+            self._done = said, f"Done: {request.path.name} holds the registration of {report.tool}."
         if report.labels_channel is not None:
             self._show_labels(request.path, report.labels_channel)
         if comparison is not None:
