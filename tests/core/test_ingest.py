@@ -32,7 +32,7 @@ from lsfm_core import (
     open_lsfm,
 )
 from lsfm_core.formats import Source
-from lsfm_core.ingest._slabs import MemoryNeeds, MemoryPlan
+from lsfm_core.ingest._memory import MemoryNeeds, MemoryPlan
 from lsfm_core.pyramid import Reducer, plan_levels
 from lsfm_core.testing import write_series
 

@@ -16,7 +16,8 @@ from isal import isal_zlib
 
 from lsfm_core.errors import InputError
 from lsfm_core.geometry import Space, voxel_count
-from lsfm_core.ingest._slabs import DIGESTS, IngestState, PyramidWriter, digest_of, stamps_of
+from lsfm_core.ingest._slabs import PyramidWriter
+from lsfm_core.ingest._state import DIGESTS, IngestState, digest_of, stamps_of
 from lsfm_core.ingest.plan import IngestPlan, check_target, planned, space_words
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback

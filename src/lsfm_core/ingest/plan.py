@@ -14,7 +14,7 @@ from lsfm_core.errors import InputError, UnknownChannelError
 from lsfm_core.formats import Source, kind_of
 from lsfm_core.geometry import Orientation, Space, voxel_count
 from lsfm_core.images import open_source
-from lsfm_core.ingest._slabs import MemoryPlan, plan_memory
+from lsfm_core.ingest._memory import MemoryPlan, plan_memory
 from lsfm_core.ingest.request import IngestRequest
 from lsfm_core.metadata import ImageMetadata, plain_json, read_metadata
 from lsfm_core.progress import size_text
