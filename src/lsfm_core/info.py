@@ -71,6 +71,8 @@ class AffineInfo(_Part):
     """The space on its inner side, toward the image; null where that is not known."""
     to_space: str | None
     """The space on its outer side, toward the output."""
+    proof: str | None
+    """Of one that was imported: whether its program's own result was made anew with it."""
 
 
 class LabelsInfo(_Part):
@@ -132,6 +134,8 @@ class ChannelInfo(_Part):
     """Name of the space that it lives in, of vectors that of the outer side; null where it is not known."""
     from_space: str | None
     """For vectors: the space on the inner side, toward the image."""
+    proof: str | None
+    """For vectors that were imported: whether their program's own result was made anew with them."""
     axcodes: str | None
     """For planes, rows, columns the side toward which the index grows; null where it is not recorded how the specimen lay."""
     origin_letters: str | None
@@ -196,10 +200,13 @@ class ChannelInfo(_Part):
             for source in sources.files or ():
                 yield "", f"{source.crc32:08x}  {source.size:>12}  {source.name}"
         for affine in self.affines:
-            yield "affine", f"{affine.name}: {affine.words}; {_sides(affine.from_space, affine.to_space)}"
+            proof = f"; {affine.proof}" if affine.proof else ""
+            yield "affine", f"{affine.name}: {affine.words}; {_sides(affine.from_space, affine.to_space)}{proof}"
         if self.field is not None:
             yield "field", f"{self.field}; {_sides(self.from_space, self.space)}"
             yield "inverse", self.inverse or "none"
+            if self.proof:
+                yield "proof", self.proof
         if self.labels is not None:
             ontology = "with" if self.labels.has_ontology else "without"
             yield "labels", f"{self.labels.entries} entries, {self.labels.with_colour} with colour, {ontology} ontology"
@@ -306,6 +313,7 @@ def _channel(file: LsfmFile, channel: Channel, sources: bool) -> ChannelInfo:
         unit=channel.unit,
         space=sides.outer,
         from_space=sides.inner,
+        proof=file.proof(channel.name) or None,
         axcodes=orientation.axcodes if orientation else None,
         origin_letters=orientation.origin_letters if orientation else None,
         orientation=orientation.describe() if orientation else None,
@@ -347,7 +355,12 @@ def _level(level: Level) -> LevelInfo:
 def _affine(file: LsfmFile, channel: Channel, name: str) -> AffineInfo:
     affine, sides = file.affine(channel.name, name), file.affine_sides(channel.name, name)
     return AffineInfo(
-        name=name, matrix=affine.matrix.tolist(), words=affine.describe(), from_space=sides.inner, to_space=sides.outer
+        name=name,
+        matrix=affine.matrix.tolist(),
+        words=affine.describe(),
+        from_space=sides.inner,
+        to_space=sides.outer,
+        proof=file.proof(channel.name, name) or None,
     )
 
 

@@ -162,6 +162,12 @@ def test_what_ants_has_left_gives_its_own_voxels_and_points(study: Path, capsys:
     )
     there = mapped(points)
     assert np.linalg.norm(there - back[list("xyz")].to_numpy() * LPS, axis=1).max() < 0.01 * 0.1
+    # What was proven is told from then on, of all three, also by a copy.
+    assert main(["repack", "brain.h5", "--output", "copy.h5", "--quiet"]) == 0
+    for name in ("brain.h5", "copy.h5"):
+        for verb in ("spaces", "info"):
+            assert main([verb, name]) == 0
+            assert capsys.readouterr().out.count("proven against reg_Warped.nii.gz: r = 1.0000") == 3, (verb, name)
     # What a window shows beside each other is ANTs' image, and the one that comes out here.
     looked = compare_registration(asked(registration="ants", name="reg"))
     assert looked is not None and (looked.result_name, looked.made_name) == ("reg_Warped.nii.gz", "autofluo")
@@ -641,6 +647,16 @@ def test_a_brain_that_lies_otherwise_than_was_said_is_found_out(sample: Array, c
     Path("reg/deformation_field_1.tiff").unlink()
     take("reg", 3)
     assert "deformation_field_1.tiff" in capsys.readouterr().err
+    # Files of another run, whose grids are others.
+    import tifffile
+
+    for part in ("registered_atlas", "downsampled_standard", "deformation_field_2"):
+        shutil.rmtree("reg")
+        brainreg(sample, Path("reg"))
+        tifffile.imwrite(f"reg/{part}.tiff", np.zeros((8, 9, 7), np.float32 if part.startswith("def") else np.uint16))
+        # The grid of the standard is the atlas', if nothing else tells it: then its image contradicts.
+        take("reg", 4 if part == "downsampled_standard" else 3)
+        assert part in capsys.readouterr().err and nothing_stored(b"")
 
 
 #: As brainglobe-registration calls elastix: arrays without a place, the sample is the image that stays.
