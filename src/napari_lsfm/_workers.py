@@ -134,13 +134,25 @@ class Latest(QObject):
         When it goes, the question in progress is cancelled.
     delay_ms : int
         How long questions must have ceased before one is looked at.
+    answered, failed : callable, optional
+        Slots of the signals.
     """
 
     answered = Signal(object)
     failed = Signal(str)
 
-    def __init__(self, parent: QObject, delay_ms: int = 0) -> None:
+    def __init__(
+        self,
+        parent: QObject,
+        delay_ms: int = 0,
+        *,
+        answered: Callable[[Any], object] | None = None,
+        failed: Callable[[str], object] | None = None,
+    ) -> None:
         super().__init__(parent)
+        for signal, slot in ((self.answered, answered), (self.failed, failed)):
+            if slot is not None:
+                signal.connect(slot)
         self._question: Callable[[CancelToken], Any] | None = None
         self._running: list[CancelToken] = []
         self._timer = QTimer(self, singleShot=True, interval=delay_ms)

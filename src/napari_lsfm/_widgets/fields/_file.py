@@ -37,9 +37,7 @@ class _FileEdit(QWidget):
         self._choice = ChoiceEdit()
         self.marked = [self._choice]
         beside(self._choice, small_button("…", "Choose a file that is not open here", self._browse, fixed=True), into=self)
-        self._reader = Latest(self)
-        self._reader.answered.connect(self.chosen)
-        self._reader.failed.connect(self.failed)
+        self._reader = Latest(self, answered=self.chosen.emit, failed=self.failed.emit)
         self._choice.edited.connect(self._read)
         if viewer is not None:
             self.start(viewer)

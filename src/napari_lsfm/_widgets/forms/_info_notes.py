@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QHeaderView, QPushButton, QTableWidget, QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QVBoxLayout, QWidget
 
 from lsfm_core import InputError, edit_lsfm
-from napari_lsfm._widgets.fields import ChoiceEdit, Words, beside
+from napari_lsfm._widgets.fields import ChoiceEdit, Words, beside, small_button
 
 __all__ = ["NotesEditor", "write_notes"]
 
@@ -61,10 +61,10 @@ class NotesEditor(QWidget):
         header.setHighlightSections(False)
         for column, width in ((_KEY, _KEY_WIDTH), (_KIND, _KIND_WIDTH)):
             self.table.setColumnWidth(column, width)
-        self.add = _button("Add", f"Note something more of the {of_what}")
-        self.remove = _button("Remove", "Take the chosen row out")
-        self.undo = _button("Undo", "Show what the file has, and forget what was typed here")
-        self.save = _button("Save", "Write all that was changed here into the file, as one change")
+        self.add = small_button("Add", f"Note something more of the {of_what}")
+        self.remove = small_button("Remove", "Take the chosen row out")
+        self.undo = small_button("Undo", "Show what the file has, and forget what was typed here")
+        self.save = small_button("Save", "Write all that was changed here into the file, as one change")
         self.message = Words()
         self.message.setToolTip("What is wrong with what was typed")
         column = QVBoxLayout(self)
@@ -245,9 +245,3 @@ def _value(key: str, kind: str, text: str) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not finite")
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    return button

@@ -50,11 +50,8 @@ class FoundImage(QWidget):
         row.setContentsMargins(0, 4, 0, 0)
         row.addWidget(self.thumbnail, 0, Qt.AlignmentFlag.AlignTop)
         row.addWidget(self.facts, 1)
-        self._describer, self._painter = Latest(self, _DELAY_MS), Latest(self)
-        self._describer.answered.connect(self._on_described)
-        self._painter.answered.connect(self.thumbnail.show_image)
-        for asker in (self._describer, self._painter):
-            asker.failed.connect(self._on_failed)
+        self._describer = Latest(self, _DELAY_MS, answered=self._on_described, failed=self._on_failed)
+        self._painter = Latest(self, answered=self.thumbnail.show_image, failed=self._on_failed)
 
     def look_at(self, asked: Image | None) -> None:
         """Look into another image, or none."""

@@ -37,12 +37,10 @@ class TransformForm(FileForm):
         self._no_way = ""
         self._is_looking = False
         super().__init__(viewer)
-        self._graphs, self._finder = Latest(self.native), Latest(self.native)
-        self._graphs.answered.connect(self.to_space.native.picture.show_graph)
+        draw = self.to_space.native.picture.show_graph
         # What is wrong with the file, others say.
-        self._graphs.failed.connect(lambda _: self.to_space.native.picture.show_graph(None))
-        self._finder.answered.connect(self._on_way)
-        self._finder.failed.connect(self._on_no_way)
+        self._graphs = Latest(self.native, answered=draw, failed=lambda _: draw(None))
+        self._finder = Latest(self.native, answered=self._on_way, failed=self._on_no_way)
         self.channel.changed.connect(self._on_channel)
         self.to_space.changed.connect(self._on_space)
         self.via.changed.connect(self._look_for_way)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHeaderView, QLabel, QListWidget, QPushButton, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QHeaderView, QListWidget, QTableWidget, QTableWidgetItem, QWidget
 
 from lsfm_core import FileInfo, LogRecord, VerifyReport, describe_file, open_lsfm, size_text, verify_file
 from napari_lsfm._widgets._facts import layers_of, lsfm_paths, origin_of
-from napari_lsfm._widgets.fields import Choice, Tick, beside
+from napari_lsfm._widgets.fields import Choice, Tick, Words, beside, small_button
 from napari_lsfm._widgets.forms._info_log import LogTable
 from napari_lsfm._widgets.forms._info_notes import NotesEditor, Owner, write_notes
 from napari_lsfm._widgets.forms._sections import Sections
@@ -75,13 +75,11 @@ class InfoPanel(Sections):
         self._said_of: Path | None = None
         super().__init__(napari_viewer)
         root = self.native
-        self._reader = Latest(root)
-        self._reader.answered.connect(self._show)
-        self._reader.failed.connect(self._complain)
-        self.refresh = _button("Refresh", "Look into the file again: another program may have changed it", self._read)
-        self.verify = _button("Verify", "Check the file: its structure, its XML, and every chunk's checksum", self._verify)
+        self._reader = Latest(root, answered=self._show, failed=self._complain)
+        self.refresh = small_button("Refresh", "Look into the file again: another program may have changed it", self._read)
+        self.verify = small_button("Verify", "Check the file: its structure, its XML, and every chunk's checksum", self._verify)
         tip = "Make an ordinary layer of a level of this channel, for plugins that take no more"
-        self.plain = _button("Plain layer…", tip, self._open_plain)
+        self.plain = small_button("Plain layer…", tip, self._open_plain)
         self.thorough = Tick(False, name="thorough", text="coarse levels too", tooltip=_THOROUGH)
         self.defects = QListWidget()
         self.defects.setAccessibleName("defects")
@@ -107,7 +105,7 @@ class InfoPanel(Sections):
                 tip = "The files that this viewer shows; that of the active layer comes first"
                 return Choice(name=name, label="File", tooltip=tip)
             case "file_facts":
-                self.file_facts = _text()
+                self.file_facts = Words()
                 return "", self.file_facts, "About the file"
             case "file_notes":
                 self.file_notes = NotesEditor("file")
@@ -115,7 +113,7 @@ class InfoPanel(Sections):
             case "channel":
                 return Choice(name=name, label="Channel", tooltip="All channels of the file, also those that have no layer")
             case "channel_facts":
-                self.channel_facts = _text()
+                self.channel_facts = Words()
                 return "", self.channel_facts, "About the channel"
             case "levels":
                 self.levels = QTableWidget()
@@ -168,12 +166,11 @@ class InfoPanel(Sections):
     def _clear(self, text: str, style: str = "") -> None:
         self.channel.offer(())
         self._show_rows(False, "levels")
-        self.channel_facts.clear()
+        self.channel_facts.say("")
         for notes in (self.file_notes, self.channel_notes):
             notes.show_notes(None, {})
         self.log.show_log(Path(), ())
-        self.file_facts.setStyleSheet(style)
-        self.file_facts.setText(escape(text))
+        self.file_facts.say(escape(text), style)
 
     def _complain(self, text: str) -> None:
         self._clear(text, ERROR_STYLE)
@@ -186,18 +183,17 @@ class InfoPanel(Sections):
             with self.channel.changed.blocked():
                 self.channel.value = channel.name
         self._enable()
-        self.file_facts.setStyleSheet("")
         size = f"{len(look.channels)} channel(s), {size_text(info.bytes)}"
         facts = [("folder", str(look.path.absolute().parent)), ("size", size), ("XML", info.xml.words)]
-        self.file_facts.setText(_table(facts, info.warnings))
+        self.file_facts.say(_table(facts, info.warnings))
         self.file_notes.show_notes((look.path, None), info.metadata)
         self.log.show_log(look.path, look.log)
         if channel is None:
-            self.channel_facts.clear()
+            self.channel_facts.say("")
             self._show_rows(False, "levels")
             self.channel_notes.show_notes(None, {})
             return
-        self.channel_facts.setText(_table([("", channel.summary), *channel.facts()], channel.warnings))
+        self.channel_facts.say(_table([("", channel.summary), *channel.facts()], channel.warnings))
         self.channel_notes.show_notes((look.path, channel.name), channel.metadata)
         self._show_levels(channel.level_table())
 
@@ -264,17 +260,3 @@ def _table(facts: Iterable[tuple[str, str]], warnings: Iterable[str]) -> str:
     )
     doubts = (f'<p style="{WARNING_STYLE}">{escape(warning)}</p>' for warning in warnings)
     return f"<table>{''.join(rows)}</table>{''.join(doubts)}"
-
-
-def _button(text: str, tip: str, pressed: Callable[[], None]) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    button.clicked.connect(lambda _: pressed())
-    return button
-
-
-def _text() -> QLabel:
-    label = QLabel()
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.TextSelectableByKeyboard)
-    return label

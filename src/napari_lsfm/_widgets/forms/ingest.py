@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -93,7 +93,7 @@ class IngestForm(Form):
         super().__init__(viewer)
         self.found.described.connect(self._on_described)
         self.found.changed.connect(self._changed)
-        self._looker = self._latest(self._on_target, self._on_no_target, _DELAY_MS)
+        self._looker = Latest(self.native, _DELAY_MS, answered=self._on_target, failed=self._on_no_target)
         self.layer.changed.connect(self._on_layer)
         self.kind.changed.connect(self._on_kind)
         for name in ("image", "image_channel", "planes_are", "field_convention"):
@@ -128,12 +128,6 @@ class IngestForm(Form):
             "voxel_size_mm": {"positive": True},
         }
         return make_field(IngestRequest, name, **options.get(name, {}))
-
-    def _latest(self, answered: Callable[[Any], None], failed: Callable[[str], None], delay_ms: int = 0) -> Latest:
-        latest = Latest(self.native, delay_ms)
-        latest.answered.connect(answered)
-        latest.failed.connect(failed)
-        return latest
 
     def _on_dropped(self, paths: Sequence[str]) -> None:
         """Take a file of ours as the target, everything else as the image."""
@@ -350,7 +344,11 @@ class IngestForm(Form):
         return self.panel.run(ingest(request), f"Ingest {request.channel}", lambda report: self._on_done(request, report))
 
     def _on_done(self, request: IngestRequest, report: IngestReport) -> str:
-        opener = self._latest(lambda layers: show_channel(self._viewer, layers, request.channel), self.panel.complain)
+        opener = Latest(
+            self.native,
+            answered=lambda layers: show_channel(self._viewer, layers, request.channel),
+            failed=self.panel.complain,
+        )
         opener.ask(lambda _: present_layers(request.path))
         if self.channel.value == request.channel:
             # There is one of that name now: the next one needs another.

@@ -61,13 +61,10 @@ class RegionsForm(FileForm):
         super().__init__(napari_viewer)
         root = self.native
         self._box = BoxLayer(napari_viewer, "region box", editable=False, parent=root)
-        self._asker = Latest(root)
-        self._asker.answered.connect(self._on_asked)
-        self._asker.failed.connect(self.outlook.complain)
-        # An error will be told when a region is measured.
-        self._sweeper = Latest(root, _SWEEP_DELAY_MS)
         edit = self.regions.native
-        self._sweeper.answered.connect(edit.model.mark_empty)
+        self._asker = Latest(root, answered=self._on_asked, failed=self.outlook.complain)
+        # An error will be told when a region is measured.
+        self._sweeper = Latest(root, _SWEEP_DELAY_MS, answered=edit.model.mark_empty)
         edit.picked.connect(self._on_picked)
         edit.unknown.connect(lambda text: self.outlook.complain(f"No region has {text!r} in its id, acronym or name."))
         root.grow("regions")
