@@ -366,7 +366,7 @@ def forms(viewer: Any, clock: Clock, folder: Path, rows: list[list[str]]) -> Non
             QTest.keyClicks(field, text, Qt.KeyboardModifier.NoModifier, KEY_MS)
         wait_for(ingest.button.isEnabled)
         ingest.button.click()
-        wait_for(lambda: not ingest.panel.is_busy)
+        wait_for(lambda: not ingest.panel.is_busy and bool(viewer.layers))
     viewer.window.remove_dock_widget(ingest.native)
     export = ExportForm(viewer)
     viewer.window.add_dock_widget(export, area="right")
