@@ -314,7 +314,7 @@ def main() -> None:
             "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
             "load_before": os.getloadavg()[0],
             "versions": {name: metadata.version(name) for name in PACKAGES},
-            "ingest": bench_ingest(series, out, repeats),
+            "ingest": bench_ingest(series, out, 1 if options.quick else 9),
             "stages": child("bench_ingest.py", "stages", series, out),
             "read": child("bench_read.py", out / "ours.h5", 5 if options.quick else 15),
             # Before the exports, which put their fields into the same file.
