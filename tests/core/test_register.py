@@ -656,7 +656,7 @@ def test_a_brain_that_lies_otherwise_than_was_said_is_found_out(sample: Array, c
         tifffile.imwrite(f"reg/{part}.tiff", np.zeros((8, 9, 7), np.float32 if part.startswith("def") else np.uint16))
         # The grid of the standard is the atlas', if nothing else tells it: then its image contradicts.
         take("reg", 4 if part == "downsampled_standard" else 3)
-        assert part in capsys.readouterr().err and nothing_stored(b"")
+        assert part.removesuffix("_2") in capsys.readouterr().err and nothing_stored(b"")
 
 
 #: As brainglobe-registration calls elastix: arrays without a place, the sample is the image that stays.
