@@ -54,7 +54,11 @@ def _client(where: str, distributed: Any) -> Iterator[Any]:
         workers = where.partition(":")[2] or str(default_threads())
         if not workers.isdecimal() or int(workers) < 1:
             raise InputError(f"dask: expected local or local:N with a number of workers, found {where!r}")
+        import dask
+
         with (
+            # A profile that nobody looks at takes some hundredths of the processor.
+            dask.config.set({"distributed.worker.profile.enabled": False}),
             distributed.LocalCluster(
                 n_workers=int(workers), threads_per_worker=1, dashboard_address=None, silence_logs=50, memory_limit=0
             ) as own,
