@@ -235,7 +235,7 @@ def seen_ends(viewer: Any, image: FloatArray | None = None) -> FloatArray:
         If no plane of it is in view.
     """
     if viewer.dims.ndisplay == 3:
-        raise InputError("Look at a plane first: only that has edges.")
+        raise InputError("look at a plane first: only that has edges")
     half = np.array(viewer.canvas.viewbox_size(viewer.layers)) / viewer.scene.camera.zoom / 2
     middle = np.array(viewer.scene.camera.center[-2:])
     seen = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed]
@@ -244,7 +244,7 @@ def seen_ends(viewer: Any, image: FloatArray | None = None) -> FloatArray:
     if image is not None:
         ends = np.clip(ends, *image)
     if (np.ptp(ends[:, seen], axis=0) <= 0).any():
-        raise InputError("The image is out of view.")
+        raise InputError("the image is out of view")
     return ends
 
 
@@ -272,7 +272,7 @@ def selected_ends(viewer: Any, own: Any = None) -> FloatArray:
             ends[:, 3 - points.shape[1] :] = points.min(axis=0), points.max(axis=0)
             ends[:, np.ptp(ends, axis=0) == 0] = np.nan
             return ends
-    raise InputError("Select a shape of a shapes layer first.")
+    raise InputError("select a shape of a shapes layer first")
 
 
 def with_extent(box: FloatArray, ends: FloatArray, across: int, at: float) -> FloatArray:

@@ -114,7 +114,7 @@ class _BoxEdit(Rows):
         place = None if self._where is None else self._where()
         try:
             if place is None:
-                raise InputError("Open the image in this viewer first.")
+                raise InputError("open the image in this viewer first")
             ends = ends_at(place)
         except InputError as error:
             self.mark(self._buttons, str(error))
