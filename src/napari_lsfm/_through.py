@@ -87,10 +87,12 @@ def space_shown(viewer: ViewerModel) -> str | None:
 
 def windows(viewer: ViewerModel) -> list[tuple[str, Any]]:
     """The windows in which a view can be shown, each with its text: this one, others that show our layers, and new ones (None)."""
-    others = [other for other in attended() if other is not viewer and other.layers]
+    # napari hands proxies to plugins.
+    own = getattr(viewer, "__wrapped__", viewer)
+    others = [other for other in attended() if other is not own and other.layers]
     return [
         ("a window of its own, linked", "linked"),
         ("a window of its own", "new"),
-        ("this window", viewer),
+        ("this window", own),
         *((f"{other.title}: {space_shown(other) or other.layers[0].name}", other) for other in others),
     ]

@@ -74,7 +74,9 @@ class PositionPanel(Container[Any]):
         self.copy.changed.connect(lambda _: self.copy_position())
         self.place.native.returnPressed.connect(self._go)
         self.go_there.changed.connect(lambda _: self._go())
-        self.window.value = partner_of(self._viewer)
+        partner = partner_of(self._viewer)
+        if partner in self.window.choices:
+            self.window.value = partner
         self.window.changed.connect(self._on_window)
         self._viewer.mouse_move_callbacks.append(self._on_mouse)
         self._viewer.mouse_drag_callbacks.append(self._on_click)
