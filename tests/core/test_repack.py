@@ -616,7 +616,7 @@ def test_cancel_and_ctrl_c(tmp_path: Path, ingest_series: Ingester, volume: Any)
                     token.cancel()
 
             with pytest.raises(CancelledError, match="nothing was changed"):
-                repack_file(RepackRequest(path=path, output=output, rechunk=(4, 16, 16)), progress=stop, cancel=token)
+                repack_file(RepackRequest(path=path, output=output, rechunk=(8, 32, 32)), progress=stop, cancel=token)
             assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
     command = [sys.executable, "-m", "lsfm_core.cli", "repack", str(path), "--rechunk", "2,4,4"]
     for delay, code in [(0, signal.SIGTERM), (0.3, signal.SIGINT)]:
