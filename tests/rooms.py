@@ -26,6 +26,7 @@ class Room(NamedTuple):
 CORE = {
     "arrays": Room("arrays", "lazy ahead detached"),
     "cli": Room("cli", "cli verbs export_command interactive lsfmpy"),
+    "cohort": Room("cohort.py", "cohort"),
     "confinement": Room("confinement.py hdf5_links.py hdf5_damage.py", "hostile surroundings"),
     "durable": Room("durable", "safety surroundings detached resume outputs crashes faults"),
     "edits": Room("edits.py", "edit operations"),
@@ -52,12 +53,14 @@ CORE = {
     "sample": Room("sample.py testing.py", "readme"),
     "space_map": Room("space_map.py", "space_map"),
     "spaces": Room("spaces", "spaces"),
-    "store": Room("store", "digests store bdv_xml bdv_settings edit foreign repack oracles"),
+    "store": Room("store", "link digests store bdv_xml bdv_settings edit foreign repack oracles"),
     "transforms": Room("transforms", "transforms elastix fields"),
     "upgrade": Room("upgrade.py", "lsfmpy"),
 }
 PLUGIN = {
-    "forms": Room("_widgets _words.py", "forms export_widget info_widget ingest_widget region_widget points_form tree"),
+    "forms": Room(
+        "_widgets _words.py", "forms export_widget info_widget ingest_widget region_widget registration_form points_form tree"
+    ),
     "layers": Room("_layers.py _labels.py _sample.py _preference.py", "layers spaces"),
     "plain": Room("_plain.py _commands.py", "plain"),
     "points of layers": Room("_points.py", "points_layers"),
@@ -65,7 +68,7 @@ PLUGIN = {
     "through": Room("_through.py _positions.py _linked.py", "through"),
     "viewing": Room("_viewing.py _settings.py", "viewing stepping"),
     "views": Room("_views.py", "views"),
-    "window": Room("__init__.py napari.yaml _workers.py _failures.py", "window"),
+    "window": Room("__init__.py napari.yaml _window.py _workers.py _failures.py", "window"),
     "writer": Room("_writer.py", "writer"),
 }
 _KINDS = (("core", "lsfm_core", CORE), ("napari", "napari_lsfm", PLUGIN))

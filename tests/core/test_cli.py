@@ -177,7 +177,7 @@ class Interrupt:
 sys.meta_path.insert(0, Interrupt())
 sys.exit(main(["info", "x.h5"]))
 """
-    ended = children.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "lsfm-core: interrupted; nothing was changed\n")
 
 
