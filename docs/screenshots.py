@@ -20,7 +20,7 @@ from qtpy.QtCore import QEventLoop, QTimer
 from lsfm_core import ExportRequest, PreviewRequest, edit_lsfm, preview_file
 from lsfm_core.cli import main as run
 from lsfm_core.testing import write_phantom_file, write_phantom_series
-from napari_lsfm._layers import field_layer
+from napari_lsfm._arrows import field_layer
 from napari_lsfm._through import add_view, open_view, space_of
 
 IMAGES = Path(__file__).resolve().parent / "images"

@@ -61,7 +61,7 @@ PLUGIN = {
     "forms": Room(
         "_widgets _words.py", "forms export_widget info_widget ingest_widget region_widget registration_form points_form tree"
     ),
-    "layers": Room("_layers.py _labels.py _sample.py _preference.py", "layers spaces"),
+    "layers": Room("_layers.py _arrows.py _labels.py _sample.py _preference.py", "layers spaces"),
     "plain": Room("_plain.py _commands.py", "plain"),
     "points of layers": Room("_points.py", "points_layers"),
     "reader": Room("_reader.py", "reader"),

@@ -20,7 +20,8 @@ from lsfm_core import (
     size_text,
 )
 from napari_lsfm import _reader
-from napari_lsfm._layers import affine_in_space, field_layer
+from napari_lsfm._arrows import field_layer
+from napari_lsfm._layers import affine_in_space
 from napari_lsfm._settings import current_settings
 from napari_lsfm._viewing import attend, copy_position
 from napari_lsfm._window import tell

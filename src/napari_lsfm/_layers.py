@@ -6,7 +6,6 @@ is a plane on the screen. Channels that were stored in another orientation are t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import cycle
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsfm_core import InputError, LabelTable, Orientation, Space, linear_way, open_lsfm
+from lsfm_core import InputError, LabelTable, Orientation, Space, linear_way
 from napari_lsfm._labels import label_looks
 from napari_lsfm._views import OverTime, Recoded, Shaded
 
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LayerData",
     "affine_in_space",
-    "field_layer",
     "layer_tuple",
     "layer_tuples",
     "native_frame",
+    "placement",
     "view_tuples",
     "volume_layer",
 ]
@@ -121,7 +120,7 @@ def layer_tuple(
     keywords: dict[str, Any] = {
         "name": channel.name if component is None else f"{channel.name} [{component}]",
         "multiscale": len(levels) > 1,
-        **_placement(space, native),
+        **placement(space, native),
         "units": ("mm" if channel.unit == "mm" else "pixel",) * 3,
         "axis_labels": ("z", "y", "x"),
         "metadata": {"lsfm": about},
@@ -184,7 +183,7 @@ def view_tuples(
         keywords = {
             "name": f"{channel.name}{suffix} in {space}" if space else f"{channel.name}{suffix}, carried",
             "multiscale": len(levels) > 1,
-            **_placement(space_of_first, native),
+            **placement(space_of_first, native),
             "units": ("mm",) * 3,
             "axis_labels": ("z", "y", "x"),
             "metadata": {"lsfm": about},
@@ -241,7 +240,7 @@ def affine_in_space(file: LsfmFile, channel: str, space: str) -> np.ndarray[Any,
     there_from_own = np.eye(4)
     if own.space_name is None or space not in (own.space_name, channel):
         there_from_own = linear_way(file, channel, space).inverse().matrix
-    placed = _placement(_levels_along(own.levels, native)[1], native).get("affine", np.eye(4))
+    placed = placement(_levels_along(own.levels, native)[1], native).get("affine", np.eye(4))
     affine: np.ndarray[Any, Any] = native_from_world @ there_from_own @ native_from_world.T @ placed
     return affine
 
@@ -273,7 +272,7 @@ def volume_layer(
     reorientation = volume.space.reorientation_to(frame)
     keywords: dict[str, Any] = {
         "name": name,
-        **_placement(volume.space.reoriented(reorientation), frame),
+        **placement(volume.space.reoriented(reorientation), frame),
         "units": ("mm",) * 3,
         "axis_labels": ("z", "y", "x"),
     }
@@ -353,7 +352,7 @@ def _with_time(keywords: Mapping[str, Any], times: range) -> dict[str, Any]:
     return {**longer, "affine": affine}
 
 
-def _placement(space: Space, native: Orientation) -> dict[str, Any]:
+def placement(space: Space, native: Orientation) -> dict[str, Any]:
     """Scale and translate, as napari calls them; for an oblique space, scale and affine."""
     native_from_world = np.eye(4)
     native_from_world[:3, :3] = native.direction.T
@@ -380,61 +379,3 @@ def _contrast_limits(channel: Channel) -> tuple[float, float]:
         # A few bright spots on nothing.
         low, high = values.min(), values.max()
     return float(low), float(high) if low < high else float(low) + 1
-
-
-def field_layer(path: str | os.PathLike[str], channel: str, *, max_vectors: int = 20_000) -> LayerData:
-    """Layer tuple of a displacement field: arrows from points of its space to where it carries them.
-
-    Parameters
-    ----------
-    path : path
-    channel : str
-        Of kind vectors.
-    max_vectors : int
-        The field is thinned out to about as many.
-
-    Raises
-    ------
-    LsfmError
-        If there is no such channel, or it holds something else.
-    """
-    with open_lsfm(path, detached=True) as file:
-        field = file[channel]
-        if field.kind != "vectors":
-            raise InputError(f"{file.path}: channel {channel!r} holds {field.kind}, no displacement field")
-        native = native_frame(file, field)
-        # The coarsest level that is still finer than what is shown; each is the mean of the finer one.
-        level = next((level for level in reversed(field.levels) if np.prod(level.space.shape) >= max_vectors), field.levels[0])
-        step = max(1, round((np.prod(level.space.shape) / max_vectors) ** (1 / 3)))
-        first = [min(step // 2, (n - 1) // 2) for n in level.space.shape]
-        vectors = np.asarray(level[tuple(slice(start, None, step) for start in first)])
-    this_from_thin = np.diag([step, step, step, 1.0])
-    this_from_thin[:3, 3] = first
-    space = Space(vectors.shape[:3], level.space.world_from_voxel @ this_from_thin)
-    turn = space.reorientation_to(native)
-    space, vectors = space.reoriented(turn), turn.apply(vectors).reshape(-1, 3).astype(float)
-    starts = np.indices(space.shape).reshape(3, -1).T
-    lengths = np.linalg.norm(vectors, axis=1)
-    # In voxels of the thinned field, so that a step of napari's slider goes from one layer of arrows to the next.
-    data = np.stack([starts, vectors @ space.voxel_from_world[:3, :3].T], axis=1)
-    keep = np.isfinite(lengths)
-    keywords = {
-        "name": channel,
-        **_placement(space, native),
-        "units": ("mm",) * 3,
-        "axis_labels": ("z", "y", "x"),
-        "features": {"length_mm": lengths[keep]},
-        "edge_color": "length_mm",
-        "edge_colormap": "viridis",
-        "edge_width": 0.15,
-        "vector_style": "arrow",
-        "metadata": {
-            "lsfm": {
-                "path": str(path),
-                "channel": channel,
-                "kind": "vectors",
-                "axcodes": None if field.orientation is None else native.axcodes,
-            }
-        },
-    }
-    return data[keep], keywords, "vectors"

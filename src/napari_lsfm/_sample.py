@@ -13,7 +13,7 @@ __all__ = ["open_sample"]
 
 def open_sample() -> list[LayerData]:
     """Layers of the synthetic brain: its image, its regions, and how the warp moves it."""
-    from napari_lsfm._layers import field_layer
+    from napari_lsfm._arrows import field_layer
     from napari_lsfm._reader import read_layers
 
     path = Path(_folder().name) / "sample.h5"

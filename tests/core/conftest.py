@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsfm_core import IngestReport, IngestRequest, cli, ingest_channel
+from lsfm_core import IngestReport, IngestRequest, ingest_channel
 from lsfm_core.testing import write_series
 
 REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -49,14 +48,6 @@ def legacy_file(brain_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     for suffix in (".xml", ".h5"):
         copy = shutil.copy(brain_data.parent / "legacy_lsfmpy" / f"mouse42{suffix}", folder)
     return Path(copy)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def parser_built_once() -> Iterator[None]:
-    """Thousands of command lines are run in one process here, and each would build the parser of all commands anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "build_parser", functools.cache(cli.build_parser))
-        yield
 
 
 @pytest.fixture(scope="session")

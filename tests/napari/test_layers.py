@@ -25,8 +25,8 @@ from lsfm_core import (
     open_lsfm,
 )
 from lsfm_core.testing import PHANTOM_REGIONS, phantom_warp, write_phantom_file
+from napari_lsfm._arrows import field_layer
 from napari_lsfm._commands import finest_level_3d, show_automatic, show_finest_3d
-from napari_lsfm._layers import field_layer
 from napari_lsfm._reader import read_layers
 from napari_lsfm._sample import open_sample
 

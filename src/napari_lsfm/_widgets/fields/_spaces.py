@@ -40,6 +40,7 @@ class _Canvas(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMouseTracking(True)
         self.setAccessibleName("spaces")
+        self.setToolTip(_TIP)
 
     def show_map(self, drawn: SpaceMap, scale: float, marked: tuple[Collection[str], Collection[str]]) -> None:
         if drawn != self.map:
