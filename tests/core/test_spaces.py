@@ -32,7 +32,7 @@ from lsfm_core import (
     transform_points,
 )
 from lsfm_core.cli import main
-from lsfm_core.spaces import find_way, linear_way
+from lsfm_core.spaces import find_way, linear_way, resolve_space
 from lsfm_core.store import LsfmFile, Sides
 from lsfm_core.testing import write_series
 
@@ -117,6 +117,17 @@ def test_a_channel_records_where_it_lives(brain: Path, capsys: pytest.CaptureFix
     assert "set-space --channel spots" in capsys.readouterr().err
     assert main(shlex.split("write brain.h5 --channel k --image planes --voxel-size 1,1,1 --orientation SAR --space atlas")) == 0
     assert "lies in 'native of autofluo'" in capsys.readouterr().out
+
+
+def test_a_channel_does_not_hide_the_space_of_its_name(brain: Path) -> None:
+    run("write-affine brain.h5 --channel autofluo --name moved --affine shift.txt --to template")
+    write("template", "")
+    with open_lsfm(brain) as file:
+        assert file["template"].space_name == "native of template"
+        assert resolve_space(file, "template") == "template"
+        assert find_way(file, "autofluo", "template").steps == ("moved",)
+    run("set-space brain.h5 --channel template --space template")
+    assert spaces(brain)["template"] == "template"
 
 
 def test_a_space_can_be_set_afterwards_and_taken_back(brain: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,7 +117,7 @@ def stored_field(file: LsfmFile, name: str, may_invert: bool = False) -> Displac
 
 
 def resolve_space(file: LsfmFile | None, text: str, *, new_channel: str | None = None) -> str | None:
-    """The space that a text stands for: that in which the channel of this name lives, or else the one of this name.
+    """The space that a text stands for: the one of this name, or else that in which the channel of this name lives.
 
     Parameters
     ----------
@@ -141,6 +141,8 @@ def resolve_space(file: LsfmFile | None, text: str, *, new_channel: str | None =
         return None
     if not text or text != text.strip() or not text.isprintable():
         raise InputError(f"space {text!r}: use one or more printable characters, no blanks at the ends")
+    if file is not None and text in known_spaces(file):
+        return text
     if text == new_channel:
         return own_space(text)
     if file is None or text not in file:
