@@ -565,15 +565,15 @@ def test_a_resumed_ingest_has_the_checksum_of_one_in_one_go(tmp_path: Path) -> N
 
 
 def test_other_changes_are_done_again(brain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # 1 write, 2 write-affine, 3 add-metadata, 4 export, 5 write
+    affine, added = (str(1 + operations(brain).index(name)) for name in ("write-affine", "add-metadata"))
     assert main(["remove-metadata", "brain.h5", "specimen"]) == 0
-    assert main(["replay", "brain.h5", "3"]) == 0
-    assert "record 3 (add-metadata): done again; it has no checksum to compare with" in capsys.readouterr().out
+    assert main(["replay", "brain.h5", added]) == 0
+    assert f"record {added} (add-metadata): done again; it has no checksum to compare with" in capsys.readouterr().out
     with open_lsfm(brain) as file:
         assert file.metadata()["specimen"] == "7"
-    assert main(["replay", "brain.h5", "2"]) == 1
-    assert main(["replay", "brain.h5", "2", "--overwrite"]) == 0
-    assert main(["replay", "brain.h5", "2", "--output", "other.h5"]) == 3
+    assert main(["replay", "brain.h5", affine]) == 1
+    assert main(["replay", "brain.h5", affine, "--overwrite"]) == 0
+    assert main(["replay", "brain.h5", affine, "--output", "other.h5"]) == 3
     assert "has changed the file itself" in capsys.readouterr().err
     with pytest.raises(LsfmError):
         apply_edit(RemoveChannelRequest(path=brain, channel="none"))

@@ -630,7 +630,7 @@ from lsfm_core.formats import OutputImage, check_output, open_sink
 from lsfm_core.geometry import Space
 path, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
 components, dtype = (3, np.dtype("f4")) if kind == "vectors" else (1, np.dtype("u2"))
-shape = (96, 512, 512) if kind == "vectors" else (150, 1024, 1024)
+shape = (96, 512, 512) if kind == "vectors" else (152, 1024, 1024)
 image = OutputImage(Space(shape, np.diag([0.01, 0.01, 0.01, 1])), dtype, kind, components)
 axis = check_output(path, image, overwrite=False)
 slab = [*shape, components][: 4 if components > 1 else 3]
