@@ -30,7 +30,8 @@ def mind_failures(layer: Layer) -> None:
     """
     state = getattr(layer, "_slicing_state", None)
     plain: Callable[..., Any] | None = getattr(state, "_make_slice_request_internal", None)
-    if plain is None or isinstance(plain, _Requests):
+    # Vectors and points are in memory, and are asked for in another way.
+    if plain is None or isinstance(plain, _Requests) or layer._type_string not in ("image", "labels"):
         return
     # An instance's own: napari has no place for what is to be done about errors.
     state._make_slice_request_internal = _Requests(layer, plain)
@@ -49,8 +50,8 @@ class _Requests:
         self._layer = layer
         self._plain = plain
 
-    def __call__(self, **keywords: Any) -> _Request:
-        return _Request(self._layer, self._plain(**keywords))
+    def __call__(self, *arguments: Any, **keywords: Any) -> _Request:
+        return _Request(self._layer, self._plain(*arguments, **keywords))
 
 
 class _Request:

@@ -32,6 +32,7 @@ from napari_lsfm._widgets.fields import (
     OneOrThree,
     OrientationField,
     PathField,
+    SpacePicture,
     Tick,
     make_field,
 )
@@ -387,7 +388,8 @@ def test_nothing_is_cut_off(viewer: napari.Viewer, qtbot: QtBot, titles: list[st
     # napari itself needs some 640 pixels beside a form.
     assert viewer.window._qt_window.width() <= max(size[0], 920)
     for form in forms:
-        body, foot = form.native.findChildren(QScrollArea)[:2]
+        # The picture of spaces scrolls by itself where its letters would become too small.
+        body, foot = [area for area in form.native.findChildren(QScrollArea) if not isinstance(area, SpacePicture)][:2]
         assert body.viewport().height() >= 90, "some rows are seen"
         for what in form.what.choices if "what" in form.asdict() else (None,):
             if what is not None:

@@ -312,6 +312,7 @@ def test_commands_stand_where_users_look(viewer: napari.Viewer) -> None:
     }
     assert menu_titles("napari/file/io_utilities") == {
         "Import an image (LSFM)",
+        "Import a registration (LSFM)",
         "Export (LSFM)",
         "Information and log (LSFM)",
         "Save selected layers as LSFM channels… (LSFM)",
