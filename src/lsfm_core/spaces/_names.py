@@ -141,12 +141,14 @@ def resolve_space(file: LsfmFile | None, text: str, *, new_channel: str | None =
         return None
     if not text or text != text.strip() or not text.isprintable():
         raise InputError(f"space {text!r}: use one or more printable characters, no blanks at the ends")
+    is_new = text == new_channel
+    # All spaces are looked for only where the name of one could be hidden.
+    if not is_new and (file is None or text not in file):
+        return text
     if file is not None and text in known_spaces(file):
         return text
-    if text == new_channel:
+    if is_new or file is None:
         return own_space(text)
-    if file is None or text not in file:
-        return text
     space = file[text].space_name
     if space is None:
         raise InputError(
