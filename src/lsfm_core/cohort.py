@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from lsfm_core.durable import write_file
 from lsfm_core.errors import CancelledError, InputError, LsfmError
 from lsfm_core.parallel import Division, Item, Maker, Share, carry_out, shard_range
 from lsfm_core.progress import CancelToken, Progress, ProgressCallback
@@ -271,10 +271,8 @@ def _known(cohort: Cohort, file: Path) -> FileRow | None:
 
 
 def _write(cohort: Cohort, row: FileRow) -> None:
-    path = _row_path(cohort, Path(row.file))
-    partial = path.with_name(f".{secrets.token_hex(4)}")
-    partial.write_text(json.dumps({"asked": _asked(cohort), **row.__dict__}) + "\n", "utf-8")
-    partial.replace(path)
+    text = json.dumps({"asked": _asked(cohort), **row.__dict__}) + "\n"
+    write_file(_row_path(cohort, Path(row.file)), text.encode(), shared=True)
 
 
 def _value(text: str, file: Path | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,9 +233,12 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a small file and make it permanent; under its name it is there as a whole, or what was there before."""
-    fresh = path.with_name(path.name + ".new")
+def write_file(path: Path, data: bytes, *, shared: bool = False) -> None:
+    """Write a small file and make it permanent; under its name it is there as a whole, or what was there before.
+
+    Where it is `shared`, several may write it at once, on other machines too: the last one's stays.
+    """
+    fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}" if shared else f"{path.name}.new")
     try:
         with open(fresh, "wb") as file:
             file.write(data)

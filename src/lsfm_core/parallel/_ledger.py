@@ -17,13 +17,13 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from lsfm_core.durable import write_file
 from lsfm_core.errors import InputError, MissingError, StorageError
 from lsfm_core.parallel._batches import checksum, part_folder, program_version
 from lsfm_core.parallel._divided import Divided
@@ -297,9 +297,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}-{socket.gethostname()}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_file(path, json.dumps(value).encode(), shared=True)
