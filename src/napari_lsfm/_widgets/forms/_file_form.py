@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsfm_core import InputError
 from napari_lsfm._widgets._facts import FileFacts
@@ -36,19 +36,12 @@ class FileForm(Form):
         """Whether the form looks into its file, has not yet said what will come of what it says, or is at work."""
         return self.path.native.is_busy or super().is_busy
 
-    def request(self) -> Any:
-        """What the form says; a script need not wait for what its file tells.
-
-        Raises
-        ------
-        InputError
-            That says what is missing or wrong.
-        """
+    def _await_choices(self) -> None:
+        # A script need not wait for what its file tells.
         if self._facts is None:
             if self._failure or self.path.value is None:
                 raise InputError(self._failure or "no file is chosen")
             self.path.native.look_now()
-        return super().request()
 
     def _on_left(self) -> None:
         """Another file was chosen."""

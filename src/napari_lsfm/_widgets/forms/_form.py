@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,15 +44,20 @@ class Form(Sections):
         What the button says.
     sections : mapping of str to sequence of str
         As `Sections` has them; ``region.side`` is a field of a nested request.
+    needed : mapping of str to str
+        What is told where it is still to be given, and what it is called then.
     """
 
     request_type: ClassVar[type[BaseModel]]
     operation: ClassVar[str]
     action: ClassVar[str]
     least_lines: ClassVar[int] = 3
+    needed: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         self._is_filling = self._is_ready = False
+        #: What the form said when its work was done, and the words about that: as long as it says the same, nothing is to be done.
+        self._done: tuple[Any, str] | None = None
         super().__init__(viewer)
         root: FormWidget = self.native
         self.outlook, self.doubts = Words(self.least_lines), Words()
@@ -96,6 +101,10 @@ class Form(Sections):
         InputError
             That says what is missing or wrong.
         """
+        missing = self._missing()
+        if missing:
+            raise InputError(f"still to be given: {self._called(missing)}")
+        self._await_choices()
         return self.request_type(**self._given())
 
     def go(self) -> Job:
@@ -194,6 +203,21 @@ class Form(Sections):
         """Names of the fields that are still to be given."""
         return ()
 
+    def _await_choices(self) -> None:
+        """Know what can be chosen."""
+
+    def _called(self, names: Sequence[str]) -> str:
+        return ", ".join(self.needed[name] for name in names)
+
+    def _says(self) -> Any:
+        """What the form asks for, as far as another choice of it is another wish."""
+        return self.asdict()
+
+    @property
+    def _done_words(self) -> str:
+        """What is told of work that is done, as long as the form says the same."""
+        return self._done[1] if self._done is not None and self._done[0] == self._says() else ""
+
     def _words_of(self, field: Widget) -> set[str]:
         stem = re.sub("_(mm|vox|bytes)$", "", field.name)
         return {stem, stem.replace("_", " "), getattr(field, "words", stem)} - {""}
@@ -210,6 +234,11 @@ class Form(Sections):
     def _look_ahead(self) -> None:
         """Say what is missing, or ask what the request will give."""
         self.doubts.hide()
+        if self._done_words:
+            self._mark()
+            self.outlook.praise(self._done_words)
+            return
+        self._done = None
         hindrance = self._hindrance()
         if hindrance:
             self._mark()

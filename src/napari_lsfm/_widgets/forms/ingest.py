@@ -49,14 +49,6 @@ _MAKES = {
     "channel": "Adds channel {channel} to {file}:",
     "replacement": "Replaces channel {channel} of {file}:",
 }
-#: What only the user can tell, as it is asked for.
-_NEEDED = {
-    "image": "image",
-    "voxel_size_mm": "voxel size",
-    "orientation": "orientation",
-    "path": "target file",
-    "channel": "name of the channel",
-}
 #: Rows that a kind of image alone has.
 _OF_KIND = {"labels": ("labels", "ontology"), "vectors": ("inverse_of", "field_convention", "from_space")}
 
@@ -79,15 +71,19 @@ class IngestForm(Form):
         "Work and storage": ("memory_bytes", "threads", "compression", "uint16_as_int16"),
     }  # fmt: skip
     folded = ("Work and storage",)
+    needed: ClassVar = {
+        "image": "image",
+        "voxel_size_mm": "voxel size",
+        "orientation": "orientation",
+        "path": "target file",
+        "channel": "name of the channel",
+    }
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         #: What the image tells of its geometry: as long as the form says the same, the request leaves it to the image.
         self._own_size: list[str] = []
         self._own_code: str | None = None
         self._is_new = True
-        #: What was written last, and what the form said then: nothing is missing as long as it says the same.
-        self._written = ""
-        self._said_then: tuple[Any, ...] | None = None
         self.found, self.holds = FoundImage(), Words()
         self.thumbnail, self.facts = self.found.thumbnail, self.found.facts
         super().__init__(viewer)
@@ -257,20 +253,6 @@ class IngestForm(Form):
         self.layer.value = None
         super().__call__(request)
 
-    def request(self) -> IngestRequest:
-        """What the form says.
-
-        Raises
-        ------
-        InputError
-            That says what is missing or wrong.
-        """
-        missing = self._missing()
-        if missing:
-            raise InputError(f"still to be given: {', '.join(_NEEDED[name] for name in missing)}")
-        request: IngestRequest = super().request()
-        return request
-
     def _given(self) -> dict[str, Any]:
         image = self._image()
         given = super()._given() | {"image": None if image is None else image.image}
@@ -281,7 +263,7 @@ class IngestForm(Form):
         return given
 
     def _missing(self) -> Sequence[str]:
-        if self._said_then == self._says():
+        if self._done_words:
             return ()
         # A metadata file may tell of the geometry: the core says what is missing then.
         told = self.metadata.value is not None
@@ -292,10 +274,9 @@ class IngestForm(Form):
             "path": self.path.value is None,
             "channel": self.channel.value is None,
         }
-        return [name for name in _NEEDED if is_missing[name]]
+        return [name for name in self.needed if is_missing[name]]
 
     def _says(self) -> tuple[Any, ...]:
-        """What the form asks for, as far as another choice of it is another wish."""
         image = self._image()
         place = None if image is None else (image.place, image.channel, image.kind)
         return place, self.path.value, self.channel.value
@@ -303,19 +284,13 @@ class IngestForm(Form):
     def _hindrance(self) -> str:
         missing = self._missing()
         if missing:
-            return f"Still to be given: {', '.join(_NEEDED[name] for name in missing)}."
+            return f"Still to be given: {self._called(missing)}."
         return "" if self.found.metadata is not None or self.found.complaint else "…"
 
     def _look_ahead(self) -> None:
         self._show_facts()
         code = self.orientation.native.orientation
         self.thumbnail.show_letters(edge_letters(code, 0) if code is not None else ())
-        if self._said_then == self._says():
-            self._mark()
-            self.doubts.hide()
-            self.outlook.praise(self._written)
-            return
-        self._said_then = None
         super()._look_ahead()
 
     def _plan(self, request: IngestRequest, cancel: CancelToken) -> IngestPlan:
@@ -353,8 +328,7 @@ class IngestForm(Form):
         if self.channel.value == request.channel:
             # There is one of that name now: the next one needs another.
             self.channel.value = None
-            self._written = f"Done: {request.path.absolute()} holds channel {request.channel!r}."
-            self._said_then = self._says()
+            self._done = self._says(), f"Done: {request.path.absolute()} holds channel {request.channel!r}."
         raw, stored = report.raw_bytes, report.stored_bytes
         said = [f"Channel {report.channel!r} written: {size_text(raw)}, stored in {size_text(stored)}, {report.seconds:.1f} s."]
         if report.kind == "vectors":

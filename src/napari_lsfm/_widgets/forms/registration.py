@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RegistrationForm"]
 
-_NEEDED = {"registration": "registration", "channel": "channel", "atlas_space": "atlas space"}
 #: Stands for the atlas' space as long as that has no name.
 _ATLAS = "space of the atlas"
 _IMAGES = "Images (*.nii *.nii.gz *.nrrd *.mha *.mhd *.tif *.tiff);;All files (*)"
@@ -77,10 +76,9 @@ class RegistrationForm(FileForm):
         "Work": ("memory_bytes", "threads"),
     }  # fmt: skip
     folded = ("Where the program does not tell", "Work")
+    needed: ClassVar = {"registration": "registration", "channel": "channel", "atlas_space": "atlas space"}
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        #: What was imported last: as long as the form says the same, nothing is to be done.
-        self._done: tuple[Any, str] | None = None
         self._lacks: tuple[str, ...] = ()
         self._known: Path | None = None
         self.found, self.spaces = Words(), SpacePicture()
@@ -158,20 +156,6 @@ class RegistrationForm(FileForm):
 
     # --- the request --------------------------------------------------------------------------------------------------------
 
-    def request(self) -> ImportRegistrationRequest:
-        """What the form says.
-
-        Raises
-        ------
-        InputError
-            That says what is missing or wrong.
-        """
-        missing = self._missing()
-        if missing:
-            raise InputError(f"still to be given: {', '.join(_NEEDED[name] for name in missing)}")
-        request: ImportRegistrationRequest = super().request()
-        return request
-
     def _missing(self) -> Sequence[str]:
         empty = [name for name in ("registration", "channel") if peek(self[name]) is None]
         return [*empty, *(name for name in self._lacks if peek(self[name]) is None)]
@@ -182,20 +166,11 @@ class RegistrationForm(FileForm):
         if not empty:
             return ""
         self._forget()
-        return f"Still to be given: {', '.join(_NEEDED[name] for name in empty)}. Drop the program's folder here, or choose it."
+        return f"Still to be given: {self._called(empty)}. Drop the program's folder here, or choose it."
 
     def _look_ahead(self) -> None:
         self._lacks = ()
-        if self._done is not None and self._done[0] == self._says():
-            self._mark()
-            self.doubts.hide()
-            self.outlook.praise(self._done[1])
-            return
-        self._done = None
         super()._look_ahead()
-
-    def _says(self) -> Any:
-        return self.asdict()
 
     def _plan(self, request: ImportRegistrationRequest, cancel: CancelToken) -> Outlook:
         missing = ""
