@@ -219,6 +219,7 @@ def _value(flat: Array, x: float, y: float, z: float, along0: int, along1: int, 
     a, b, c = np.floor(x + _DUST), np.floor(y + _DUST), np.floor(z + _DUST)
     x, y, z = x - a, y - b, z - c
     at = np.int64(a) * along0 + np.int64(b) * along1 + np.int64(c) - first
+    # Written out: with functions for a row and a plane, each of which counts the array, it takes two thirds longer.
     value = np.float64(flat[at])
     if z > _DUST:
         value += (flat[at + 1] - value) * z
