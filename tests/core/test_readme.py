@@ -89,9 +89,14 @@ def test_the_readme_can_be_pasted_line_by_line(
 def test_the_page_goes_on_from_there(
     page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = folder / "specimen"
-    if not (made / "brain.h5").is_file():
-        pytest.skip("goes on from what the README's test has made: run it as well")
+    again = folder / "again"
+    made = next((place for place in (folder / "specimen", again / "specimen") if (place / "brain.h5").is_file()), None)
+    if made is None:
+        # The README's own test is run by another process, later, or not at all.
+        again.mkdir()
+        monkeypatch.chdir(again)
+        run_examples(ROOT / "README.md", capsys, monkeypatch)
+        made = again / "specimen"
     monkeypatch.chdir(made)
     assert run_examples(DOCS / page, capsys, monkeypatch) or page.endswith(("index.md", "cluster.md", "network.md", "report.md"))
 
